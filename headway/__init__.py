@@ -1,0 +1,34 @@
+"""Headway: live progress for Celery.
+
+In the Celery app::
+
+    import headway
+    headway.install(celery_app)
+
+In a task::
+
+    ctx = headway.RequestContext.get()
+    ctx.progress.update(current, total, message, attributes)
+
+In the Flask app::
+
+    from headway.server import Headway
+    Headway(flask_app, celery=celery_app)
+"""
+
+from headway.core.meta import progress_from_meta
+from headway.errors import HeadwayError, UsageError
+from headway.records import Execution, Failure, Phase, Progress, Status
+
+__all__ = [
+    "Execution",
+    "Failure",
+    "HeadwayError",
+    "Phase",
+    "Progress",
+    "Status",
+    "UsageError",
+    "progress_from_meta",
+]
+
+__version__ = "0.1.0"

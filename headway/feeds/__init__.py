@@ -1,0 +1,1 @@
+"""Where changes come from: one port (``base.Feed``) and its implementations."""

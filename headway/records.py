@@ -1,0 +1,243 @@
+"""The nouns of Headway, as frozen data. Nothing here imports the rest of the package.
+
+An *execution* is what a person watches; a *task* is Celery's; an *attempt* is one run of a task (a retry or a redelivery is a
+new one); *progress* is the last report of an attempt. *Status* is one of the five words of the API, *phase* the finer truth behind it.
+
+Records are replaced (``dataclasses.replace``), never changed in place. Times are aware ``datetime`` in UTC; durations are
+float seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+
+#: Celery's states after which nothing more is expected of an attempt that isn't retried (``celery.states.READY_STATES``), and the
+#: two that Celery ends an attempt with and stores nowhere. Repeated here so that the pure core needs no Celery; a test compares.
+READY_STATES = frozenset({"SUCCESS", "FAILURE", "REVOKED", "IGNORED", "REJECTED"})
+
+
+class Status(StrEnum):
+    """The five words of the Progress Query API (contract, section 3)."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether this is an end: only a new attempt can lead on from it, and nothing leads on from COMPLETED."""
+        return self not in (Status.PENDING, Status.RUNNING)
+
+
+class Phase(StrEnum):
+    """The finer truth behind a status (contract, section 3)."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    RETRYING = "retrying"
+    STALLED = "stalled"
+    CANCELLING = "cancelling"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The last report of an attempt."""
+
+    #: How much is done, in the task's own unit. None where the report gives no count.
+    current: int | float | None = None
+    #: How much there is in all, in the same unit. None or 0: unknown, the bar is indeterminate.
+    total: int | float | None = None
+    #: What a person would want to read, or None.
+    message: str | None = None
+    #: The task's own key-value pairs, str to str; None where it gave none (``{}`` is kept apart from None).
+    attributes: Mapping[str, str] | None = None
+    #: When it was reported, by the worker's clock. None where the report carries no time.
+    timestamp: datetime | None = None
+    #: Units of ``current`` a second, smoothed by the worker that reported; None while unknown.
+    rate: float | None = None
+
+    @property
+    def indeterminate(self) -> bool:
+        """True where no fraction can be told: a bar may move, but may not say how far it is."""
+        return not self.total or self.current is None
+
+    @property
+    def percentage(self) -> float:
+        """``current / total * 100``, not rounded, within 0..100; 0.0 where indeterminate."""
+        if self.current is None or not self.total:
+            return 0.0
+        return max(0.0, min(100.0, self.current / self.total * 100.0))
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Seconds that are left at ``rate``, counted from ``timestamp``; None where it can't be told."""
+        if self.current is None or not self.total or not self.rate or self.rate <= 0:
+            return None
+        return max(0.0, (self.total - self.current) / self.rate)
+
+    def same_as(self, other: Progress | None) -> bool:
+        """Whether a viewer would see no difference: all that the task said is equal, whenever it said it."""
+        return other is not None and (self.current, self.total, self.message, self.attributes) == (
+            other.current,
+            other.total,
+            other.message,
+            other.attributes,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an execution failed, as data: never an exception object, never a traceback."""
+
+    #: The exception's class name, such as ``ValueError``.
+    type: str
+    #: Its message, as a person would read it.
+    message: str
+    #: Further facts, JSON-safe; None where there are none.
+    details: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """What a reader is shown. Made by ``core.states.resolve`` only, so that it can't contradict itself."""
+
+    execution_id: str
+    status: Status
+    phase: Phase
+    progress: Progress | None = None
+    #: The task's name, such as ``tasks.checksum``; None where nobody has said it yet.
+    task: str | None = None
+    #: 0 while no attempt has begun; 1 for the first run.
+    attempt: int = 0
+    #: What the task returned (as decoded from the result backend); None until it succeeded.
+    outputs: Any = None
+    error: Failure | None = None
+    created_at: datetime | None = None
+    #: The begin of the first attempt.
+    started_at: datetime | None = None
+    #: The last time anything was heard: a report, a start, an end.
+    updated_at: datetime | None = None
+    finished_at: datetime | None = None
+    #: The worker's node name (``celery@host``) of the last attempt.
+    worker: str | None = None
+    #: Whom it belongs to, as the publisher said; None where it said nothing.
+    owner: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What a publisher knows of a task before its message leaves."""
+
+    task_id: str
+    task: str
+    created_at: datetime
+    owner: str | None = None
+    root_id: str | None = None
+    parent_id: str | None = None
+    group_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A new attempt, as its worker announces it."""
+
+    task_id: str
+    task: str | None
+    at: datetime
+    #: ``request.retries`` of the run, starts at 0. A redelivery has the same number again.
+    retries: int = 0
+    #: The worker's node name.
+    worker: str | None = None
+    #: A STARTED record encoded as the result backend would, or None. A store with ``publishes`` tells watchers of the new attempt with
+    #: it (fact 22), and keeps it as the result where ``store_result`` is set (Celery's ``task_track_started``).
+    result: bytes | None = None
+    store_result: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A store's answer to an ``Opening``."""
+
+    #: Its number, starts at 1; 0 where the execution had succeeded: nothing opens a success, the run's writes are all refused.
+    attempt: int
+    #: Whether a cancel was asked for before it began.
+    cancel_requested: bool = False
+    #: The last progress of the attempt before it, None where there was none.
+    previous: Progress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One state that somebody wants to store for a task."""
+
+    task_id: str
+    #: Celery's state, or a task's own word.
+    state: str
+    at: datetime
+    #: The attempt that says so; None for a bystander (a worker's main process, a client), which knows only what follows.
+    attempt: int | None = None
+    #: A bystander's ``request.retries``; None where it knows none (fact 42).
+    retries: int | None = None
+    #: A bystander's worker; None where it isn't one.
+    worker: str | None = None
+    #: The task's name, for a store that hears of it for the first time.
+    task: str | None = None
+    #: The whole record encoded as the result backend would, for a store with ``keeps_results``; None: nothing to store, an end
+    #: that Celery itself keeps no record of (Ignore, Reject, ignore_result).
+    result: bytes | None = None
+    #: What ``update_state`` was given, JSON-safe, for a store that keeps progress on its own; None where the state carries none.
+    meta: Any = None
+    #: Seconds to keep ``result``; None for ever.
+    expires: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a store knows of one task. The fence of ``core.states.admits`` reads it, ``core.states.resolve`` explains it."""
+
+    task_id: str
+    task: str | None = None
+    owner: str | None = None
+    root_id: str | None = None
+    parent_id: str | None = None
+    group_id: str | None = None
+    created_at: datetime | None = None
+    started_at: datetime | None = None
+    updated_at: datetime | None = None
+    finished_at: datetime | None = None
+    #: How many attempts were opened, starts at 0.
+    attempt: int = 0
+    #: The number of the last attempt that ended; ``attempt > ended`` means one is open.
+    ended: int = 0
+    #: The last state that was admitted; None while nothing but the registration was seen.
+    state: str | None = None
+    #: ``request.retries`` of the last attempt.
+    retries: int = 0
+    worker: str | None = None
+    #: The last progress of an earlier state, kept where the result backend's own record has moved on.
+    progress: Progress | None = None
+    #: The attempt that reported ``progress``.
+    progress_attempt: int = 0
+    #: Whether the result backend was given a record with the end: where it should be and isn't, the result has expired.
+    result_stored: bool = False
+    cancel_requested_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One look at one task: the registry's record and the result backend's, read together."""
+
+    task_id: str
+    record: Record | None
+    #: Celery's record as plain data (``status``, ``result``, ``date_done``, ...), exceptions not revived (fact 18); None: none there.
+    meta: Mapping[str, Any] | None

@@ -1,0 +1,1 @@
+"""What is known of executions: one port (``base.Store``) and its implementations."""

@@ -1,0 +1,68 @@
+"""The port: what is known of executions, and the one place where a state write is let in or refused.
+
+A store belongs to one result backend. Redis keeps registry and results in one place and writes both in one step (``redis.py``);
+any other backend keeps its results itself, and the registry lies beside them (``sql.py``, ``keyvalue.py``). ``memory.py`` is the
+fake, and passes the same suite (``tests/conformance/test_stores.py``).
+
+Obligations of every store:
+
+* One instance a process, safe to share between threads and greenlets, and usable after a fork (the child makes its own connections).
+* Every call is bounded in time by ``timeout`` (seconds, default 0.5 a round trip) and raises nothing but ``Unavailable`` for a fault
+  of the server or the network, with the driver's error as its cause.
+* The rules are ``core.states.admits``/``opens``/``opened``/``written``, to the letter; `write`, `open` and `register` are atomic.
+* An id that was never seen is an empty answer, never an error.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+
+from headway.records import Opened, Opening, Registration, Snapshot, Write
+
+#: How long a registry entry outlives the result (``result_expires``): so long "expired" (410) and "never existed" (404) differ.
+TOMBSTONE = timedelta(days=7)
+
+
+class Store(ABC):
+    """What is known of executions. See the module's text for what every implementation owes."""
+
+    #: True: `write` and `open` also store the result backend's own record, in the same atomic step, from ``Write.result``.
+    #: False: the caller lets Celery's own code store it after `write` returned True.
+    keeps_results: bool = False
+
+    #: True: what `open` and `write` let in is also published to whoever watches the execution (``feeds``).
+    publishes: bool = False
+
+    @abstractmethod
+    def register(self, registrations: Iterable[Registration]) -> None:
+        """Note tasks that are about to be published, in one round trip for all of them.
+
+        Create if absent: a retry publishes the same id again (fact 45), and nothing that is known already may be lost. What is
+        missing in an existing record (it was first heard of from its worker) is filled in.
+        """
+
+    @abstractmethod
+    def open(self, opening: Opening) -> Opened:
+        """Begin a new attempt: number it (atomic, starts at 1) and let it be the only one that may write."""
+
+    @abstractmethod
+    def write(self, write: Write) -> bool:
+        """Let a state in, or refuse it (False). Refusal is no error: it is a late word of something that has ended."""
+
+    @abstractmethod
+    def read(self, task_ids: Sequence[str]) -> list[Snapshot]:
+        """One look at each, in the order asked for, in one round trip; registry and result of one task never torn apart."""
+
+    @abstractmethod
+    def claim(self, key: str, task_id: str, expires: float) -> str:
+        """Bind an idempotency key to a task id for ``expires`` seconds, unless it is bound: returns the id it is bound to."""
+
+    @abstractmethod
+    def ping(self) -> None:
+        """Return if the server answers now; else raise ``Unavailable``."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back connections. A second call does nothing; a call of another method afterwards may connect again."""
