@@ -1,19 +1,20 @@
 """The port: where changes come from.
 
-A feed carries hints and news about executions that somebody watches, from the result backend to one listener (the hub). It holds no
-state of an execution. Redis pushes (``redis.py``: the backend publishes every stored state on a channel named as its key, fact 22);
-any other backend is asked at intervals (``polling.py``). ``memory.py`` is the fake; one suite for all
+A feed carries hints and news about executions that somebody watches, from the result backend to one listener (the hub). It
+holds no state of an execution. Redis pushes (``redis.py``: the backend publishes every stored state on a channel named as its
+key, fact 22); any other backend is asked at intervals (``polling.py``). ``memory.py`` is the fake; one suite for all
 (``tests/conformance/test_feeds.py``).
 
 Obligations of every feed:
 
-* One instance a process. Its threads are made on first use, never at import or in a constructor (web fact 22), and `close` ends them.
+* One instance a process. Its threads are made on first use, never at import or in a constructor (web fact 22), and `close`
+  ends them.
 * `watch` returns after the subscription is in force (Redis: acknowledged), so that a snapshot read afterwards misses nothing
   (fact 23); it raises ``Unavailable`` if that takes longer than its timeout. A second call for the same id does nothing.
 * The listener is called from the feed's own thread, one call at a time, in the order of the writes; an exception it raises is
   logged and doesn't end the feed. It must not block.
-* After any gap (a reconnect, a server that hung: web facts 16, 18) the listener is told `lost` once and then `restored` once, after
-  every watched id is subscribed again: it then reads again all that it watches.
+* After any gap (a reconnect, a server that hung: web facts 16, 18) the listener is told `lost` once and then `restored` once,
+  after every watched id is subscribed again: it then reads again all that it watches.
 * After `unwatch` returned, at most one change that was under way still arrives.
 """
 
