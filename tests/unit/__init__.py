@@ -1,0 +1,1 @@
+"""Pure and fast: no process, no socket, no clock but an injected one."""
