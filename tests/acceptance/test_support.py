@@ -6,9 +6,11 @@ import sys
 import threading
 
 import pytest
+from kombu import Connection
 
 from tests.support import leaks
 from tests.support.processes import Process
+from tests.support.rabbitmq import RabbitMQ
 from tests.support.valkey import ValkeyServer
 from tests.support.wait import until
 
@@ -85,3 +87,12 @@ def test_each_test_has_an_empty_database(redis_url: str) -> None:
     with redis.Redis.from_url(redis_url) as client:
         assert client.dbsize() == 0
         client.set("left", "behind")
+
+
+def test_rabbitmq_carries_a_message(rabbitmq: RabbitMQ) -> None:
+    """The tests' own RabbitMQ takes a message and gives it back."""
+    with Connection(rabbitmq.url) as connection, connection.SimpleQueue("there-and-back") as queue:
+        queue.put({"n": 1})
+        message = queue.get(timeout=10)
+        message.ack()
+    assert message.payload == {"n": 1}
