@@ -1,0 +1,44 @@
+# Every target makes .venv first, once. PYTHON=python3.12 takes another Python for it.
+
+PYTHON ?= python3
+VENV = $(PYTHON) tools/venv.py
+RUN = .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test unit lint format bench clean python
+
+help: ## what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: python ## a worker, a web server and a Valkey: open the address that it prints (HOST=, PORT=; Ctrl-C ends it)
+	@$(VENV) service
+	@exec $(RUN) -m app.demo
+
+test: lint ## everything that CI runs: lint, types, then all tests
+	@$(RUN) -m pytest $(PYTEST)
+
+unit: python ## the fast tests alone
+	@$(VENV) dev
+	@$(RUN) -m pytest tests/unit $(PYTEST)
+
+lint: python ## ruff and mypy
+	@$(VENV) dev
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m mypy
+
+format: python ## let ruff put the code in order
+	@$(VENV) dev
+	@$(RUN) -m ruff check --fix .
+	@$(RUN) -m ruff format .
+
+bench: python ## side by side with what one would use instead, as ratios
+	@$(VENV) dev
+	@$(RUN) -m benchmarks $(BENCH)
+
+clean: ## remove what was made here: .venv, caches, builds, the demo's data
+	@rm -rf .venv build dist *.egg-info .headway .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+python:
+	@command -v "$(PYTHON)" >/dev/null || { echo "headway: there is no $(PYTHON) here. Name a Python 3.11 or newer: make PYTHON=/path/to/python3 ..." >&2; exit 1; }
