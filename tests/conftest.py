@@ -11,6 +11,7 @@ import pytest
 
 from tests.support import leaks
 from tests.support.rabbitmq import RabbitMQ, server_script
+from tests.support.service import Service
 from tests.support.services import CHROMIUM_FLAGS, chromium, missing
 from tests.support.valkey import ExternalValkey, ValkeyServer, server_binary
 
@@ -66,6 +67,13 @@ def rabbitmq() -> Iterator[RabbitMQ]:
         missing("RabbitMQ", "install the package rabbitmq-server")
     with RabbitMQ() as server:
         yield server.keep()
+
+
+@pytest.fixture(scope="session")
+def service() -> Iterator[Service]:
+    """The service of this repository for the whole session: ``service.url``, ``service.start("tasks.pipeline") -> id``."""
+    with Service(keep=True) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
