@@ -1,0 +1,168 @@
+"""The Flask extension: what an app adds, and the one object that every part of the server is given."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from celery import Celery
+from flask import Blueprint, Flask, Response, request
+
+from headway.core.states import resolve
+from headway.errors import ConfigurationError, InvalidRequest
+from headway.feeds.base import Feed
+from headway.feeds.select import feed_for
+from headway.records import Execution
+from headway.server import health, openapi, problems, rest, socket, sse, start, tensorlake
+from headway.server.auth import Authorize, Policy, allow_origin
+from headway.server.hub import Hub
+from headway.server.metrics import Metrics
+from headway.server.settings import Settings
+from headway.stores.base import Store
+from headway.stores.results import check_readable
+from headway.stores.select import store_for
+
+#: Celery's own longest id is a UUID; whoever makes up ids has this much room.
+MAX_ID = 255
+
+
+def utc_now() -> datetime:
+    """The server's clock, unless another one is given."""
+    return datetime.now(UTC)
+
+
+class Headway:
+    """Live progress of a Celery app's executions, mounted in a Flask app.
+
+    ::
+
+        Headway(flask_app, celery=celery_app)                   # or, in a factory:
+        headway = Headway(celery=celery_app)
+        headway.init_app(flask_app)
+
+    With no ``celery=``, the one in ``flask_app.extensions["celery"]`` is taken (Flask's documented pattern). Every keyword of
+    `Settings` is taken too, and beats Flask's config and the environment. ``authorize`` is the app's own rule (`auth.Policy`);
+    ``store``, ``feed`` and ``clock`` are for tests, which put fakes in the place of the real ones.
+
+    One app may mount several, each with a ``name`` and a ``url_prefix`` of its own; one object may serve several apps.
+    """
+
+    app: Flask
+    celery: Celery
+    settings: Settings
+    policy: Policy
+    store: Store
+    feed: Feed
+    hub: Hub
+    metrics: Metrics
+    #: Below the prefix, and at the root. With a CSRF extension: ``csrf.exempt(headway.blueprint)``; Headway checks ``Origin``.
+    blueprint: Blueprint
+    root_blueprint: Blueprint
+
+    def __init__(
+        self,
+        app: Flask | None = None,
+        celery: Celery | None = None,
+        *,
+        name: str = "headway",
+        authorize: Authorize | None = None,
+        store: Store | None = None,
+        feed: Feed | None = None,
+        clock: Callable[[], datetime] = utc_now,
+        **settings: Any,
+    ) -> None:
+        self.name = name
+        self.clock = clock
+        self._given: dict[str, Any] = {"celery": celery, "authorize": authorize, "store": store, "feed": feed}
+        self._explicit = settings
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask, celery: Celery | None = None) -> None:
+        """Mount on ``app``. Raises ``ConfigurationError`` for a set-up that can't work; contacts no server."""
+        if self.name in app.extensions:
+            raise ConfigurationError(
+                f"{self.name!r} is mounted on this app already; give the second one a name and a prefix of its own, such as "
+                "Headway(app, celery=other, name='other', url_prefix='/other/api/v1')"
+            )
+        if hasattr(self, "app"):
+            # Serving another app: what belongs to the first one stays with it.
+            sibling = Headway(name=self.name, clock=self.clock, **self._given, **self._explicit)
+            sibling.init_app(app, celery)
+            return
+        self.app = app
+        self.celery = _celery_of(app, celery if celery is not None else self._given["celery"])
+        self.settings = Settings.load(self._explicit, app.config, os.environ)
+        self.policy = Policy(self.settings, self.clock, self._given["authorize"])
+        self.store = self._given["store"] if self._given["store"] is not None else self._own_store()
+        self.feed = self._given["feed"] if self._given["feed"] is not None else feed_for(self.celery, self.store)
+        self.hub = Hub(self)
+        self.metrics = Metrics(self)
+        self._mount(app)
+        app.extensions[self.name] = self
+
+    def look(self, execution_id: str) -> Execution:
+        """What an execution is now. Raises what `resolve` and `Store.read` raise."""
+        return resolve(self.store.read([execution_id])[0], self.clock())
+
+    @staticmethod
+    def checked_id(execution_id: str, what: str = "execution id") -> str:
+        """The id as it came, or ``InvalidRequest`` which says what is wrong with it."""
+        if not 0 < len(execution_id) <= MAX_ID:
+            raise InvalidRequest(f"The {what} must have 1 to {MAX_ID} characters, not {len(execution_id)}")
+        # U+FFFD stands where the URL's bytes were no UTF-8.
+        if not execution_id.isprintable() or "\ufffd" in execution_id or "/" in execution_id:
+            raise InvalidRequest(f"The {what} may hold printable characters only, and no slash")
+        return execution_id
+
+    def _own_store(self) -> Store:
+        check_readable(self.celery)
+        found: Store = store_for(self.celery, allow_pickle=self.settings.allow_pickle)
+        return found
+
+    def _mount(self, app: Flask) -> None:
+        # Built here and not at import: routes that are added to a registered blueprint raise (web fact 21).
+        self.blueprint = Blueprint(self.name, __name__, url_prefix=self.settings.url_prefix)
+        self.root_blueprint = Blueprint(f"{self.name}_root", __name__)
+        for blueprint in (self.blueprint, self.root_blueprint):
+            problems.register(blueprint)
+            blueprint.before_request(self._before)
+            blueprint.after_request(self._after)
+        for part in (rest, start, socket, sse, health, openapi):
+            part.register(self.blueprint, self)
+        if self.settings.operations_at_root:
+            health.register(self.root_blueprint, self)
+            openapi.register(self.root_blueprint, self)
+        if self.settings.tensorlake:
+            tensorlake.register(self.root_blueprint, self)
+        app.register_blueprint(self.blueprint)
+        app.register_blueprint(self.root_blueprint)
+        problems.answer_unmatched(app, self.settings.url_prefix)
+
+    def _before(self) -> None:
+        # Reading by plain GET is left to the browser: it keeps the answer from a foreign page by itself. What changes something,
+        # or holds a stream open, is refused here.
+        upgrade = request.headers.get("Upgrade", "").lower() == "websocket"
+        if (
+            upgrade
+            or request.method not in ("GET", "HEAD", "OPTIONS")
+            or "text/event-stream" in request.headers.get("Accept", "")
+        ):
+            self.policy.check_origin(request)
+
+    def _after(self, response: Response) -> Response:
+        self.metrics.count_request(request.endpoint or "", response.status_code)
+        allow_origin(self.policy, request.headers, response.headers, preflight=request.method == "OPTIONS")
+        return problems.secured(response)
+
+
+def _celery_of(app: Flask, given: Celery | None) -> Celery:
+    celery = given if given is not None else app.extensions.get("celery")
+    if celery is None:
+        raise ConfigurationError(
+            "Headway needs the Celery app whose tasks it shows: Headway(flask_app, celery=celery_app), "
+            "or put it in flask_app.extensions['celery'] before"
+        )
+    return celery

@@ -1,0 +1,209 @@
+"""Starting work over HTTP: ``POST /executions``, for the tasks that were named and no others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from celery import Celery
+from flask import Blueprint, Response, request, url_for
+from kombu.connection import Connection
+from kombu.exceptions import EncodeError, LimitExceeded, OperationalError
+from kombu.pools import producers
+from werkzeug.exceptions import LengthRequired, RequestEntityTooLarge, UnsupportedMediaType
+
+from headway.core.states import resolve
+from headway.errors import ExecutionNotFound, InvalidRequest, NotAllowed, Unavailable
+from headway.records import Registration, Snapshot, Status, Write
+from headway.server.auth import Action
+from headway.server.rest import uncached
+
+if TYPE_CHECKING:
+    from headway.server.extension import Headway
+
+log = logging.getLogger(__name__)
+
+#: How often one Idempotency-Key may be tried again after its task couldn't be published.
+TRIES = 20
+
+#: One reconnect at once (the broker may have been restarted since the last call), and no waiting.
+RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a caller wants started."""
+
+    task: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+    #: Of all the three: the same order has the same digest, however its JSON was written.
+    digest: str
+
+
+def register(blueprint: Blueprint, headway: Headway) -> None:
+    """Add the route."""
+    starter = Starter(headway)
+
+    @blueprint.post("/executions")
+    def start() -> Response:
+        # Who may is asked first: the body of a stranger isn't even read.
+        who = headway.policy.authorize(request, Action.START)
+        order = read_order(headway.settings.max_body)
+        starter.check(order)
+        key = request.headers.get("Idempotency-Key")
+        if key is None:
+            execution_id, status = starter.publish(order, str(uuid.uuid4())), Status.PENDING
+        else:
+            execution_id, status = starter.publish_once(order, headway.checked_id(key, "Idempotency-Key"), who.name or "")
+        where = url_for(f"{blueprint.name}.execution", execution_id=execution_id)
+        response = uncached({"execution_id": execution_id, "status": status.value, "status_url": where}, 202)
+        response.headers["Location"] = where
+        return response
+
+
+class Starter:
+    """Publishes what was ordered, once, within a bounded time."""
+
+    def __init__(self, headway: Headway) -> None:
+        self._headway = headway
+        self._celery: Celery = headway.celery
+
+    def check(self, order: Order) -> None:
+        """Raise ``NotAllowed`` for a task that isn't on the list, ``InvalidRequest`` for arguments that it doesn't take."""
+        startable = self._headway.settings.startable
+        if order.task not in startable:
+            raise NotAllowed(
+                f"Task {order.task[:200]!r} is not one that may be started over HTTP"
+                if startable
+                else "Starting tasks over HTTP is off; name those that may be started in startable= (or HEADWAY_STARTABLE)"
+            )
+        task = self._celery.tasks.get(order.task)
+        if task is None or not task.typing:
+            return  # The worker alone knows it, or takes anything: what doesn't fit fails there.
+        try:
+            task.__header__(*order.args, **order.kwargs)
+        except TypeError as error:
+            raise InvalidRequest(f"Task {order.task} doesn't take these arguments: {error}") from None
+
+    def publish(self, order: Order, execution_id: str) -> str:
+        """Publish; raises ``Unavailable`` where the registry or the broker can't be reached.
+
+        The registry comes first, and not by the signal that `headway.install` hooks: that one forgives a registry that is away,
+        but an answered id must be known to the next GET.
+        """
+        headway = self._headway
+        headway.store.register([Registration(execution_id, order.task, headway.clock(), root_id=execution_id)])
+        try:
+            self._send(order, execution_id)
+        except EncodeError as error:
+            self._withdraw(execution_id)
+            raise InvalidRequest(f"Task {order.task} can't be sent these arguments") from error
+        except (OperationalError, LimitExceeded, OSError) as error:
+            self._withdraw(execution_id)
+            log.warning("Task %s could not be published: %s", order.task, type(error).__name__)
+            raise Unavailable("The message broker can't be reached; nothing was started") from error
+        headway.metrics.started.labels(order.task).inc()
+        return execution_id
+
+    def publish_once(self, order: Order, key: str, scope: str) -> tuple[str, Status]:
+        """Publish, or find what was published under the same key by the same caller before.
+
+        A claim can't be given back, so a try whose publishing failed is left behind, marked as withdrawn, and the next one claims
+        the next place of the same key. Two calls at once: the claim is atomic, the second one finds the first one's id.
+        """
+        headway = self._headway
+        hashed = hashlib.sha256(f"{scope}\0{key}".encode()).hexdigest()
+        for place in range(TRIES):
+            mine = f"{uuid.uuid4()} {order.digest}"
+            bound = headway.store.claim(f"start:{hashed}:{place}", mine, headway.settings.idempotency_lifetime)
+            execution_id, _, digest = bound.partition(" ")
+            if bound == mine:
+                return self.publish(order, execution_id), Status.PENDING
+            if digest != order.digest:
+                raise InvalidRequest("This Idempotency-Key was used for another task or other arguments before")
+            snapshot = headway.store.read([execution_id])[0]
+            if not _withdrawn(snapshot):
+                return execution_id, self._status(snapshot)
+        raise Unavailable("The message broker can't be reached; nothing was started", retry_after=60.0)
+
+    def _status(self, snapshot: Snapshot) -> Status:
+        try:
+            return resolve(snapshot, self._headway.clock()).status
+        except ExecutionNotFound:
+            return Status.PENDING  # claimed by a call that is just about to register it
+
+    @cached_property
+    def _connection(self) -> Connection:
+        """A connection of our own settings: Celery's would wait for a broker that hangs for ever. Opened by the pool, on use."""
+        seconds = self._headway.settings.broker_timeout
+        # Redis' names and AMQP's; each transport passes over the other's.
+        limits = {"socket_timeout": seconds, "socket_connect_timeout": seconds, "read_timeout": seconds, "write_timeout": seconds}
+        options = {**limits, **RETRY_POLICY}
+        made: Connection = self._celery.connection_for_write(connect_timeout=seconds, transport_options=options)
+        return made
+
+    def _send(self, order: Order, execution_id: str) -> None:
+        with producers[self._connection].acquire(block=True, timeout=self._headway.settings.broker_timeout) as producer:
+            how = {"task_id": execution_id, "producer": producer, "retry": True, "retry_policy": RETRY_POLICY}
+            task = self._celery.tasks.get(order.task)
+            if task is not None:
+                task.apply_async(order.args, order.kwargs, **how)
+            else:
+                self._celery.send_task(order.task, order.args, order.kwargs, **how)
+
+    def _withdraw(self, execution_id: str) -> None:
+        """Say that nothing will come of a registered id. Should the message have got through after all, its run reopens it."""
+        try:
+            self._headway.store.write(Write(execution_id, "REJECTED", self._headway.clock()))
+        except Unavailable:
+            log.warning("Execution %s was not published, and stays registered: the result backend is away too", execution_id)
+
+
+def _withdrawn(snapshot: Snapshot) -> bool:
+    record = snapshot.record
+    return record is not None and record.state == "REJECTED" and record.attempt == 0
+
+
+def read_order(max_body: int) -> Order:
+    """The body, checked. Raises ``InvalidRequest``, or werkzeug's 411, 413 and 415."""
+    if request.mimetype != "application/json":
+        raise UnsupportedMediaType("The body must be JSON, sent with 'Content-Type: application/json'")
+    if request.content_length is None and "chunked" in request.headers.get("Transfer-Encoding", ""):
+        raise LengthRequired("The body must come with its Content-Length")
+    if (request.content_length or 0) > max_body:
+        raise RequestEntityTooLarge(f"The body may have {max_body} bytes at most")
+    try:
+        body = json.loads(request.get_data(), parse_constant=_refuse)
+        # Refuses lone surrogates too, which no broker could carry.
+        json.dumps(body, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        raise InvalidRequest("The body must be JSON, in UTF-8") from None
+    if not isinstance(body, dict):
+        raise InvalidRequest('The body must be an object: {"task": name, "args": [...], "kwargs": {...}}')
+    return _order(body)
+
+
+def _order(body: Mapping[str, Any]) -> Order:
+    unknown = sorted(set(body) - {"task", "args", "kwargs"})
+    if unknown:
+        raise InvalidRequest(f"The body may hold task, args and kwargs, and not {', '.join(map(repr, unknown))[:200]}")
+    task, args, kwargs = body.get("task"), body.get("args", []), body.get("kwargs", {})
+    if not isinstance(task, str) or not task:
+        raise InvalidRequest("'task' must be the name of a task")
+    if not isinstance(args, list):
+        raise InvalidRequest("'args' must be a list")
+    if not isinstance(kwargs, dict):
+        raise InvalidRequest("'kwargs' must be an object")
+    canonical = json.dumps([task, args, kwargs], sort_keys=True).encode()
+    return Order(task, args, kwargs, hashlib.sha256(canonical).hexdigest())
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(constant)

@@ -1,0 +1,47 @@
+"""Tensorlake's poll, for clients that were written for it. It stands at the root, where those clients look."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flask import Blueprint, request
+
+from headway.core import frames
+from headway.records import Execution
+from headway.server import sse
+from headway.server.auth import Action
+from headway.server.rest import answer
+
+if TYPE_CHECKING:
+    from flask.typing import ResponseReturnValue
+
+    from headway.server.extension import Headway
+
+PATH = "/applications/<application>/requests/<request_id>/progress"
+IN_NAMESPACE = "/v1/namespaces/<namespace>" + PATH
+
+
+def register(blueprint: Blueprint, headway: Headway) -> None:
+    """Add the routes. A request is an execution; the names of application and namespace can be any: Celery has neither."""
+
+    @blueprint.get(PATH, defaults={"namespace": "default"})
+    @blueprint.get(IN_NAMESPACE)
+    def tensorlake_progress(namespace: str, application: str, request_id: str) -> ResponseReturnValue:
+        headway.checked_id(namespace, "namespace")
+        headway.checked_id(application, "application")
+        headway.checked_id(request_id, "request id")
+        if wants_stream():
+            headway.policy.authorize(request, Action.WATCH, request_id)
+            stream: ResponseReturnValue = sse.stream(headway, request_id, _shape)
+            return stream
+        return answer(headway, request_id, _shape)
+
+
+def wants_stream() -> bool:
+    """Whether the client asks for events rather than JSON; one that takes anything gets JSON."""
+    offered = ["application/json", "text/event-stream"]
+    return request.accept_mimetypes.best_match(offered) == "text/event-stream"
+
+
+def _shape(execution: Execution) -> frames.Json | None:
+    return None if execution.progress is None else frames.tensorlake_json(execution.progress)
