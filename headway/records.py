@@ -1,7 +1,8 @@
 """The nouns of Headway, as frozen data. Nothing here imports the rest of the package.
 
 An *execution* is what a person watches; a *task* is Celery's; an *attempt* is one run of a task (a retry or a redelivery is a
-new one); *progress* is the last report of an attempt. *Status* is one of the five words of the API, *phase* the finer truth behind it.
+new one); *progress* is the last report of an attempt. *Status* is one of the five words of the API, *phase* the finer truth
+behind it.
 
 Records are replaced (``dataclasses.replace``), never changed in place. Times are aware ``datetime`` in UTC; durations are
 float seconds.
@@ -14,7 +15,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
-
 
 #: Celery's states after which nothing more is expected of an attempt that isn't retried (``celery.states.READY_STATES``), and the
 #: two that Celery ends an attempt with and stores nowhere. Repeated here so that the pure core needs no Celery; a test compares.
@@ -158,8 +158,9 @@ class Opening:
     retries: int = 0
     #: The worker's node name.
     worker: str | None = None
-    #: A STARTED record encoded as the result backend would, or None. A store with ``publishes`` tells watchers of the new attempt with
-    #: it (fact 22), and keeps it as the result where ``store_result`` is set (Celery's ``task_track_started``).
+    #: A STARTED record encoded as the result backend would, or None for a plain one. A store with ``publishes`` tells watchers of
+    #: the new attempt with it (fact 22). It is kept as the result where ``store_result`` is set (``task_track_started``), and
+    #: where an earlier attempt left one.
     result: bytes | None = None
     store_result: bool = False
 
@@ -197,8 +198,11 @@ class Write:
     result: bytes | None = None
     #: What ``update_state`` was given, JSON-safe, for a store that keeps progress on its own; None where the state carries none.
     meta: Any = None
-    #: Seconds to keep ``result``; None for ever.
+    #: Seconds to keep ``result``; None or 0 for ever.
     expires: float | None = None
+    #: True: the result backend will be given a record by the caller itself, after `write` returned True (a store without
+    #: ``keeps_results``). Until it is there a reader goes on seeing what came before (``core.states.RESULT_GRACE``).
+    result_follows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +221,7 @@ class Record:
     finished_at: datetime | None = None
     #: How many attempts were opened, starts at 0.
     attempt: int = 0
-    #: The number of the last attempt that ended; ``attempt > ended`` means one is open.
+    #: The number of the last attempt that ended; ``attempt > ended`` means one is open (`is_open`).
     ended: int = 0
     #: The last state that was admitted; None while nothing but the registration was seen.
     state: str | None = None
@@ -232,6 +236,11 @@ class Record:
     result_stored: bool = False
     cancel_requested_at: datetime | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether an attempt has begun and not ended."""
+        return self.attempt > self.ended
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
@@ -239,5 +248,9 @@ class Snapshot:
 
     task_id: str
     record: Record | None
-    #: Celery's record as plain data (``status``, ``result``, ``date_done``, ...), exceptions not revived (fact 18); None: none there.
+    #: Celery's record as plain data (``status``, ``result``, ``date_done``, ...), exceptions not revived (fact 18); None: there
+    #: is none.
     meta: Mapping[str, Any] | None
+    #: True: the two were written in one step, so that a difference between them is no lag. False where the result backend
+    #: keeps its results itself (a store without ``keeps_results``): they may lag behind the registry for a moment.
+    one_step: bool = True

@@ -1,7 +1,7 @@
 """The state machine: which writes are let in, and what an execution is, given what was seen.
 
-Two pure functions and one table. `admits` is the fence that every state write passes (the Redis store has the same rule in Lua,
-``stores/redis_write.lua``; one conformance suite holds both to it). `resolve` turns what was read into what is shown.
+Pure functions and one table. `admits` is the fence that every state write passes (the Redis store has the same rule in Lua,
+``stores/write.lua``; one conformance suite holds both to it). `resolve` turns what was read into what is shown.
 
 Why there is a fence at all: Celery keeps progress and state in one record and the last write wins, so a late report un-ends a
 task (facts 2-4), and Celery does so itself (fact 42).
@@ -16,13 +16,27 @@ from typing import Any
 
 from headway.core.meta import progress_from_meta
 from headway.errors import ExecutionExpired, ExecutionNotFound
-from headway.records import READY_STATES, Execution, Failure, Opening, Phase, Progress, Record, Snapshot, Status, Write
+from headway.records import (
+    READY_STATES,
+    Execution,
+    Failure,
+    Opened,
+    Opening,
+    Phase,
+    Progress,
+    Record,
+    Registration,
+    Snapshot,
+    Status,
+    Write,
+)
 
 #: Celery's state -> what the API calls it. Every other word is a task's own and means that it runs (contract, section 3).
 #: IGNORED and REJECTED are stored by nobody but Headway: the run ended and said nothing, which is an end without a fault;
 #: a message that was rejected for good is a job that was not done.
 PHASES: Mapping[str | None, tuple[Status, Phase]] = {
     None: (Status.PENDING, Phase.QUEUED),
+    "PENDING": (Status.PENDING, Phase.QUEUED),
     "RECEIVED": (Status.PENDING, Phase.QUEUED),
     "RETRY": (Status.RUNNING, Phase.RETRYING),
     "SUCCESS": (Status.COMPLETED, Phase.SUCCEEDED),
@@ -44,22 +58,47 @@ def admits(record: Record | None, write: Write) -> bool:
     a revoke) doesn't know the attempt's number: it may end what is open if it speaks of the same run, and what was never begun.
     Nobody may write over an end.
     """
-    if record is None:
-        return True
+    known = record if record is not None else Record(write.task_id)
     if write.attempt is not None:
-        return write.attempt == record.attempt and write.attempt > record.ended
-    if record.state in READY_STATES:
+        if write.attempt == known.attempt:
+            return known.is_open
+        # Only a store gives out numbers: one above the newest known was given out before the store lost its data.
+        return write.attempt > known.attempt and known.state not in READY_STATES
+    if known.state in READY_STATES:
         return False
-    if write.retries is not None and write.retries < record.retries:
-        return False
-    attempt_is_open = record.attempt > record.ended
-    other_worker = write.worker is not None and record.worker is not None and write.worker != record.worker
-    return not (attempt_is_open and other_worker)
+    if write.retries is not None and known.attempt:
+        if write.retries < known.retries:
+            return False
+        if write.retries == known.retries and not known.is_open:
+            return False  # that run has ended in RETRY; its time limit may still fire in the worker's main process (fact 42)
+    # The same message, delivered twice: the worker that lost it speaks of its own run, not of the newer one (fact 13).
+    other_worker = write.worker is not None and known.worker is not None and write.worker != known.worker
+    return not (known.is_open and other_worker)
 
 
-def opens(record: Record | None) -> bool:
-    """Whether a new attempt may begin: always, but after a success."""
-    return record is None or record.state != "SUCCESS"
+def opens(record: Record | None, *, result_gone: bool = False) -> bool:
+    """Whether a new attempt may begin: always, but after a success.
+
+    ``result_gone``: the success's result has expired or was forgotten. Then an id that is used again (a nightly job with a fixed
+    id) begins anew, as it would without Headway: the registry outlives the result, and may not hold the id hostage.
+    """
+    return record is None or record.state != "SUCCESS" or (record.result_stored and result_gone)
+
+
+def registered(record: Record | None, registration: Registration) -> Record:
+    """What is known after a publish: what was missing is filled in, and nothing that is known is lost (fact 45)."""
+    known = record if record is not None else Record(registration.task_id)
+    # First heard of from its worker, and published again by a retry: it was made before it began, not now.
+    begun = known.started_at or registration.created_at
+    return replace(
+        known,
+        task=known.task or registration.task,
+        owner=known.owner or registration.owner,
+        root_id=known.root_id or registration.root_id,
+        parent_id=known.parent_id or registration.parent_id,
+        group_id=known.group_id or registration.group_id,
+        created_at=known.created_at or min(registration.created_at, begun),
+    )
 
 
 def opened(record: Record | None, opening: Opening) -> Record:
@@ -68,7 +107,8 @@ def opened(record: Record | None, opening: Opening) -> Record:
     return replace(
         known,
         task=opening.task or known.task,
-        attempt=known.attempt + 1,
+        # Celery's own count is right too where the store lost its data, or the runs before were not Headway's.
+        attempt=max(known.attempt, opening.retries) + 1,
         state="STARTED",
         retries=opening.retries,
         worker=opening.worker,
@@ -79,23 +119,60 @@ def opened(record: Record | None, opening: Opening) -> Record:
     )
 
 
+def answered(record: Record | None, opening: Opening, *, result_gone: bool = False) -> Opened:
+    """What its worker is told of a new attempt, given what was known before it."""
+    known = record if record is not None else Record(opening.task_id)
+    cancel = known.cancel_requested_at is not None
+    if not opens(record, result_gone=result_gone):
+        return Opened(0, cancel)
+    return Opened(opened(record, opening).attempt, cancel, _own_progress(known))
+
+
 def written(record: Record | None, write: Write) -> Record:
     """What is known after a write was let in (`admits`)."""
     known = record if record is not None else Record(write.task_id)
+    # The number that a write carries outlives the store's data: the fence stands again with the first write.
+    attempt = max(known.attempt, write.attempt or 0)
     ends = write.state in READY_STATES
     changed = replace(
         known,
         task=known.task or write.task,
+        attempt=attempt,
         state=write.state,
         updated_at=write.at,
-        ended=known.attempt if ends or write.state == "RETRY" else known.ended,
+        ended=attempt if ends or write.state == "RETRY" else known.ended,
         finished_at=write.at if ends else None,
-        result_stored=write.result is not None if ends else known.result_stored,
+        result_stored=ends and (write.result is not None or write.result_follows),
     )
-    if write.meta is None or ends or write.state == "RETRY":
-        return changed
-    progress = progress_from_meta(write.state, write.meta)
-    return replace(changed, progress=progress, progress_attempt=known.attempt) if progress is not None else changed
+    progress = reported(write)
+    return changed if progress is None else replace(changed, progress=progress, progress_attempt=attempt)
+
+
+def reported(write: Write) -> Progress | None:
+    """The progress that a write carries; None for an end or a retry, which carry a result or an exception."""
+    if write.meta is None or write.state == "RETRY" or write.state in READY_STATES:
+        return None
+    return progress_from_meta(write.state, write.meta)
+
+
+def heard(snapshot: Snapshot, meta: Mapping[str, Any], at: datetime) -> Snapshot | None:
+    """What is known after the result backend published ``meta``, without another read; None where only a read can tell.
+
+    A report of the open attempt speaks for itself. All else (a start, an end, a retry, what names no attempt) changes the
+    registry too, which the message doesn't carry.
+    """
+    record, state, result = snapshot.record, meta.get("status"), meta.get("result")
+    if record is None or not record.is_open or not isinstance(state, str) or not isinstance(result, Mapping):
+        return None
+    if state in READY_STATES or state in ("STARTED", "RETRY") or result.get("attempt") != record.attempt:
+        return None
+    write = Write(record.task_id, state, at, attempt=record.attempt, meta=result)
+    return replace(snapshot, record=written(record, write), meta=meta)
+
+
+def notice(task_id: str, state: str) -> dict[str, Any]:
+    """Celery's record of a state with nothing in it, for a store to tell watchers of what is kept nowhere else."""
+    return {"status": state, "result": None, "traceback": None, "children": [], "date_done": None, "task_id": task_id}
 
 
 def resolve(snapshot: Snapshot, now: datetime) -> Execution:
@@ -104,65 +181,97 @@ def resolve(snapshot: Snapshot, now: datetime) -> Execution:
     Raises ``ExecutionNotFound`` where neither registry nor result backend knows it, ``ExecutionExpired`` where it ended with a
     result that is gone.
     """
-    record, meta = snapshot.record, snapshot.meta
-    if record is None and meta is None:
+    if snapshot.record is None and snapshot.meta is None:
         raise ExecutionNotFound(snapshot.task_id)
-    if record is None:
-        record = Record(snapshot.task_id)
-    stored_state = meta.get("status") if meta is not None else None
-    state = _true_state(record, stored_state, now)
-    if state in READY_STATES and meta is None and record.result_stored:
+    record = snapshot.record if snapshot.record is not None else Record(snapshot.task_id)
+    meta: Mapping[str, Any] = snapshot.meta if snapshot.meta is not None else {}
+    state = _true_state(record, snapshot, now)
+    if state in READY_STATES and snapshot.meta is None and record.result_stored:
         raise ExecutionExpired(snapshot.task_id)
-    status, phase = PHASES.get(state, RUNNING)
     # The backend's record explains the state only where it speaks of the same one.
-    result = meta.get("result") if meta is not None and stored_state == state else None
+    result = meta.get("result") if _stored_state(snapshot) == state else None
+    progress = _progress(record, state, result)
+    status, phase = PHASES.get(state, RUNNING)
+    if status is Status.PENDING and (record.is_open or progress is not None):
+        status, phase = RUNNING  # a task's own word happens to be PENDING: what reports has begun
     if record.cancel_requested_at is not None and not status.terminal:
         phase = Phase.CANCELLING
-    progress = _progress(record, state, result)
+    finished_at = (record.finished_at or _date_done(meta)) if status.terminal else None
     return Execution(
         execution_id=snapshot.task_id,
         status=status,
         phase=phase,
         progress=progress,
-        task=record.task or (meta or {}).get("name"),
-        attempt=record.attempt or int(record.state is None and status in (Status.RUNNING, Status.COMPLETED, Status.FAILED)),
+        task=record.task or _text(meta.get("name")),
+        attempt=record.attempt or _guessed_attempt(record, status, meta),
         outputs=result if status is Status.COMPLETED else None,
         error=failure(state, result) if status is Status.FAILED else None,
         created_at=record.created_at,
         started_at=record.started_at,
-        updated_at=_latest(record.updated_at, progress.timestamp if progress is not None else None),
-        finished_at=record.finished_at or (_date_done(meta) if status.terminal else None),
-        worker=record.worker or (meta or {}).get("worker"),
+        updated_at=_latest(record.updated_at, finished_at, progress.timestamp if progress is not None else None),
+        finished_at=finished_at,
+        worker=record.worker or _text(meta.get("worker")),
         owner=record.owner,
     )
 
 
-def _true_state(record: Record, stored: str | None, now: datetime) -> str | None:
+def _true_state(record: Record, snapshot: Snapshot, now: datetime) -> str | None:
     """Registry and backend may disagree: the registry is right about every end it admitted, the backend about all else.
 
-    A backend's end that the registry doesn't have comes from a process without the fence (a publisher or a worker without Headway).
+    A backend's end that the registry doesn't have comes from a process without the fence (a publisher or a worker without
+    Headway). Where the two aren't written in one step, the backend's record may also be an older one that is about to be
+    overwritten.
     """
+    stored = _stored_state(snapshot)
     if record.state in READY_STATES:
-        behind = record.result_stored and stored is not None and stored not in READY_STATES
-        if behind and record.finished_at is not None and now - record.finished_at < RESULT_GRACE:
-            return stored
+        return _before_the_end(record, stored) if _result_is_due(record, snapshot, stored, now) else record.state
+    if stored is None or (stored == "PENDING" and record.state is not None):
         return record.state
-    if stored is None or stored == "PENDING" and record.state is not None:
-        return record.state
-    if stored == "RETRY" and record.attempt > record.ended:
+    if stored == "RETRY" and record.is_open:
         return record.state  # an old attempt's word (fact 42): the next one has begun
-    if record.attempt and stored not in READY_STATES and record.state in ("STARTED", "RETRY"):
-        return record.state  # the record of the attempt before, not overwritten yet
+    if not snapshot.one_step and (record.attempt > 1 or record.state == "RETRY"):
+        if stored not in READY_STATES:
+            return record.state if record.state in ("STARTED", "RETRY") else stored
+        done = _date_done(snapshot.meta)
+        if done is not None and record.updated_at is not None and done < record.updated_at:
+            return record.state  # the end of the attempt before
     return stored
 
 
+def _result_is_due(record: Record, snapshot: Snapshot, stored: str | None, now: datetime) -> bool:
+    """Whether the result of an end is still on its way into the result backend."""
+    if snapshot.one_step or not record.result_stored or stored == record.state or record.finished_at is None:
+        return False
+    return now - record.finished_at < RESULT_GRACE
+
+
+def _before_the_end(record: Record, stored: str | None) -> str | None:
+    """What an execution was before the end whose result isn't there yet: an end is told once, and with its result."""
+    if stored is not None and stored not in READY_STATES and stored != "PENDING":
+        return stored
+    return "STARTED" if record.attempt else None
+
+
 def _progress(record: Record, state: str | None, result: object) -> Progress | None:
+    """The last report of the newest attempt: a failed job says how far it came, a new attempt not how far the last one did."""
+    own = _own_progress(record)
+    exception = isinstance(result, Mapping) and "exc_type" in result
+    said = None if exception or state in ("SUCCESS", None) else progress_from_meta(state, result)
     if state in READY_STATES or state in ("RETRY", "STARTED", "RECEIVED", None):
-        if record.progress is not None and (state not in ("STARTED", None) or record.progress_attempt == record.attempt):
-            return record.progress
-        # The end of a task that never heard of Headway: its own payload may still say how far it came.
-        return None if state in ("SUCCESS", None) else progress_from_meta(state, result)
-    return progress_from_meta(state, result) or (record.progress if record.progress_attempt == record.attempt else None)
+        return own if own is not None else said  # said: a task that never heard of Headway, and whose end has a payload
+    return said if said is not None else own
+
+
+def _own_progress(record: Record) -> Progress | None:
+    return record.progress if record.progress_attempt == record.attempt else None
+
+
+def _guessed_attempt(record: Record, status: Status, meta: Mapping[str, Any]) -> int:
+    """The attempt of a task whose worker has no Headway: Celery counts retries where ``result_extended`` is set."""
+    if record.state is not None or status in (Status.PENDING, Status.CANCELLED):
+        return 0
+    retries = meta.get("retries")
+    return retries + 1 if isinstance(retries, int) else 1
 
 
 def failure(state: str | None, result: object) -> Failure:
@@ -185,6 +294,14 @@ def _sentence(message: object) -> str:
 
 def _latest(*times: datetime | None) -> datetime | None:
     return max((t for t in times if t is not None), default=None)
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _stored_state(snapshot: Snapshot) -> str | None:
+    return _text(snapshot.meta.get("status")) if snapshot.meta is not None else None
 
 
 def _date_done(meta: Mapping[str, Any] | None) -> datetime | None:

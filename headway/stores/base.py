@@ -6,10 +6,12 @@ fake, and passes the same suite (``tests/conformance/test_stores.py``).
 
 Obligations of every store:
 
-* One instance a process, safe to share between threads and greenlets, and usable after a fork (the child makes its own connections).
-* Every call is bounded in time by ``timeout`` (seconds, default 0.5 a round trip) and raises nothing but ``Unavailable`` for a fault
-  of the server or the network, with the driver's error as its cause.
-* The rules are ``core.states.admits``/``opens``/``opened``/``written``, to the letter; `write`, `open` and `register` are atomic.
+* One instance a process, safe to share between threads and greenlets, and usable after a fork (the child makes its own
+  connections).
+* Every call is bounded in time by ``timeout`` (seconds, default 0.5 a round trip) and raises nothing but ``Unavailable`` for a
+  fault of the server or the network, with the driver's error as its cause.
+* The rules are ``registered``, ``admits``, ``opens``, ``opened``, ``answered`` and ``written`` of ``core.states``, to the letter;
+  `write`, `open` and `register` are atomic.
 * An id that was never seen is an empty answer, never an error.
 """
 
@@ -44,12 +46,19 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def open(self, opening: Opening) -> Opened:
-        """Begin a new attempt: number it (atomic, starts at 1) and let it be the only one that may write."""
+    def open(self, opening: Opening, *, patient: bool = False) -> Opened:
+        """Begin a new attempt: number it (atomic, starts at 1) and let it be the only one that may write.
+
+        ``patient`` as in `write`.
+        """
 
     @abstractmethod
-    def write(self, write: Write) -> bool:
-        """Let a state in, or refuse it (False). Refusal is no error: it is a late word of something that has ended."""
+    def write(self, write: Write, *, patient: bool = False) -> bool:
+        """Let a state in, or refuse it (False). Refusal is no error: it is a late word of something that has ended.
+
+        ``patient``: wait as long as the result backend itself is configured to wait, instead of ``timeout``. For the writes
+        that Celery makes itself: to lose a result is worse than to wait for a slow server.
+        """
 
     @abstractmethod
     def read(self, task_ids: Sequence[str]) -> list[Snapshot]:

@@ -1,0 +1,138 @@
+"""A store in the memory of one process: the fake, documented, and held to the same suite as the real ones.
+
+For tests of whatever stands on a store: no server, and nothing to clean up. It keeps results as the Redis store does, tells
+`subscribe`\\ d callbacks what is published, and can be `away`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from threading import RLock
+from typing import Any
+
+from headway.core import states
+from headway.errors import Unavailable
+from headway.records import Opened, Opening, Record, Registration, Snapshot, Write
+from headway.stores.base import Store
+
+#: Told of each state that was let in: the task's id and Celery's record as plain data.
+Callback = Callable[[str, Mapping[str, Any]], None]
+
+
+class MemoryStore(Store):
+    """What is known of executions, in this process.
+
+    ``decode`` and ``encode`` turn a result into bytes and back (JSON unless told otherwise, as Celery does); ``clock`` says what
+    the time is, for results that expire.
+    """
+
+    keeps_results = True
+    publishes = True
+
+    def __init__(
+        self,
+        *,
+        decode: Callable[[bytes], Mapping[str, Any]] = json.loads,
+        encode: Callable[[Mapping[str, Any]], bytes] = lambda meta: json.dumps(meta).encode(),
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        #: While True, every call raises ``Unavailable``: the server can't be reached.
+        self.away = False
+        self._decode, self._encode, self._clock = decode, encode, clock
+        self._lock = RLock()
+        self._records: dict[str, Record] = {}
+        self._results: dict[str, tuple[bytes, float | None]] = {}
+        self._claims: dict[str, tuple[str, float]] = {}
+        self._callbacks: list[Callback] = []
+
+    def subscribe(self, callback: Callback) -> Callable[[], None]:
+        """Call ``callback`` with each record that is published from now on, in order; returns the way to stop it."""
+        self._callbacks.append(callback)
+        return lambda: self._callbacks.remove(callback)
+
+    def put_result(self, task_id: str, meta: Mapping[str, Any], expires: float | None = None) -> None:
+        """Store a result as a process without Headway does: past the fence, and published."""
+        with self._lock:
+            self._check()
+            self._store(task_id, self._encode(meta), expires)
+
+    def register(self, registrations: Iterable[Registration]) -> None:
+        with self._lock:
+            self._check()
+            for registration in registrations:
+                self._records[registration.task_id] = states.registered(self._records.get(registration.task_id), registration)
+
+    def open(self, opening: Opening, *, patient: bool = False) -> Opened:
+        with self._lock:
+            self._check()
+            record = self._records.get(opening.task_id)
+            there = self._result(opening.task_id)
+            answer = states.answered(record, opening, result_gone=there is None)
+            if not answer.attempt:
+                return answer
+            self._records[opening.task_id] = states.opened(record, opening)
+            raw = opening.result or self._encode(states.notice(opening.task_id, "STARTED"))
+            if opening.store_result or there is not None:
+                self._store(opening.task_id, raw, None)
+            else:
+                self._publish(opening.task_id, raw)
+            return answer
+
+    def write(self, write: Write, *, patient: bool = False) -> bool:
+        with self._lock:
+            self._check()
+            record = self._records.get(write.task_id)
+            if not states.admits(record, write):
+                return False
+            self._records[write.task_id] = states.written(record, write)
+            if write.result is not None:
+                self._store(write.task_id, write.result, write.expires)
+            else:
+                self._publish(write.task_id, self._encode(states.notice(write.task_id, write.state)))
+            return True
+
+    def read(self, task_ids: Sequence[str]) -> list[Snapshot]:
+        with self._lock:
+            self._check()
+            raws = [self._result(task_id) for task_id in task_ids]
+            metas = [None if raw is None else self._decode(raw) for raw in raws]
+            return [Snapshot(task_id, self._records.get(task_id), meta) for task_id, meta in zip(task_ids, metas, strict=True)]
+
+    def claim(self, key: str, task_id: str, expires: float) -> str:
+        with self._lock:
+            self._check()
+            now = self._clock().timestamp()
+            bound, until = self._claims.get(key, (task_id, 0.0))
+            if until > now:
+                return bound
+            self._claims[key] = (task_id, now + expires)
+            return task_id
+
+    def ping(self) -> None:
+        self._check()
+
+    def close(self) -> None:
+        """Nothing to give back: what is known stays for whoever asks next."""
+
+    def _check(self) -> None:
+        if self.away:
+            raise Unavailable from ConnectionError("this store was told to be away")
+
+    def _result(self, task_id: str) -> bytes | None:
+        raw, until = self._results.get(task_id, (None, None))
+        if until is not None and self._clock().timestamp() >= until:
+            del self._results[task_id]
+            return None
+        return raw
+
+    def _store(self, task_id: str, raw: bytes, expires: float | None) -> None:
+        self._results[task_id] = (raw, self._clock().timestamp() + expires if expires else None)
+        self._publish(task_id, raw)
+
+    def _publish(self, task_id: str, raw: bytes) -> None:
+        """Under the lock, so that callbacks hear of writes in their order: they must not block."""
+        meta = self._decode(raw)
+        for callback in list(self._callbacks):
+            callback(task_id, meta)

@@ -1,0 +1,44 @@
+-- A new attempt: `opens`, `opened` and `answered` of core/states.py, in one step.
+-- KEYS: 1 the registry's hash, 2 the result (also the channel that Celery publishes it on)
+-- ARGV: 1 now (microseconds), 2 retries, 3 worker, 4 task (3-4: '' where unknown), 5 the record of the start,
+--       6 '1': store it, 7 its time to live (ms, 0: for ever), 8 the hash's time to live (ms, 0: for ever)
+-- Returns the attempt's number (0: refused), 1 if a cancel was asked for, and the record with the last progress of the attempt before.
+local hash, result = KEYS[1], KEYS[2]
+local now, record = ARGV[1], ARGV[5]
+
+local known = redis.call('HMGET', hash, 'attempt', 'state', 'live', 'progress', 'progress_attempt', 'started_at',
+    'result_stored', 'cancel_requested_at')
+local attempt, live = tonumber(known[1]) or 0, known[3]
+local cancel = known[8] and 1 or 0
+local there = redis.call('EXISTS', result) == 1
+
+if known[2] == 'SUCCESS' and not (known[7] == '1' and not there) then return {0, cancel, false} end
+
+local progress, reporter = known[4], known[5]
+if live then
+    local last = redis.call('GET', result)
+    if last then
+        progress, reporter = last, live
+        redis.call('HSET', hash, 'progress', last, 'progress_attempt', live)
+    end
+end
+local previous = progress and (tonumber(reporter) or 0) == attempt and progress or false
+
+attempt = math.max(attempt, tonumber(ARGV[2])) + 1
+redis.call('HSET', hash, 'attempt', attempt, 'state', 'STARTED', 'retries', ARGV[2], 'updated_at', now)
+redis.call('HDEL', hash, 'finished_at', 'result_stored', 'live')
+if not known[6] then redis.call('HSET', hash, 'started_at', now) end
+if ARGV[4] ~= '' then redis.call('HSET', hash, 'task', ARGV[4]) end
+if ARGV[3] ~= '' then redis.call('HSET', hash, 'worker', ARGV[3]) else redis.call('HDEL', hash, 'worker') end
+
+-- What an earlier attempt left may never stand beside an open one.
+if there or ARGV[6] == '1' then
+    if ARGV[7] == '0' then
+        redis.call('SET', result, record)
+    else
+        redis.call('SET', result, record, 'PX', ARGV[7])
+    end
+end
+redis.call('PUBLISH', result, record)
+if ARGV[8] == '0' then redis.call('PERSIST', hash) else redis.call('PEXPIRE', hash, ARGV[8]) end
+return {attempt, cancel, previous}

@@ -1,0 +1,157 @@
+"""The result backend of an app as data: keys, bytes and plain dicts, and never an exception object or a pickle (facts 18, 19)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from headway.errors import ConfigurationError, Unavailable
+
+logger = logging.getLogger(__name__)
+
+PICKLE = (
+    "result_serializer is 'pickle': to read such a result is to run whatever code is in it, and anybody who can write to the "
+    "result backend can put some there. Set result_serializer = 'json' (and accept_content = ['json']), or, if only trusted "
+    "processes can write there, build Headway with allow_pickle=True"
+)
+DISABLED = (
+    "No result backend is configured, so nobody can see how far a task is. Set result_backend for workers and web processes "
+    "alike, for example to 'redis://localhost:6379/0'"
+)
+RPC = (
+    "result_backend 'rpc://' sends results to the process that called the task, and no other process can read them. Set "
+    "result_backend to one that is shared, for example 'redis://localhost:6379/0' or 'db+postgresql://...'"
+)
+IN_MEMORY = (
+    "result_backend {url!r} lives in the memory of one process, and no other process can read it. Set result_backend to one "
+    "that is shared, for example 'redis://localhost:6379/0' or 'db+sqlite:////var/lib/app/results.sqlite'"
+)
+NOT_ACCEPTED = (
+    "result_serializer is {serializer!r}, but result_accept_content (or accept_content) doesn't accept {content_type!r}: no "
+    "result could be read. Add {serializer!r} to result_accept_content"
+)
+
+
+class Results:
+    """The result backend of ``app``, for reading and writing its records as bytes and as data.
+
+    One backend instance per process, made on first use: ``app.backend`` is another one in each thread and greenlet (fact 20). No
+    connection of it is ever used for what is here but `read`.
+    """
+
+    def __init__(self, app: Any, *, allow_pickle: bool = False) -> None:
+        self.app = getattr(app, "_get_current_object", lambda: app)()
+        self.allow_pickle = allow_pickle
+        self._backend: Any = None
+
+    @property
+    def backend(self) -> Any:
+        """A backend of our own that gives out data only. Two threads may make one each at the same time; either serves."""
+        if self._backend is None:
+            # Past a wrapper that `install` may have put on the instance: our own reads and writes must not pass the fence.
+            backend = type(self.app)._get_backend(self.app)
+            # An instance attribute, so that the driver's own reading code ends in plain data too.
+            backend.meta_from_decoded = lambda meta: meta
+            if hasattr(backend, "_decode_stored_result"):
+                backend._decode_stored_result = lambda raw: None if raw is None else self._decoded(raw)  # the original unpickles
+            self._backend = backend
+        return self._backend
+
+    @property
+    def expires(self) -> float | None:
+        """Seconds that the backend keeps a result; None for ever."""
+        seconds = self.backend.expires
+        seconds = getattr(seconds, "total_seconds", lambda: seconds)()
+        return float(seconds) if seconds else None
+
+    def key(self, task_id: str) -> bytes:
+        """Where the backend keeps the record of a task, ``global_keyprefix`` included. Key-value backends only."""
+        return _bytes(self.backend.get_key_for_task(task_id))
+
+    def encode(self, meta: Mapping[str, Any]) -> bytes:
+        """A record as the backend would store it: serialised, and compressed where ``result_compression`` is set."""
+        return _bytes(self.backend.encode(meta))
+
+    def decode(self, raw: bytes | str) -> dict[str, Any]:
+        """What `encode` made, or Celery. An exception is a dict (``exc_type``, ``exc_message``, ``exc_module``), never an object.
+
+        Raises ``ConfigurationError`` where that would unpickle, ``ValueError`` where the bytes are no record.
+        """
+        meta = self._decoded(raw)
+        if not isinstance(meta, dict):
+            raise ValueError(f"a result that is no record: {type(meta).__name__}")
+        result = meta.get("result")
+        if isinstance(result, BaseException):  # only a pickle can hold one
+            meta["result"] = {
+                "exc_type": type(result).__name__,
+                "exc_message": [str(part) for part in result.args],
+                "exc_module": type(result).__module__,
+            }
+        return meta
+
+    def _decoded(self, raw: bytes | str) -> Any:
+        if self.backend.serializer == "pickle" and not self.allow_pickle:
+            raise ConfigurationError(PICKLE)
+        try:
+            return self.backend.decode(_bytes(raw))
+        except Exception as exc:  # every serializer and compressor has errors of its own
+            raise ValueError(f"a result that can't be decoded: {exc}") from exc
+
+    def decode_or_blank(self, task_id: str, raw: bytes | str | None) -> dict[str, Any] | None:
+        """As `decode`, but for a reader that must get an answer: what can't be decoded is logged and says nothing."""
+        if raw is None:
+            return None
+        try:
+            return self.decode(raw)
+        except ValueError:
+            logger.warning("The result of task %s is unreadable", task_id, exc_info=True)
+            return {"status": None, "result": None}
+
+    def read(self, task_ids: Sequence[str]) -> list[dict[str, Any] | None]:
+        """The records of tasks as data, in the order asked for, through the backend's own code; None where there is none.
+
+        Raises ``Unavailable`` for whatever the driver raises. Takes as long as the driver takes.
+        """
+        try:
+            return [self._read_one(task_id) for task_id in task_ids]
+        except ConfigurationError:
+            raise
+        except Exception as exc:
+            raise Unavailable from exc
+
+    def _read_one(self, task_id: str) -> dict[str, Any] | None:
+        if hasattr(self.backend, "get_key_for_task"):
+            return self.decode_or_blank(task_id, self.backend.get(self.backend.get_key_for_task(task_id)))
+        meta = dict(self.backend._get_task_meta_for(task_id))
+        nothing = meta.get("status") == "PENDING" and meta.get("result") is None  # every backend's way to say "not there"
+        return None if nothing else meta
+
+
+def _bytes(text: bytes | str) -> bytes:
+    return text.encode() if isinstance(text, str) else text
+
+
+def check_readable(app: Any, *, allow_pickle: bool = False) -> None:
+    """Raise ``ConfigurationError``, with the help text, if no other process can read the results of this app (fact 20)."""
+    try:
+        backend = Results(app).backend
+    except Exception as exc:
+        raise ConfigurationError(f"The result backend {app.conf.result_backend!r} can't be used: {exc}") from exc
+    names = {cls.__name__ for cls in type(backend).__mro__}
+    if "DisabledBackend" in names:
+        raise ConfigurationError(DISABLED)
+    if "RPCBackend" in names:
+        raise ConfigurationError(RPC)
+    url = str(app.conf.result_backend)
+    if ("CacheBackend" in names and backend.backend == "memory") or ("DatabaseBackend" in names and _is_memory(str(backend.url))):
+        raise ConfigurationError(IN_MEMORY.format(url=url))
+    if backend.serializer == "pickle" and not allow_pickle:
+        raise ConfigurationError(PICKLE)
+    if backend.accept is not None and backend.content_type not in backend.accept:
+        raise ConfigurationError(NOT_ACCEPTED.format(serializer=backend.serializer, content_type=backend.content_type))
+
+
+def _is_memory(url: str) -> bool:
+    """SQLite without a file: ``sqlite://``, ``sqlite:///:memory:``, ``mode=memory``."""
+    return url.startswith("sqlite") and (url.endswith("://") or url.endswith(":///") or ":memory:" in url or "mode=memory" in url)
