@@ -7,6 +7,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,13 @@ OUTSIDE: dict[str, set[str]] = {
 
 #: What names a person's machine, a package index that isn't public, or another host's files.
 PRIVATE = re.compile(r"/(?:root|work|home/\w+|Users/\w+)/|/tmp/\w|(?:index-url|extra-index-url|registry=http)")
+
+
+#: The two documents that Headway answers to, as they were given.
+SEEDS = {
+    "progress-query-api.md": "5abeace554d8127ebe067047f686a4343d449441c15c3b9a9c10d8f06d5fb098",
+    "tensorlake-progress-updates.md": "20772bfbb27b560a5ea0702436e68643a904c5a95e280de4992340b9e0f7dc7b",
+}
 
 
 def modules() -> list[Path]:
@@ -196,6 +204,12 @@ def test_no_file_names_a_machine() -> None:
             f"{path.relative_to(ROOT)}:{n}: {line.strip()}" for n, line in enumerate(text.splitlines(), 1) if PRIVATE.search(line)
         ]
     assert not told, told
+
+
+def test_the_seed_documents_are_kept_to_the_letter() -> None:
+    """No formatter and no editor has touched the two documents whose snippets the tests run."""
+    folder = ROOT / "tests" / "data" / "seeds"
+    assert {path.name: sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.md")} == SEEDS
 
 
 def test_pins_are_exact_and_agree() -> None:

@@ -29,6 +29,13 @@ PAGE = ROOT / "tests" / "data" / "seeds" / "progress-query-api.md"
 #: One execution is started twice at most: the document writes its example ids like this.
 SAMPLE_ID = "exec_123456"
 
+#: What the document's first snippets imported, and its later ones take for granted.
+IMPORTED = """
+import json
+import requests
+from websocket import create_connection
+"""
+
 #: What stands before the snippet with the bar, which shows nothing of its own while it runs: every message is named as it comes.
 TOLD = """
 import websocket
@@ -86,7 +93,7 @@ def run(service: Service, tmp_path: Path) -> Iterator[Callable[..., Process]]:
 
     def start(code: str, **names: str) -> Process:
         file = tmp_path / f"{uuid.uuid4().hex}.py"
-        file.write_text(addressed(code, service))
+        file.write_text(IMPORTED + addressed(code, service))
         return stack.enter_context(_snippet(file, names))
 
     with ExitStack() as stack:
