@@ -1,0 +1,124 @@
+"""Several steps with a message each: ``update(steps done, steps in all, "what it does now")``.
+
+Within a step the count goes on as a fraction (2.4 of 5), so that the bar doesn't stand still while a long step runs.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import sqlite3
+import tempfile
+import tokenize
+from collections import Counter
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from celery import shared_task
+
+import headway
+from tasks.data import python_sources, standard_library
+
+Report = Callable[[float, str], None]
+
+STEPS = ("Reading sources", "Parsing", "Indexing words", "Writing the index", "Checking the index")
+
+
+@shared_task(name="tasks.pipeline")
+def pipeline(files: int = 600) -> dict[str, Any]:
+    """Build a full-text index of the standard library's sources in five steps, and ask it a few questions at the end.
+
+    ``files`` bounds the sources. Returns what was found: files, definitions, words, and the most frequent names.
+    """
+    progress = headway.RequestContext.get().progress
+
+    def report(step: int) -> Report:
+        return lambda share, file: progress.update(step + share, len(STEPS), f"{STEPS[step]}: {file}")
+
+    sources = _read(python_sources()[:files], report(0))
+    definitions = _parse(sources, report(1))
+    words = _count_words(sources, report(2))
+    with tempfile.TemporaryDirectory(prefix="headway-index-") as folder:
+        index = sqlite3.connect(Path(folder, "index.sqlite3"))
+        try:
+            rows = _write(index, words, report(3))
+            found = _check(index, words, report(4))
+        finally:
+            index.close()
+    progress.update(len(STEPS), len(STEPS), "Done")
+    return {"files": len(sources), "definitions": definitions, "postings": rows, "words": found, "most_frequent": _most(words)}
+
+
+def _read(files: list[Path], report: Report) -> dict[str, bytes]:
+    """Step 1: the sources, the same content only once."""
+    sources: dict[str, bytes] = {}
+    seen: set[bytes] = set()
+    for number, file in enumerate(files):
+        name = file.relative_to(standard_library()).as_posix()
+        report(number / len(files), name)
+        content = file.read_bytes()
+        digest = hashlib.sha256(content).digest()
+        if digest not in seen:
+            seen.add(digest)
+            sources[name] = content
+    return sources
+
+
+def _parse(sources: dict[str, bytes], report: Report) -> int:
+    """Step 2: how many functions and classes there are."""
+    definitions = 0
+    for number, (name, content) in enumerate(sources.items()):
+        report(number / len(sources), name)
+        try:
+            tree = ast.parse(content, name)
+        except SyntaxError:  # lib2to3 keeps files of an older Python
+            continue
+        definitions += sum(isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) for node in ast.walk(tree))
+    return definitions
+
+
+def _count_words(sources: dict[str, bytes], report: Report) -> dict[str, Counter[str]]:
+    """Step 3: how often each file says each name."""
+    words: dict[str, Counter[str]] = {}
+    for number, (name, content) in enumerate(sources.items()):
+        report(number / len(sources), name)
+        words[name] = Counter(_names(content))
+    return words
+
+
+def _names(content: bytes) -> Iterator[str]:
+    try:
+        for token in tokenize.tokenize(BytesIO(content).readline):
+            if token.type == tokenize.NAME:
+                yield token.string
+    except (tokenize.TokenError, SyntaxError):  # as above: what was read until there counts
+        return
+
+
+def _write(index: sqlite3.Connection, words: dict[str, Counter[str]], report: Report) -> int:
+    """Step 4: one row for each word of each file."""
+    index.execute("CREATE TABLE posting (word TEXT, file TEXT, times INTEGER, PRIMARY KEY (word, file)) WITHOUT ROWID")
+    rows = 0
+    for number, (name, counts) in enumerate(words.items()):
+        report(number / len(words), name)
+        with index:
+            index.executemany("INSERT INTO posting VALUES (?, ?, ?)", ((word, name, times) for word, times in counts.items()))
+        rows += len(counts)
+    return rows
+
+
+def _check(index: sqlite3.Connection, words: dict[str, Counter[str]], report: Report) -> int:
+    """Step 5: what the index answers is what was counted. Returns how many different words it knows."""
+    for number, (name, counts) in enumerate(words.items()):
+        report(number / len(words), name)
+        word, times = counts.most_common(1)[0] if counts else ("", None)
+        answer = index.execute("SELECT times FROM posting WHERE word = ? AND file = ?", (word, name)).fetchone()
+        if answer != (times and (times,)):
+            raise AssertionError(f"The index says {answer} for {word!r} in {name}, counted were {times}")
+    return int(index.execute("SELECT count(DISTINCT word) FROM posting").fetchone()[0])
+
+
+def _most(words: dict[str, Counter[str]]) -> dict[str, int]:
+    return dict(sum(words.values(), Counter[str]()).most_common(5))

@@ -1,0 +1,47 @@
+"""``track``: a loop over things that can be counted, reported by one word around the iterable. This one breaks, as jobs do."""
+
+from __future__ import annotations
+
+import hashlib
+import lzma
+from typing import Any
+
+from celery import shared_task
+
+import headway
+from tasks.data import python_sources
+
+#: Modules to pack: even, so that half way is a whole number.
+FILES = 400
+
+
+class DamagedArchiveError(Exception):
+    """What was unpacked isn't what was packed."""
+
+
+@shared_task(name="tasks.fails_half_way")
+def fails_half_way(files: int = FILES) -> dict[str, Any]:
+    """Pack modules of the standard library and check each archive; the one in the middle was damaged in between.
+
+    Never returns: raises ``DamagedArchiveError`` when half of the archives are checked, and the bar must keep its 50 %.
+    """
+    sources = python_sources()[: max(2, files // 2 * 2)]
+    damaged = sources[len(sources) // 2]
+    packed = 0
+    for source in headway.RequestContext.get().progress.track(sources, message="Packing the standard library"):
+        content = source.read_bytes()
+        archive = bytearray(lzma.compress(content, preset=9))
+        if source == damaged:
+            archive[len(archive) // 2] ^= 0xFF
+        _check(source.name, bytes(archive), hashlib.sha256(content).digest())
+        packed += len(archive)
+    return {"files": len(sources), "bytes": packed}
+
+
+def _check(name: str, archive: bytes, digest: bytes) -> None:
+    try:
+        same = hashlib.sha256(lzma.decompress(archive)).digest() == digest
+    except lzma.LZMAError as exc:
+        raise DamagedArchiveError(f"The archive of {name} is damaged: {exc}") from exc
+    if not same:
+        raise DamagedArchiveError(f"The archive of {name} unpacks to something else")

@@ -1,0 +1,153 @@
+// One job of the list, as elements. Text is set as text, never as HTML: a task may report anything.
+
+import { terminal } from "./stream.js";
+
+const PHASES = {
+  queued: "Waiting", running: "Running", retrying: "Retrying", stalled: "No sign of life", cancelling: "Cancelling",
+  succeeded: "Done", failed: "Failed", cancelled: "Cancelled",
+};
+const ENDS = { completed: "succeeded", failed: "failed", cancelled: "cancelled" };
+const LINKS = {
+  lost: "Connection lost, trying again", away: "The result backend is away",
+  locked: "Wants a token", unknown: "Not found", expired: "Expired", forbidden: "Not allowed",
+};
+
+const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+const short = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
+
+export function bytes(count) {
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  let at = 0;
+  while (count >= 999.5 && at < units.length - 1) { count /= 1000; at += 1; }
+  return `${at === 0 || count >= 99.95 ? whole.format(count) : short.format(count)} ${units[at]}`;
+}
+
+export function duration(seconds) {
+  if (seconds < 1) return "under 1 s";
+  if (seconds < 99.5) return `${Math.round(seconds)} s`;
+  if (seconds < 99.5 * 60) return `${Math.round(seconds / 60)} min`;
+  return `${short.format(seconds / 3600)} h`;
+}
+
+/** Cut, not rounded: 99.97 % isn't 100 %. */
+const percent = (percentage) => `${percentage === 100 ? "100" : (Math.floor(percentage * 10) / 10).toFixed(1)} %`;
+
+function amount(progress, unit, running) {
+  const show = unit === "bytes" ? bytes : (count) => (Number.isInteger(count) ? whole : short).format(count);
+  const name = unit && unit !== "bytes" ? ` ${unit}` : "";
+  const parts = [];
+  if (!progress.indeterminate) parts.push(percent(progress.percentage), `${show(progress.current)} of ${show(progress.total)}${name}`);
+  else if (progress.current) parts.push(`${show(progress.current)}${name}`);
+  if (running && progress.rate && unit !== "steps") parts.push(`${unit === "bytes" ? bytes(progress.rate) : (progress.rate < 100 ? short : whole).format(progress.rate) + name}/s`);
+  if (running && progress.eta_seconds != null) parts.push(`${duration(progress.eta_seconds)} left`);
+  // A line breaks between the parts, not inside one.
+  return parts.map((part) => part.replaceAll(" ", "\u00a0")).join(" · ");
+}
+
+export class JobView {
+  #part; #job; #seen = { status: "pending", phase: "queued", progress: null };
+
+  constructor(template, job, remove) {
+    this.#job = job;
+    this.element = template.content.firstElementChild.cloneNode(true);
+    this.#part = (name) => this.element.querySelector(name);
+    this.#part("h3").textContent = job.title;
+    this.#part(".bar").setAttribute("aria-label", job.title);
+    this.#part(".id").textContent = job.id;
+    this.#part(".remove").setAttribute("aria-label", `Remove ${job.title}`);
+    this.#part(".remove").addEventListener("click", remove);
+    this.element.dataset.id = job.id;
+    this.#show();
+  }
+
+  get ended() { return terminal(this.#seen.status) || ["unknown", "expired", "forbidden"].includes(this.element.dataset.link); }
+
+  get title() { return this.#part("h3").textContent; }
+
+  /** What an end sounds like; for the announcer. */
+  get sentence() {
+    return `${this.title}: ${this.#part(".state").textContent}${this.#seen.error ? `. ${this.#part(".error").textContent}` : ""}`;
+  }
+
+  frame(frame) {
+    const seen = { ...this.#seen, status: frame.status };
+    if (frame.type === "look") Object.assign(seen, frame);
+    else {
+      if (!terminal(frame.status)) seen.error = seen.outputs = null; // a new attempt begins afresh
+      seen.phase = ENDS[frame.type] ?? frame.phase ?? (frame.status === "running" ? "running" : seen.phase);
+      if ("progress" in frame) seen.progress = frame.progress;
+      if ("error" in frame) seen.error = frame.error;
+      if ("outputs" in frame) seen.outputs = frame.outputs;
+    }
+    this.#seen = seen;
+    this.#show();
+  }
+
+  link(state, text) {
+    this.element.dataset.link = state;
+    this.element.dataset.why = text ?? "";
+    this.#show();
+  }
+
+  #show() {
+    const { status, phase, progress, error, outputs, task } = this.#seen;
+    const link = this.element.dataset.link;
+    this.element.dataset.status = status;
+    this.element.dataset.phase = phase;
+    if (task && this.#job.title === this.#job.id) this.#part("h3").textContent = task;
+    this.#part(".state").textContent = (!terminal(status) && LINKS[link]) || PHASES[phase] || phase;
+    this.#bar(status, progress);
+    this.#part(".message").textContent = progress?.message ?? (terminal(status) ? "" : this.#waiting(status, link));
+    this.#part(".numbers").textContent = progress ? amount(progress, this.#job.unit, status === "running") : "";
+    this.#part(".error").hidden = !error;
+    this.#part(".error").textContent = error ? `${error.type}: ${error.message}` : "";
+    this.#attributes(progress?.attributes ?? {});
+    this.#part(".when").textContent = this.#when();
+    this.#part(".outputs").hidden = status !== "completed" || outputs == null;
+    if (status === "completed") this.#part("pre").textContent = JSON.stringify(outputs, null, 2);
+  }
+
+  #waiting(status, link) {
+    if (["unknown", "expired", "forbidden", "lost", "away"].includes(link)) return this.element.dataset.why;
+    return status === "running" ? "Running, nothing reported yet" : "Waiting for a worker";
+  }
+
+  /** An end keeps the last percentage: only a report moves the bar. */
+  #bar(status, progress) {
+    const bar = this.#part(".bar");
+    const known = progress && !progress.indeterminate;
+    bar.dataset.kind = known ? "known" : status === "running" ? "moving" : status === "completed" ? "whole" : "empty";
+    this.#part(".fill").style.width = known ? `${progress.percentage}%` : "";
+    if (known) bar.setAttribute("aria-valuenow", String(Math.floor(progress.percentage * 10) / 10));
+    else bar.removeAttribute("aria-valuenow");
+    if (progress?.message) bar.setAttribute("aria-valuetext", `${known ? `${percent(progress.percentage)}, ` : ""}${progress.message}`);
+    else bar.removeAttribute("aria-valuetext");
+  }
+
+  #attributes(attributes) {
+    const list = this.#part(".attributes");
+    const pairs = Object.entries(attributes);
+    // The same keys again and again: only their texts change, so that the eye (and a selection) isn't disturbed.
+    if (list.childElementCount !== pairs.length) {
+      list.replaceChildren(...pairs.map(() => {
+        const pair = document.createElement("div");
+        pair.append(document.createElement("dt"), document.createElement("dd"));
+        return pair;
+      }));
+    }
+    pairs.forEach(([key, value], at) => {
+      const [name, text] = list.children[at].children;
+      if (name.textContent !== key) name.textContent = key;
+      if (text.textContent !== value) text.textContent = value;
+    });
+  }
+
+  #when() {
+    const { started_at: started, finished_at: finished, created_at: created, attempt } = this.#seen;
+    const parts = [];
+    if (created) parts.push(new Date(created).toLocaleTimeString("en", { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false }));
+    if (started && finished) parts.push(`took ${duration((Date.parse(finished) - Date.parse(started)) / 1000)}`);
+    if (attempt > 1) parts.push(`attempt ${attempt}`);
+    return parts.join(" · ");
+  }
+}
