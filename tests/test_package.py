@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,8 +38,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def bare(tmp_path: Path, wheel: Path) -> Iterator[Callable[[str], Run]]:
-    """Installs the wheel with these extras ("" or "[web]") in an environment that has nothing else; returns what runs code in it."""
+def bare(tmp_path: Path, wheel: Path) -> Callable[[str], Run]:
+    """Installs the wheel with these extras ("" or "[web]") in an empty environment, and returns what runs code in that."""
 
     def install(extras: str) -> Run:
         python = tmp_path / "venv" / "bin" / "python"
@@ -52,7 +52,7 @@ def bare(tmp_path: Path, wheel: Path) -> Iterator[Callable[[str], Run]]:
         # From a folder of its own: the checkout's headway/ may not stand in for the wheel's.
         return lambda code: _call([str(python), "-c", code], cwd=tmp_path)
 
-    yield install
+    return install
 
 
 #: Prints the names of the modules that are imported, of those that a worker has no business with.
