@@ -10,7 +10,8 @@ Obligations of every feed:
 * One instance a process. Its threads are made on first use, never at import or in a constructor (web fact 22), and `close`
   ends them.
 * `watch` returns after the subscription is in force (Redis: acknowledged), so that a snapshot read afterwards misses nothing
-  (fact 23); it raises ``Unavailable`` if that takes longer than its timeout. A second call for the same id does nothing.
+  (fact 23); it raises ``Unavailable`` if that takes longer than its timeout, or at once while the feed is cut off. The id stays
+  wanted all the same, and `restored` covers it. A second call for the same id is fine: it waits for the same acknowledgement.
 * The listener is called from the feed's own thread, one call at a time, in the order of the writes; an exception it raises is
   logged and doesn't end the feed. It must not block.
 * After any gap (a reconnect, a server that hung: web facts 16, 18) the listener is told `lost` once and then `restored` once,
@@ -20,9 +21,12 @@ Obligations of every feed:
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
+
+log = logging.getLogger(__name__)
 
 
 class Listener(Protocol):
@@ -60,3 +64,28 @@ class Feed(ABC):
     @abstractmethod
     def close(self) -> None:
         """End the feed's threads and connections. A second call does nothing."""
+
+
+class Guarded:
+    """A listener whose exceptions are logged and go no further: observers may not kill the observed."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+
+    def changed(self, task_id: str, meta: Mapping[str, Any] | None) -> None:
+        """See `Listener.changed`."""
+        self._call(lambda: self._listener.changed(task_id, meta))
+
+    def lost(self) -> None:
+        """See `Listener.lost`."""
+        self._call(self._listener.lost)
+
+    def restored(self) -> None:
+        """See `Listener.restored`."""
+        self._call(self._listener.restored)
+
+    def _call(self, tell: Callable[[], None]) -> None:
+        try:
+            tell()
+        except Exception:
+            log.exception("A listener of the feed failed; the feed goes on")

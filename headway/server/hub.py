@@ -1,0 +1,467 @@
+"""The hub: one per web process, one upstream watch per watched execution, however many look on.
+
+One thread, the pump, owns what is known of every watched execution. The feed's thread and the viewers' own threads only leave
+notes (something changed, somebody came) and wake it; it reads what has to be read in one batch, runs the state machine once per
+change, encodes each frame once, and tells every viewer. So nothing here needs a lock around a read, order is the order of one
+thread, and what comes faster than it can be told merges to the newest by itself.
+
+A report of the open attempt is told without a read. Everything else that arrives is a hint (fact 42: late words come after newer
+ones), and the store is asked.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from headway.core import frames, states
+from headway.core.meta import progress_from_meta
+from headway.errors import ExecutionExpired, ExecutionNotFound, HeadwayError, Unavailable
+from headway.feeds.base import Feed
+from headway.records import Execution, Phase, Snapshot, Status
+from headway.server.capacity import Budget
+from headway.server.keeper import Keeper
+from headway.server.news import Change, Frame, Viewer
+from headway.stores.base import Store
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two sweeps: a lost message (pub/sub promises nothing, fact 22) is noticed that late at most.
+SWEEP_INTERVAL = 15.0
+#: Executions in one read.
+BATCH = 200
+#: Seconds until a failed read is tried again.
+RETRY_AFTER = 1.0
+#: Viewers that are told before others get a turn: under gevent, 5,000 in a row would keep REST waiting (web fact 10).
+TELL_BURST = 200
+#: Seconds that a known execution may be missing from the store before its viewers are told so: a server that came back without
+#: its data has it again with the attempt's next write.
+MISSING_GRACE = 60.0
+#: Seconds that `Hub.wait` gives the first read.
+FIRST_READ = 5.0
+JOIN_TIMEOUT = 5.0
+
+#: Where a report changes nothing but the progress.
+_OPEN = ((Status.RUNNING, Phase.RUNNING), (Status.RUNNING, Phase.CANCELLING))
+
+
+def utc_now() -> datetime:
+    """The clock of the server."""
+    return datetime.now(UTC)
+
+
+@dataclass(slots=True, eq=False)
+class _Watched:
+    """One execution that somebody looks at. Viewers and notes are guarded by the hub's lock; the rest is the pump's own."""
+
+    execution_id: str
+    viewers: set[Viewer] = field(default_factory=set)
+    #: Those who have come and were told nothing yet.
+    joiners: set[Viewer] = field(default_factory=set)
+    #: The feed's last message that nobody has looked at.
+    inbox: Mapping[str, Any] | None = None
+    #: It has to be read, whatever the inbox says.
+    stale: bool = True
+    #: Something may have been missed since the viewers were last told.
+    gap: bool = False
+    queued: bool = False
+    #: The feed watches it, or was asked to.
+    wanted: bool = False
+
+    #: What the viewers were last told; None before the first read.
+    execution: Execution | None = None
+    #: The viewers were told that the backend is away; a fresh ``status`` is owed to them.
+    away: bool = False
+    missing_since: float | None = None
+
+
+class Hub:
+    """See the module's text. Made once per process, by the extension; its thread begins with the first viewer."""
+
+    def __init__(
+        self,
+        store: Store,
+        feed: Feed,
+        *,
+        max_viewers: int = 0,
+        clock: Callable[[], datetime] = utc_now,
+        sweep_interval: float = SWEEP_INTERVAL,
+    ) -> None:
+        self.store = store
+        self.feed = feed
+        self.clock = clock
+        self.budget = Budget(max_viewers)
+        self.keeper = Keeper()
+        self._sweep_interval = sweep_interval
+        self._changed = threading.Condition()
+        self._watched: dict[str, _Watched] = {}
+        self._queue: list[_Watched] = []
+        self._retry: set[_Watched] = set()
+        self._retry_at: float | None = None
+        self._sweep_at = 0.0
+        self._cut = False
+        self._closed = False
+        self._thread: threading.Thread | None = None
+        #: How many it has had, for ``/metrics``.
+        self.counts = dict.fromkeys(("frames", "reads", "reports", "sweeps", "outages"), 0)
+        feed.listen(self)
+
+    # -- for viewers: from any thread
+
+    def attach(self, execution_id: str, viewer: Viewer) -> None:
+        """Let a viewer look on; it is told ``status`` first, in the pump's thread, or refused.
+
+        Returns when the feed watches (fact 23), or has been found away: then the viewer is told so, and the rest when it is back.
+        """
+        with self._changed:
+            if self._closed:
+                raise Unavailable("The server is going down")
+            self._start()
+            watched = self._watched.get(execution_id)
+            if watched is None:
+                watched = self._watched[execution_id] = _Watched(execution_id)
+            watched.joiners.add(viewer)
+            first, watched.wanted = not watched.wanted, True
+            if not first:
+                self._note(watched)
+                return
+        gap = False
+        try:
+            self.feed.watch(execution_id)
+        except Unavailable:
+            gap = True
+        with self._changed:
+            watched.gap |= gap
+            watched.stale = True
+            if self._watched.get(execution_id) is watched:
+                self._note(watched)
+            elif execution_id not in self._watched:
+                self.feed.unwatch(execution_id)  # the last viewer left while the feed was being asked
+
+    def detach(self, execution_id: str, viewer: Viewer) -> None:
+        """A viewer has gone. The last one takes the upstream watch along. A second call does nothing."""
+        with self._changed:
+            watched = self._watched.get(execution_id)
+            if watched is None:
+                return
+            watched.viewers.discard(viewer)
+            watched.joiners.discard(viewer)
+            if not watched.viewers and not watched.joiners:
+                del self._watched[execution_id]
+                # Under the lock: a newcomer's watch of the same id can only come after it.
+                self.feed.unwatch(execution_id)
+
+    def wait(self, execution_id: str, is_news: Callable[[Execution], bool], timeout: float) -> Execution:
+        """The first state that ``is_news`` says yes to, or the newest after ``timeout`` seconds.
+
+        Raises what `states.resolve` raises, ``Unavailable``, and ``TooManyRequests`` where no seat is free.
+        """
+        waiter = _Waiter()
+        with self.budget.seat(), self.keeper.keeping(waiter):
+            self.attach(execution_id, waiter)
+            try:
+                return waiter.wait(is_news, timeout)
+            finally:
+                self.detach(execution_id, waiter)
+
+    @property
+    def watched(self) -> frozenset[str]:
+        """The executions that somebody looks at now."""
+        with self._changed:
+            return frozenset(self._watched)
+
+    def close(self) -> None:
+        """Send the viewers away, and end the pump and the feed. A second call does nothing."""
+        self.keeper.send_away()
+        with self._changed:
+            self._closed = True
+            thread, self._thread = self._thread, None
+            self._changed.notify_all()
+        if thread is not None:
+            thread.join(JOIN_TIMEOUT)
+        self.feed.close()
+
+    # -- for the feed: from its thread
+
+    def changed(self, task_id: str, meta: Mapping[str, Any] | None) -> None:
+        """See `feeds.base.Listener`."""
+        with self._changed:
+            watched = self._watched.get(task_id)
+            if watched is None:
+                return
+            before = watched.inbox
+            # An end that nobody has looked at yet may not be hidden by a late report that came after it.
+            watched.stale |= meta is None or (before is not None and before.get("status") != meta.get("status"))
+            watched.inbox = meta
+            self._note(watched)
+
+    def lost(self) -> None:
+        """See `feeds.base.Listener`."""
+        with self._changed:
+            self._cut = True
+            self.counts["outages"] += 1
+            for watched in self._watched.values():
+                watched.gap = True
+                self._note(watched)
+
+    def restored(self) -> None:
+        """See `feeds.base.Listener`."""
+        with self._changed:
+            self._cut = False
+            for watched in self._watched.values():
+                watched.gap = watched.stale = True
+                self._note(watched)
+
+    # -- the pump
+
+    def _start(self) -> None:
+        """Called with the lock held."""
+        if self._thread is None:
+            self._sweep_at = self._next_sweep()
+            self._thread = threading.Thread(target=self._run, name="headway-hub", daemon=True)
+            self._thread.start()
+
+    def _note(self, watched: _Watched) -> None:
+        """Called with the lock held."""
+        if not watched.queued:
+            watched.queued = True
+            self._queue.append(watched)
+            self._changed.notify()
+
+    def _next_sweep(self) -> float:
+        """Jittered: many web processes shall not ask the backend in step."""
+        return time.monotonic() + self._sweep_interval * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._queue and not self._closed and (patience := self._patience()) > 0:
+                    self._changed.wait(patience)
+                if self._closed:
+                    return
+                self._collect_due()
+                batch, self._queue = self._queue, []
+                for watched in batch:
+                    watched.queued = False
+            try:
+                self._round(batch)
+            except Exception:  # the pump is all that viewers have: a fault in one round may not end it
+                log.exception("The hub failed over %d executions and goes on", len(batch))
+
+    def _patience(self) -> float:
+        return min(self._sweep_at, self._retry_at if self._retry_at is not None else self._sweep_at) - time.monotonic()
+
+    def _collect_due(self) -> None:
+        """Queue what has to be read by now. Called with the lock held."""
+        now = time.monotonic()
+        if self._retry_at is not None and now >= self._retry_at:
+            for watched in self._retry:
+                self._note(watched)
+            self._retry, self._retry_at = set(), None
+        if now >= self._sweep_at:
+            self._sweep_at = self._next_sweep()
+            self.counts["sweeps"] += 1
+            for watched in self._watched.values():
+                if watched.wanted and (watched.execution is None or not watched.execution.status.terminal):
+                    watched.stale = True
+                    self._note(watched)
+
+    def _round(self, batch: Iterable[_Watched]) -> None:
+        to_read = []
+        for watched in batch:
+            with self._changed:
+                inbox, stale, gap = watched.inbox, watched.stale, watched.gap
+                watched.inbox, watched.gap = None, False
+                cut = self._cut
+                watched.stale = stale and cut
+                if not watched.viewers and not watched.joiners:
+                    continue
+            if gap or cut:
+                self._go_away(watched)
+            if cut:
+                continue
+            if stale or watched.execution is None or (inbox is not None and not self._report(watched, inbox)):
+                to_read.append(watched)
+            elif inbox is None:
+                self._show(watched, watched.execution)  # somebody came, nothing changed
+        for start in range(0, len(to_read), BATCH):
+            self._read(to_read[start : start + BATCH])
+
+    def _report(self, watched: _Watched, meta: Mapping[str, Any]) -> bool:
+        """Tell a report of the open attempt without a read; False where only a read can say what it means.
+
+        A message may be older than the last read (it waited while the read overtook it). The reporter's own time tells, and where
+        it doesn't (equal, or a clock that jumped back) the store does.
+        """
+        shown, state, said = watched.execution, meta.get("status"), meta.get("result")
+        if (
+            shown is None
+            or watched.away
+            or shown.phase not in (Phase.RUNNING, Phase.CANCELLING)
+            or shown.status is not Status.RUNNING
+        ):
+            return False
+        if state in states.PHASES or state in ("STARTED", "PENDING") or not isinstance(said, Mapping):
+            return False
+        if said.get("attempt") != shown.attempt:
+            return False
+        progress = progress_from_meta(state, said)
+        if progress is None or progress.timestamp is None:
+            return False
+        if shown.progress is not None and (shown.progress.timestamp is None or progress.timestamp <= shown.progress.timestamp):
+            return False
+        heard = max(progress.timestamp, shown.updated_at or progress.timestamp)
+        self.counts["reports"] += 1
+        self._show(watched, replace(shown, progress=progress, updated_at=heard))
+        return True
+
+    def _read(self, batch: Sequence[_Watched]) -> None:
+        self.counts["reads"] += 1
+        try:
+            snapshots = self.store.read([watched.execution_id for watched in batch])
+        except Unavailable as exc:
+            log.debug("Can't read %d executions now: %s", len(batch), exc)
+            self._read_later(batch)
+            return
+        except Exception:
+            # One record that can't be read may not take the others with it.
+            if len(batch) > 1:
+                for watched in batch:
+                    self._read([watched])
+                return
+            log.exception("Execution %r can't be read", batch[0].execution_id)
+            self._read_later(batch)
+            return
+        for watched, snapshot in zip(batch, snapshots, strict=True):
+            self._explain(watched, snapshot)
+
+    def _read_later(self, batch: Iterable[_Watched]) -> None:
+        for watched in batch:
+            self._go_away(watched)
+            with self._changed:
+                watched.stale = True
+                self._retry.add(watched)
+        if self._retry_at is None:
+            self._retry_at = time.monotonic() + RETRY_AFTER
+
+    def _explain(self, watched: _Watched, snapshot: Snapshot) -> None:
+        try:
+            execution = states.resolve(snapshot, self.clock())
+        except (ExecutionNotFound, ExecutionExpired) as exc:
+            self._miss(watched, exc)
+            return
+        watched.missing_since = None
+        shown = watched.execution
+        if shown is not None and shown.status.terminal and execution.attempt <= shown.attempt:
+            execution = shown  # terminal is terminal, whatever a backend without the fence says later
+        self._show(watched, execution)
+
+    def _miss(self, watched: _Watched, error: HeadwayError) -> None:
+        """Nobody knows it. One that was there a moment ago may come back (`MISSING_GRACE`); newcomers needn't wait for that."""
+        now = time.monotonic()
+        if watched.execution is not None and watched.missing_since is None:
+            watched.missing_since = now
+        lasting = watched.execution is None or watched.missing_since is None or now - watched.missing_since > MISSING_GRACE
+        with self._changed:
+            refused = [*watched.joiners, *(watched.viewers if lasting else ())]
+        for viewer in refused:
+            self._safely(viewer.refuse, watched.execution_id, error)
+            self.detach(watched.execution_id, viewer)
+
+    def _show(self, watched: _Watched, execution: Execution) -> None:
+        """Tell what it is now: to who looks on already, what changed; to a newcomer, or after an outage, all of it."""
+        at = self.clock()
+        before, watched.execution = watched.execution, execution
+        with self._changed:
+            joiners, viewers = list(watched.joiners), list(watched.viewers)
+            watched.viewers |= watched.joiners
+            watched.joiners.clear()
+        anew, watched.away = watched.away or before is None, False
+        if anew:
+            joiners, viewers = joiners + viewers, []
+        if joiners:
+            opening = tuple(Frame(content) for content in frames.opening_frames(execution, at))
+            self._tell(joiners, Change(watched.execution_id, execution, opening))
+        if viewers and before is not None and before != execution:
+            news = tuple(Frame(content) for content in frames.frames_between(before, execution, at))
+            self._tell(viewers, Change(watched.execution_id, execution, news))
+
+    def _go_away(self, watched: _Watched) -> None:
+        """Tell that the backend is away: once an outage, and to each that comes meanwhile."""
+        with self._changed:
+            told = list(watched.joiners) + ([] if watched.away else list(watched.viewers))
+            watched.viewers |= watched.joiners
+            watched.joiners.clear()
+        watched.away = True
+        if told:
+            status = watched.execution.status if watched.execution is not None else None
+            text = "The result backend can't be reached; the stream goes on when it is back"
+            frame = Frame(frames.error_frame("unavailable", text, self.clock(), watched.execution_id, status))
+            self._tell(told, Change(watched.execution_id, None, (frame,)))
+
+    def _tell(self, viewers: Iterable[Viewer], change: Change) -> None:
+        for number, viewer in enumerate(viewers, 1):
+            self._safely(viewer.tell, change)
+            self.counts["frames"] += len(change.frames)
+            if number % TELL_BURST == 0:
+                time.sleep(0)  # noqa: TID251 - not a wait: it lets other greenlets run
+
+    def _safely(self, tell: Callable[..., None], *args: object) -> None:
+        try:
+            tell(*args)
+        except Exception:  # one viewer's fault may not reach the others
+            log.exception("A viewer could not be told")
+
+
+class _Waiter:
+    """A held poll: a viewer that wants one state. What it wants is asked in its own thread: that may need its request."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._told = False
+        self._over = False
+        self._newest: Execution | None = None
+        self._error: HeadwayError | None = None
+
+    def tell(self, change: Change) -> None:
+        self._note(change.execution, Unavailable() if change.execution is None else None)
+
+    def refuse(self, execution_id: str, error: HeadwayError) -> None:
+        self._note(None, error)
+
+    def check(self, now: float) -> None:
+        """A held poll lasts for seconds: nothing to look after."""
+
+    def end(self, code: int, reason: str) -> None:
+        """The server is going down: answer with what there is."""
+        with self._changed:
+            self._over = True
+            self._changed.notify()
+
+    def _note(self, execution: Execution | None, error: HeadwayError | None) -> None:
+        with self._changed:
+            self._newest, self._error, self._told = execution, error, True
+            self._changed.notify()
+
+    def wait(self, is_news: Callable[[Execution], bool], timeout: float) -> Execution:
+        begun = time.monotonic()
+        newest: Execution | None = None
+        while True:
+            with self._changed:
+                bound = timeout if newest is not None else max(timeout, FIRST_READ)
+                while not self._told and not self._over and (left := begun + bound - time.monotonic()) > 0:
+                    self._changed.wait(left)
+                told, self._told = self._told, False
+                if self._error is not None:
+                    raise self._error
+                newest = self._newest
+            if newest is None:
+                raise Unavailable
+            if not told or self._over or is_news(newest):
+                return newest

@@ -1,0 +1,171 @@
+"""One viewer's connection, written to without ever waiting.
+
+simple-websocket takes it for the socket: handshake, pongs and closes go through the same door as our frames, whole and in order.
+With its own sending three large frames to a slow reader arrived torn (web fact 4). What the kernel doesn't take at once waits in
+a `Backlog`, where reports merge to the newest, and a flusher sends it when the reader reads.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from typing import Any, Protocol
+
+from headway.server.news import Backlog
+
+log = logging.getLogger(__name__)
+
+#: Frames that may wait besides the report: ends, statuses, pongs. None of them comes often; a viewer with so many reads nothing.
+MAX_WAITING = 64
+
+
+class Outgoing(Protocol):
+    """What can be sent: a `news.Frame`, or `Bytes`."""
+
+    @property
+    def execution_id(self) -> str | None:
+        """Whose it is."""
+
+    @property
+    def merges(self) -> bool:
+        """Whether a newer one may take its place."""
+
+    @property
+    def on_wire(self) -> bytes:
+        """Whole frames, as bytes."""
+
+
+class Bytes:
+    """Frames of the connection's own: handshake, ping, pong, close."""
+
+    __slots__ = ("on_wire",)
+    execution_id = None
+    merges = False
+
+    def __init__(self, on_wire: bytes) -> None:
+        self.on_wire = on_wire
+
+
+class Flusher(Protocol):
+    """Calls `Line.flush` when the connection takes bytes again, until nothing waits."""
+
+    def look_after(self, line: Line) -> None:
+        """Begin. Called once each time that something begins to wait."""
+
+
+class Line:
+    """See the module's text. ``sock`` is the server's connection; ``send_buffer`` what its kernel may hold, in bytes.
+
+    The kernel's own buffer would grow to some megabytes and hide a slow viewer: nothing would merge, and every report would be
+    old (web fact 9).
+    """
+
+    def __init__(self, sock: Any, flusher: Flusher, send_buffer: int) -> None:
+        self._sock = sock
+        # gevent's socket waits by itself where the kernel takes no more; its inner one says so.
+        self._raw: socket.socket = getattr(sock, "_sock", sock)
+        self._raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+        if self._raw.family != socket.AF_UNIX:
+            self._raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._flusher = flusher
+        self._lock = threading.Lock()
+        self._head: memoryview | None = None
+        self._backlog: Backlog[Outgoing] = Backlog()
+        self._flushing = False
+        #: Nothing more can be sent.
+        self.broken = False
+        #: More waits than any viewer that reads would have.
+        self.overrun = False
+        #: The handshake was answered: HTTP is over on this connection.
+        self.upgraded = False
+        #: When something last came from the viewer, monotonic seconds.
+        self.heard = time.monotonic()
+        #: When the kernel last took bytes of ours.
+        self.moved = self.heard
+
+    # -- what simple-websocket calls
+
+    def send(self, data: bytes) -> int:
+        """Take whole frames. Never waits, never raises."""
+        self.upgraded = True
+        if data:
+            self.put(Bytes(data))
+        return len(data)
+
+    def recv(self, size: int) -> bytes:
+        """Wait for bytes of the viewer."""
+        data: bytes = self._sock.recv(size)
+        self.heard = time.monotonic()
+        return data
+
+    def fileno(self) -> int:
+        """The connection's descriptor."""
+        number: int = self._sock.fileno()
+        return number
+
+    def close(self) -> None:
+        """simple-websocket has read the last of it. The connection belongs to the server, which closes it."""
+
+    # -- ours
+
+    def put(self, item: Outgoing) -> None:
+        """Send it, or let it wait. Never waits itself, never raises."""
+        with self._lock:
+            if self.broken:
+                return
+            if self._head is None and not self._backlog:
+                self._head = memoryview(item.on_wire)
+                self._push()
+            else:
+                self._backlog.put(item)
+                self.overrun = len(self._backlog) > MAX_WAITING
+            begins = self._head is not None and not self._flushing
+            self._flushing |= begins
+        if begins:
+            self._flusher.look_after(self)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something waits for the viewer to read."""
+        return self._head is not None
+
+    def flush(self) -> bool:
+        """Send what can be sent; True where nothing waits any more. For the flusher."""
+        with self._lock:
+            self._push()
+            self._flushing = self._head is not None
+            return not self._flushing
+
+    def shut(self) -> None:
+        """End the connection both ways; a read or a flush that waits on it returns."""
+        with self._lock:
+            self._break()
+        try:
+            self._raw.shutdown(socket.SHUT_RDWR)
+        except OSError as exc:
+            log.debug("The viewer was gone already: %s", exc)
+
+    def _push(self) -> None:
+        """Called with the lock held."""
+        while self._head is not None and not self.broken:
+            try:
+                sent = self._raw.send(self._head, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except OSError as exc:
+                log.debug("The viewer has gone: %s", exc)
+                self._break()
+                return
+            self.moved = time.monotonic()
+            if sent < len(self._head):
+                self._head = self._head[sent:]
+                continue
+            following = self._backlog.take()
+            self._head = None if following is None else memoryview(following.on_wire)
+
+    def _break(self) -> None:
+        self.broken = True
+        self._head = None
+        self._backlog.clear()
