@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from importlib import resources
 from threading import BoundedSemaphore
 from typing import Any
@@ -26,15 +26,13 @@ from headway.errors import Unavailable
 from headway.records import READY_STATES, Opened, Opening, Progress, Record, Registration, Snapshot, Write
 from headway.stores.base import TOMBSTONE, Store
 from headway.stores.client import TIMEOUT, connect, translated
+from headway.stores.codec import micros, moment
 from headway.stores.results import Results
 
 #: Connections a process, at most, of each patience. Further callers wait for one, and for no longer than for an answer.
 CONNECTIONS = 16
 #: Celery's own default, where the backend names none (seconds).
 PATIENCE = 120.0
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MICROSECOND = timedelta(microseconds=1)
 
 
 class Script:
@@ -79,7 +77,7 @@ class RedisStore(Store):
     def register(self, registrations: Iterable[Registration]) -> None:
         ttl = _milliseconds(self._registry_life(None))
         calls = [
-            ([self._hash(self.results.key(each.task_id))], [_micros(each.created_at), ttl, *_fields(each)])
+            ([self._hash(self.results.key(each.task_id))], [micros(each.created_at), ttl, *_fields(each)])
             for each in registrations
         ]
         if not calls:
@@ -102,7 +100,7 @@ class RedisStore(Store):
             OPEN,
             [self._hash(key), key],
             [
-                _micros(opening.at),
+                micros(opening.at),
                 opening.retries,
                 opening.worker or "",
                 opening.task or "",
@@ -131,7 +129,7 @@ class RedisStore(Store):
             [self._hash(key), key],
             [
                 write.state,
-                _micros(write.at),
+                micros(write.at),
                 "" if write.attempt is None else write.attempt,
                 "" if write.retries is None else write.retries,
                 write.worker or "",
@@ -249,7 +247,7 @@ def _record(task_id: str, known: Mapping[str, bytes], progress: Progress | None,
         return str(known[name], "utf-8") if name in known else None
 
     def time(name: str) -> datetime | None:
-        return EPOCH + int(known[name]) * MICROSECOND if name in known else None
+        return moment(int(known[name])) if name in known else None
 
     return Record(
         task_id=task_id,
@@ -277,11 +275,6 @@ def _record(task_id: str, known: Mapping[str, bytes], progress: Progress | None,
 def _fields(registration: Registration) -> list[str]:
     names = ("task", "owner", "root_id", "parent_id", "group_id")
     return [word for name in names if (value := getattr(registration, name)) is not None for word in (name, value)]
-
-
-def _micros(time: datetime) -> int:
-    """Microseconds since the epoch, exact (a float would round)."""
-    return (time - EPOCH) // MICROSECOND
 
 
 def _milliseconds(seconds: float | None) -> int:

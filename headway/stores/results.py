@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,20 +44,24 @@ class Results:
     def __init__(self, app: Any, *, allow_pickle: bool = False) -> None:
         self.app = getattr(app, "_get_current_object", lambda: app)()
         self.allow_pickle = allow_pickle
-        self._backend: Any = None
+        self._backends: dict[int, Any] = {}
 
     @property
     def backend(self) -> Any:
-        """A backend of our own that gives out data only. Two threads may make one each at the same time; either serves."""
-        if self._backend is None:
-            # Past a wrapper that `install` may have put on the instance: our own reads and writes must not pass the fence.
-            backend = type(self.app)._get_backend(self.app)
-            # An instance attribute, so that the driver's own reading code ends in plain data too.
-            backend.meta_from_decoded = lambda meta: meta
-            if hasattr(backend, "_decode_stored_result"):
-                backend._decode_stored_result = lambda raw: None if raw is None else self._decoded(raw)  # the original unpickles
-            self._backend = backend
-        return self._backend
+        """A backend of our own that gives out data only; another one in a child process, which must not share its connections.
+
+        Two threads may make one each at the same time; the first one serves.
+        """
+        pid = os.getpid()
+        return self._backends.get(pid) or self._backends.setdefault(pid, self._new_backend())
+
+    def _new_backend(self) -> Any:
+        # Past a wrapper that `install` may have put on the instance: our own reads and writes must not pass the fence.
+        backend = type(self.app)._get_backend(self.app)
+        # Instance attributes, so that the driver's own reading code ends in plain data too.
+        backend.meta_from_decoded = lambda meta: meta
+        backend.always_retry = False  # it would retry without end, with sleeps in between (fact 5)
+        return backend
 
     @property
     def expires(self) -> float | None:
@@ -81,14 +86,7 @@ class Results:
         meta = self._decoded(raw)
         if not isinstance(meta, dict):
             raise ValueError(f"a result that is no record: {type(meta).__name__}")
-        result = meta.get("result")
-        if isinstance(result, BaseException):  # only a pickle can hold one
-            meta["result"] = {
-                "exc_type": type(result).__name__,
-                "exc_message": [str(part) for part in result.args],
-                "exc_module": type(result).__module__,
-            }
-        return meta
+        return meta | {"result": _as_data(meta.get("result"))}
 
     def _decoded(self, raw: bytes | str) -> Any:
         if self.backend.serializer == "pickle" and not self.allow_pickle:
@@ -108,6 +106,14 @@ class Results:
             logger.warning("The result of task %s is unreadable", task_id, exc_info=True)
             return {"status": None, "result": None}
 
+    def decode_value(self, task_id: str, raw: bytes | None) -> Any:
+        """As `decode_or_blank`, for a backend that encodes the result alone and keeps the rest of a record in columns."""
+        try:
+            return None if raw is None else _as_data(self._decoded(raw))
+        except ValueError:
+            logger.warning("The result of task %s is unreadable", task_id, exc_info=True)
+            return None
+
     def read(self, task_ids: Sequence[str]) -> list[dict[str, Any] | None]:
         """The records of tasks as data, in the order asked for, through the backend's own code; None where there is none.
 
@@ -126,6 +132,14 @@ class Results:
         meta = dict(self.backend._get_task_meta_for(task_id))
         nothing = meta.get("status") == "PENDING" and meta.get("result") is None  # every backend's way to say "not there"
         return None if nothing else meta
+
+
+def _as_data(result: object) -> object:
+    """An exception object (only a pickle can hold one) as Celery's other serialisers say it."""
+    if not isinstance(result, BaseException):
+        return result
+    kind = type(result)
+    return {"exc_type": kind.__name__, "exc_message": [str(part) for part in result.args], "exc_module": kind.__module__}
 
 
 def _bytes(text: bytes | str) -> bytes:

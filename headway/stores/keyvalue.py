@@ -1,0 +1,131 @@
+"""Registries for result backends of which only the common part of Celery's interface is known.
+
+`KeyValueStore` is for any ``KeyValueStoreBackend`` (files, memcached, S3, DynamoDB, ...): the record of a task is JSON under a
+key of its own. `TaskMetaStore` is for the rest (MongoDB, Cassandra, django-db, ...): the record is stored as if it were another
+task's result. Neither can compare and write in one step: two processes that write at the same moment may undo each other
+(``docs/backends.md``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from threading import Lock
+from typing import Any
+
+from headway.errors import ConfigurationError, Unavailable
+from headway.records import Record
+from headway.stores.codec import record_from_json, record_to_json
+from headway.stores.results import Results
+from headway.stores.split import Decision, SplitStore
+
+#: Seconds to wait for another thread of this process to be done with the backend, which serves one at a time.
+TURN = 5.0
+#: How often a document is read again that was caught while it was being written.
+READS = 5
+
+
+class DocumentStore(SplitStore):
+    """The record of a task is one document. One call at a time in a process: few drivers may be shared between threads."""
+
+    def __init__(self, app: Any, *, results: Results | None = None) -> None:
+        self.results = results if results is not None else Results(app)
+        self._turns: dict[int, Lock] = {}
+
+    @abstractmethod
+    def _load(self, name: str) -> Mapping[str, Any] | None:
+        """The document of this name, or None."""
+
+    @abstractmethod
+    def _save(self, name: str, document: Mapping[str, Any]) -> None:
+        """Put it there, in place of what is there."""
+
+    def claim(self, key: str, task_id: str, expires: float) -> str:
+        name = "claim-" + hashlib.sha256(key.encode()).hexdigest()  # whatever the backend permits in a name
+        with self._turn():
+            bound = self._load(name)
+            if bound is not None and bound["until"] > time.time():
+                return str(bound["task_id"])
+            self._save(name, {"task_id": task_id, "until": time.time() + expires})
+            return task_id
+
+    def ping(self) -> None:
+        with self._turn():
+            self._load("ping")
+
+    def close(self) -> None:
+        """The backend's driver keeps its connections: Celery has no way to give them back."""
+
+    def _change(self, task_id: str, decide: Decision, *, patient: bool = False) -> bool:
+        with self._turn():
+            changed = decide(self._record(task_id))
+            if changed is not None:
+                self._save(task_id, record_to_json(changed))
+            return changed is not None
+
+    def _records(self, task_ids: Sequence[str]) -> Mapping[str, Record]:
+        with self._turn():
+            found = {task_id: self._record(task_id) for task_id in task_ids}
+        return {task_id: record for task_id, record in found.items() if record is not None}
+
+    def _results(self, task_ids: Sequence[str]) -> Sequence[Mapping[str, Any] | None]:
+        return self.results.read(task_ids)
+
+    def _record(self, task_id: str) -> Record | None:
+        document = self._load(task_id)
+        return None if document is None else record_from_json(document)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        # One lock a process: a child must not inherit one that another thread of its parent holds.
+        lock = self._turns.get(os.getpid()) or self._turns.setdefault(os.getpid(), Lock())
+        if not lock.acquire(timeout=TURN):
+            raise Unavailable("The result backend is too slow for all that is asked of it")
+        try:
+            yield
+        except (ConfigurationError, Unavailable):
+            raise
+        except Exception as exc:  # each of these drivers has errors of its own, and Celery knows no common root of them
+            raise Unavailable from exc
+        finally:
+            lock.release()
+
+
+class KeyValueStore(DocumentStore):
+    """For any ``KeyValueStoreBackend``. Documents live and are cleaned up as results are: their keys look like a result's."""
+
+    def _load(self, name: str) -> Mapping[str, Any] | None:
+        for again in reversed(range(READS)):
+            raw = self.results.backend.get(self._key(name))
+            if raw is None:
+                return None
+            try:
+                return json.loads(raw)  # type: ignore[no-any-return]
+            except ValueError:
+                if not again:  # a file backend truncates, then writes; what stays broken is no moment's accident
+                    raise
+        return None
+
+    def _save(self, name: str, document: Mapping[str, Any]) -> None:
+        self.results.backend.set(self._key(name), json.dumps(document).encode())
+
+    def _key(self, name: str) -> Any:
+        return self.results.backend.get_key_for_task(name, ".hw")
+
+
+class TaskMetaStore(DocumentStore):
+    """For every other backend: the document is the result of a task that doesn't exist, in a state that nobody waits for."""
+
+    STATE = "HEADWAY"
+
+    def _load(self, name: str) -> Mapping[str, Any] | None:
+        meta = self.results.backend._get_task_meta_for(name + ".hw")
+        return meta["result"] if meta.get("status") == self.STATE else None
+
+    def _save(self, name: str, document: Mapping[str, Any]) -> None:
+        self.results.backend._store_result(name + ".hw", dict(document), self.STATE)

@@ -1,0 +1,81 @@
+"""A registry beside a result backend that keeps its results itself: what SQL and key-value stores have in common.
+
+Two writes instead of one: `write` lets a state into the registry, then Celery's own code stores the result. What that makes
+weaker is written down in ``docs/backends.md``; ``core.states`` bridges the moment between the two (``RESULT_GRACE``).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from headway.core import states
+from headway.records import Opened, Opening, Record, Registration, Snapshot, Write
+from headway.stores.base import Store
+
+#: What becomes of a record; None: it stays as it is.
+Decision = Callable[[Record | None], Record | None]
+
+
+class SplitStore(Store):
+    """The rules over three primitives."""
+
+    keeps_results = False
+    publishes = False
+
+    @abstractmethod
+    def _change(self, task_id: str, decide: Decision, *, patient: bool = False) -> bool:
+        """Replace the record of a task by what ``decide`` makes of it, as one step; False where it makes None of it.
+
+        ``decide`` may be called again where somebody else was faster, and must do nothing but answer.
+        """
+
+    @abstractmethod
+    def _records(self, task_ids: Sequence[str]) -> Mapping[str, Record]:
+        """The records that are there."""
+
+    @abstractmethod
+    def _results(self, task_ids: Sequence[str]) -> Sequence[Mapping[str, Any] | None]:
+        """The result backend's records as data, in the order asked for."""
+
+    def register(self, registrations: Iterable[Registration]) -> None:
+        for each in registrations:
+            self._change(each.task_id, lambda record, each=each: _news(record, states.registered(record, each)))  # type: ignore[misc]
+
+    def open(self, opening: Opening, *, patient: bool = False) -> Opened:
+        answer = Opened(0)
+
+        def decide(record: Record | None) -> Record | None:
+            nonlocal answer
+            gone = self._is_gone(record, opening.at)
+            answer = states.answered(record, opening, result_gone=gone)
+            return states.opened(record, opening) if answer.attempt else None
+
+        self._change(opening.task_id, decide, patient=patient)
+        return answer
+
+    def write(self, write: Write, *, patient: bool = False) -> bool:
+        def decide(record: Record | None) -> Record | None:
+            return states.written(record, write) if states.admits(record, write) else None
+
+        return self._change(write.task_id, decide, patient=patient)
+
+    def read(self, task_ids: Sequence[str]) -> list[Snapshot]:
+        # The registry first: an end that comes between the two reads is then seen with its result, and not without it.
+        records = self._records(task_ids)
+        metas = self._results(task_ids)
+        return [
+            Snapshot(task_id, records.get(task_id), meta, one_step=False) for task_id, meta in zip(task_ids, metas, strict=True)
+        ]
+
+    def _is_gone(self, record: Record | None, now: datetime) -> bool:
+        """Whether the result of a success has expired; asked of the result backend only where it matters."""
+        if record is None or states.opens(record) or not record.result_stored or record.finished_at is None:
+            return False
+        return now - record.finished_at > states.RESULT_GRACE and self._results([record.task_id])[0] is None
+
+
+def _news(before: Record | None, after: Record) -> Record | None:
+    return None if before == after else after

@@ -1,0 +1,249 @@
+"""The registry in the SQL database that keeps the results (``db+...``), in one table of its own.
+
+The fence is in the statement: ``UPDATE ... WHERE task_id = ? AND version = ?`` changes a row only if nobody was faster; who was
+slower looks again. That needs no row locks and is the same on SQLite.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+
+from headway.core import states
+from headway.errors import Unavailable
+from headway.records import Record, Registration
+from headway.stores.base import TOMBSTONE
+from headway.stores.codec import micros, record_from_json, record_to_json
+from headway.stores.results import Results
+from headway.stores.split import Decision, SplitStore
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that a write waits for SQLite's lock, and tries again against faster writers.
+TIMEOUT = 0.5
+#: The same for a patient one: SQLite's own default.
+PATIENCE = 5.0
+#: Rows that have outlived their results and ``TOMBSTONE`` are looked for at most so often in a process (seconds).
+SWEEP = 3600.0
+
+#: The database is away, or too slow: nothing to learn from but that. All else is logged.
+AWAY = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError, exc.DisconnectionError, OSError)
+
+
+def _tables(schema: str | None) -> tuple[sa.Table, sa.Table]:
+    """Times in microseconds since the epoch: databases differ in what they make of a time with a zone."""
+    metadata = sa.MetaData(schema=schema)
+    executions = sa.Table(
+        "headway_executions",
+        metadata,
+        sa.Column("task_id", sa.String(255), primary_key=True),
+        #: Grows with every change: the fence of a write that was decided on an older one.
+        sa.Column("version", sa.Integer, nullable=False),
+        sa.Column("task", sa.String(255)),
+        sa.Column("owner", sa.String(255)),
+        sa.Column("root_id", sa.String(255)),
+        sa.Column("parent_id", sa.String(255)),
+        sa.Column("group_id", sa.String(255)),
+        sa.Column("created_at", sa.BigInteger, index=True),
+        sa.Column("started_at", sa.BigInteger),
+        sa.Column("updated_at", sa.BigInteger, index=True),
+        sa.Column("finished_at", sa.BigInteger),
+        sa.Column("attempt", sa.Integer, nullable=False),
+        sa.Column("ended", sa.Integer, nullable=False),
+        sa.Column("state", sa.String(255)),
+        sa.Column("retries", sa.Integer, nullable=False),
+        sa.Column("worker", sa.String(255)),
+        sa.Column("progress", sa.Text),
+        sa.Column("progress_attempt", sa.Integer, nullable=False),
+        sa.Column("result_stored", sa.Boolean, nullable=False),
+        sa.Column("cancel_requested_at", sa.BigInteger),
+    )
+    claims = sa.Table(
+        "headway_claims",
+        metadata,
+        sa.Column("key", sa.String(255), primary_key=True),
+        sa.Column("task_id", sa.String(255), nullable=False),
+        sa.Column("until", sa.BigInteger, nullable=False),
+    )
+    return executions, claims
+
+
+class SqlStore(SplitStore):
+    """What is known of executions, beside the results of ``app`` in its SQL database."""
+
+    def __init__(self, app: Any, *, results: Results | None = None, timeout: float = TIMEOUT) -> None:
+        self.results = results if results is not None else Results(app)
+        self._timeout = timeout
+        self._engines: dict[tuple[int, bool], sa.Engine] = {}
+        self._prepared = False
+        self._swept = 0.0
+        self._executions, self._claims = _tables(self.results.backend.task_cls.__table__.schema)
+
+    def register(self, registrations: Iterable[Registration]) -> None:
+        waiting = {each.task_id: each for each in registrations}
+        known: Mapping[str, object] = waiting
+        self._sweep()
+        try:
+            with self._engine() as engine:
+                known = self._records(list(waiting))
+                rows = [_row(states.registered(None, each)) for task_id, each in waiting.items() if task_id not in known]
+                if rows:
+                    with engine.begin() as connection:
+                        connection.execute(self._executions.insert(), rows)
+        except exc.IntegrityError:  # another process was faster with one of them: each on its own, then
+            known = waiting
+        super().register(waiting[task_id] for task_id in known)
+
+    def claim(self, key: str, task_id: str, expires: float) -> str:
+        claims, now = self._claims, micros(datetime.now(UTC))
+        mine = {"task_id": task_id, "until": now + round(expires * 1e6)}
+        with self._engine() as engine:
+            try:
+                with engine.begin() as connection:
+                    connection.execute(claims.delete().where(claims.c.key == key, claims.c.until <= now))
+                    connection.execute(claims.insert().values(key=key, **mine))
+            except exc.IntegrityError:
+                with engine.connect() as connection:
+                    bound = connection.execute(sa.select(claims.c.task_id).where(claims.c.key == key)).scalar()
+                return str(bound) if bound is not None else task_id
+        return task_id
+
+    def ping(self) -> None:
+        with self._engine() as engine, engine.connect() as connection:
+            connection.execute(sa.text("SELECT 1"))
+
+    def close(self) -> None:
+        engines, self._engines = self._engines, {}
+        for (pid, _), engine in engines.items():
+            if pid == os.getpid():
+                engine.dispose()
+
+    def _change(self, task_id: str, decide: Decision, *, patient: bool = False) -> bool:
+        deadline = time.monotonic() + (PATIENCE if patient else self._timeout)
+        with self._engine(patient=patient) as engine:
+            while True:
+                row = self._rows(engine, [task_id]).get(task_id)
+                changed = decide(None if row is None else _record(row))
+                if changed is None:
+                    return False
+                if self._replace(engine, row, _row(changed)):
+                    return True
+                if time.monotonic() > deadline:
+                    raise Unavailable("The result backend is too slow for all that is asked of it")
+
+    def _replace(self, engine: sa.Engine, old: Mapping[str, Any] | None, new: dict[str, Any]) -> bool:
+        """True if nobody was faster."""
+        table = self._executions
+        try:
+            with engine.begin() as connection:
+                if old is None:
+                    connection.execute(table.insert().values(new))
+                    return True
+                unchanged = (table.c.task_id == old["task_id"], table.c.version == old["version"])
+                done = connection.execute(table.update().where(*unchanged).values(new | {"version": old["version"] + 1}))
+                return done.rowcount == 1
+        except exc.IntegrityError:  # inserted by somebody else
+            return False
+
+    def _rows(self, engine: sa.Engine, task_ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+        table = self._executions
+        with engine.connect() as connection:
+            found = connection.execute(sa.select(table).where(table.c.task_id.in_(task_ids))).mappings()
+            return {row["task_id"]: dict(row) for row in found}
+
+    def _records(self, task_ids: Sequence[str]) -> Mapping[str, Record]:
+        with self._engine() as engine:
+            return {task_id: _record(row) for task_id, row in self._rows(engine, task_ids).items()}
+
+    def _results(self, task_ids: Sequence[str]) -> Sequence[Mapping[str, Any] | None]:
+        """Celery's own table, read column by column: its code unpickles what it can't decode otherwise."""
+        table = self.results.backend.task_cls.__table__
+        wanted = [
+            table.c[name] for name in ("task_id", "status", "result", "date_done", "name", "worker", "retries") if name in table.c
+        ]
+        with self._engine() as engine, engine.connect() as connection:
+            rows = connection.execute(sa.select(*wanted).where(table.c.task_id.in_(task_ids))).mappings()
+            metas = {row["task_id"]: self._meta(dict(row)) for row in rows}
+        return [metas.get(task_id) for task_id in task_ids]
+
+    def _meta(self, meta: dict[str, Any]) -> dict[str, Any]:
+        meta["result"] = self.results.decode_value(meta["task_id"], meta["result"])
+        if meta["date_done"] is not None:  # Celery keeps UTC in a column without a zone
+            meta["date_done"] = meta["date_done"].replace(tzinfo=UTC).isoformat()
+        return meta
+
+    @contextmanager
+    def _engine(self, *, patient: bool = False) -> Iterator[sa.Engine]:
+        """This process's engine, with the tables there; the driver's errors as ``Unavailable``."""
+        place = (os.getpid(), patient)
+        try:
+            engine = self._engines.get(place)
+            if engine is None:
+                engine = self._engines.setdefault(place, self._new_engine(patient=patient))
+            if not self._prepared:
+                self._prepare(engine)
+            yield engine
+        except exc.IntegrityError:
+            raise  # no fault: somebody was faster
+        except AWAY as fault:
+            self._prepared = False  # the database may come back without its tables
+            raise Unavailable from fault
+        except exc.SQLAlchemyError as fault:
+            self._prepared = False
+            logger.error("The result backend refused a statement: %s", fault)
+            raise Unavailable("The result backend refused a statement") from fault
+
+    def _new_engine(self, *, patient: bool) -> sa.Engine:
+        backend = self.results.backend
+        options = dict(backend.engine_options)
+        if sa.make_url(backend.url).get_backend_name() == "sqlite":
+            wait = {} if patient else {"timeout": self._timeout}
+            options["connect_args"] = wait | dict(options.get("connect_args") or {})
+        engine = sa.create_engine(backend.url, **options)
+        if backend.session_manager.engine_callback is not None:
+            backend.session_manager.engine_callback(engine)
+        return engine
+
+    def _prepare(self, engine: sa.Engine) -> None:
+        """Create what isn't there, Celery's tables too: a reader may come before the first result.
+
+        Not by Celery's ``prepare_models``, which tries ten times with pauses while the database is away.
+        """
+        for table in (self.results.backend.task_cls.__table__, self._executions):
+            try:
+                table.metadata.create_all(engine)
+            except exc.DatabaseError:  # another process created them between the look and the statement
+                if not sa.inspect(engine).has_table(table.name, schema=table.schema):
+                    raise
+        self._prepared = True
+
+    def _sweep(self) -> None:
+        """Delete what has outlived its result and ``TOMBSTONE``: a database has no expiry of its own."""
+        expires, now = self.results.expires, time.time()
+        if not expires or now - self._swept < SWEEP:
+            return
+        self._swept = now
+        oldest = round((now - expires - TOMBSTONE.total_seconds()) * 1e6)
+        executions, claims = self._executions, self._claims
+        last_seen = sa.func.coalesce(executions.c.updated_at, executions.c.created_at)
+        with self._engine() as engine, engine.begin() as connection:
+            connection.execute(executions.delete().where(last_seen < oldest))
+            connection.execute(claims.delete().where(claims.c.until < round(now * 1e6)))
+
+
+def _row(record: Record) -> dict[str, Any]:
+    values = record_to_json(record)
+    return values | {"version": 1, "progress": None if values["progress"] is None else json.dumps(values["progress"])}
+
+
+def _record(row: Mapping[str, Any]) -> Record:
+    return record_from_json(dict(row) | {"progress": None if row["progress"] is None else json.loads(row["progress"])})
