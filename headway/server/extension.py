@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -23,6 +24,8 @@ from headway.server.settings import Settings
 from headway.stores.base import Store
 from headway.stores.results import check_readable
 from headway.stores.select import store_for
+
+log = logging.getLogger(__name__)
 
 #: Celery's own longest id is a UUID; whoever makes up ids has this much room.
 MAX_ID = 255
@@ -97,8 +100,8 @@ class Headway:
         self.settings = Settings.load(self._explicit, app.config, os.environ)
         self.policy = Policy(self.settings, self.clock, self._given["authorize"])
         self.store = self._given["store"] if self._given["store"] is not None else self._own_store()
-        self.feed = self._given["feed"] if self._given["feed"] is not None else feed_for(self.celery, self.store)
-        self.hub = Hub(self)
+        self.feed = self._given["feed"] if self._given["feed"] is not None else self._own_feed()
+        self.hub = Hub(self.store, self.feed, max_viewers=self.settings.max_viewers, clock=self.clock)
         self.metrics = Metrics(self)
         self._mount(app)
         app.extensions[self.name] = self
@@ -118,14 +121,17 @@ class Headway:
         return execution_id
 
     def _own_store(self) -> Store:
-        check_readable(self.celery)
+        check_readable(self.celery, allow_pickle=self.settings.allow_pickle)
         found: Store = store_for(self.celery, allow_pickle=self.settings.allow_pickle)
         return found
+
+    def _own_feed(self) -> Feed:
+        return feed_for(self.celery, self.store, poll_interval=self.settings.poll_interval)
 
     def _mount(self, app: Flask) -> None:
         # Built here and not at import: routes that are added to a registered blueprint raise (web fact 21).
         self.blueprint = Blueprint(self.name, __name__, url_prefix=self.settings.url_prefix)
-        self.root_blueprint = Blueprint(f"{self.name}_root", __name__)
+        self.root_blueprint = RootBlueprint(f"{self.name}_root", app)
         for blueprint in (self.blueprint, self.root_blueprint):
             problems.register(blueprint)
             blueprint.before_request(self._before)
@@ -156,6 +162,23 @@ class Headway:
         self.metrics.count_request(request.endpoint or "", response.status_code)
         allow_origin(self.policy, request.headers, response.headers, preflight=request.method == "OPTIONS")
         return problems.secured(response)
+
+
+class RootBlueprint(Blueprint):
+    """Routes at the root of somebody else's app: a path that is taken stays whose it is, and the log says so."""
+
+    def __init__(self, name: str, app: Flask) -> None:
+        super().__init__(name, __name__)
+        self._taken = {rule.rule for rule in app.url_map.iter_rules()}
+
+    def add_url_rule(self, rule: str, *args: Any, **options: Any) -> None:
+        """Add the route, unless the app has one of the same path."""
+        if rule in self._taken:
+            log.warning(
+                "%s is a route of the app already, and stays that; see the settings tensorlake and operations_at_root", rule
+            )
+            return
+        super().add_url_rule(rule, *args, **options)
 
 
 def _celery_of(app: Flask, given: Celery | None) -> Celery:

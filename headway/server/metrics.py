@@ -42,8 +42,10 @@ class _HubCollector(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        for name, value in self._headway.hub.stats().items():
-            if name.endswith("_total"):
-                yield CounterMetricFamily(f"headway_{name.removesuffix('_total')}", f"Hub: {name.replace('_', ' ')}", value=value)
-            else:
-                yield GaugeMetricFamily(f"headway_{name}", f"Hub: {name.replace('_', ' ')}", value=value)
+        hub = self._headway.hub
+        yield GaugeMetricFamily(
+            "headway_viewers", "Open streams: WebSockets, event streams and held polls", value=hub.budget.taken
+        )
+        yield GaugeMetricFamily("headway_watched_executions", "Executions that somebody looks at", value=len(hub.watched))
+        for name, count in hub.counts.items():
+            yield CounterMetricFamily(f"headway_hub_{name}", f"How many {name} the hub has had", value=count)

@@ -24,9 +24,10 @@ IN_NAMESPACE = "/v1/namespaces/<namespace>" + PATH
 def register(blueprint: Blueprint, headway: Headway) -> None:
     """Add the routes. A request is an execution; the names of application and namespace can be any: Celery has neither."""
 
-    @blueprint.get(PATH, defaults={"namespace": "default"})
+    # No `defaults=` here: the router would redirect the long path to the short one.
+    @blueprint.get(PATH)
     @blueprint.get(IN_NAMESPACE)
-    def tensorlake_progress(namespace: str, application: str, request_id: str) -> ResponseReturnValue:
+    def tensorlake_progress(application: str, request_id: str, namespace: str = "default") -> ResponseReturnValue:
         headway.checked_id(namespace, "namespace")
         headway.checked_id(application, "application")
         headway.checked_id(request_id, "request id")

@@ -1,0 +1,311 @@
+"""Starting work over HTTP, over the fakes: who may, what is published, and what is known of it afterwards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import pytest
+from celery import Celery
+from kombu.exceptions import OperationalError
+from werkzeug.test import TestResponse
+
+from headway.errors import Unavailable
+from headway.server.start import TRIES
+from tests.support.mounting import Mounted, mounted
+from tests.unit.test_problems import assert_problem
+
+URL = "/api/v1/executions"
+
+
+def celery_app() -> Celery:
+    app = Celery("starting", broker="memory://", set_as_current=False)
+
+    @app.task(shared=False, name="tasks.add")
+    def add(x: int, y: int = 1, *, wide: bool = False) -> int:
+        return x + y
+
+    @app.task(shared=False, name="tasks.bound", bind=True)
+    def bound(self: Any, path: str) -> None: ...
+
+    @app.task(shared=False, name="tasks.loose", typing=False)
+    def loose() -> None: ...
+
+    @app.task(shared=False, name="tasks.secret")
+    def secret() -> None: ...
+
+    return app
+
+
+STARTABLE = ("tasks.add", "tasks.bound", "tasks.loose", "elsewhere.only")
+
+
+@pytest.fixture
+def server() -> Iterator[Mounted]:
+    with mounted(celery=celery_app(), startable=STARTABLE) as made:
+        yield made
+
+
+def start(
+    server: Mounted, task: str = "tasks.add", *args: Any, key: str | None = None, headers: Any = (), **kwargs: Any
+) -> TestResponse:
+    sent = dict(headers) | ({} if key is None else {"Idempotency-Key": key})
+    return server.client.post(URL, json={"task": task, "args": list(args), "kwargs": kwargs}, headers=sent)
+
+
+def messages(server: Mounted) -> list[tuple[str, Any, Any]]:
+    """What lies in the broker's queue, taken out: task, args and kwargs of each message."""
+    taken = []
+    with server.celery.connection_for_read() as connection, connection.SimpleQueue("celery") as queue:
+        while queue.qsize():
+            message = queue.get_nowait()
+            args, kwargs, _ = message.payload
+            taken.append((message.headers["id"], message.headers["task"], (args, kwargs)))
+            message.ack()
+    return taken
+
+
+@pytest.fixture(autouse=True)
+def empty_queue(server: Mounted) -> None:
+    messages(server)
+
+
+class TestStarted:
+    def test_the_answer(self, server: Mounted) -> None:
+        """202 with the id, where to look, and the word pending."""
+        response = start(server, "tasks.add", 1, y=2)
+        assert response.status_code == 202
+        body = response.get_json()
+        where = f"{URL}/{body['execution_id']}"
+        assert body == {"execution_id": body["execution_id"], "status": "pending", "status_url": where}
+        assert response.headers["Location"] == where
+
+    def test_it_is_known_at_once(self, server: Mounted) -> None:
+        """The next GET of the answered address knows it: pending, of this task, with no progress."""
+        where = start(server, "tasks.add", 1).headers["Location"]
+        shown = server.client.get(where).get_json()
+        assert (shown["status"], shown["phase"], shown["task"]) == ("pending", "queued", "tasks.add")
+        assert server.client.get(f"{where}/progress").status_code == 204
+
+    def test_it_is_published(self, server: Mounted) -> None:
+        """The message that reaches the broker has this id, task, args and kwargs."""
+        execution_id = start(server, "tasks.add", 1, wide=True).get_json()["execution_id"]
+        assert messages(server) == [(execution_id, "tasks.add", ([1], {"wide": True}))]
+
+    def test_it_is_registered_before_it_is_published(self, server: Mounted) -> None:
+        """No worker can be faster than the registry."""
+        known: list[bool] = []
+
+        def look(execution_id: str = "", **_: Any) -> None:
+            known.append(server.store.read([execution_id])[0].record is not None)
+
+        with mock.patch.object(type(server.celery), "send_task", lambda _, *args, task_id, **kw: look(task_id)):
+            start(server, "elsewhere.only")
+        assert known == [True]
+
+    def test_a_task_that_only_the_worker_knows(self, server: Mounted) -> None:
+        """A name on the list that isn't registered in this process is sent as it is."""
+        execution_id = start(server, "elsewhere.only", 1, 2, 3, any="thing").get_json()["execution_id"]
+        assert messages(server) == [(execution_id, "elsewhere.only", ([1, 2, 3], {"any": "thing"}))]
+
+    def test_args_and_kwargs_can_be_left_out(self, server: Mounted) -> None:
+        """A body with the task alone starts it with nothing."""
+        assert server.client.post(URL, json={"task": "tasks.loose"}).status_code == 202
+
+    def test_below_another_root(self, server: Mounted) -> None:
+        """Behind a server that mounts the app below a path, the address leads there."""
+        response = server.client.post(URL, json={"task": "tasks.loose"}, base_url="http://localhost/inner")
+        assert response.headers["Location"].startswith(f"/inner{URL}/")
+
+
+class TestRefused:
+    def test_a_task_that_isnt_on_the_list(self, server: Mounted) -> None:
+        """403, whether there is such a task or not: the answer doesn't tell."""
+        for task in ("tasks.secret", "tasks.nothing", "celery.backend_cleanup"):
+            assert_problem(start(server, task), 403, task)
+        assert messages(server) == []
+
+    def test_off_unless_tasks_are_named(self) -> None:
+        """With no list nothing is started, and the answer says what to set."""
+        with mounted(celery=celery_app()) as server:
+            assert_problem(start(server, "tasks.add", 1), 403, "startable")
+
+    @pytest.mark.parametrize(
+        ("task", "args", "kwargs"),
+        [("tasks.add", [], {}), ("tasks.add", [1, 2, 3], {}), ("tasks.add", [1], {"x": 1}), ("tasks.add", [1], {"z": 1}),
+         ("tasks.bound", [], {}), ("tasks.bound", ["a", "b"], {})],
+    )  # fmt: skip
+    def test_arguments_that_it_doesnt_take(self, server: Mounted, task: str, args: list[Any], kwargs: dict[str, Any]) -> None:
+        """422 that names the task and what doesn't fit; nothing is published or registered."""
+        assert_problem(server.client.post(URL, json={"task": task, "args": args, "kwargs": kwargs}), 422, task)
+        assert messages(server) == []
+
+    @pytest.mark.parametrize(
+        "body",
+        ["", "{", "[]", "null", '"tasks.add"', "{}", '{"task": 5}', '{"task": ""}', '{"task": "tasks.add", "args": {}}',
+         '{"task": "tasks.add", "args": "ab"}', '{"task": "tasks.add", "kwargs": []}', '{"task": "tasks.add", "kwargs": null}',
+         '{"task": "tasks.add", "args": [NaN]}', '{"task": "tasks.add", "args": [Infinity]}', '{"task": "tasks.add", "queue": "x"}',
+         '{"task": "tasks.add", "args": ["\\ud800"]}', "\xff", "[" * 100000, "9" * 5000],
+    )  # fmt: skip
+    def test_malformed_bodies(self, server: Mounted, body: str) -> None:
+        """Whatever isn't an order is a 422 that says so, never a 500."""
+        response = server.client.post(URL, data=body.encode("latin-1"), content_type="application/json")
+        assert_problem(response, 422)
+
+    @pytest.mark.parametrize(
+        "content_type", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"]
+    )
+    def test_only_json(self, server: Mounted, content_type: str | None) -> None:
+        """What a form of a foreign page can send isn't taken: 415."""
+        assert_problem(server.client.post(URL, data='{"task": "tasks.loose"}', content_type=content_type), 415)
+
+    def test_too_large(self) -> None:
+        """A body over the limit is a 413."""
+        with mounted(celery=celery_app(), startable=STARTABLE, max_body=100) as server:
+            assert start(server, "tasks.loose").status_code == 202
+            assert_problem(start(server, "tasks.loose", "x" * 100), 413, "100")
+
+    def test_no_length(self, server: Mounted) -> None:
+        """A body whose length nobody said is a 411."""
+        environ = {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True, "CONTENT_LENGTH": ""}
+        response = server.client.post(URL, content_type="application/json", environ_overrides=environ)
+        assert_problem(response, 411)
+
+
+class TestAway:
+    def test_the_registry(self, server: Mounted) -> None:
+        """Where the id couldn't be found afterwards, nothing is published: 503."""
+        server.store.away = True
+        response = start(server, "tasks.add", 1)
+        assert_problem(response, 503)
+        assert response.headers["Retry-After"]
+        assert messages(server) == []
+
+    def test_the_broker(self, server: Mounted) -> None:
+        """503 without the driver's text, and the registered id doesn't stay queued for ever."""
+        registered: list[str] = []
+        register = server.store.register
+
+        def remember(registrations: Any) -> None:
+            registered.extend(each.task_id for each in registrations)
+            register(registrations)
+
+        with mock.patch.object(server.store, "register", remember), broker_away():
+            response = start(server, "tasks.add", 1)
+        assert_problem(response, 503, "broker")
+        assert b"password" not in response.data
+        assert server.client.get(f"{URL}/{registered[0]}").get_json()["status"] == "failed"
+
+
+def broker_away() -> Any:
+    failure = OperationalError("redis://user:password@host refused")
+    return mock.patch("kombu.messaging.Producer.publish", side_effect=failure)
+
+
+class TestIdempotency:
+    def test_a_repeated_call_returns_the_first_execution(self, server: Mounted) -> None:
+        """The same key and order: one message, one id, and the status that it has by now."""
+        first = start(server, "tasks.add", 1, key="k").get_json()
+        assert start(server, "tasks.add", 1, key="k").get_json() == first
+        assert len(messages(server)) == 1
+        server.begin(first["execution_id"])
+        again = start(server, "tasks.add", 1, key="k")
+        assert again.status_code == 202
+        assert again.get_json() == {**first, "status": "running"}
+
+    def test_the_same_order_in_other_words(self, server: Mounted) -> None:
+        """Spaces and the order of keys don't make another order."""
+        bodies = [
+            '{"task":"tasks.add","kwargs":{"x":1,"y":2}}',
+            '{ "kwargs": {"y": 2, "x": 1}, "args": [], "task": "tasks.add" }',
+        ]
+        answers = [
+            server.client.post(URL, data=body, content_type="application/json", headers={"Idempotency-Key": "k"}).get_json()
+            for body in bodies
+        ]
+        assert answers[0] == answers[1]
+
+    @pytest.mark.parametrize("other", [("tasks.add", 2), ("tasks.loose", 1), ("tasks.add", 1.5), ("tasks.add", "1")])
+    def test_another_order_under_the_same_key(self, server: Mounted, other: tuple[Any, ...]) -> None:
+        """The same key for something else is a mistake: 422."""
+        start(server, "tasks.add", 1, key="k")
+        assert_problem(start(server, *other, key="k"), 422, "Idempotency-Key")
+        assert len(messages(server)) == 1
+
+    def test_other_keys_and_none(self, server: Mounted) -> None:
+        """Another key is another execution, and so is every call without one."""
+        ids = {start(server, "tasks.add", 1, key=key).get_json()["execution_id"] for key in ("k", "K", None, None)}
+        assert len(ids) == 4
+
+    def test_a_key_belongs_to_its_caller(self) -> None:
+        """Two callers may think of the same key, and neither learns the other's id."""
+        with mounted(celery=celery_app(), startable=STARTABLE, tokens=["one-token", "two-token"]) as server:
+            ids = {
+                start(server, "tasks.loose", key="k", headers={"Authorization": f"Bearer {token}"}).get_json()["execution_id"]
+                for token in ("one-token", "two-token")
+            }
+            assert len(ids) == 2
+
+    @pytest.mark.parametrize("key", ["", "x" * 256, "a\x7fb"])
+    def test_a_malformed_key(self, server: Mounted, key: str) -> None:
+        """A key that can't be one is a 422."""
+        assert_problem(start(server, "tasks.add", 1, key=key), 422, "Idempotency-Key")
+
+    def test_a_key_is_remembered_for_a_day(self, server: Mounted) -> None:
+        """After its lifetime the same key starts anew."""
+        first = start(server, "tasks.add", 1, key="k").get_json()
+        server.clock.tick(86399)
+        assert start(server, "tasks.add", 1, key="k").get_json() == first
+        server.clock.tick(1)
+        assert start(server, "tasks.add", 1, key="k").get_json() != first
+
+    def test_a_try_that_failed_can_be_repeated(self, server: Mounted) -> None:
+        """A key whose task never got out starts it at the next call, once."""
+        with broker_away():
+            assert_problem(start(server, "tasks.add", 1, key="k"), 503)
+            assert_problem(start(server, "tasks.add", 1, key="k"), 503)
+        first = start(server, "tasks.add", 1, key="k").get_json()
+        assert first["status"] == "pending"
+        assert start(server, "tasks.add", 1, key="k").get_json() == first
+        assert [task for _, task, _ in messages(server)] == ["tasks.add"]
+
+    def test_tries_are_counted(self, server: Mounted) -> None:
+        """A broker that is away for long doesn't grow an endless row of claims."""
+        with broker_away():
+            for _ in range(TRIES + 1):
+                response = start(server, "tasks.add", 1, key="k")
+        assert_problem(response, 503)
+        assert len(server.store._claims) == TRIES
+
+    def test_one_that_is_being_published_now(self, server: Mounted) -> None:
+        """A second call while the first one is on its way finds its id, which nobody has registered yet: pending."""
+        claimed: list[str] = []
+        claim = server.store.claim
+
+        def slow(key: str, value: str, expires: float) -> str:
+            return claimed[0] if claimed else claim(key, value, expires)
+
+        digest = ""
+        with mock.patch.object(server.store, "claim", side_effect=claim) as spy:
+            start(server, "tasks.add", 1, key="other")
+            digest = spy.call_args.args[1].partition(" ")[2]
+        claimed.append(f"on-its-way {digest}")
+        with mock.patch.object(server.store, "claim", slow):
+            assert start(server, "tasks.add", 1, key="k").get_json() == {
+                "execution_id": "on-its-way", "status": "pending", "status_url": f"{URL}/on-its-way",
+            }  # fmt: skip
+
+    def test_the_registry_is_away(self, server: Mounted) -> None:
+        """Without the registry no key can be claimed: 503, nothing published."""
+        with mock.patch.object(server.store, "claim", side_effect=Unavailable()):
+            assert_problem(start(server, "tasks.add", 1, key="k"), 503)
+        assert messages(server) == []
+
+
+def test_who_may_is_asked_first() -> None:
+    """A stranger's body isn't read: no token is 401, whatever was sent."""
+    with mounted(celery=celery_app(), startable=STARTABLE, tokens="a-token", max_body=10) as server:
+        for body in ("{", "x" * 100, json.dumps({"task": "tasks.secret"})):
+            assert_problem(server.client.post(URL, data=body, content_type="application/json"), 401)
