@@ -19,6 +19,9 @@ In the Flask app::
 from headway.core.meta import progress_from_meta
 from headway.errors import HeadwayError, UsageError
 from headway.records import Execution, Failure, Phase, Progress, Status
+from headway.worker.context import RequestContext
+from headway.worker.install import install
+from headway.worker.task import ProgressTask
 
 __all__ = [
     "Execution",
@@ -26,8 +29,11 @@ __all__ = [
     "HeadwayError",
     "Phase",
     "Progress",
+    "ProgressTask",
+    "RequestContext",
     "Status",
     "UsageError",
+    "install",
     "progress_from_meta",
 ]
 

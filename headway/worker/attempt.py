@@ -1,0 +1,169 @@
+"""One run of a task, as the worker process knows it: its number, what was stored of it, and how it ended."""
+
+from __future__ import annotations
+
+import logging
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from celery.exceptions import SoftTimeLimitExceeded, WorkerLostError, WorkerShutdown, WorkerTerminate
+
+from headway.errors import Unavailable
+from headway.records import READY_STATES, Opened
+from headway.worker import seams
+from headway.worker.context import RequestContext
+from headway.worker.reporter import Reporter
+from headway.worker.scheduler import shared
+
+if TYPE_CHECKING:
+    from headway.worker.installation import Installation
+
+logger = logging.getLogger(__name__)
+
+#: True while a write of Headway's own is on its way, in this thread or greenlet: it is bounded, and tried once. All other writes
+#: are Celery's or the task's own, and keep Celery's patience.
+ours: ContextVar[bool] = ContextVar("headway_ours", default=False)
+
+#: States that end an attempt, for a store: Celery's own ends and RETRY, after which another one begins.
+ENDING = READY_STATES | {"RETRY"}
+
+
+class Attempt:
+    """One run of a task. Hangs on Celery's request object (``request._headway``), which Celery itself hands to the result
+    backend.
+
+    The number comes from the store, which may be away at the start: then the run goes on without, and every later write tries
+    again first.
+    """
+
+    __slots__ = (
+        "began_at",
+        "ending",
+        "installation",
+        "left",
+        "number",
+        "replaced",
+        "reporter",
+        "request",
+        "store_started",
+        "task",
+    )
+
+    def __init__(self, installation: Installation, request: Any) -> None:
+        self.installation = installation
+        self.request = request
+        self.began_at = datetime.now(UTC)
+        #: Starts at 1; 0: the execution has succeeded already, and whatever this run writes is refused; None: not opened yet.
+        self.number: int | None = None if installation.store is not None else self.guess
+        #: Whether Celery itself wanted STARTED to be stored (``task_track_started``).
+        self.store_started = False
+        #: Whether anybody tried to store an end of it.
+        self.ending = False
+        #: The last state that it left in the result backend, other than an end.
+        self.left: str | None = None
+        #: Whether the task put another one in its place (``Task.replace``).
+        self.replaced = False
+        self.task: Any = None
+        self.reporter: Reporter | None = None
+
+    @property
+    def guess(self) -> int:
+        """The number as far as the message tells: a retry counts, a redelivery is in no header (fact 42)."""
+        return int(self.request.retries or 0) + 1
+
+    @property
+    def ignores_result(self) -> bool:
+        """Whether Celery stores nothing of its end. The message's word counts before the task's."""
+        own = vars(self.request).get("ignore_result")
+        return bool(self.task.ignore_result if own is None else own)
+
+    def shown_number(self) -> int:
+        """What the task is told, which must be a number at all times."""
+        return self.number or self.guess
+
+    def open(self, backend: Any, *, patient: bool = False) -> Opened | None:
+        """Have the store number this run, if that isn't done. Raises ``Unavailable``."""
+        if self.number is not None:
+            return None
+        opened: Opened = backend.headway_open(self, patient=patient)
+        self.number = opened.attempt
+        if not opened.attempt:
+            logger.info("Task %s has succeeded before: this run of it changes nothing", self.request.id)
+        return opened
+
+    def enter(self, task: Any) -> RequestContext:
+        """The task's code begins. Opens the attempt, unless STARTED has done that; a store that is away doesn't hold it up."""
+        installation = self.installation
+        self.task = task
+        self.store_started = bool(task.track_started) and not self.ignores_result
+        backend = installation.fence(task.backend)
+        if self.number is None and installation.asks_now():
+            with installation.faults():
+                backend.headway_begin(self)
+        self.reporter = Reporter(
+            self._store,
+            name=f"{task.name}[{self.request.id}]",
+            attempt=self.shown_number,
+            interval=installation.interval,
+            breaker=installation.breaker,
+            scheduler=shared,
+        )
+        return RequestContext(self.request.id, self.reporter, headers=self.request.headers, attempt=self.shown_number)
+
+    def leave(self, exc: BaseException | None) -> None:
+        """The task's code has ended, and Celery hasn't stored its end yet: write the last report, and latch (fact 11)."""
+        assert self.reporter is not None
+        self.reporter.close()
+        if not isinstance(exc, SystemExit) or isinstance(exc, (WorkerShutdown, WorkerTerminate)) or seams.terminating():
+            return  # a terminated task looks the same, and its end (REVOKED) is stored by the worker's main process
+        # Under prefork on 5.6.3, and in threads, gevent and solo, nobody would ever say that it ended (fact 43).
+        lost = WorkerLostError(f"The task ended its process: SystemExit({exc.code!r})")
+        self._end("FAILURE", None if self.ignores_result and not self.left else ("FAILURE", lost))
+
+    def conclude(self, state: str | None, value: object) -> None:
+        """Celery is done with the run (``task_postrun``): record an end that it has stored nowhere (facts 7, 50)."""
+        if self.ending or self.task is None or state is None:
+            return
+        left = self.left == "PROGRESS"  # it would stay so for ever, for readers of the result backend
+        if state == "SUCCESS" and self.ignores_result:
+            self._end(state, ("SUCCESS", None) if left else None)
+        elif state in ("FAILURE", "RETRY") and self.ignores_result:
+            cause = getattr(value, "exc", None) if state == "RETRY" else value
+            self._end(state, (state, cause) if left else None)
+        elif state == "IGNORED" and not self.replaced:
+            self._end(state, ("IGNORED", None) if left else None)
+        elif state == "REJECTED" and not getattr(value, "requeue", False):
+            # For Celery's readers FAILURE, which 5.7.0 stores too, from the main process, and 5.6.3 doesn't.
+            self._end(state, ("FAILURE", value) if left or not self.ignores_result else None)
+
+    def _store(self, meta: dict[str, object]) -> None:
+        """One report, by the way that every reader of Celery knows."""
+        token = ours.set(True)
+        try:
+            with seams.request_on_top(self.task, self.request):
+                self.task.update_state(state="PROGRESS", meta=meta)
+        finally:
+            ours.reset(token)
+
+    def _end(self, state: str, stored: tuple[str, object] | None) -> None:
+        self.ending = True
+        if self.installation.store is None:
+            return
+        token = ours.set(True)
+        try:
+            self.installation.fence(self.task.backend).headway_end(self, state, stored)
+        except SoftTimeLimitExceeded:
+            raise
+        except Unavailable as exc:
+            logger.warning("The end of %s[%s] (%s) can't be recorded: %r", self.task.name, self.request.id, state, exc.__cause__)
+        except Exception:
+            logger.exception("The end of %s[%s] (%s) can't be recorded", self.task.name, self.request.id, state)
+        finally:
+            ours.reset(token)
+
+
+def attempt_of(request: Any, task_id: object) -> Attempt | None:
+    """The attempt that writes, if it is one of this process and writes of itself; else None: a bystander."""
+    attempt = getattr(request, "_headway", None)
+    return attempt if isinstance(attempt, Attempt) and request.id == task_id else None

@@ -1,0 +1,85 @@
+"""`install`: the one line in an existing deployment."""
+
+from __future__ import annotations
+
+import logging
+import types
+from functools import cache
+from typing import Any
+
+from celery.signals import task_postrun
+
+from headway.errors import UsageError
+from headway.stores.base import Store
+from headway.worker import publishing, seams
+from headway.worker.fence import fence
+from headway.worker.installation import KEY, Installation, installation_of
+from headway.worker.task import ProgressTask, concluded
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two writes of one attempt's progress, unless `install` is told otherwise.
+INTERVAL = 0.25
+
+
+def install(app: Any, *, interval: float = INTERVAL, store: Store | None = None) -> None:
+    """Let every task of ``app`` report progress, shared tasks and those made later too, and every state it stores pass the fence.
+
+    Call it where the app is made, before the worker starts; in the web process as well, so that what it publishes is known. A
+    second call only takes over its settings. ``interval``: seconds between two writes of one attempt's progress. ``store``:
+    where to record, instead of beside the app's result backend (for tests). Raises ``UsageError`` for an interval that is no
+    time.
+    """
+    if isinstance(interval, bool) or not isinstance(interval, (int, float)) or not 0 < interval < 3600:
+        raise UsageError(f"install: interval must be a number of seconds above 0, got {interval!r}; the default is {INTERVAL}")
+    app = getattr(app, "_get_current_object", lambda: app)()
+    installation = prepare(app)
+    installation.interval = float(interval)
+    if store is not None:
+        installation.store = store
+    try:
+        seams.cover_registry(app, lambda task: _cover(task, app))
+    except seams.SeamMissing as exc:
+        logger.warning("headway.install on an unknown release of Celery: %s", exc)
+        app.task_cls = ProgressTask
+
+
+def prepare(app: Any) -> Installation:
+    """All of `install` but the covering of tasks: the fence, the registration of what is published, the ends."""
+    found = installation_of(app)
+    if found is not None:
+        return found
+    installation = Installation(app, interval=INTERVAL, store=None, fence=fence)
+    setattr(app, KEY, installation)
+    try:
+        seams.wrap_backend_factory(app, fence)
+    except seams.SeamMissing as exc:
+        logger.warning("headway.install on an unknown release of Celery: %s", exc)
+    publishing.watch(installation)
+    task_postrun.connect(concluded, weak=False, dispatch_uid="headway")
+    return installation
+
+
+def _cover(task: Any, app: Any) -> None:
+    """Make a task one that reports. The instance is kept, since others may hold it, and gets another class."""
+    if task.name in publishing.CHORES:
+        return
+    if not isinstance(task, ProgressTask):
+        try:
+            cls: Any = type(task)
+            task.__class__ = _covered(cls)
+        except TypeError as exc:  # a layout or a metaclass that can't be joined with ours
+            logger.warning("Task %s can't report progress: %s", getattr(task, "name", task), exc)
+            return
+    if seams.rebuild_tracer(task, app):
+        logger.info("headway.install came after the worker had prepared %s: prepared again", task.name)
+
+
+@cache
+def _covered(cls: Any) -> type:
+    """``cls`` with `ProgressTask` before it, under the same name: tasks are pickled by name and module."""
+
+    def fill(namespace: dict[str, Any]) -> None:
+        namespace.update(__module__=cls.__module__, __qualname__=cls.__qualname__, __doc__=cls.__doc__)
+
+    return types.new_class(cls.__name__, (ProgressTask, cls), {}, fill)

@@ -1,0 +1,269 @@
+"""``ctx.progress``: takes reports as fast as a loop can make them, and writes the newest one now and then.
+
+The rules (contract, section 1): the first report, the last one of an attempt, and at most one each ``interval`` are written. The
+task never waits for a backend longer than one bounded write, and one more at its end; it is never told of a fault.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+from celery.exceptions import SoftTimeLimitExceeded
+
+from headway.core.rate import Rate
+from headway.core.throttle import Breaker, Throttle
+from headway.errors import Unavailable
+from headway.worker.report import Report, as_meta, checked, fitted
+from headway.worker.scheduler import Scheduler
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Sink = Callable[[dict[str, object]], None]
+
+#: Seconds that the end of an attempt waits for a write of its own that is on its way in another thread.
+CLOSE_WAIT = 2.0
+
+#: The reporters of this process that are open: a forked child must not use its copies of them.
+_open: set[Reporter] = set()
+
+
+class Reporter:
+    """Reports the progress of one attempt. Any thread of the task's process may call it.
+
+    ``sink`` stores one meta, and raises ``Unavailable`` where the backend is away and anything else where this one report can't
+    be stored; it is never called by two threads at a time. Without a sink nothing is stored (a direct call, eager mode).
+
+    How the two sides meet without a lock: a report is *left* in ``_newest`` (one assignment), then ``armed`` is looked at; the
+    timer does it the other way round, comes to rest, then looks at ``_newest`` again. Whoever comes second sees the other's
+    work.
+    """
+
+    __slots__ = (
+        "_attempt",
+        "_breaker",
+        "_clock",
+        "_closed",
+        "_lock",
+        "_name",
+        "_newest",
+        "_prepared",
+        "_rate",
+        "_scheduler",
+        "_sink",
+        "_throttle",
+        "_told",
+        "_wall",
+        "_written",
+    )
+
+    def __init__(
+        self,
+        sink: Sink | None,
+        *,
+        name: str = "",
+        attempt: Callable[[], int] = lambda: 1,
+        interval: float = 0.25,
+        breaker: Breaker | None = None,
+        scheduler: Scheduler | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._sink, self._name, self._attempt = sink, name, attempt
+        self._breaker = breaker if breaker is not None else Breaker()
+        self._scheduler, self._clock, self._wall = scheduler, clock, wall
+        self._throttle = Throttle(interval)
+        self._rate = Rate()
+        self._lock = threading.Lock()
+        self._newest: Report | None = None
+        self._written: Report | None = None
+        self._prepared: tuple[Report, dict[str, object]] | None = None
+        self._told: set[str] = set()
+        self._closed = False
+        if sink is None:
+            self._throttle.armed = True  # for ever: reports are checked and left, and nobody comes for them
+        else:
+            _open.add(self)
+
+    def update(
+        self,
+        current: int | float,
+        total: int | float,
+        message: str | None = None,
+        attributes: dict[str, str] | None = None,
+    ) -> None:
+        """Say how far the task is: ``current`` of ``total``, in any unit (0: the total is unknown).
+
+        ``message`` is for people; ``attributes`` are pairs of str. Raises ``UsageError`` for anything else, before anything is
+        stored, and nothing ever for a fault of the backend. After the end of the attempt it does nothing.
+        """
+        # The common case has no clock and no call in its way: it may stand in a loop of a hundred million rows.
+        if (
+            type(current) is int
+            and type(total) is int
+            and current >= 0 <= total
+            and attributes is None
+            and (message is None or type(message) is str)
+        ):
+            self._newest = (current, total, message, None)
+        else:
+            self._newest = checked(current, total, message, attributes)
+        if not self._throttle.armed:
+            self._begin()
+
+    def track(
+        self,
+        iterable: Iterable[T],
+        total: int | float | None = None,
+        message: str | None = None,
+        attributes: dict[str, str] | None = None,
+    ) -> Iterator[T]:
+        """The items of ``iterable``, counted as done when the body of the loop has come round.
+
+        ``total`` is ``len(iterable)`` where it has one, else unknown, unless it is given. A loop that breaks or raises leaves
+        the count as it was: the item at hand isn't done. Raises ``UsageError`` as `update` does, at once.
+        """
+        if total is None:
+            total = _length(iterable)
+        return self._tracked(iterable, checked(0, total, message, attributes))
+
+    def _tracked(self, iterable: Iterable[T], start: Report) -> Iterator[T]:
+        done, total, message, attributes = start
+        throttle = self._throttle
+        self._newest = start
+        if not throttle.armed:
+            self._begin()
+        for item in iterable:
+            yield item
+            done += 1
+            self._newest = (done, total, message, attributes)
+            if not throttle.armed:
+                self._begin()
+
+    def close(self) -> None:
+        """The end of the attempt: write what isn't written yet, then ignore all that comes. A second call does nothing.
+
+        Takes one bounded write at most, and `CLOSE_WAIT` seconds more where another one is on its way.
+        """
+        if self._closed or self._sink is None:
+            return
+        self._closed = True
+        self._throttle.armed = False  # so that late reports come to `_begin`, which drops them
+        _open.discard(self)
+        if self._newest is self._written:
+            return
+        if not self._lock.acquire(timeout=CLOSE_WAIT):
+            logger.warning("The last progress of %s isn't written: the write before it hangs", self._name)
+            return
+        try:
+            if self._newest is not self._written:
+                self._write(self._clock())
+        finally:
+            self._lock.release()
+
+    def abandon(self) -> None:
+        """Do nothing any more, and touch no lock: this is a copy in a forked child, and the attempt is its parent's."""
+        self._closed = True
+        self._throttle.armed = False
+
+    def tick(self, now: float) -> None:
+        """The timer went off. Called by the scheduler's thread."""
+        if self._closed:
+            return
+        if not self._lock.acquire(blocking=False):
+            self._again(now + self._throttle.interval)  # a write is under way: `close`, or a first one that takes long
+            return
+        try:
+            news = self._newest is not self._written
+            if self._throttle.look(now, news, self._breaker.held_until):
+                self._write(now)
+            if news:
+                self._again(self._throttle.due)
+        finally:
+            self._lock.release()
+        # A report that came after the look found the lock taken and left: look again, now that it is free.
+        if not self._throttle.armed and self._newest is not self._written:
+            self._begin()
+
+    def _begin(self) -> None:
+        """A report was left while no timer was set: write it in this very thread, and set the timer."""
+        if self._closed:
+            logger.debug("A report of %s came after its end, and is ignored", self._name)
+            return
+        if not self._lock.acquire(blocking=False):
+            return  # whoever holds it looks at `_newest` once more after letting go
+        try:
+            if self._closed or self._throttle.armed:
+                return
+            now = self._clock()
+            try:
+                if self._throttle.arm(now, self._breaker.held_until):
+                    self._write(now)
+            finally:
+                self._again(self._throttle.due)
+        finally:
+            self._lock.release()
+
+    def _again(self, due: float) -> None:
+        if self._scheduler is not None:
+            self._scheduler.call_at(due, self.tick)
+
+    def _write(self, now: float) -> None:
+        """Store the newest report. The lock is held."""
+        report = self._newest
+        assert report is not None
+        assert self._sink is not None
+        try:
+            self._sink(self._meta(report, now))
+        except SoftTimeLimitExceeded:
+            raise  # an Exception, but not ours: the time limit struck the task in here
+        except Unavailable as exc:
+            if self._breaker.failed(self._clock()):
+                logger.warning("Progress can't be stored, tasks go on without: %s (%r)", exc, exc.__cause__)
+        except Exception as exc:  # noqa: BLE001  contract: storing never raises into the task
+            # This report can't be stored, however often it is tried (a serializer that refuses it, a task's own update_state).
+            self._written = report
+            self._tell("fault", "A report of %s can't be stored: %r", exc)
+        else:
+            self._written = report
+            if self._breaker.succeeded():
+                logger.info("Progress can be stored again")
+        finally:
+            self._throttle.later(self._clock(), self._breaker.held_until)
+
+    def _meta(self, report: Report, now: float) -> dict[str, object]:
+        """The report as it is stored. One that is tried again keeps the time at which it was first seen."""
+        if self._prepared is None or self._prepared[0] is not report:
+            short, was_cut = fitted(report)
+            if was_cut:
+                self._tell("cut", "Progress of %s is cut: a message has at most 2 KiB, attributes 8 KiB in all%s", "")
+            rate = self._rate.observe(report[0], report[1], now)
+            self._prepared = (report, as_meta(short, self._wall(), rate, self._attempt()))
+        return self._prepared[1]
+
+    def _tell(self, what: str, sentence: str, detail: object) -> None:
+        """Say it in the log, once an attempt."""
+        if what not in self._told:
+            self._told.add(what)
+            logger.warning(sentence, self._name, detail)
+
+
+def _length(iterable: Any) -> int:
+    try:
+        return len(iterable)
+    except (TypeError, AttributeError):  # none, or one that the object only pretends to have
+        return 0
+
+
+def _abandon_all() -> None:
+    for reporter in list(_open):
+        reporter.abandon()
+    _open.clear()
+
+
+os.register_at_fork(after_in_child=_abandon_all)

@@ -1,0 +1,86 @@
+"""`ProgressTask`: a task that opens its attempt before its code runs, and closes it before Celery stores its end."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from typing import Any
+
+from celery.app.task import Task
+
+from headway.worker import seams
+from headway.worker.attempt import Attempt
+from headway.worker.context import RequestContext, current
+from headway.worker.reporter import Reporter
+
+logger = logging.getLogger(__name__)
+
+
+class ProgressTask(Task):  # type: ignore[misc]
+    """The base of every task that reports. `install` gives it to all tasks of an app; ``@app.task(base=ProgressTask)`` to one.
+
+    A class of its own may have a ``__call__``, if that calls ``super().__call__``.
+    """
+
+    abstract = True
+
+    @classmethod
+    def on_bound(cls, app: Any) -> None:
+        """The task has met its app: writes of that app's backend are fenced from now on, also where only this
+        one task reports.
+        """
+        from headway.worker.install import prepare  # noqa: PLC0415  install covers tasks with this class
+
+        prepare(app)
+        super().on_bound(app)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the task, in a worker, eagerly or directly; a request context is there while it runs."""
+        request = seams.traced_request(self)
+        attempt = None if request is None or request.is_eager else self._attempt(request)
+        token = current.set(_unstored(request) if attempt is None else attempt.enter(self))
+        error: BaseException | None = None
+        try:
+            inner = super().__call__
+            return inner(*args, **kwargs) if request is None else seams.call_traced(self, inner, args, kwargs)
+        except SystemExit as exc:
+            error = exc
+            raise
+        finally:
+            current.reset(token)
+            if attempt is not None:
+                attempt.leave(error)
+
+    def on_replace(self, sig: Any) -> Any:
+        """The task puts another one in its place, which goes on under the same id: this isn't an end (fact 46)."""
+        attempt = getattr(self.request, "_headway", None)
+        if isinstance(attempt, Attempt):
+            attempt.replaced = True
+        return super().on_replace(sig)
+
+    def _attempt(self, request: Any) -> Attempt:
+        """The attempt that STARTED has opened, or a new one."""
+        from headway.worker.install import prepare  # noqa: PLC0415  as above
+
+        known = getattr(request, "_headway", None)
+        if isinstance(known, Attempt):
+            return known
+        attempt: Attempt = Attempt(prepare(self._get_app()), request)
+        request._headway = attempt
+        return attempt
+
+
+def _unstored(request: Any) -> RequestContext:
+    """The context of a run that nobody can watch: a direct call, or eager mode. Reports are checked, and go nowhere."""
+    if request is None:
+        return RequestContext(str(uuid.uuid4()), Reporter(None))
+    retries = int(request.retries or 0)
+    return RequestContext(request.id, Reporter(None), headers=request.headers, attempt=lambda: retries + 1)
+
+
+def concluded(task: Any = None, state: str | None = None, retval: Any = None, **_: Any) -> None:
+    """``task_postrun``: Celery is done with a run. It knows the end, but some ends it stores nowhere (fact 50)."""
+    stack = getattr(task, "request_stack", None)
+    attempt = getattr(stack.top, "_headway", None) if stack is not None else None
+    if isinstance(attempt, Attempt):
+        attempt.conclude(state, retval)
