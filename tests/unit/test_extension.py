@@ -215,7 +215,7 @@ class TestForeignPages:
         assert "Access-Control-Allow-Origin" not in response.headers
 
     def test_a_named_origin(self) -> None:
-        """A page of a named origin may read and start; its browser is told so, preflight included, with no token needed for that."""
+        """A page of a named origin may read and start; its browser is told so, and asks beforehand without a token."""
         with mounted(origins="https://app.example", tokens="a-token") as server:
             origin = {"Origin": "https://app.example"}
             preflight = server.client.options("/api/v1/executions", headers={**origin, "Access-Control-Request-Method": "POST"})

@@ -43,8 +43,16 @@ def test_the_table_is_complete() -> None:
 
 def test_the_table_is_the_contracts() -> None:
     """The numbers are those of the contract, section 2."""
-    wanted = {"NotAuthenticated": 401, "NotAllowed": 403, "ExecutionNotFound": 404, "ExecutionConflict": 409, "ExecutionExpired": 410,
-              "InvalidRequest": 422, "TooManyRequests": 429, "Unavailable": 503}  # fmt: skip
+    wanted = {
+        "NotAuthenticated": 401,
+        "NotAllowed": 403,
+        "ExecutionNotFound": 404,
+        "ExecutionConflict": 409,
+        "ExecutionExpired": 410,
+        "InvalidRequest": 422,
+        "TooManyRequests": 429,
+        "Unavailable": 503,
+    }
     assert {cls.__name__: int(status) for cls, status in problems.STATUS.items() if status != 500} == wanted
 
 
@@ -59,15 +67,24 @@ def test_a_more_special_error_keeps_its_status() -> None:
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", "/api/v1"), ("GET", "/api/v1/"), ("GET", "/api/v1/nothing"), ("POST", "/api/v1/executions/a/b/c"), ("OPTIONS", "/api/v1/nothing"),
-     ("GET", "/api/v1/executions/a%2Fb/progress/no")],
-)  # fmt: skip
+    [
+        ("GET", "/api/v1"),
+        ("GET", "/api/v1/"),
+        ("GET", "/api/v1/nothing"),
+        ("POST", "/api/v1/executions/a/b/c"),
+        ("OPTIONS", "/api/v1/nothing"),
+        ("GET", "/api/v1/executions/a%2Fb/progress/no"),
+    ],
+)
 def test_an_unmatched_url(server: Mounted, method: str, path: str) -> None:
     """What isn't there at all, below the prefix, is a problem document too."""
     assert_problem(server.client.open(path, method=method), 404)
 
 
-@pytest.mark.parametrize(("method", "path"), [("DELETE", "/api/v1/executions/x"), ("POST", "/api/v1/executions/x/progress"), ("PUT", "/api/v1/tickets")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("DELETE", "/api/v1/executions/x"), ("POST", "/api/v1/executions/x/progress"), ("PUT", "/api/v1/tickets")],
+)
 def test_an_unmatched_method(server: Mounted, method: str, path: str) -> None:
     """405 says which methods there are."""
     response = server.client.open(path, method=method)

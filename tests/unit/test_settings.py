@@ -43,11 +43,22 @@ def test_yes_and_no(word: str, value: bool) -> None:
 @pytest.mark.parametrize(
     "given",
     [
-        {"max_viewers": "many"}, {"allow_pickle": "perhaps"}, {"tokens": 5}, {"tokens": [5]}, {"url_prefix": ""}, {"url_prefix": "/"},
-        {"url_prefix": "api"}, {"url_prefix": "/api/"}, {"max_wait": 0}, {"ping_interval": -1}, {"origins": "*"},
-        {"origins": "app.example"}, {"origins": "https://app.example/path"}, {"speed": 9},
+        {"max_viewers": "many"},
+        {"allow_pickle": "perhaps"},
+        {"tokens": 5},
+        {"tokens": [5]},
+        {"url_prefix": ""},
+        {"url_prefix": "/"},
+        {"url_prefix": "api"},
+        {"url_prefix": "/api/"},
+        {"max_wait": 0},
+        {"ping_interval": -1},
+        {"origins": "*"},
+        {"origins": "app.example"},
+        {"origins": "https://app.example/path"},
+        {"speed": 9},
     ],
-)  # fmt: skip
+)
 def test_what_cant_be_right_is_refused(given: dict[str, object]) -> None:
     """A wrong value or an unknown name is refused at the start, and the text names the setting."""
     with pytest.raises(ConfigurationError, match=next(iter(given))):

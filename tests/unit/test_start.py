@@ -134,9 +134,15 @@ class TestRefused:
 
     @pytest.mark.parametrize(
         ("task", "args", "kwargs"),
-        [("tasks.add", [], {}), ("tasks.add", [1, 2, 3], {}), ("tasks.add", [1], {"x": 1}), ("tasks.add", [1], {"z": 1}),
-         ("tasks.bound", [], {}), ("tasks.bound", ["a", "b"], {})],
-    )  # fmt: skip
+        [
+            ("tasks.add", [], {}),
+            ("tasks.add", [1, 2, 3], {}),
+            ("tasks.add", [1], {"x": 1}),
+            ("tasks.add", [1], {"z": 1}),
+            ("tasks.bound", [], {}),
+            ("tasks.bound", ["a", "b"], {}),
+        ],
+    )
     def test_arguments_that_it_doesnt_take(self, server: Mounted, task: str, args: list[Any], kwargs: dict[str, Any]) -> None:
         """422 that names the task and what doesn't fit; nothing is published or registered."""
         assert_problem(server.client.post(URL, json={"task": task, "args": args, "kwargs": kwargs}), 422, task)
@@ -144,11 +150,28 @@ class TestRefused:
 
     @pytest.mark.parametrize(
         "body",
-        ["", "{", "[]", "null", '"tasks.add"', "{}", '{"task": 5}', '{"task": ""}', '{"task": "tasks.add", "args": {}}',
-         '{"task": "tasks.add", "args": "ab"}', '{"task": "tasks.add", "kwargs": []}', '{"task": "tasks.add", "kwargs": null}',
-         '{"task": "tasks.add", "args": [NaN]}', '{"task": "tasks.add", "args": [Infinity]}', '{"task": "tasks.add", "queue": "x"}',
-         '{"task": "tasks.add", "args": ["\\ud800"]}', "\xff", "[" * 100000, "9" * 5000],
-    )  # fmt: skip
+        [
+            "",
+            "{",
+            "[]",
+            "null",
+            '"tasks.add"',
+            "{}",
+            '{"task": 5}',
+            '{"task": ""}',
+            '{"task": "tasks.add", "args": {}}',
+            '{"task": "tasks.add", "args": "ab"}',
+            '{"task": "tasks.add", "kwargs": []}',
+            '{"task": "tasks.add", "kwargs": null}',
+            '{"task": "tasks.add", "args": [NaN]}',
+            '{"task": "tasks.add", "args": [Infinity]}',
+            '{"task": "tasks.add", "queue": "x"}',
+            '{"task": "tasks.add", "args": ["\\ud800"]}',
+            "\xff",
+            "[" * 100000,
+            "9" * 5000,
+        ],
+    )
     def test_malformed_bodies(self, server: Mounted, body: str) -> None:
         """Whatever isn't an order is a 422 that says so, never a 500."""
         response = server.client.post(URL, data=body.encode("latin-1"), content_type="application/json")
@@ -294,8 +317,10 @@ class TestIdempotency:
         claimed.append(f"on-its-way {digest}")
         with mock.patch.object(server.store, "claim", slow):
             assert start(server, "tasks.add", 1, key="k").get_json() == {
-                "execution_id": "on-its-way", "status": "pending", "status_url": f"{URL}/on-its-way",
-            }  # fmt: skip
+                "execution_id": "on-its-way",
+                "status": "pending",
+                "status_url": f"{URL}/on-its-way",
+            }
 
     def test_the_registry_is_away(self, server: Mounted) -> None:
         """Without the registry no key can be claimed: 503, nothing published."""

@@ -1,0 +1,95 @@
+"""The description of the API, and the running app held to every word of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+from celery import Celery
+from hypothesis import HealthCheck, given, settings
+from schemathesis import Case, GenerationMode
+from schemathesis.checks import CHECKS, load_all_checks
+
+from headway.server import openapi
+from tests.support.mounting import Mounted, mounted
+
+load_all_checks()
+
+#: Not asked: that everything which fits the schema is accepted. An id of control characters fits and is a 422, a task must be on
+#: the list, and arguments must fit the task.
+UNASKED = ["positive_data_acceptance", "use_after_free", "ensure_resource_availability"]
+
+PATHS = openapi.description("/api/v1", True, False)["paths"]
+OPERATIONS = [(method, path) for path, methods in PATHS.items() for method in methods]
+#: Calls that can go wrong: those that take something.
+TAKING = [(method, path) for method, path in OPERATIONS if {"parameters", "requestBody"} & set(PATHS[path][method])]
+CALLS = [(*each, GenerationMode.POSITIVE) for each in OPERATIONS] + [(*each, GenerationMode.NEGATIVE) for each in TAKING]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Mounted]:
+    """An app with an execution in every state."""
+    celery = Celery("described", broker="memory://", set_as_current=False)
+    celery.task(name="tasks.any", shared=False)(lambda *args, **kwargs: None)
+    # Waiting would hold the test up; how long is granted is proved elsewhere.
+    with mounted(celery=celery, startable=["tasks.any"], max_wait=0.01, operations_at_root=True) as made:
+        for execution_id in ("queued", "running", "failed", "done"):
+            made.publish(execution_id)
+        for execution_id in ("running", "failed", "done"):
+            made.begin(execution_id)
+            made.report(execution_id, 2, 5, "processing", batch="3")
+        made.end("failed", "FAILURE", {"exc_type": "ValueError", "exc_message": ["no"], "exc_module": "builtins"})
+        made.end("done", result=[1, 2])
+        yield made
+
+
+def operation(server: Mounted, method: str, path: str) -> Any:
+    return schemathesis.openapi.from_wsgi("/api/v1/openapi.json", server.app)[path][method.upper()]
+
+
+def hold(case: Case) -> None:
+    case.call_and_validate(excluded_checks=CHECKS.get_by_names(UNASKED))
+
+
+@pytest.mark.parametrize(("method", "path", "mode"), CALLS)
+def test_the_app_does_what_it_says(server: Mounted, method: str, path: str, mode: GenerationMode) -> None:
+    """Made-up calls, sane and not: every status, type, header and body is one that the description names."""
+    described = operation(server, method, path)
+
+    @settings(max_examples=25, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(case=described.as_strategy(generation_mode=mode))
+    def hold_it(case: Case) -> None:
+        hold(case)
+
+    hold_it()
+
+
+@pytest.mark.parametrize("execution_id", ["queued", "running", "failed", "done", "unknown"])
+@pytest.mark.parametrize("path", [path for _, path in OPERATIONS if path.endswith(("_id}", "/progress"))])
+def test_each_state_is_described(server: Mounted, path: str, execution_id: str) -> None:
+    """Whatever an execution is, its answer fits the description."""
+    parameters = {name: execution_id for name in re.findall(r"{(\w+)}", path)}
+    hold(operation(server, "get", path).Case(path_parameters=parameters))
+
+
+def test_every_route_is_described(server: Mounted) -> None:
+    """A route that was added and isn't described fails here; streams can't be, and say so."""
+    described = {re.sub(r"{\w+}", "<>", path) for _, path in OPERATIONS}
+    for rule in server.app.url_map.iter_rules():
+        path = re.sub(r"<\w+>", "<>", rule.rule)
+        at_root = path in ("/healthz", "/readyz", "/metrics", "/openapi.json")
+        if rule.endpoint.startswith("headway") and not at_root and not path.endswith(("/ws", "/events")):
+            assert path in described
+
+
+def test_where_it_is(server: Mounted) -> None:
+    """The description follows the app below another root, and the prefix."""
+    document = server.client.get("/openapi.json", base_url="http://localhost/inner").get_json()
+    assert document["servers"] == [{"url": "/inner"}]
+    with mounted(url_prefix="/other", tensorlake=False, tokens="a-token") as other:
+        document = other.client.get("/other/openapi.json").get_json()
+        assert all(path.startswith("/other/") for path in document["paths"])
+        assert document["security"] == [{"token": []}]
