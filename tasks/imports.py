@@ -48,8 +48,9 @@ def import_csv(path: str) -> dict[str, Any]:
     progress = headway.RequestContext.get().progress
     progress.update(0, 0, "Counting rows")
     with source.open("rb") as file:
-        columns = _header(_rows(file))
-        total = sum(1 for _ in _rows(file))
+        rows = _rows(file)
+        columns = _header(rows)
+        total = sum(1 for _ in rows)
     database = source.with_suffix(".sqlite3")
     taken = rejected = 0
     with closing(sqlite3.connect(database, timeout=60)) as connection, source.open("rb") as file:

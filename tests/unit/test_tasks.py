@@ -1,0 +1,291 @@
+"""The service's jobs, called directly: what they do to their input, and what they would have reported."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import app
+import headway
+import tasks
+from tasks import checksums, imports
+from tasks.data import OutsideDataError, data_folder, inside
+from tasks.imports import NotImportableError
+from tasks.packing import DamagedArchiveError
+
+
+@dataclass
+class Reports:
+    """Stands in the place of ``RequestContext`` and keeps what a task reports."""
+
+    seen: list[tuple[float, float, str | None, Mapping[str, str] | None]] = field(default_factory=list)
+
+    @property
+    def progress(self) -> Reports:
+        return self
+
+    def get(self) -> Reports:
+        return self
+
+    def update(
+        self, current: float, total: float, message: str | None = None, attributes: Mapping[str, str] | None = None
+    ) -> None:
+        self.seen.append((current, total, message, attributes))
+
+    def track(self, iterable: list[Any], message: str | None = None) -> Iterator[Any]:
+        for number, item in enumerate(iterable):
+            self.update(number, len(iterable), message)
+            yield item
+        self.update(len(iterable), len(iterable), message)
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty ``HEADWAY_DATA``."""
+    monkeypatch.setenv("HEADWAY_DATA", str(tmp_path / "data"))
+    return data_folder()
+
+
+@pytest.fixture
+def reports(monkeypatch: pytest.MonkeyPatch) -> Reports:
+    """What the task under test reports."""
+    kept = Reports()
+    monkeypatch.setattr(headway, "RequestContext", kept)
+    return kept
+
+
+def test_names() -> None:
+    """The five jobs carry the contract's names, and the service's app knows them under these."""
+    names = {f"tasks.{name}" for name in ("checksum", "import_csv", "pipeline", "fails_half_way", "unknown_length")}
+    assert {getattr(tasks, name).name for name in tasks.__all__} == names
+    assert names <= set(app.celery.tasks)
+
+
+# --- where they may read ---
+
+
+@pytest.mark.parametrize("path", ["..", "../secret", "/etc", "a/../../secret", "link", "link/file"])
+def test_a_path_outside_the_data_folder_is_refused(data: Path, path: str) -> None:
+    """No path leads out of HEADWAY_DATA, neither upwards nor absolute nor through a link, and whether it exists isn't told."""
+    (data / "link").symlink_to(data.parent)
+    with pytest.raises(OutsideDataError):
+        inside(path)
+
+
+def test_a_missing_path_inside_is_named(data: Path) -> None:
+    """A path inside that isn't there is told as it was given."""
+    with pytest.raises(FileNotFoundError, match="nothing-here"):
+        inside("nothing-here")
+
+
+def test_the_data_folder_is_the_users_alone(data: Path) -> None:
+    """What people upload can't be read by other users of the machine."""
+    assert data.stat().st_mode & 0o077 == 0
+
+
+# --- tasks.checksum ---
+
+
+def test_checksum(data: Path, reports: Reports) -> None:
+    """Every file counts once, links lead nowhere, and the progress ends at all bytes of all passes."""
+    (data / "folder" / "deep").mkdir(parents=True)
+    (data / "folder" / "a").write_bytes(b"one")
+    (data / "folder" / "deep" / "b").write_bytes(b"three")
+    (data / "secret").write_text("not this one")
+    (data / "folder" / "link").symlink_to(data / "secret")
+
+    done = tasks.checksum("folder", passes=3)
+
+    expected = "".join(f"{hashlib.sha256(text).hexdigest()}  {name}\n" for name, text in (("a", b"one"), ("deep/b", b"three")))
+    assert done == {
+        "files": 2,
+        "bytes": 8,
+        "passes": 3,
+        "sha256": hashlib.sha256(expected.encode()).hexdigest(),
+        "unreadable": [],
+        "changed": [],
+    }
+    currents = [current for current, *_ in reports.seen]
+    assert currents == sorted(currents)
+    assert reports.seen[-1][:2] == (24, 24)
+
+
+def test_checksum_tells_what_it_could_not_read_and_what_changed(
+    data: Path, reports: Reports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that can't be read and one that isn't the same twice are named in the result; the others are read all the same."""
+    for name in ("changing", "forbidden", "good"):
+        (data / name).write_text(name)
+    really = checksums._read
+
+    def read(file: Path, digest: Any) -> Iterator[int]:
+        if file.name == "forbidden":
+            raise PermissionError(13, "Permission denied")
+        yield from really(file, digest)
+        if file.name == "changing":
+            file.write_text("changed!")
+
+    monkeypatch.setattr(checksums, "_read", read)
+    done = tasks.checksum(".", passes=2)
+    assert (done["files"], done["unreadable"], done["changed"]) == (2, ["forbidden"], ["changing"])
+    assert reports.seen[-1][3] == {"files": "2", "changed": "1"}
+
+
+def test_checksum_wants_a_folder(data: Path, reports: Reports) -> None:
+    """A file is refused by a sentence that says what to name instead."""
+    (data / "file").touch()
+    with pytest.raises(NotADirectoryError, match="folder"):
+        tasks.checksum("file")
+
+
+def test_checksum_of_the_standard_library_is_worth_watching(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With no path, the number of passes follows from the speed of the machine, and is never none."""
+    speed = {"clock": 0.0}
+    monkeypatch.setattr(checksums.time, "perf_counter", lambda: speed["clock"])
+
+    def read(file: Path, digest: Any) -> Iterator[int]:
+        speed["clock"] += 1.0
+        yield 100
+
+    monkeypatch.setattr(checksums, "_read", read)
+    sizes = {Path("a"): 100, Path("b"): 500}  # the first is read at 100 bytes a second
+    assert checksums._passes_worth_watching(sizes) == 2
+    assert checksums._passes_worth_watching({Path("a"): 100, Path("b"): 10**9}) == 1
+
+
+# --- tasks.import_csv ---
+
+
+def rows_of(data: Path, table: str, name: str = "it.sqlite3") -> list[tuple[Any, ...]]:
+    """All rows of a table, in the order of their lines."""
+    with closing(sqlite3.connect(data / name)) as connection:
+        return connection.execute(f"SELECT * FROM {table} ORDER BY 1").fetchall()
+
+
+def test_import_keeps_every_row(data: Path, reports: Reports) -> None:
+    """Good rows and rejects together are the file: each bad one is kept with its line, its reason and its text."""
+    (data / "it.csv").write_bytes(
+        b'\xef\xbb\xbfid,"name of it"\r\n1,one\r\n\r\n2\r\n3,"two\r\nlines"\r\n'
+        b'4,\xff\xfe\r\n5,five,more\r\n6,"broken"quote\r\n7,seven\r\n'
+    )
+    done = tasks.import_csv("it.csv")
+    assert done == {"rows": 3, "rejected": 4, "database": "it.sqlite3"}
+    assert rows_of(data, "rows") == [(2, "1", "one"), (5, "3", "two\r\nlines"), (10, "7", "seven")]
+    assert [(line, text) for line, _, text in rows_of(data, "rejects")] == [
+        (4, "2"),
+        (7, "4,\\xff\\xfe"),
+        (8, "5,five,more"),
+        (9, '6,"broken"quote'),
+    ]
+    reasons = {line: reason for line, reason, _ in rows_of(data, "rejects")}
+    assert reasons[4] == "1 fields instead of 2"
+    assert reasons[7] == "not UTF-8"
+    assert reports.seen[-1] == (7, 7, "Importing rows", {"imported": "3", "rejected": "4"})
+
+
+def test_an_open_quote_swallows_nothing(data: Path, reports: Reports) -> None:
+    """A quote that is never closed makes a reject of what follows, not a silent end."""
+    (data / "it.csv").write_text('id,name\n1,one\n2,"never closed\n3,three\n')
+    assert tasks.import_csv("it.csv") == {"rows": 1, "rejected": 1, "database": "it.sqlite3"}
+    assert rows_of(data, "rejects")[0][::2] == (3, '2,"never closed\n3,three')
+
+
+def test_import_again(data: Path, reports: Reports) -> None:
+    """A second delivery of the same job leaves the same rows, not twice as many."""
+    (data / "it.csv").write_text("id,name\n1,one\n2\n3,three\n")
+    assert tasks.import_csv("it.csv") == tasks.import_csv("it.csv")
+    assert [len(rows_of(data, table)) for table in ("rows", "rejects")] == [2, 1]
+
+
+def test_import_after_a_cut(data: Path, reports: Reports, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that was cut off in the middle is completed by its next delivery."""
+    (data / "it.csv").write_text("id,name\n" + "".join(f"{number},x\n" for number in range(1000)))
+    really = reports.update
+
+    def cut(current: float, *rest: Any) -> None:
+        if current == 500:
+            raise SystemExit
+        really(current, *rest)
+
+    monkeypatch.setattr(reports, "update", cut)
+    with pytest.raises(SystemExit):
+        tasks.import_csv("it.csv")
+    assert 0 < len(rows_of(data, "rows")) < 1000
+    monkeypatch.setattr(reports, "update", really)
+    assert tasks.import_csv("it.csv")["rows"] == 1000
+    assert len(rows_of(data, "rows")) == 1000
+
+
+def test_names_of_columns_are_only_names(data: Path, reports: Reports) -> None:
+    """A header can't become SQL."""
+    (data / "it.csv").write_text('"a""); DROP TABLE rejects; --",select\n1,2\n')
+    assert tasks.import_csv("it.csv")["rows"] == 1
+    assert rows_of(data, "rejects") == []
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("", "empty"),
+        ("a,A\n1,2\n", "twice"),
+        ("a,,c\n", "without a name"),
+        ("_line,b\n", "_line"),
+        (",".join(f"c{number}" for number in range(imports.COLUMNS + 1)), "columns"),
+        ('"a', "header"),
+    ],
+)
+def test_a_file_that_cannot_be_imported_says_why(data: Path, reports: Reports, content: str, why: str) -> None:
+    """Without a usable header nothing is imported, and the error says what is wrong."""
+    (data / "it.csv").write_text(content)
+    with pytest.raises(NotImportableError, match=why):
+        tasks.import_csv("it.csv")
+
+
+# --- the others ---
+
+
+def test_pipeline(reports: Reports) -> None:
+    """The steps come one after another, never backwards, each with its message, and end at 5 of 5."""
+    done = tasks.pipeline(files=12)
+    assert done["files"] > 0
+    assert done["words"] > 0
+    currents = [current for current, *_ in reports.seen]
+    assert currents == sorted(currents)
+    assert {int(current) for current in currents} == {0, 1, 2, 3, 4, 5}
+    assert reports.seen[-1][:3] == (5, 5, "Done")
+    assert any(message and message.startswith("Parsing: ") for _, _, message, _ in reports.seen)
+
+
+def test_fails_half_way(reports: Reports) -> None:
+    """It raises when exactly half is done."""
+    with pytest.raises(DamagedArchiveError, match="archive of"):
+        tasks.fails_half_way(files=10)
+    assert reports.seen[-1][:2] == (5, 10)
+
+
+def test_unknown_length(reports: Reports) -> None:
+    """It never says a total, and what it found is counted."""
+    done = tasks.unknown_length(roots=["json"])
+    assert done["modules"] >= 5  # json, its decoder, encoder, scanner, and re at least
+    assert done["instructions"] > done["functions"] > 0
+    assert {total for _, total, _, _ in reports.seen} == {0}
+    assert reports.seen[-1][0] == done["modules"]
+    assert tasks.unknown_length(roots=["json"], limit=2)["modules"] == 2
+
+
+def test_direct_calls_are_harmless(data: Path) -> None:
+    """Called as plain functions, outside any worker and with no server there, the jobs do their work all the same."""
+    (data / "it.csv").write_text("id\n1\n")
+    assert os.environ.get("CELERY_RESULT_BACKEND") is None
+    assert tasks.import_csv("it.csv")["rows"] == 1
+    assert tasks.checksum(".", passes=1)["files"] == 2
+    with pytest.raises(DamagedArchiveError):
+        tasks.fails_half_way(files=2)
