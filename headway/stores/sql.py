@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -32,8 +32,8 @@ logger = logging.getLogger(__name__)
 TIMEOUT = 0.5
 #: The same for a patient one: SQLite's own default.
 PATIENCE = 5.0
-#: Rows that have outlived their results and ``TOMBSTONE`` are looked for at most so often in a process (seconds).
-SWEEP = 3600.0
+#: Rows that have outlived their results and ``TOMBSTONE`` are looked for at most so often in a process.
+SWEEP = timedelta(hours=1)
 
 #: The database is away, or too slow: nothing to learn from but that. All else is logged.
 AWAY = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError, exc.DisconnectionError, OSError)
@@ -85,13 +85,17 @@ class SqlStore(SplitStore):
         self._timeout = timeout
         self._engines: dict[tuple[int, bool], sa.Engine] = {}
         self._prepared = False
-        self._swept = 0.0
+        self._swept: datetime | None = None
         self._executions, self._claims = _tables(self.results.backend.task_cls.__table__.schema)
 
     def register(self, registrations: Iterable[Registration]) -> None:
-        waiting = {each.task_id: each for each in registrations}
+        waiting: dict[str, Registration] = {}
+        for each in registrations:
+            waiting.setdefault(each.task_id, each)
+        if not waiting:
+            return
         known: Mapping[str, object] = waiting
-        self._sweep()
+        self._sweep(max(each.created_at for each in waiting.values()))
         try:
             with self._engine() as engine:
                 known = self._records(list(waiting))
@@ -226,18 +230,18 @@ class SqlStore(SplitStore):
                     raise
         self._prepared = True
 
-    def _sweep(self) -> None:
+    def _sweep(self, now: datetime) -> None:
         """Delete what has outlived its result and ``TOMBSTONE``: a database has no expiry of its own."""
-        expires, now = self.results.expires, time.time()
-        if not expires or now - self._swept < SWEEP:
+        expires = self.results.expires
+        if not expires or (self._swept is not None and now - self._swept < SWEEP):
             return
         self._swept = now
-        oldest = round((now - expires - TOMBSTONE.total_seconds()) * 1e6)
+        oldest = micros(now - timedelta(seconds=expires) - TOMBSTONE)
         executions, claims = self._executions, self._claims
         last_seen = sa.func.coalesce(executions.c.updated_at, executions.c.created_at)
         with self._engine() as engine, engine.begin() as connection:
             connection.execute(executions.delete().where(last_seen < oldest))
-            connection.execute(claims.delete().where(claims.c.until < round(now * 1e6)))
+            connection.execute(claims.delete().where(claims.c.until < micros(now)))
 
 
 def _row(record: Record) -> dict[str, Any]:
