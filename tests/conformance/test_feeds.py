@@ -1,0 +1,389 @@
+"""One suite for every feed: what ``feeds/base.py`` promises."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from headway.errors import Unavailable
+from headway.feeds.base import Feed
+from headway.feeds.memory import MemoryFeed
+from headway.feeds.polling import PollingFeed
+from headway.feeds.redis import RedisFeed
+from headway.feeds.select import feed_for
+from headway.stores.client import connect
+from headway.stores.memory import MemoryStore
+from headway.stores.results import Results
+from tests.support.valkey import ValkeyServer
+from tests.support.wait import until
+
+
+class Ear:
+    """A listener that writes down what it is told, and by whom."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, Any]] = []
+        self.threads: set[str] = set()
+        self.fails = False
+
+    def changed(self, task_id: str, meta: Mapping[str, Any] | None) -> None:
+        self._hear("changed", task_id, meta)
+
+    def lost(self) -> None:
+        self._hear("lost")
+
+    def restored(self) -> None:
+        self._hear("restored")
+
+    def _hear(self, *what: Any) -> None:
+        self.threads.add(threading.current_thread().name)
+        self.heard.append(what if len(what) > 1 else (what[0], None))
+        if self.fails:
+            raise RuntimeError("this listener was told to fail")
+
+    def changes(self, task_id: str) -> list[Any]:
+        """What was told of one task, in order."""
+        return [what[2] for what in self.heard if what[0] == "changed" and what[1] == task_id]  # type: ignore[misc]
+
+    @property
+    def gaps(self) -> list[str]:
+        """The outages, in order."""
+        return [what[0] for what in self.heard if what[0] != "changed"]
+
+
+class Bench:
+    """A feed, and the backend that it tells of."""
+
+    def __init__(
+        self, make: Callable[[], Feed], store: Callable[[str, str, Any], None], cut: Callable[[], None], mend: Callable[[], None]
+    ):
+        self.feed = make()
+        self.ear = Ear()
+        self.feed.listen(self.ear)
+        self.store, self.cut, self.mend = store, cut, mend
+        #: Whether each change is told, with what it was; else only that there was one.
+        self.pushes = not isinstance(self.feed, PollingFeed)
+
+    def heard(self, task_id: str, result: Any) -> bool:
+        """Whether the listener can know by now that the task's result is this."""
+        changes = self.ear.changes(task_id)
+        return bool(changes) and (changes[-1] is None or changes[-1]["result"] == result)
+
+
+@pytest.fixture(params=["memory", "polling", "redis"])
+def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    with ExitStack() as stack:
+        if request.param == "redis":
+            server = stack.enter_context(ValkeyServer(durable=True))
+            bench = redis_bench(server)
+        else:
+            store = MemoryStore()
+
+            def put(task_id: str, state: str, result: Any) -> None:
+                store.put_result(task_id, {"status": state, "result": result, "task_id": task_id})
+
+            def away(value: bool) -> None:
+                store.away = value
+
+            if request.param == "memory":
+                feed = MemoryFeed(store)
+                bench = Bench(lambda: feed, put, feed.cut, feed.mend)
+            else:
+                bench = Bench(lambda: PollingFeed(store, interval=0.02), put, lambda: away(True), lambda: away(False))
+        stack.callback(bench.feed.close)
+        yield bench
+
+
+def redis_bench(server: ValkeyServer, **options: Any) -> Bench:
+    app = Celery("feeds", backend=server.url)
+    results = Results(app)
+    writer = connect(results.backend)
+
+    def store(task_id: str, state: str, result: Any) -> None:
+        raw = results.encode({"status": state, "result": result, "task_id": task_id})
+        writer.set(results.key(task_id), raw)
+        writer.publish(results.key(task_id), raw)
+
+    feed = RedisFeed(lambda: connect(results.backend), results.key, results.decode, **options)
+    return Bench(lambda: feed, store, server.stop, server.start)
+
+
+def new_id() -> str:
+    return uuid.uuid4().hex
+
+
+def test_tells_what_changed_after_watch(bench: Bench) -> None:
+    """What is stored after `watch` returned is told, and the last word told is the last word stored."""
+    task_id = new_id()
+    bench.feed.watch(task_id)
+    for number in range(50):
+        bench.store(task_id, "PROGRESS", {"current": number})
+    until(lambda: bench.heard(task_id, {"current": 49}))
+
+
+def test_tells_in_order(bench: Bench) -> None:
+    """Changes arrive in the order of the writes, and a feed that pushes drops none."""
+    task_id = new_id()
+    bench.feed.watch(task_id)
+    for number in range(200):
+        bench.store(task_id, "PROGRESS", {"current": number})
+    until(lambda: bench.heard(task_id, {"current": 199}))
+    told = [meta["result"]["current"] for meta in bench.ear.changes(task_id) if meta is not None]
+    assert told == sorted(told)
+    if bench.pushes:
+        assert told == list(range(200))
+
+
+def test_watch_has_no_hole(bench: Bench) -> None:
+    """Of many tasks that are stored to while they are being watched, each write after its `watch` is told (fact 23)."""
+    ids = [new_id() for _ in range(50)]
+    for task_id in ids:
+        bench.feed.watch(task_id)
+        bench.store(task_id, "PROGRESS", {"current": 1})
+    until(lambda: all(bench.heard(task_id, {"current": 1}) for task_id in ids))
+
+
+def test_tells_only_of_what_is_watched(bench: Bench) -> None:
+    """Nothing is told of a task that nobody watches, nor, after `unwatch`, of one that was watched."""
+    watched, other, former = new_id(), new_id(), new_id()
+    bench.feed.watch(watched)
+    bench.feed.watch(former)
+    bench.feed.unwatch(former)
+    bench.feed.unwatch(other)  # never watched, and fine
+    bench.store(watched, "PROGRESS", {"current": 0})
+    until(lambda: bench.heard(watched, {"current": 0}))
+    at_most_one = len(bench.ear.changes(former))
+    assert at_most_one <= 1
+    for number in range(1, 20):
+        bench.store(other, "PROGRESS", {"current": number})
+        bench.store(former, "PROGRESS", {"current": number})
+        bench.store(watched, "PROGRESS", {"current": number})
+    until(lambda: bench.heard(watched, {"current": 19}))
+    assert bench.ear.changes(other) == []
+    assert len(bench.ear.changes(former)) == at_most_one
+
+
+def test_watch_again_after_unwatch(bench: Bench) -> None:
+    """A task that was dropped and wanted again is told of, however quickly that went."""
+    task_id = new_id()
+    for number in range(30):
+        bench.feed.watch(task_id)
+        bench.feed.watch(task_id)  # a second call is fine
+        bench.store(task_id, "PROGRESS", {"current": number})
+        until(lambda number=number: bench.heard(task_id, {"current": number}))
+        bench.feed.unwatch(task_id)
+
+
+def test_one_thread_tells(bench: Bench) -> None:
+    """The listener is called from one thread, the feed's own, which exists only once something is watched."""
+    assert not [t for t in threading.enumerate() if t.name == "headway-feed"]
+    task_id = new_id()
+    bench.feed.watch(task_id)
+    bench.store(task_id, "STARTED", None)
+    until(lambda: bench.heard(task_id, None))
+    assert bench.ear.threads == {"headway-feed"}
+
+
+def test_a_listener_that_fails_changes_nothing(bench: Bench) -> None:
+    """An exception of the listener doesn't end the feed."""
+    task_id = new_id()
+    bench.feed.watch(task_id)
+    bench.ear.fails = True
+    bench.store(task_id, "PROGRESS", {"current": 1})
+    until(lambda: bench.heard(task_id, {"current": 1}))
+    bench.ear.fails = False
+    bench.store(task_id, "PROGRESS", {"current": 2})
+    until(lambda: bench.heard(task_id, {"current": 2}))
+
+
+def test_a_gap_is_told(bench: Bench) -> None:
+    """An outage is told as `lost` once and `restored` once; afterwards everything watched is told of again."""
+    ids = [new_id(), new_id()]
+    for task_id in ids:
+        bench.feed.watch(task_id)
+    bench.store(ids[0], "PROGRESS", {"current": 1})
+    until(lambda: bench.heard(ids[0], {"current": 1}))
+    bench.feed.ping()
+    bench.cut()
+    until(lambda: bench.ear.gaps == ["lost"])
+    with pytest.raises(Unavailable):
+        bench.feed.ping()
+    bench.mend()
+    until(lambda: bench.ear.gaps == ["lost", "restored"])
+    bench.feed.ping()
+    for task_id in ids:
+        bench.store(task_id, "PROGRESS", {"current": 2})
+    until(lambda: all(bench.heard(task_id, {"current": 2}) for task_id in ids))
+    assert bench.ear.gaps == ["lost", "restored"]
+
+
+def test_watch_during_an_outage(bench: Bench) -> None:
+    """`watch` raises ``Unavailable`` while the backend is away, and the task is told of once it is back all the same."""
+    bench.feed.watch(new_id())
+    bench.cut()
+    until(lambda: bench.ear.gaps == ["lost"])
+    task_id = new_id()
+    with pytest.raises(Unavailable):
+        bench.feed.watch(task_id)
+    bench.mend()
+    until(lambda: bench.ear.gaps == ["lost", "restored"])
+    bench.store(task_id, "PROGRESS", {"current": 1})
+    until(lambda: bench.heard(task_id, {"current": 1}))
+
+
+def test_close(bench: Bench) -> None:
+    """`close` ends the thread; a second call does nothing."""
+    bench.feed.watch(new_id())
+    assert [t for t in threading.enumerate() if t.name == "headway-feed"]
+    bench.feed.close()
+    assert not [t for t in threading.enumerate() if t.name == "headway-feed"]
+    bench.feed.close()
+
+
+# What only Redis can show.
+
+
+@pytest.fixture
+def hasty(own_valkey: ValkeyServer) -> Iterator[Bench]:
+    """A Redis feed that asks at once whether a silent server lives."""
+    bench = redis_bench(own_valkey, ping_interval=0.1, pong_within=0.3, timeout=1.0)
+    yield bench
+    bench.feed.close()
+
+
+def test_redis_server_that_hangs(hasty: Bench, own_valkey: ValkeyServer) -> None:
+    """A server that is stopped but not gone is found out, though no read of ours fails (web fact 18); then all is well again."""
+    task_id = new_id()
+    hasty.feed.watch(task_id)
+    own_valkey.pause()
+    until(lambda: hasty.ear.gaps == ["lost"])
+    own_valkey.resume()
+    until(lambda: hasty.ear.gaps == ["lost", "restored"])
+    hasty.store(task_id, "PROGRESS", {"current": 1})
+    until(lambda: hasty.heard(task_id, {"current": 1}))
+
+
+def test_redis_connection_killed(hasty: Bench, own_valkey: ValkeyServer) -> None:
+    """A connection that the server cuts, again and again, is a gap each time, and no subscription is lost (web facts 15, 16)."""
+    ids = [new_id() for _ in range(20)]
+    for task_id in ids:
+        hasty.feed.watch(task_id)
+    for round_ in range(1, 6):
+        assert own_valkey.command("CLIENT", "KILL", "TYPE", "PUBSUB") >= 1
+        until(lambda round_=round_: hasty.ear.gaps == ["lost", "restored"] * round_)
+        for task_id in ids:
+            hasty.store(task_id, "PROGRESS", {"current": round_})
+        until(lambda round_=round_: all(hasty.heard(task_id, {"current": round_}) for task_id in ids))
+
+
+def test_redis_away_from_the_start(own_valkey: ValkeyServer) -> None:
+    """A feed whose server was never there says so within its time limit, and works when the server comes."""
+    bench = redis_bench(own_valkey)
+    own_valkey.stop()
+    task_id = new_id()
+    try:
+        with pytest.raises(Unavailable):
+            bench.feed.ping()
+        with pytest.raises(Unavailable):
+            bench.feed.watch(task_id)
+        until(lambda: bench.ear.gaps == ["lost"])
+        own_valkey.start()
+        until(lambda: bench.ear.gaps == ["lost", "restored"])
+        bench.store(task_id, "PROGRESS", {"current": 1})
+        until(lambda: bench.heard(task_id, {"current": 1}))
+    finally:
+        bench.feed.close()
+
+
+def test_redis_payloads_that_say_nothing(hasty: Bench, own_valkey: ValkeyServer) -> None:
+    """What can't be decoded, or is too large to be a report, is told as "read it"; it doesn't hurt what follows."""
+    task_id = new_id()
+    key = Results(Celery("feeds", backend=own_valkey.url)).key(task_id)
+    hasty.feed.watch(task_id)
+    own_valkey.command("PUBLISH", key, b"\xff\xfe no record")
+    own_valkey.command("PUBLISH", key, b"[1, 2]")
+    hasty.store(task_id, "SUCCESS", "x" * 1_000_000)
+    hasty.store(task_id, "PROGRESS", {"current": 1})
+    until(lambda: len(hasty.ear.changes(task_id)) == 4)
+    assert hasty.ear.changes(task_id)[:3] == [None, None, None]
+    assert hasty.ear.changes(task_id)[3]["result"] == {"current": 1}
+
+
+def test_redis_watchers_in_many_threads(hasty: Bench) -> None:
+    """Watching and dropping from many threads at once leaves exactly what is wanted, and no call without an answer."""
+    faults: list[BaseException] = []
+    kept = [new_id() for _ in range(8)]
+
+    def work(task_id: str) -> None:
+        try:
+            for _ in range(50):
+                hasty.feed.watch(task_id)
+                hasty.feed.unwatch(task_id)
+            hasty.feed.watch(task_id)
+        except BaseException as exc:  # told below
+            faults.append(exc)
+
+    threads = [threading.Thread(target=work, args=(task_id,)) for task_id in kept]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert not faults
+    for task_id in kept:
+        hasty.store(task_id, "PROGRESS", {"current": 1})
+    until(lambda: all(hasty.heard(task_id, {"current": 1}) for task_id in kept))
+
+
+def test_redis_costs_one_connection(hasty: Bench, own_valkey: ValkeyServer) -> None:
+    """However many are watched, the feed holds one connection."""
+    for _ in range(100):
+        hasty.feed.watch(new_id())
+    clients = [line for line in own_valkey.command("CLIENT", "LIST", "TYPE", "PUBSUB").splitlines() if line]
+    assert len(clients) == 1
+    assert b"sub=100" in clients[0]
+
+
+def test_polling_asks_nothing_for_nobody() -> None:
+    """While nothing is watched, the store isn't asked."""
+
+    class Counting(MemoryStore):
+        reads = 0
+
+        def read(self, task_ids: Any) -> Any:
+            self.reads += 1
+            return super().read(task_ids)
+
+    store = Counting()
+    feed = PollingFeed(store, interval=0.005)
+    feed.listen(Ear())
+    task_id = new_id()
+    try:
+        feed.watch(task_id)
+        until(lambda: store.reads)
+        feed.unwatch(task_id)
+        thread = next(t for t in threading.enumerate() if t.name == "headway-feed")
+        until(lambda: not feed._wake.is_set(), what="the thread to lie down")
+        before, begun = store.reads, time.monotonic()
+        until(lambda: time.monotonic() - begun > 0.1)
+        assert store.reads == before
+        assert thread.is_alive()
+    finally:
+        feed.close()
+
+
+def test_the_right_feed(redis_url: str, tmp_path: Any) -> None:
+    """Redis pushes; any other backend is asked; the fake store has the fake feed."""
+    redis_app = Celery("a", backend=redis_url)
+    other = Celery("b", backend=f"db+sqlite:///{tmp_path}/r.sqlite")
+    assert isinstance(feed_for(redis_app, MemoryStore()), MemoryFeed)
+    from headway.stores.select import store_for
+
+    assert isinstance(feed_for(redis_app, store_for(redis_app)), RedisFeed)
+    assert isinstance(feed_for(other, store_for(other)), PollingFeed)
