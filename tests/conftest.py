@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support import leaks
+from tests.support import leaks, processes
 from tests.support.rabbitmq import RabbitMQ, server_script
 from tests.support.service import Service
 from tests.support.services import CHROMIUM_FLAGS, chromium, missing
@@ -89,10 +89,14 @@ def browser() -> Iterator[Browser]:
     if path is None:
         missing("Chromium", "install the package chromium, or name a browser in $CHROMIUM")
     flags = [*CHROMIUM_FLAGS, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+    before = processes.children()
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=path, args=flags)
+        ours = processes.children() - before
+        processes.kept |= ours  # Playwright's driver, which starts and ends Chromium's processes as it likes
         yield running
         running.close()
+    processes.kept -= ours
 
 
 @pytest.fixture

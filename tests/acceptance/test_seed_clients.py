@@ -115,10 +115,11 @@ def snippet(heading: str, language: str) -> str:
     return found
 
 
-def step_until(play: Play, done: Callable[[], object]) -> None:
+def step_until(play: Play, done: Callable[[], object], client: Process | None = None) -> None:
     """One step after the other until the client has shown something: it may connect at any time in between."""
 
     def step() -> object:
+        assert client is None or client.alive, client.log()
         if not done() and not play.service.valkey.command("LLEN", f"puppet:{play.id}"):
             play.say("step")
         return done()
@@ -140,7 +141,7 @@ def test_websocket_client(puppets: Callable[[], Play], run: Callable[..., Proces
     """websocket-client is told of progress as it comes, then of the end, whichever it is."""
     play = puppets().running()
     client = run(snippet("Python - WebSocket", "python"), execution_id=play.id)
-    step_until(play, lambda: "Progress: " in client.log())
+    step_until(play, lambda: "Progress: " in client.log(), client)
     play.cancel() if word == "cancel" else play.say(word)
     assert client.wait() == 0
     assert client.log().splitlines()[-1] == f"Done: {end}"
@@ -169,7 +170,7 @@ def test_three_executions_at_once(puppets: Callable[[], Play], run: Callable[...
     client = run(code)
     for play in plays:
         client.wait_log(rf"^\[{play.id}\] status$")
-        step_until(play, lambda play=play: f"[{play.id}] progress" in client.log())
+        step_until(play, lambda play=play: f"[{play.id}] progress" in client.log(), client)
     plays[0].say("end")
     plays[1].say("fail")
     plays[2].cancel()

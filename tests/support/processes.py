@@ -282,6 +282,11 @@ class WebServer(Process):
             connection.close()
 
 
+def children() -> set[int]:
+    """The ids of this process's own children."""
+    return {child.pid for child in psutil.Process().children()}
+
+
 def running(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
     """Those that still run. A zombie that a container's first process never reaps has ended all the same."""
     left = []
