@@ -71,7 +71,7 @@ def test_the_app_does_what_it_says(server: Mounted, method: str, path: str, mode
 @pytest.mark.parametrize("path", [path for _, path in OPERATIONS if path.endswith(("_id}", "/progress"))])
 def test_each_state_is_described(server: Mounted, path: str, execution_id: str) -> None:
     """Whatever an execution is, its answer fits the description."""
-    parameters = {name: execution_id for name in re.findall(r"{(\w+)}", path)}
+    parameters = dict.fromkeys(re.findall(r"{(\w+)}", path), execution_id)
     hold(operation(server, "get", path).Case(path_parameters=parameters))
 
 

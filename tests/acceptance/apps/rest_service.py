@@ -1,0 +1,20 @@
+"""A user's own Flask app, apart from its workers: it knows their tasks by name only. Configured by the environment."""
+
+from __future__ import annotations
+
+import os
+
+from celery import Celery
+from flask import Flask
+
+from headway.server import Headway
+
+
+def create_app() -> Flask:
+    """For gunicorn and ``flask run``."""
+    celery = Celery("rest", broker=os.environ["REST_BROKER"], backend=os.environ["REST_BACKEND"])
+    celery.conf.task_default_queue = "puppet"
+    app = Flask(__name__)
+    app.add_url_rule("/", "page", lambda: "mine")
+    Headway(app, celery=celery, startable=["puppet.play"], operations_at_root=True)
+    return app

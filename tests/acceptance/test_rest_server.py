@@ -1,0 +1,202 @@
+"""REST on real servers: a worker's run polled to its end, and what is answered while something is away."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import pytest
+import redis
+import requests
+
+from tests.support.processes import WebServer, Worker
+from tests.support.valkey import ExternalValkey, ValkeyServer
+from tests.support.wait import until
+
+APP = "tests.acceptance.apps.rest_service:create_app()"
+Kind = Literal["gevent", "gthread", "dev"]
+
+#: Seconds after which an answer is no answer any more: what is away must be said, and not waited for.
+BOUND = 8
+
+
+class Api:
+    """A client of one server."""
+
+    def __init__(self, server: WebServer) -> None:
+        self.server = server
+
+    def get(self, path: str, *, timeout: float = BOUND, **headers: str) -> requests.Response:
+        """GET below the prefix."""
+        return requests.get(f"{self.server.url}/api/v1{path}", headers=headers, timeout=timeout)
+
+    def start(self, *, key: str | None = None, **body: Any) -> requests.Response:
+        """POST /executions for the puppet."""
+        headers = {} if key is None else {"Idempotency-Key": key}
+        return requests.post(
+            f"{self.server.url}/api/v1/executions", json={"task": "puppet.play"} | body, headers=headers, timeout=BOUND
+        )
+
+    def status(self, execution_id: str) -> str:
+        """The status now."""
+        return str(self.get(f"/executions/{execution_id}").json()["status"])
+
+
+def tell(url: str, execution_id: str, *words: str) -> None:
+    """Tell the puppet what to do."""
+    with redis.Redis.from_url(url) as client:
+        client.rpush(f"puppet:{execution_id}", *words)
+
+
+def web(kind: Kind, broker: str, backend: str, **settings: str) -> WebServer:
+    return WebServer(kind, APP, env={"REST_BROKER": broker, "REST_BACKEND": backend, **settings})
+
+
+def assert_problem(response: requests.Response, status: int, *words: str) -> None:
+    assert response.status_code == status, response.text
+    assert response.headers["Content-Type"] == "application/problem+json"
+    body = response.json()
+    assert body["status"] == status
+    for word in words:
+        assert word in body["detail"]
+
+
+def assert_away(response: requests.Response) -> None:
+    """503 with the time to come back, and nothing of the driver, the address or the code."""
+    assert_problem(response, 503)
+    assert int(response.headers["Retry-After"]) >= 1
+    for word in ("redis", "127.0.0.1", "Traceback", "Error ", "Timeout", "kombu"):
+        assert word not in response.text
+
+
+@pytest.mark.parametrize("kind", ["gevent", "gthread", "dev"])
+def test_a_run_polled_to_its_end(kind: Kind, redis_url: str) -> None:
+    """Started, pending, running at 1 of 40, held until 2 of 40, failed at 5 %: each as the contract says it, on each server."""
+    with web(kind, redis_url, redis_url) as server:
+        api = Api(server)
+        started = api.start()
+        assert started.status_code == 202
+        execution_id = started.json()["execution_id"]
+        assert started.headers["Location"] == f"/api/v1/executions/{execution_id}"
+        path = f"/executions/{execution_id}"
+        assert api.status(execution_id) == "pending"
+        assert api.get(f"{path}/progress").status_code == 204
+
+        with Worker("tests.acceptance.apps.puppet", env={"PUPPET_URL": redis_url}, pool="threads"):
+            tell(redis_url, execution_id, "step")
+            first = api.get(f"{path}/progress?wait=20", timeout=30)
+            assert (first.json()["current_step"], first.json()["percentage"]) == (1, 2.5)
+            assert first.headers["Retry-After"]
+            tag = first.headers["ETag"]
+            assert api.get(f"{path}/progress", **{"If-None-Match": tag}).status_code == 304
+
+            held: list[requests.Response] = []
+            poll = threading.Thread(
+                target=lambda: held.append(api.get(f"{path}/progress?wait=20", timeout=30, **{"If-None-Match": tag}))
+            )
+            poll.start()
+            tell(redis_url, execution_id, "step")
+            poll.join(30)
+            assert held[0].json()["current_step"] == 2
+
+            tell(redis_url, execution_id, "fail")
+            until(lambda: api.status(execution_id) == "failed", what="the end")
+        body = api.get(path).json()
+        assert body["error"]["type"] == "ValueError"
+        assert body["error"]["message"] == "the disk is full"
+        assert body["progress"]["percentage"] == 5.0
+        assert (body["task"], body["attempt"]) == ("puppet.play", 1)
+        assert body["created_at"] <= body["started_at"] <= body["finished_at"]
+        assert "Traceback" not in api.get(path).text
+        assert "Retry-After" not in api.get(path).headers
+
+
+def test_a_repeated_start_runs_once(redis_url: str) -> None:
+    """One Idempotency-Key is one run, also over two servers and ten calls at once."""
+    with web("gevent", redis_url, redis_url) as one, web("gthread", redis_url, redis_url) as two:
+        answers: list[requests.Response] = []
+        key = uuid.uuid4().hex
+        calls = [threading.Thread(target=lambda api=api: answers.append(api.start(key=key))) for api in [Api(one), Api(two)] * 5]
+        for call in calls:
+            call.start()
+        for call in calls:
+            call.join(30)
+        assert [answer.status_code for answer in answers] == [202] * 10
+        assert len({answer.json()["execution_id"] for answer in answers}) == 1
+        with redis.Redis.from_url(redis_url) as client:
+            assert client.llen("puppet") == 1
+        assert_problem(Api(two).start(key=key, args=[1]), 422, "Idempotency-Key")
+
+
+class TestBackendAway:
+    """The result backend stops, hangs and comes back, and the server says so each time."""
+
+    @pytest.fixture(params=["gevent", "gthread"])
+    def api(self, request: pytest.FixtureRequest, redis_url: str, own_valkey: ValkeyServer) -> Iterator[Api]:
+        with web(request.param, redis_url, own_valkey.url) as server:
+            yield Api(server)
+
+    def calls(self, api: Api, execution_id: str) -> list[Callable[[], requests.Response]]:
+        return [
+            lambda: api.get(f"/executions/{execution_id}"),
+            lambda: api.get(f"/executions/{execution_id}/progress"),
+            lambda: api.get(f"/executions/{execution_id}/progress?wait=1"),
+            lambda: api.get("/executions/never-heard-of"),
+            lambda: requests.get(f"{api.server.url}/applications/a/requests/{execution_id}/progress", timeout=BOUND),
+            api.start,
+        ]
+
+    @pytest.mark.parametrize("way", ["stopped", "frozen"])
+    def test_it_is_said(self, api: Api, own_valkey: ValkeyServer, way: str) -> None:
+        """503 within the bound, whether the server is gone or hangs; ready no more, but healthy; and well again afterwards."""
+        execution_id = api.start().json()["execution_id"]
+        assert requests.get(f"{api.server.url}/readyz", timeout=BOUND).status_code == 200
+        if way == "stopped":
+            own_valkey.stop()
+        else:
+            own_valkey.kill(signal.SIGSTOP)
+        for call in self.calls(api, execution_id):
+            assert_away(call())
+        assert_away(requests.get(f"{api.server.url}/readyz", timeout=BOUND))
+        assert requests.get(f"{api.server.url}/healthz", timeout=BOUND).status_code == 200
+        if way == "stopped":
+            own_valkey.start()
+        else:
+            own_valkey.kill(signal.SIGCONT)
+        until(lambda: api.get(f"/executions/{execution_id}").status_code == 200, what="the server to be well again")
+        until(
+            lambda: requests.get(f"{api.server.url}/readyz", timeout=BOUND).status_code == 200,
+            what="the server to be ready again",
+        )
+        assert "Traceback" not in api.server.log()
+
+
+@pytest.mark.parametrize("way", ["stopped", "frozen"])
+def test_the_broker_is_away(way: str, valkey: ValkeyServer | ExternalValkey, own_valkey: ValkeyServer, redis_url: str) -> None:
+    """Starting is a 503 within the bound, reading goes on, and the same key starts it when the broker is back, once."""
+    with web("gevent", own_valkey.url, redis_url) as server:
+        api = Api(server)
+        before = api.start().json()["execution_id"]
+        if way == "stopped":
+            own_valkey.stop()
+        else:
+            own_valkey.kill(signal.SIGSTOP)
+        assert_away(api.start(key="k"))
+        assert_away(api.start())
+        assert api.status(before) == "pending"
+        if way == "stopped":
+            own_valkey.start()
+        else:
+            own_valkey.kill(signal.SIGCONT)
+        after = until(lambda: answer if (answer := api.start(key="k")).status_code == 202 else None, what="the broker to be back")
+        assert api.start(key="k").json() == after.json()
+        assert api.status(after.json()["execution_id"]) == "pending"
+
+
+def test_the_apps_own_page(redis_url: str) -> None:
+    """Beside the API the app's own page is served as ever."""
+    with web("gevent", redis_url, redis_url) as server:
+        assert requests.get(server.url, timeout=BOUND).text == "mine"
