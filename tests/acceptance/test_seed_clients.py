@@ -249,7 +249,7 @@ def test_javascript(service: Service, puppets: Callable[[], Play], browser: Brow
         {code}
     }}"""
     page = browser.new_page()
-    page.goto(f"{service.url}/healthz")  # the same origin: a foreign one is refused
+    page.goto(service.url)  # a page of the same origin: a foreign one is refused
     page.evaluate(around, play.id)
     step_until(play, lambda: page.evaluate("window.seen.bar.length"))
     play.say(word)
