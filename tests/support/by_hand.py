@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,12 +17,17 @@ from headway.stores.select import store_for
 
 
 class Runs:
-    """Executions of one result backend."""
+    """Executions in one store; ``encode`` makes the result backend's bytes of a record."""
 
-    def __init__(self, backend: str) -> None:
-        self.app = Celery("by-hand", broker="memory://", backend=backend)
-        self.store: Store = store_for(self.app)
-        self.results = Results(self.app)
+    def __init__(self, store: Store, encode: Callable[[Mapping[str, Any]], bytes]) -> None:
+        self.store = store
+        self.encode = encode
+
+    @classmethod
+    def on(cls, backend: str) -> Runs:
+        """In a real result backend."""
+        app = Celery("by-hand", broker="memory://", backend=backend)
+        return cls(store_for(app), Results(app).encode)
 
     def publish(self) -> Run:
         """A task that waits to be run."""
@@ -44,7 +50,7 @@ class Run:
 
     def open(self) -> Run:
         """A worker takes it."""
-        raw = self._runs.results.encode({"status": "STARTED", "result": None, "task_id": self.id})
+        raw = self._runs.encode({"status": "STARTED", "result": None, "task_id": self.id})
         self.attempt = self._runs.store.open(Opening(self.id, "tasks.by_hand", _now(), result=raw)).attempt
         return self
 
@@ -65,7 +71,7 @@ class Run:
     def write(self, state: str, result: Any, meta: Any = None) -> Run:
         """Any state."""
         record = {"status": state, "result": result, "traceback": None, "children": [], "date_done": None, "task_id": self.id}
-        raw = self._runs.results.encode(record)
+        raw = self._runs.encode(record)
         write = Write(self.id, state, _now(), attempt=self.attempt or None, result=raw, meta=meta, expires=3600)
         assert self._runs.store.write(write), f"{state} was refused"
         return self
