@@ -12,7 +12,7 @@ import headway
 from tasks.data import python_sources
 
 #: Modules to pack: even, so that half way is a whole number.
-FILES = 400
+FILES = 300
 
 
 class DamagedArchiveError(Exception):
