@@ -102,13 +102,14 @@ class Starter:
         headway.store.register([Registration(execution_id, order.task, headway.clock(), root_id=execution_id)])
         try:
             self._send(order, execution_id)
-        except EncodeError as error:
+        except Exception as error:
             self._withdraw(execution_id)
-            raise InvalidRequest(f"Task {order.task} can't be sent these arguments") from error
-        except (OperationalError, LimitExceeded, OSError) as error:
-            self._withdraw(execution_id)
-            log.warning("Task %s could not be published: %s", order.task, type(error).__name__)
-            raise Unavailable("The message broker can't be reached; nothing was started") from error
+            if isinstance(error, EncodeError):
+                raise InvalidRequest(f"Task {order.task} can't be sent these arguments") from error
+            if isinstance(error, self._away):
+                log.warning("Task %s could not be published: %s", order.task, type(error).__name__)
+                raise Unavailable("The message broker can't be reached; nothing was started") from error
+            raise
         headway.metrics.started.labels(order.task).inc()
         return execution_id
 
@@ -148,6 +149,12 @@ class Starter:
         options = {**limits, **RETRY_POLICY}
         made: Connection = self._celery.connection_for_write(connect_timeout=seconds, transport_options=options)
         return made
+
+    @property
+    def _away(self) -> tuple[type[Exception], ...]:
+        """What kombu and the transport under it raise where a broker is away, or refuses us."""
+        connection = self._connection
+        return (OperationalError, LimitExceeded, OSError, *connection.connection_errors, *connection.channel_errors)
 
     def _send(self, order: Order, execution_id: str) -> None:
         with producers[self._connection].acquire(block=True, timeout=self._headway.settings.broker_timeout) as producer:

@@ -35,7 +35,9 @@ def register(blueprint: Blueprint, headway: Headway) -> None:
             headway.policy.authorize(request, Action.WATCH, request_id)
             stream: ResponseReturnValue = sse.stream(headway, request_id, _shape)
             return stream
-        return answer(headway, request_id, _shape)
+        response = answer(headway, request_id, _shape)
+        response.headers.add("Vary", "Accept")
+        return response
 
 
 def wants_stream() -> bool:

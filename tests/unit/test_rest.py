@@ -343,6 +343,7 @@ class TestTensorlakeStream:
         response = server.client.get(TENSORLAKE, headers={} if accept is None else {"Accept": accept})
         assert response.status_code == 200
         assert response.mimetype == ("text/event-stream" if streams else "application/json")
+        assert streams or response.headers["Vary"] == "Accept"
         response.close()
 
     def test_off(self) -> None:

@@ -9,7 +9,7 @@ from unittest import mock
 
 import pytest
 from celery import Celery
-from kombu.exceptions import OperationalError
+from kombu.exceptions import EncodeError, OperationalError
 from werkzeug.test import TestResponse
 
 from headway.errors import Unavailable
@@ -221,9 +221,19 @@ class TestAway:
         assert b"password" not in response.data
         assert server.client.get(f"{URL}/{registered[0]}").get_json()["status"] == "failed"
 
+    @pytest.mark.parametrize(
+        ("failure", "status"), [(EncodeError("Decimal"), 422), (RuntimeError("a fault"), 500), (OSError("x"), 503)]
+    )
+    def test_whatever_went_wrong(self, server: Mounted, failure: Exception, status: int) -> None:
+        """However publishing fails, the registered id doesn't stay queued for ever."""
+        with mock.patch.object(server.store, "register", wraps=server.store.register) as spy, broker_away(failure):
+            assert_problem(start(server, "tasks.add", 1), status)
+        execution_id = spy.call_args.args[0][0].task_id
+        assert server.client.get(f"{URL}/{execution_id}").get_json()["status"] == "failed"
 
-def broker_away() -> Any:
-    failure = OperationalError("redis://user:password@host refused")
+
+def broker_away(failure: Exception | None = None) -> Any:
+    failure = failure or OperationalError("redis://user:password@host refused")
     return mock.patch("kombu.messaging.Producer.publish", side_effect=failure)
 
 
