@@ -226,6 +226,28 @@ def test_nothing_is_lost_between_connect_and_first_change(house: House) -> None:
     assert eye.currents[0:1] in ([], [1])
 
 
+def test_a_snapshot_before_the_watch_is_taken_again(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a second viewer's coming led to a read before the watch was in force, it is read again afterwards (fact 23)."""
+    run = house.runs.begin()
+    asked, in_force = threading.Event(), threading.Event()
+    watch = house.feed.watch
+
+    def slow_watch(task_id: str) -> None:
+        asked.set()
+        assert in_force.wait(10)
+        watch(task_id)
+
+    monkeypatch.setattr(house.feed, "watch", slow_watch)
+    thread = threading.Thread(target=house.look, args=(run,))
+    thread.start()
+    assert asked.wait(10)
+    eye = house.looking(run)
+    run.report(1, 2)  # nobody hears of it
+    in_force.set()
+    until(lambda: eye.currents == [1])
+    thread.join(10)
+
+
 def test_a_message_older_than_the_snapshot_is_not_told(house: House) -> None:
     """A report that waited while a read overtook it doesn't take the viewer back."""
     run = house.runs.begin().report(1, 10)
@@ -233,6 +255,7 @@ def test_a_message_older_than_the_snapshot_is_not_told(house: House) -> None:
     run.report(5, 10)
     eye = house.looking(run)
     house.feed.publish(run.id, old)
+    house.quiet()
     run.report(6, 10)
     until(lambda: eye.currents[-1] == 6)
     assert eye.currents == [5, 6]
@@ -263,6 +286,19 @@ def test_a_report_after_the_end_is_not_told(house: House) -> None:
     again = house.look(run)
     until(lambda: len(again.frames) == 2)
     assert again.kinds == ["status", "failed"]
+
+
+def test_an_end_without_a_fence_stays_one(house: House) -> None:
+    """Celery itself un-ends tasks that Headway doesn't fence (fact 14): who comes later is told the end that others were told."""
+    task_id = uuid.uuid4().hex
+    house.store.put_result(task_id, {"status": "REVOKED", "result": None, "task_id": task_id})
+    eye = house.look(task_id)
+    until(lambda: eye.kinds == ["status", "cancelled"])
+    house.store.put_result(task_id, {"status": "PROGRESS", "result": {"current": 1, "total": 4}, "task_id": task_id})
+    house.quiet()
+    late = house.look(task_id)
+    until(lambda: late.kinds == ["status", "cancelled"])
+    assert eye.kinds == ["status", "cancelled"]
 
 
 def test_an_end_is_not_hidden_by_what_comes_after_it(house: House) -> None:
@@ -342,7 +378,8 @@ def test_an_end_during_an_outage(house: House) -> None:
 def test_after_an_outage_all_are_read_in_batches(house: House) -> None:
     """`restored` reads everything watched, some hundreds at a time, not one by one."""
     runs = [house.runs.begin() for _ in range(450)]
-    eyes = [house.looking(run) for run in runs]
+    eyes = [house.look(run) for run in runs]
+    until(lambda: all(eye.frames for eye in eyes))
     house.feed.cut()
     until(lambda: all(eye.kinds == ["status", "error"] for eye in eyes))
     house.store.asked.clear()
