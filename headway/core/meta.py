@@ -64,6 +64,7 @@ MAX_DEPTH = 3  # dicts within dicts
 MAX_DICTS = 40  # that are read in one payload
 
 OWN_KEYS = frozenset({"current", "total", "message", "attributes", "timestamp", "rate", "attempt"})
+OWN_LEAST = frozenset({"current", "total"})
 OWN_SIGNS = frozenset({"attempt", "attributes", "timestamp"})  # of which at least one is there
 
 
@@ -151,15 +152,22 @@ def _parsed(text: str) -> dict[Any, Any] | None:
 
 
 def _own(meta: dict[Any, Any]) -> Progress | None:
-    """Headway's own payload, to be given back exactly (``message=""`` and a total of 0 included)."""
-    if len(meta) > len(OWN_KEYS) or not {"current", "total"} <= meta.keys() <= OWN_KEYS or not OWN_SIGNS & meta.keys():
+    """Headway's own payload, to be given back exactly (``message=""`` and a total of 0 included).
+
+    On the way of every update to every viewer, so in plain steps.
+    """
+    names = meta.keys()
+    if not (OWN_LEAST <= names <= OWN_KEYS) or OWN_SIGNS.isdisjoint(names):
         return None
-    current, total, rate, stamp = (meta.get(key) for key in ("current", "total", "rate", "timestamp"))
+    current, total, rate, stamp = meta["current"], meta["total"], meta.get("rate"), meta.get("timestamp")
     message, attributes = meta.get("message"), meta.get("attributes")
-    counted = is_number(current) and all(number is None or is_number(number) for number in (total, rate, stamp))
-    if not counted or not (message is None or type(message) is str) or not (attributes is None or is_str_dict(attributes)):
+    if not is_number(current) or not (total is None or is_number(total)):
         return None
-    return Progress(current, total, message, attributes, time_of(stamp), rate)
+    if not (rate is None or is_number(rate)) or not (stamp is None or is_number(stamp)):
+        return None
+    if not (message is None or type(message) is str) or not (attributes is None or is_str_dict(attributes)):
+        return None
+    return Progress(current, total, message, attributes, None if stamp is None else time_of(stamp), rate)
 
 
 # --- dicts: roles of keys, then the best fraction and the best text ---

@@ -119,6 +119,9 @@ def number_in(value: object) -> Number | None:
 
 def is_number(value: object) -> TypeGuard[Number]:
     """Whether it may be a count: finite, at least 0, small enough to divide."""
+    kind = type(value)
+    if kind is float or (kind is int and value < MOST):  # type: ignore[operator]
+        return 0 <= value < math.inf  # type: ignore[operator]  # NaN is in no range
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     try:
