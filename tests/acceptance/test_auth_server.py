@@ -4,34 +4,41 @@ from __future__ import annotations
 
 import http.client
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import requests
 import websocket
 
 from tests.support.processes import WebServer
+from tests.support.valkey import ExternalValkey, ValkeyServer
 
 APP = "tests.acceptance.apps.rest_service:create_app()"
 TOKEN = "the-first-token"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
 
-def web(kind: str, redis_url: str, **settings: str) -> WebServer:
-    return WebServer(kind, APP, env={"REST_BROKER": redis_url, "REST_BACKEND": redis_url, **settings})  # type: ignore[arg-type]
+@pytest.fixture(scope="module", params=["gevent", "gthread", "dev"])
+def kind(request: pytest.FixtureRequest) -> Any:
+    """Each server in turn."""
+    return request.param
 
 
-@pytest.fixture(params=["gevent", "gthread", "dev"])
-def open_server(request: pytest.FixtureRequest, redis_url: str) -> Iterator[WebServer]:
+def web(kind: Any, valkey: ValkeyServer | ExternalValkey, **settings: str) -> Iterator[WebServer]:
+    with WebServer(kind, APP, env={"REST_BROKER": valkey.url, "REST_BACKEND": valkey.url, **settings}) as server:
+        yield server.keep()
+
+
+@pytest.fixture(scope="module")
+def open_server(kind: Any, valkey: ValkeyServer | ExternalValkey) -> Iterator[WebServer]:
     """A server with nothing set."""
-    with web(request.param, redis_url) as server:
-        yield server
+    yield from web(kind, valkey)
 
 
-@pytest.fixture(params=["gevent", "gthread", "dev"])
-def locked_server(request: pytest.FixtureRequest, redis_url: str) -> Iterator[WebServer]:
+@pytest.fixture(scope="module")
+def locked_server(kind: Any, valkey: ValkeyServer | ExternalValkey) -> Iterator[WebServer]:
     """A server with tokens."""
-    with web(request.param, redis_url, HEADWAY_TOKENS=f"another-token, {TOKEN}") as server:
-        yield server
+    yield from web(kind, valkey, HEADWAY_TOKENS=f"another-token, {TOKEN}")
 
 
 def upgrade(server: WebServer, path: str, **headers: str) -> tuple[int, str]:

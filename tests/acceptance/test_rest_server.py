@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -11,8 +12,12 @@ from typing import Any, Literal
 import pytest
 import redis
 import requests
+from celery import Celery
+from kombu import pools
 
+from tests.support.mounting import mounted
 from tests.support.processes import WebServer, Worker
+from tests.support.rabbitmq import RabbitMQ
 from tests.support.valkey import ExternalValkey, ValkeyServer
 from tests.support.wait import until
 
@@ -74,7 +79,7 @@ def assert_away(response: requests.Response) -> None:
 
 @pytest.mark.parametrize("kind", ["gevent", "gthread", "dev"])
 def test_a_run_polled_to_its_end(kind: Kind, redis_url: str) -> None:
-    """Started, pending, running at 1 of 40, held until 2 of 40, failed at 5 %: each as the contract says it, on each server."""
+    """Started, pending, running at 1 of 40, held until 2 of 40, failed at 5 %: on each server, as the contract says it."""
     with web(kind, redis_url, redis_url) as server:
         api = Api(server)
         started = api.start()
@@ -84,6 +89,7 @@ def test_a_run_polled_to_its_end(kind: Kind, redis_url: str) -> None:
         path = f"/executions/{execution_id}"
         assert api.status(execution_id) == "pending"
         assert api.get(f"{path}/progress").status_code == 204
+        assert requests.get(server.url, timeout=BOUND).text == "mine"
 
         with Worker("tests.acceptance.apps.puppet", env={"PUPPET_URL": redis_url}, pool="threads"):
             tell(redis_url, execution_id, "step")
@@ -177,7 +183,7 @@ class TestBackendAway:
 @pytest.mark.parametrize("way", ["stopped", "frozen"])
 def test_the_broker_is_away(way: str, valkey: ValkeyServer | ExternalValkey, own_valkey: ValkeyServer, redis_url: str) -> None:
     """Starting is a 503 within the bound, reading goes on, and the same key starts it when the broker is back, once."""
-    with web("gevent", own_valkey.url, redis_url) as server:
+    with web("gevent", own_valkey.url, redis_url, HEADWAY_BROKER_TIMEOUT="0.5") as server:
         api = Api(server)
         before = api.start().json()["execution_id"]
         if way == "stopped":
@@ -196,7 +202,35 @@ def test_the_broker_is_away(way: str, valkey: ValkeyServer | ExternalValkey, own
         assert api.status(after.json()["execution_id"]) == "pending"
 
 
-def test_the_apps_own_page(redis_url: str) -> None:
-    """Beside the API the app's own page is served as ever."""
-    with web("gevent", redis_url, redis_url) as server:
-        assert requests.get(server.url, timeout=BOUND).text == "mine"
+@pytest.mark.parametrize("scheme", ["redis", "amqp"])
+@pytest.mark.parametrize("way", ["silent", "closed"])
+def test_a_broker_that_never_was_there(scheme: str, way: str) -> None:
+    """Whatever the transport: a closed port, or one that takes connections and says nothing, is a 503 in time."""
+    answers: list[Any] = []
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        if way == "closed":
+            silent.close()
+        celery = Celery("away", broker=f"{scheme}://127.0.0.1:{port}//", set_as_current=False)
+        with mounted(celery=celery, startable=["some.task"], broker_timeout=0.2) as made:
+            call = threading.Thread(
+                target=lambda: answers.append(made.client.post("/api/v1/executions", json={"task": "some.task"})), daemon=True
+            )
+            call.start()
+            call.join(BOUND)
+            assert answers, "no answer came"
+            assert answers[0].status_code == 503
+            assert "broker" in answers[0].get_json()["detail"]
+
+
+def test_a_broker_of_another_kind(rabbitmq: RabbitMQ) -> None:
+    """On RabbitMQ a task is started as well, with the same connection settings of ours."""
+    celery = Celery("rabbit", broker=rabbitmq.url, set_as_current=False)
+    celery.conf.task_default_queue = f"rest-{uuid.uuid4().hex}"
+    with mounted(celery=celery, startable=["some.task"]) as made:
+        execution_id = made.client.post("/api/v1/executions", json={"task": "some.task", "args": [1]}).get_json()["execution_id"]
+        with celery.connection_for_read() as connection, connection.SimpleQueue(celery.conf.task_default_queue) as queue:
+            message = queue.get(timeout=10)
+            assert message.headers["id"] == execution_id
+            message.ack()
+    pools.reset()

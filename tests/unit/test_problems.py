@@ -103,6 +103,7 @@ def test_the_apps_own_handlers_are_untouched() -> None:
     app = Flask("own")
     app.register_error_handler(404, lambda _: ("mine 404", 404))
     app.register_error_handler(405, lambda _: ("mine 405", 405))
+    app.register_error_handler(415, lambda _: ("mine 415", 415))
     app.register_error_handler(422, lambda _: ("mine 422", 422))
     app.register_error_handler(Exception, lambda _: ("mine", 500))
     app.add_url_rule("/page", "page", lambda: {}["no"])
