@@ -108,10 +108,10 @@ def answer_unmatched(app: Flask, prefix: str) -> None:
 
     def unmatched() -> Response | None:
         error = request.routing_exception
+        if not isinstance(error, HTTPException) or error.code not in _NO_SUCH:
+            return None
         below = request.path == prefix or request.path.startswith(prefix + "/")
-        if below and isinstance(error, HTTPException) and error.code in _NO_SUCH:
-            return secured(of_http(error))
-        return None
+        return secured(of_http(error)) if below else None
 
     app.before_request(unmatched)
 
