@@ -11,6 +11,7 @@ import logging
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from headway.server.news import Backlog
@@ -80,6 +81,9 @@ class Line:
         self.overrun = False
         #: The handshake was answered: HTTP is over on this connection.
         self.upgraded = False
+        #: The last was read from the viewer, and what is then to be called.
+        self.left = False
+        self.on_left: Callable[[], None] | None = None
         #: When something last came from the viewer, monotonic seconds.
         self.heard = time.monotonic()
         #: When the kernel last took bytes of ours.
@@ -107,6 +111,9 @@ class Line:
 
     def close(self) -> None:
         """simple-websocket has read the last of it. The connection belongs to the server, which closes it."""
+        self.left = True
+        if self.on_left is not None:
+            self.on_left()
 
     # -- ours
 

@@ -110,6 +110,10 @@ class SocketViewer:
         self._told = False
         self._ending: Close | None = None
         ws.max_message_size = MAX_MESSAGE
+        # simple-websocket wakes `receive` before it notes that a message was too large: who looks in between sleeps for ever.
+        line.on_left = ws.event.set
+        if line.left:
+            ws.event.set()
         if ws.ping_interval:
             # The app's SOCK_SERVER_OPTIONS apply to us as well. A ping that times out would close with 1008, which means another
             # thing here (web fact 5): the first one may go out, the next is never due.

@@ -291,14 +291,14 @@ def test_a_report_after_the_end_is_not_told(house: House) -> None:
 def test_an_end_without_a_fence_stays_one(house: House) -> None:
     """Celery itself un-ends tasks that Headway doesn't fence (fact 14): who comes later is told the end that others were told."""
     task_id = uuid.uuid4().hex
-    house.store.put_result(task_id, {"status": "REVOKED", "result": None, "task_id": task_id})
+    house.store.put_result(task_id, {"status": "FAILURE", "result": None, "task_id": task_id})
     eye = house.look(task_id)
-    until(lambda: eye.kinds == ["status", "cancelled"])
+    until(lambda: eye.kinds == ["status", "failed"])
     house.store.put_result(task_id, {"status": "PROGRESS", "result": {"current": 1, "total": 4}, "task_id": task_id})
     house.quiet()
     late = house.look(task_id)
-    until(lambda: late.kinds == ["status", "cancelled"])
-    assert eye.kinds == ["status", "cancelled"]
+    until(lambda: late.kinds == ["status", "failed"])
+    assert eye.kinds == ["status", "failed"]
 
 
 def test_an_end_is_not_hidden_by_what_comes_after_it(house: House) -> None:
