@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
-from celery.exceptions import BackendStoreError
+from celery.exceptions import BackendStoreError, SoftTimeLimitExceeded
 from kombu.utils.encoding import ensure_bytes
 
 from headway.core.meta import progress_from_meta
@@ -25,6 +25,10 @@ from headway.worker.attempt import ENDING, Attempt, attempt_of, ours
 from headway.worker.installation import installation_of
 
 logger = logging.getLogger(__name__)
+
+
+class _Defect(Exception):
+    """The store raised what it may not raise. A result must not be lost by that."""
 
 
 def fence(backend: Any) -> Any:
@@ -85,7 +89,11 @@ class Fenced:
         write = self._write_of(task_id, result, state, request, attempt)
         if store.keeps_results:
             write = replace(write, result=self.headway_record(task_id, result, state, traceback, request))
-            admitted = self._deliver(store, attempt, write)
+            try:
+                admitted = self._deliver(store, attempt, write)
+            except _Defect as exc:
+                logger.error("%s of task %s goes past the fence, which has a defect", state, task_id, exc_info=exc.__cause__)
+                return super()._store_result(task_id, result, state, traceback, request=request, **kwargs)  # type: ignore[misc]
         else:
             admitted = self._deliver_registry(store, attempt, replace(write, result_follows=True))
             if admitted:
@@ -144,6 +152,10 @@ class Fenced:
             except Unavailable as exc:
                 # Celery's own retries, and those of its users, know the driver's errors.
                 raise (exc.__cause__ or exc) from None
+            except SoftTimeLimitExceeded:
+                raise
+            except Exception as exc:
+                raise _Defect from exc
 
         ensure = getattr(super(), "ensure", None)
         return bool(ensure(deliver_as_celery, ()) if ensure is not None else deliver_as_celery())

@@ -1,0 +1,379 @@
+"""Jobs in every shape that Celery knows, and in every trouble: what the worker side is proved on.
+
+A job tells the test where it is (`tell`) and waits for its word (`gate`), over lists on the broker's server: no test waits for
+time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import redis
+from celery import Celery, Task, shared_task
+from celery.exceptions import Ignore, Reject
+
+import headway
+
+#: Seconds that a job waits for the test's word.
+PATIENCE = 60
+
+
+class Wire:
+    """How a job and its test speak."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def gate(self, name: str, patience: int = PATIENCE) -> str:
+        """Wait for the test's word, and return it."""
+        with redis.Redis.from_url(self.url) as client:
+            word = client.blpop([f"gate:{name}"], timeout=patience)
+        assert word is not None, f"nobody opened {name}"
+        return word[1].decode()
+
+    def tell(self, name: str, value: Any = "") -> None:
+        """Say something to the test."""
+        with redis.Redis.from_url(self.url) as client:
+            client.rpush(f"told:{name}", str(value))
+
+    def open(self, name: str, word: str = "go") -> None:
+        """The test's side of `gate`."""
+        with redis.Redis.from_url(self.url) as client:
+            client.rpush(f"gate:{name}", word)
+
+    def heard(self, name: str, patience: int = PATIENCE) -> str:
+        """The test's side of `tell`."""
+        with redis.Redis.from_url(self.url) as client:
+            word = client.blpop([f"told:{name}"], timeout=patience)
+        assert word is not None, f"the job didn't say {name}"
+        return word[1].decode()
+
+
+class OwnBase(Task):
+    """A deployment's own base class, made before anybody thought of progress."""
+
+    abstract = True
+
+    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
+        self.app.wire.tell("on_success", task_id)
+
+
+class OwnCall(Task):
+    """A base class with a `__call__` of its own."""
+
+    abstract = True
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return ["called", super().__call__(*args, **kwargs)]
+
+
+class ClassTask(Task):
+    """A task that is a class."""
+
+    name = "jobs.class_task"
+
+    def run(self, steps: int) -> int:
+        return _count(steps)
+
+
+@shared_task(name="jobs.shared")
+def shared(steps: int) -> int:
+    """A shared task: it belongs to whatever app there is."""
+    return _count(steps)
+
+
+def _count(steps: int) -> int:
+    progress = headway.RequestContext.get().progress
+    for step in range(steps):
+        progress.update(step + 1, steps, f"step {step + 1}")
+    return steps
+
+
+def make_app(env: Mapping[str, str] = os.environ) -> Celery:
+    """The application, for the worker and for the test."""
+    app = Celery("jobs", broker=env["JOBS_BROKER"], backend=env["JOBS_BACKEND"])
+    app.conf.update(
+        task_track_started=env.get("JOBS_TRACK_STARTED", "1") == "1",
+        task_default_queue="jobs",
+        result_extended=env.get("JOBS_EXTENDED", "0") == "1",
+        broker_connection_retry_on_startup=True,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+    )
+    app.wire = Wire(env["JOBS_BROKER"])
+
+    @app.task(name="jobs.before", bind=True)
+    def before(self: Task, steps: int) -> int:
+        """Made before install."""
+        return _count(steps)
+
+    if env.get("JOBS_INSTALL", "1") == "1":
+        headway.install(app, interval=float(env.get("JOBS_INTERVAL", "0.25")))
+    _shapes(app)
+    _runs(app)
+    _ends(app)
+    _troubles(app)
+
+    @app.on_after_finalize.connect(weak=False)
+    def late(**_: Any) -> None:
+        app.register_task(ClassTask())
+
+        @app.task(name="jobs.late")
+        def made_late(steps: int) -> int:
+            return _count(steps)
+
+    return app
+
+
+def _shapes(app: Celery) -> None:
+    """Tasks of all kinds; each counts and returns."""
+
+    @app.task(name="jobs.plain")
+    def plain(steps: int) -> int:
+        return _count(steps)
+
+    @app.task(name="jobs.own_base", base=OwnBase)
+    def own_base(steps: int) -> int:
+        return _count(steps)
+
+    @app.task(name="jobs.by_base", base=headway.ProgressTask)
+    def by_base(steps: int) -> int:
+        return _count(steps)
+
+    @app.task(name="jobs.own_call", base=OwnCall)
+    def own_call(steps: int) -> int:
+        return _count(steps)
+
+
+def _runs(app: Celery) -> None:
+    """Jobs that run well, each in its own way."""
+    wire = app.wire
+
+    @app.task(name="jobs.whoami", bind=True)
+    def whoami(self: Task) -> dict[str, Any]:
+        ctx = headway.RequestContext.get()
+        return {
+            "request_id": ctx.request_id,
+            "execution_id": ctx.execution_id,
+            "attempt": ctx.attempt,
+            "headers": dict(ctx.headers),
+            "id": self.request.id,
+        }
+
+    @app.task(name="jobs.gated")
+    def gated(name: str) -> str:
+        ctx = headway.RequestContext.get()
+        ctx.progress.update(30, 100, "waiting", {"name": name})
+        wire.tell(name)
+        word = wire.gate(name)
+        ctx.progress.update(60, 100, "done")
+        return word
+
+    @app.task(name="jobs.coroutines")
+    def coroutines() -> int:
+        async def part(number: int) -> None:
+            await asyncio.to_thread(lambda: headway.RequestContext.get().progress.update(number, 3, "in a thread of asyncio's"))
+
+        async def whole() -> None:
+            headway.RequestContext.get().progress.update(0, 3)
+            await asyncio.gather(part(1), part(2), part(3))
+            headway.RequestContext.get().progress.update(3, 3, "gathered")
+
+        asyncio.run(whole())
+        return 3
+
+    @app.task(name="jobs.threads")
+    def threads() -> str:
+        ctx = headway.RequestContext.get()
+        said = []
+
+        def bare() -> None:
+            try:
+                headway.RequestContext.get()
+            except headway.UsageError as exc:
+                said.append(str(exc))
+            ctx.progress.update(5, 5, "from a thread")
+
+        thread = threading.Thread(target=bare)
+        thread.start()
+        thread.join()
+        return said[0]
+
+    @app.task(name="jobs.child")
+    def child() -> str:
+        ctx = headway.RequestContext.get()
+        ctx.progress.update(1, 2, "mine")
+        reader, writer = multiprocessing.Pipe(duplex=False)
+        pid = os.fork()
+        if not pid:
+            try:
+                ctx.progress.update(2, 2, "the child's")
+                headway.RequestContext.get()
+            except headway.UsageError as exc:
+                writer.send(str(exc))
+            finally:
+                os._exit(0)
+        said = reader.recv()
+        os.waitpid(pid, 0)
+        return said
+
+    @app.task(name="jobs.calls_others", bind=True)
+    def calls_others(self: Task, deep: bool = False) -> list[Any]:
+        progress = headway.RequestContext.get().progress
+        progress.update(1, 4, "mine")
+        if deep:
+            return [headway.RequestContext.get().request_id]
+        other = app.tasks["jobs.whoami"]()
+        again = self(deep=True)
+        eager = app.tasks["jobs.whoami"].apply().get(disable_sync_subtasks=False)
+        progress.update(2, 4, "still mine")
+        return [other["request_id"], *again, eager["request_id"], eager["id"]]
+
+
+def _ends(app: Celery) -> None:
+    """Jobs that end in every way there is."""
+    wire = app.wire
+
+    @app.task(name="jobs.fails")
+    def fails() -> None:
+        headway.RequestContext.get().progress.update(3, 10, "before the fall")
+        raise ValueError("three of ten")
+
+    @app.task(name="jobs.retries", bind=True, max_retries=1)
+    def retries(self: Task) -> int:
+        ctx = headway.RequestContext.get()
+        ctx.progress.update(ctx.attempt, 2, f"attempt {ctx.attempt}")
+        if ctx.attempt == 1:
+            raise self.retry(countdown=0)
+        wire.gate("retries")
+        return ctx.attempt
+
+    @app.task(name="jobs.quiet", ignore_result=True)
+    def quiet(report: bool = True, how: str = "well") -> None:
+        if report:
+            headway.RequestContext.get().progress.update(1, 2, "quiet")
+        if how == "badly":
+            raise ValueError("quietly")
+
+    @app.task(name="jobs.ignores")
+    def ignores() -> None:
+        headway.RequestContext.get().progress.update(1, 2, "never mind")
+        raise Ignore
+
+    @app.task(name="jobs.rejects")
+    def rejects() -> None:
+        headway.RequestContext.get().progress.update(1, 2, "not mine")
+        raise Reject("not mine", requeue=False)
+
+    @app.task(name="jobs.exits")
+    def exits() -> None:
+        headway.RequestContext.get().progress.update(1, 2, "leaving")
+        sys.exit(3)
+
+    @app.task(name="jobs.killed")
+    def killed() -> None:
+        headway.RequestContext.get().progress.update(1, 2, "about to go")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    class Slow(Task):
+        abstract = True
+        seen = False
+
+        def update_state(self, *args: Any, **kwargs: Any) -> None:
+            first, self.seen = not self.seen, True
+            if first:
+                threading.Event().wait(PATIENCE)
+
+    @app.task(name="jobs.soft_limit", soft_time_limit=1, base=Slow)
+    def soft_limit() -> None:
+        headway.RequestContext.get().progress.update(1, 2)
+
+    @app.task(name="jobs.replaces", bind=True)
+    def replaces(self: Task) -> None:
+        headway.RequestContext.get().progress.update(1, 2, "let another one do it")
+        raise self.replace(app.tasks["jobs.gated"].si("replaced"))
+
+    @app.task(name="jobs.terminated")
+    def terminated() -> None:
+        progress = headway.RequestContext.get().progress
+        progress.update(1, 10, "running")
+        wire.tell("terminated")
+        try:
+            threading.Event().wait(PATIENCE)
+        finally:
+            for step in range(1000):
+                progress.update(step, 1000, "in finally")
+
+    @app.task(name="jobs.hard_limit", time_limit=1)
+    def hard_limit() -> None:
+        progress = headway.RequestContext.get().progress
+        step = 0
+        while True:
+            step += 1
+            progress.update(step, 0, "tight loop")
+
+    @app.task(name="jobs.hard_limit_by_hand", time_limit=1, bind=True)
+    def hard_limit_by_hand(self: Task) -> None:
+        while True:
+            self.update_state(state="PROGRESS", meta={"current": 1, "total": 2})
+
+
+def _troubles(app: Celery) -> None:
+    """Jobs in trouble with their backend, or with themselves."""
+    wire = app.wire
+
+    @app.task(name="jobs.outage")
+    def outage() -> str:
+        progress = headway.RequestContext.get().progress
+        progress.update(1, 3, "before")
+        wire.tell("outage", "begun")
+        wire.gate("outage")
+        for _ in range(100_000):
+            progress.update(2, 3, "while it is away")
+        wire.tell("outage", "went on")
+        wire.gate("outage")
+        progress.update(3, 3, "after")
+        return "done"
+
+    @app.task(name="jobs.hot")
+    def hot(steps: int) -> int:
+        progress = headway.RequestContext.get().progress
+        for step in progress.track(range(steps), message="hot"):
+            assert step < steps
+        return steps
+
+    class Broken(Task):
+        abstract = True
+
+        def update_state(self, *args: Any, **kwargs: Any) -> None:
+            raise RuntimeError("an update_state that can't")
+
+    @app.task(name="jobs.broken_override", base=Broken)
+    def broken_override() -> str:
+        headway.RequestContext.get().progress.update(1, 2)
+        return "went on"
+
+    @app.task(name="jobs.wrong")
+    def wrong() -> str:
+        progress = headway.RequestContext.get().progress
+        try:
+            progress.update(1, -1)
+        except headway.UsageError as exc:
+            return str(exc)
+        return "accepted"
+
+    @app.task(name="jobs.big_arguments")
+    def big_arguments(text: str) -> int:
+        headway.RequestContext.get().progress.update(1, 2)
+        wire.gate("big")
+        return len(text)
+
+
+if "JOBS_BROKER" in os.environ:
+    app = make_app()

@@ -1,0 +1,174 @@
+"""The worker side, by a real worker and a real Valkey: who reports, and from where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from headway.errors import UsageError
+from headway.records import Phase, Status
+from tests.acceptance.apps.worker_bench import Bench, bench
+from tests.support.wait import until
+
+POOLS = ["prefork", "threads", "gevent", "solo"]
+SHAPES = ["before", "plain", "shared", "class_task", "own_base", "own_call", "late"]
+
+
+@pytest.fixture(scope="module")
+def on(valkey_url: str) -> Iterator[Bench]:
+    """A prefork worker of the jobs, for all tests here that only need one."""
+    with bench(valkey_url) as made:
+        made.worker.keep()
+        yield made
+
+
+@pytest.fixture(scope="module")
+def valkey_url(valkey) -> str:  # type: ignore[no-untyped-def]
+    """A database of this module's own."""
+    valkey.command("FLUSHDB", db=0)
+    return f"{valkey.url.rsplit('/', 1)[0]}/0"
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_every_task_reports_in_every_pool(redis_url: str, pool: str) -> None:
+    """Whatever a task is (shared, a class, own base, own `__call__`, made before install or late), it reports to its end."""
+    with bench(redis_url, pool=pool) as on:
+        ids = {shape: on.send(f"jobs.{shape}", 7) for shape in SHAPES}
+        for shape, task_id in ids.items():
+            execution = on.ended(task_id)
+            assert execution.status is Status.COMPLETED, shape
+            assert execution.progress is not None, shape
+            assert (execution.progress.current, execution.progress.total, execution.progress.message) == (7, 7, "step 7"), shape
+            assert execution.attempt == 1
+            assert on.app.AsyncResult(task_id).get(timeout=10) == (["called", 7] if shape == "own_call" else 7)
+            assert on.wire.heard("on_success") == task_id if shape == "own_base" else True
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_the_report_is_there_while_the_job_runs(redis_url: str, pool: str) -> None:
+    """Any reader of `AsyncResult(id).info` sees current and total at once, and then the result."""
+    with bench(redis_url, pool=pool) as on:
+        task_id = on.send("jobs.gated", "here")
+        assert on.wire.heard("here") == ""
+        meta = on.meta(task_id)
+        assert meta["status"] == "PROGRESS"
+        info = meta["result"]
+        assert {key: info[key] for key in ("current", "total", "message", "attributes", "attempt")} == {
+            "current": 30,
+            "total": 100,
+            "message": "waiting",
+            "attributes": {"name": "here"},
+            "attempt": 1,
+        }
+        assert set(info) == {"current", "total", "message", "attributes", "timestamp", "rate", "attempt"}
+        assert isinstance(info["timestamp"], int)
+        assert on.look(task_id).phase is Phase.RUNNING
+        on.wire.open("here", "result")
+        assert on.app.AsyncResult(task_id).get(timeout=20) == "result"
+        assert on.app.AsyncResult(task_id).info == "result"
+        last = on.ended(task_id).progress
+        assert last is not None
+        assert (last.current, last.message) == (60, "done")
+
+
+def test_the_context_says_who_is_asked(on: Bench) -> None:
+    """request_id is the task's id, execution_id the same, attempt 1, headers what the publisher gave."""
+    task_id = on.send("jobs.whoami", headers={"tenant": "blue"})
+    on.ended(task_id)
+    said = on.app.AsyncResult(task_id).get(timeout=10)
+    assert said["id"] == said["request_id"] == said["execution_id"] == task_id
+    assert said["attempt"] == 1
+    assert said["headers"] == {"tenant": "blue"}
+
+
+def test_published_is_known_before_it_runs(on: Bench) -> None:
+    """An id is known from before its message leaves, and says queued; the task's name is known too."""
+    task_id = str(on.app.send_task("jobs.plain", (1,), queue="nobody-listens").id)
+    execution = on.look(task_id)
+    assert (execution.status, execution.phase, execution.task) == (Status.PENDING, Phase.QUEUED, "jobs.plain")
+    assert execution.created_at is not None
+
+
+def test_coroutines_and_their_threads_report(on: Bench) -> None:
+    """`asyncio.run` in a task, gathered coroutines and `asyncio.to_thread` find the context."""
+    execution = on.ended(on.send("jobs.coroutines"))
+    assert execution.status is Status.COMPLETED
+    assert execution.progress is not None
+    assert (execution.progress.current, execution.progress.message) == (3, "gathered")
+
+
+def test_a_bare_thread_is_told_what_to_do(on: Bench) -> None:
+    """In a thread of the task's own `get()` raises a sentence that helps, and a captured ctx reports."""
+    task_id = on.send("jobs.threads")
+    execution = on.ended(task_id)
+    assert execution.progress is not None
+    assert (execution.progress.current, execution.progress.message) == (5, "from a thread")
+    assert "copy_context().run" in on.app.AsyncResult(task_id).get(timeout=10)
+
+
+def test_a_child_process_is_told_what_to_do(on: Bench) -> None:
+    """In a forked child `get()` raises, and a captured ctx is ignored and doesn't hang."""
+    task_id = on.send("jobs.child")
+    execution = on.ended(task_id)
+    assert execution.progress is not None
+    assert execution.progress.message == "mine"
+    assert "child process" in on.app.AsyncResult(task_id).get(timeout=10)
+
+
+def test_direct_and_eager_calls_inside_a_task_store_nothing(on: Bench) -> None:
+    """A task that calls others, and itself, keeps its own context, attempt and reports; those it calls have their own."""
+    task_id = on.send("jobs.calls_others")
+    execution = on.ended(task_id)
+    other, again, eager, eager_own = on.app.AsyncResult(task_id).get(timeout=10)
+    assert task_id not in {other, again, eager}
+    assert eager == eager_own, "an eager task keeps its own request"
+    assert (execution.attempt, execution.progress and execution.progress.message) == (1, "still mine")
+
+
+def test_only_now_and_then_a_report_is_written(redis_url: str) -> None:
+    """A hot loop is coalesced, and its last report is there at the end."""
+    with bench(redis_url, INTERVAL="0.25") as on:
+        with on.store._line() as client:  # type: ignore[attr-defined]
+            before = client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0)
+            execution = on.ended(on.send("jobs.hot", 300_000))
+            after = client.info("commandstats")["cmdstat_evalsha"]["calls"]
+        assert execution.progress is not None
+        assert (execution.progress.current, execution.progress.total) == (300_000, 300_000)
+        assert after - before < 60, "registration, opening, reports, the end, and what this test reads"
+
+
+def test_wrong_reports_are_refused_before_anything_is_stored(on: Bench) -> None:
+    """A negative total is a UsageError in the task, and no progress is stored."""
+    task_id = on.send("jobs.wrong")
+    execution = on.ended(task_id)
+    assert "total must be finite and not negative" in on.app.AsyncResult(task_id).get(timeout=10)
+    assert execution.progress is None
+
+
+def test_arguments_are_not_stored_with_each_report(redis_url: str) -> None:
+    """`result_extended` puts 200 KB of arguments into every PROGRESS (fact 10); a report of ours leaves them out, and
+    keeps the name.
+    """
+    with bench(redis_url, EXTENDED="1") as on:
+        task_id = on.send("jobs.big_arguments", "x" * 200_000)
+        meta = until(lambda: m if (m := on.meta(task_id))["status"] == "PROGRESS" else None, what="the report")
+        assert not meta["args"]
+        assert meta["name"] == "jobs.big_arguments"
+        assert meta["worker"] == on.worker.hostname
+        on.wire.open("big")
+        on.ended(task_id)
+        assert on.meta(task_id)["args"] == ["x" * 200_000], "the end is Celery's own record"
+
+
+def test_tasks_that_did_not_ask_are_left_alone(redis_url: str) -> None:
+    """Without install, only `base=ProgressTask` reports, and its writes are fenced too."""
+    with bench(redis_url, INSTALL="0") as on:
+        task_id = str(on.app.tasks["jobs.by_base"].delay(4).id)
+        execution = on.ended(task_id)
+        assert execution.progress is not None
+        assert (execution.progress.current, execution.attempt) == (4, 1)
+        assert execution.created_at is not None
+        other = on.send("jobs.plain", 4)
+        with pytest.raises(UsageError):
+            on.app.AsyncResult(other).get(timeout=10)

@@ -1,0 +1,361 @@
+"""The fence: every state write passes the store, whoever makes it, and Celery's own keep Celery's ways."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.app.task import Context
+from celery.backends.base import BaseKeyValueStoreBackend
+from celery.backends.cache import CacheBackend
+from celery.exceptions import Ignore, Reject
+from kombu.exceptions import EncodeError
+
+import headway
+from headway import RequestContext
+from headway.core.states import admits, opens
+from headway.records import Opened, Opening, Write
+from headway.stores.memory import MemoryStore
+from tests.unit.tracing import Lab
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with Lab() as made:
+        yield made
+
+
+def bystander(task_id: str = "x", retries: int = 0, hostname: str = "w1@lab", **more: Any) -> Context:
+    """A request as the worker's main process has it."""
+    return Context({"id": task_id, "task": "t", "retries": retries, "hostname": hostname, **more})
+
+
+def running(lab: Lab, body: Any, **options: Any) -> Any:
+    """A task whose code is ``body(self)``."""
+
+    def run(self: Any) -> Any:
+        return body(self)
+
+    return lab.task(bind=True, name="running", **options)(run)
+
+
+def test_celerys_record_is_stored_as_celery_would(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Byte for byte what the backend itself makes of the same write (fact 39)."""
+    lab.app.conf.result_extended = True
+    plain = Celery("plain", broker="memory://", backend="cache+memory://", set_as_current=False)
+    plain.conf.result_extended = True
+    made: dict[str, Any] = {}
+    monkeypatch.setattr(BaseKeyValueStoreBackend, "_get_task_meta_for", lambda self, task_id: {"status": "PENDING"})
+    monkeypatch.setattr(CacheBackend, "set", lambda self, key, value: made.update(bytes=value))
+    request = bystander(args=[1], kwargs={"a": 2}, delivery_info={"routing_key": "q"}, group="g", parent_id="p")
+    for result, state in (({"a": 1}, "CUSTOM"), (ValueError("no"), "RETRY")):
+        plain.backend.store_result("x", result, state, "a traceback", request=request)
+        lab.app.backend.store_result("x", result, state, "a traceback", request=request)
+        assert lab.meta("x") == json.loads(made["bytes"])
+
+
+def test_a_late_word_of_the_main_process_is_refused(lab: Lab) -> None:
+    """A time limit that fires after the end changes nothing (fact 42)."""
+    lab.run(running(lab, lambda self: "fine"), "x")
+    lab.app.backend.mark_as_failure("x", ValueError("late"), request=bystander())
+    lab.app.backend.mark_as_revoked("x", "late", request=bystander())
+    assert (lab.record("x").state, lab.meta("x")["status"], lab.meta("x")["result"]) == ("SUCCESS", "SUCCESS", "fine")
+
+
+def test_the_main_process_ends_what_is_open(lab: Lab) -> None:
+    """A lost child's FAILURE is let in, and the child's last words are not any more."""
+
+    def body(self: Any) -> str:
+        progress = RequestContext.get().progress
+        progress.update(1, 2)
+        lab.app.backend.mark_as_failure("x", ValueError("lost"), request=bystander())
+        progress.update(2, 2)
+        return "never mind"
+
+    lab.run(running(lab, body), "x")
+    assert (lab.record("x").state, lab.meta("x")["status"]) == ("FAILURE", "FAILURE")
+    assert lab.progress("x").current == 1
+
+
+def test_a_second_delivery_is_another_attempt(lab: Lab) -> None:
+    """A redelivery is in no header: the store counts, and the older run's words are refused (fact 13)."""
+
+    def body(self: Any) -> str:
+        ctx = RequestContext.get()
+        if ctx.attempt == 1:
+            lab.trace(task, "x", hostname="w2@lab")
+            ctx.progress.update(1, 2, "the older one")
+            return "older"
+        ctx.progress.update(2, 2, "the newer one")
+        return "newer"
+
+    task = running(lab, body)
+    lab.run(task, "x")
+    assert (lab.record("x").attempt, lab.record("x").state, lab.meta("x")["result"]) == (2, "SUCCESS", "newer")
+    assert lab.progress("x").message == "the newer one"
+
+
+def test_nothing_opens_a_success(lab: Lab) -> None:
+    """A redelivery after the success runs, and changes nothing (contract, section 3)."""
+    runs: list[int] = []
+    task = running(lab, lambda self: runs.append(RequestContext.get().attempt) or len(runs))
+    lab.run(task, "x")
+    lab.run(task, "x")
+    assert (len(runs), lab.meta("x")["result"], lab.record("x").attempt) == (2, 1, 1)
+
+
+@pytest.mark.parametrize("track_started", [True, False])
+def test_started_is_published_and_stored_only_if_wanted(lab: Lab, track_started: bool) -> None:
+    """Watchers hear of the start in any case; readers of Celery's record only with `task_track_started`."""
+    lab.app.conf.task_track_started = track_started
+    heard: list[tuple[str, str]] = []
+    stop = lab.store.subscribe(lambda task_id, meta: heard.append((meta["status"], (meta["result"] or {}).get("hostname"))))
+    lab.run(running(lab, lambda self: stop() or (lab.meta("x") and lab.meta("x")["status"])), "x")
+    assert heard == [("STARTED", "w1@lab")]
+    assert lab.meta("x")["result"] == ("STARTED" if track_started else None)
+
+
+def test_a_write_for_another_task_is_a_bystanders(lab: Lab) -> None:
+    """`update_state(task_id=other)` carries this task's request, and speaks of the other one."""
+    body = lambda self: self.update_state(task_id="other", state="PROGRESS", meta={"current": 1, "total": 2})  # noqa: E731
+    lab.run(running(lab, body), "x")
+    assert lab.record("other").attempt == 0
+    assert lab.progress("other").current == 1
+
+
+def test_the_tasks_own_update_state_is_fenced_and_read(lab: Lab) -> None:
+    """A task that never heard of Headway reports by `update_state`, in its own words; whatever it stores is kept as it is."""
+
+    def body(self: Any) -> str:
+        self.update_state(state="CRUNCHING", meta={"done": 3, "total": 4, "odd": "thing"})
+        assert lab.meta("x")["result"] == {"done": 3, "total": 4, "odd": "thing"}
+        return "fine"
+
+    lab.run(running(lab, body), "x")
+    assert (lab.progress("x").current, lab.progress("x").total) == (3, 4)
+
+
+def test_our_reports_are_tried_once(lab: Lab) -> None:
+    """`result_backend_always_retry` goes on for ever by default; a report doesn't (fact 5)."""
+    lab.app.conf.result_backend_always_retry = True
+    backend = lab.app.backend
+    type(backend).exception_safe_to_retry = lambda self, exc: True  # type: ignore[attr-defined]
+    tries: list[Any] = []
+    backend._sleep = tries.append
+
+    def body(self: Any) -> str:
+        RequestContext.get().progress.update(1, 2)
+        lab.store.away = True
+        RequestContext.get().progress.update(2, 2)
+        lab.store.away = False
+        return "fine"
+
+    try:
+        assert lab.run(running(lab, body), "x") == "fine"
+    finally:
+        del type(backend).exception_safe_to_retry  # type: ignore[attr-defined]
+    assert tries == []
+
+
+def test_celerys_own_writes_raise_the_drivers_errors(lab: Lab) -> None:
+    """With the store away a write of Celery's or the task's own fails as it would without us: its users catch those errors."""
+
+    def body(self: Any) -> str:
+        lab.store.away = True
+        with pytest.raises(ConnectionError, match="told to be away"):
+            self.update_state(state="PROGRESS", meta={"current": 1})
+        lab.store.away = False
+        return "fine"
+
+    assert lab.run(running(lab, body), "x") == "fine"
+
+
+def test_celerys_own_patience_is_kept(lab: Lab) -> None:
+    """With `result_backend_always_retry` the end is tried until the store is back."""
+    lab.app.conf.result_backend_always_retry = True
+    backend = lab.app.backend
+    type(backend).exception_safe_to_retry = lambda self, exc: isinstance(exc, ConnectionError)  # type: ignore[attr-defined]
+    backend._sleep = lambda seconds: setattr(lab.store, "away", False)
+    try:
+        lab.run(running(lab, lambda self: setattr(lab.store, "away", True)), "x")
+    finally:
+        del type(backend).exception_safe_to_retry  # type: ignore[attr-defined]
+    assert lab.record("x").state == "SUCCESS"
+
+
+def test_a_start_with_the_store_away_is_made_up_for(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    """The run begins without a number, and has one as soon as the store is back."""
+
+    def body(self: Any) -> int:
+        assert RequestContext.get().attempt == 3, "as far as the message tells"
+        lab.store.away = False
+        return RequestContext.get().attempt
+
+    lab.store.away = True
+    assert lab.run(running(lab, body), "x", retries=2) == 3
+    record = lab.record("x")
+    assert (record.state, record.attempt, record.ended) == ("SUCCESS", 3, 3)
+    assert record.started_at is not None
+    assert record.finished_at is not None
+    assert record.started_at <= record.finished_at
+    assert caplog.text.count("is away") == 1
+
+
+def test_a_result_that_cannot_be_encoded_fails_as_ever(lab: Lab) -> None:
+    """Celery makes a FAILURE of it; the fence doesn't take the first try for the end."""
+    with pytest.raises(EncodeError):
+        lab.run(running(lab, lambda self: object()), "x")
+    assert (lab.record("x").state, lab.meta("x")["status"]) == ("FAILURE", "FAILURE")
+
+
+def test_a_store_beside_the_backend() -> None:
+    """Where the backend keeps its results itself, the store decides and the backend stores, Celery's way."""
+
+    class Beside(MemoryStore):
+        keeps_results = False
+        publishes = False
+
+    app = Celery("beside", broker="memory://", backend="cache+memory://", set_as_current=False)
+    store = Beside()
+    headway.install(app, store=store)
+    with Lab(app=app) as lab:
+        lab.store = store
+        seen: list[Any] = []
+
+        def body(self: Any) -> str:
+            RequestContext.get().progress.update(1, 2)
+            seen.append(app.backend._get_task_meta_for("x")["status"])
+            if len(seen) == 1:
+                raise ValueError("once")
+            return "fine"
+
+        task = running(lab, body)
+        with pytest.raises(ValueError, match="once"):
+            lab.run(task, "x")
+        assert lab.record("x").result_stored
+        lab.run(task, "x")
+        app.backend.mark_as_failure("x", ValueError("late"), request=bystander())
+        assert seen == ["PROGRESS", "PROGRESS"]
+        assert app.backend._get_task_meta_for("x")["result"] == "fine"
+        assert (lab.record("x").state, lab.record("x").attempt) == ("SUCCESS", 2)
+        app.backend.delete(app.backend.get_key_for_task("x"))
+
+
+def test_ends_that_celery_stores_nowhere(lab: Lab) -> None:
+    """ignore_result, Ignore, Reject, sys.exit: each is recorded, and PROGRESS doesn't stay for Celery's readers
+    (facts 7, 43, 50).
+    """
+
+    def ends(how: str, report: bool) -> Any:
+        def body(self: Any) -> None:
+            if report:
+                RequestContext.get().progress.update(1, 2)
+            if how == "ignore":
+                raise Ignore
+            if how.startswith("reject"):
+                raise Reject("why", requeue=how == "reject and requeue")
+            if how == "exit":
+                sys.exit(3)
+            if how == "fail":
+                raise ValueError("no")
+
+        return body
+
+    expected = {  # how it ends, ignore_result, reported -> the registry's state, Celery's
+        ("well", True, True): ("SUCCESS", "SUCCESS"),
+        ("well", True, False): ("SUCCESS", None),
+        ("fail", True, True): ("FAILURE", "FAILURE"),
+        ("fail", True, False): ("FAILURE", None),
+        ("ignore", False, True): ("IGNORED", "IGNORED"),
+        ("ignore", False, False): ("IGNORED", "STARTED"),
+        ("ignore", True, True): ("IGNORED", "IGNORED"),
+        ("reject", False, True): ("REJECTED", "FAILURE"),
+        ("reject", True, False): ("REJECTED", None),
+        ("reject and requeue", False, True): ("PROGRESS", "PROGRESS"),
+        ("exit", False, True): ("FAILURE", "FAILURE"),
+        ("exit", True, False): ("FAILURE", None),
+    }
+    for number, ((how, ignore_result, reported), (state, stored)) in enumerate(expected.items()):
+        task = lab.task(bind=True, name=f"ends {number}", ignore_result=ignore_result)(lambda_of(ends(how, reported)))
+        try:
+            lab.trace(task, f"x{number}")
+        except SystemExit:
+            assert how == "exit"
+        meta = lab.meta(f"x{number}")
+        assert (lab.record(f"x{number}").state, meta and meta["status"]) == (state, stored), (how, ignore_result, reported)
+
+
+def lambda_of(body: Any) -> Any:
+    """A named function, as Celery wants one."""
+
+    def run(self: Any) -> Any:
+        return body(self)
+
+    return run
+
+
+def test_an_end_that_cannot_be_recorded_is_told(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    """With the store away a record-only end is lost, with a line in the log, and the task is none the wiser."""
+    task = running(lab, lambda self: setattr(lab.store, "away", True), ignore_result=True)
+    with caplog.at_level(logging.WARNING):
+        lab.run(task, "x")
+    lab.store.away = False
+    assert "can't be recorded" in caplog.text
+    assert lab.record("x").state == "STARTED"
+
+
+def test_a_fenced_backend_is_pickled_as_itself(lab: Lab) -> None:
+    """An AsyncResult carries its backend; whoever unpickles it may have no Headway."""
+    data = pickle.dumps(lab.app.backend)
+    assert b"headway" not in data
+    lab.app.set_current()
+    assert type(pickle.loads(data)) is CacheBackend
+
+
+def test_failures_expire_as_configured(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`result_failure_expires` counts for FAILURE, `result_expires` for all else; 0 is for ever."""
+    backend = lab.app.backend
+    writes: list[Write] = []
+    monkeypatch.setattr(lab.store, "write", lambda write, patient=False: writes.append(write) or True)
+    backend.expires, backend.failure_expires = 60, 30
+    backend.store_result("x", None, "SUCCESS")
+    backend.store_result("x", ValueError(), "FAILURE")
+    backend.expires = 0
+    backend.store_result("x", None, "SUCCESS")
+    assert [write.expires for write in writes] == [60.0, 30.0, None]
+
+
+def test_whatever_a_task_stores_reaches_the_registry_json_safe(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a serializer that takes anything, `update_state` may be given anything; the store gets plain data."""
+    writes: list[Write] = []
+    monkeypatch.setattr(lab.store, "write", lambda write, patient=False: writes.append(write) or True)
+    lab.app.backend.store_result("x", {"current": 1, "total": 2, "when": "now"}, "PROGRESS")
+    assert json.loads(json.dumps(writes[0].meta))["current"] == 1
+
+
+def test_a_defect_of_the_store_loses_no_result(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever the store raises, the task runs, and its result is stored as without us; the log says so."""
+
+    def broken(opening: Opening, *, patient: bool = False) -> Opened:
+        raise KeyError("a defect")
+
+    monkeypatch.setattr(lab.store, "open", broken)
+    backend = lab.app.backend
+    assert lab.run(running(lab, lambda self: RequestContext.get().progress.update(1, 2) or "fine"), "x") == "fine"
+    assert backend._get_task_meta_for("x")["result"] == "fine"
+    assert "has a defect" in caplog.text
+    backend.delete(backend.get_key_for_task("x"))
+
+
+def test_the_rules_are_the_cores() -> None:
+    """The fence has no rules of its own: these two are all, and the stores apply them."""
+    assert admits(None, Write("x", "PROGRESS", at=None))  # type: ignore[arg-type]
+    assert opens(None)

@@ -1,0 +1,317 @@
+"""`install`: which tasks report, what is registered, and that it can be called at any time and more than once."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from celery import Celery, Task, shared_task, signals
+from celery.app.registry import TaskRegistry
+from celery.app.trace import build_tracer
+
+import headway
+from headway import ProgressTask, RequestContext, UsageError
+from headway.records import READY_STATES
+from headway.stores.memory import MemoryStore
+from headway.worker import seams
+from headway.worker.fence import Fenced
+from headway.worker.installation import installation_of
+from headway.worker.publishing import registration
+from tests.unit.tracing import Lab
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with Lab() as made:
+        yield made
+
+
+def report() -> str:
+    """The body of every task here."""
+    RequestContext.get().progress.update(1, 2, "here")
+    return "done"
+
+
+def bound_report(self: Any) -> str:
+    """The body of a bound one."""
+    assert self.request.id == RequestContext.get().request_id
+    return report()
+
+
+class Plain(Task):
+    """A user's own class."""
+
+    name = "classes.plain"
+
+    def run(self) -> str:
+        return report()
+
+
+class WithCall(Task):
+    """A user's own base, with a `__call__`."""
+
+    abstract = True
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return ["called", super().__call__(*args, **kwargs)]
+
+
+class OnBase(ProgressTask):
+    """A user's own base, on ours, with a `__call__`."""
+
+    abstract = True
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return ["called", super().__call__(*args, **kwargs)]
+
+
+@shared_task(name="tests.shared_report")
+def shared_report() -> str:
+    return report()
+
+
+def shapes(lab: Lab) -> dict[str, Any]:
+    """A task of each kind."""
+    app = lab.app
+    return {
+        "plain": lab.task(name="plain")(report),
+        "not lazy": lab.task(name="eagerly", lazy=False)(report),
+        "bound": lab.task(name="bound", bind=True)(bound_report),
+        "own base": lab.task(name="own", base=type("Own", (Task,), {"abstract": True}))(report),
+        "own call": lab.task(name="call", base=WithCall)(report),
+        "on our base": lab.task(name="ours", base=OnBase)(report),
+        "autoretry": lab.task(name="autoretry", autoretry_for=(KeyError,))(report),
+        "class": app.register_task(Plain()),
+        "shared": app.tasks["tests.shared_report"],
+    }
+
+
+def test_every_kind_of_task_reports(lab: Lab) -> None:
+    """Shared, class, own base, own `__call__`, autoretry: all of them, and what they return is unchanged."""
+    for kind, task in shapes(lab).items():
+        result = lab.run(task, kind)
+        assert result == (["called", "done"] if kind in ("own call", "on our base") else "done"), kind
+        assert lab.progress(kind).message == "here", kind
+        assert (lab.record(kind).state, lab.record(kind).attempt) == ("SUCCESS", 1), kind
+
+
+def test_tasks_made_before_install_report() -> None:
+    """Made, and even used, before `install`; the instance that others hold is the same one."""
+    with Lab(install=False) as lab:
+        made = lab.task(name="early", lazy=False)(report)
+        headway.install(lab.app, store=lab.store)
+        assert lab.app.tasks["early"] is made
+        assert isinstance(made, ProgressTask)
+        assert lab.run(made, "x") == "done"
+        assert lab.progress("x").message == "here"
+
+
+def test_install_after_the_worker_prepared_its_tasks() -> None:
+    """A tracer that was built already doesn't call `__call__` (fact 11): it is built again."""
+    with Lab(install=False) as lab:
+        made = lab.task(name="prepared", lazy=False)(report)
+        lab.app.finalize()
+        made.__trace__ = build_tracer(made.name, made, app=lab.app)
+        headway.install(lab.app, store=lab.store)
+        request = {"id": "x", "task": made.name, "hostname": "h", "delivery_info": {}, "is_eager": False}
+        assert made.__trace__("x", (), {}, request).retval == "done"
+        assert lab.progress("x").message == "here"
+
+
+def test_a_second_call_only_changes_the_settings(lab: Lab) -> None:
+    """Nothing is wrapped twice."""
+    installation = installation_of(lab.app)
+    assert installation is not None
+    before = (lab.app.send_task, lab.app._get_backend, type(lab.app._tasks))
+    headway.install(lab.app, interval=1)
+    assert (lab.app.send_task, lab.app._get_backend, type(lab.app._tasks)) == before
+    assert installation_of(lab.app) is installation
+    assert (installation.interval, installation.store) == (1.0, lab.store)
+
+
+@pytest.mark.parametrize("interval", [0, -1, True, "1", float("nan"), float("inf")])
+def test_an_interval_is_a_time(interval: Any) -> None:
+    """Anything else is a UsageError that says the default."""
+    with pytest.raises(UsageError, match=r"default is 0\.25"):
+        headway.install(Celery(set_as_current=False), interval=interval)
+
+
+def test_install_reads_no_configuration() -> None:
+    """It may come before `config_from_object`: nothing is chosen until it is needed."""
+    app = Celery("unread", set_as_current=False)
+    headway.install(app)
+    assert not app.configured
+    app.conf.update(broker_url="memory://", result_backend="cache+memory://")
+
+
+def test_a_current_app_proxy_will_do() -> None:
+    """`install(celery.current_app)` installs the app behind it."""
+    app = Celery("behind", set_as_current=False)
+
+    class Proxy:
+        def _get_current_object(self) -> Celery:
+            return app
+
+    headway.install(Proxy())
+    assert installation_of(app) is not None
+
+
+def test_covered_tasks_look_as_before(lab: Lab) -> None:
+    """Name, module, class name, docs and pickling are the task's own."""
+    task = lab.app.register_task(Plain())
+    cls = type(task)
+    assert (cls.__name__, cls.__module__, cls.__doc__) == ("Plain", __name__, "A user's own class.")
+    lab.app.set_current()
+    assert pickle.loads(pickle.dumps(task)) is task
+    assert isinstance(task, Plain)
+
+
+def test_a_registry_of_ones_own_keeps_its_ways() -> None:
+    """An app's own registry class is joined, not replaced."""
+
+    class Counting(TaskRegistry):  # type: ignore[misc]
+        taken = 0
+
+        def __setitem__(self, name: str, task: Any) -> None:
+            self.taken += 1
+            super().__setitem__(name, task)
+
+    app = Celery("counting", broker="memory://", registry_cls=Counting, set_as_current=False)
+    app.registry_cls = Counting
+    app._tasks = Counting(app._tasks)
+    headway.install(app)
+    task = app.task(name="one", lazy=False, shared=False)(report)
+    assert app._tasks.taken
+    assert isinstance(task, ProgressTask)
+
+
+def test_celerys_chores_are_left_alone(lab: Lab) -> None:
+    """`celery.chord_unlock` retries each second while a chord runs: it is no execution of anybody's."""
+    lab.app.finalize()
+    assert not isinstance(lab.app.tasks["celery.chord_unlock"], ProgressTask)
+    assert not isinstance(lab.app.tasks["celery.backend_cleanup"], ProgressTask)
+
+
+def test_a_missing_seam_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """On an unknown release `install` keeps to public behaviour, and says what is weaker."""
+    app = Celery("strange", broker="memory://", set_as_current=False)
+    app._tasks = {}
+    with caplog.at_level(logging.WARNING):
+        headway.install(app)
+    assert "report nothing" in caplog.text
+    assert issubclass(app.Task, ProgressTask)
+
+
+def test_a_task_that_cannot_be_covered_is_told(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    """A class that can't be joined with ours works on as before."""
+
+    class Picky(Task):
+        name = "picky"
+
+        def __init_subclass__(cls, *, wanted: str) -> None:
+            """No class below this one without a word."""
+
+        def run(self) -> str:
+            return "as before"
+
+    task = lab.app.register_task(Picky())
+    assert "Task picky can't report progress" in caplog.text
+    assert lab.run(task) == "as before"
+
+
+def test_the_words_for_ends_are_celerys() -> None:
+    """The pure core repeats Celery's states, so that it needs no Celery."""
+    from celery import states
+
+    assert {*states.READY_STATES, states.IGNORED, states.REJECTED} == READY_STATES
+
+
+def test_the_seams_are_proved_on_named_releases() -> None:
+    """The list names real releases; a new one is added when its tests have run."""
+    assert seams.PROVED == ("5.6.3", "5.7.0")
+
+
+def published(app: Celery, name: str = "anything", **options: Any) -> str:
+    """Publish over the memory transport; returns the id."""
+    return str(app.send_task(name, **options).id)
+
+
+def test_publishing_registers_before_the_message_leaves(lab: Lab) -> None:
+    """When the broker is given the message, the id is known (fact 16)."""
+    known: list[bool] = []
+
+    def sent(sender: Any = None, headers: Any = None, **_: Any) -> None:
+        known.append(lab.store.read([headers["id"]])[0].record is not None)
+
+    signals.after_task_publish.connect(sent, weak=False)
+    try:
+        task_id = published(lab.app, "some.task", root_id="r", parent_id="p")
+    finally:
+        signals.after_task_publish.disconnect(sent)
+    assert known == [True]
+    record = lab.record(task_id)
+    assert (record.task, record.root_id, record.parent_id, record.state) == ("some.task", "r", "p", None)
+
+
+def test_each_app_registers_its_own() -> None:
+    """`before_task_publish` fires for every app of the process, and says of none which (fact 45)."""
+    with Lab() as one, Lab() as two:
+        bare = Celery("bare", broker="memory://", set_as_current=False)
+        mine, theirs, nobodys = published(one.app), published(two.app), published(bare)
+        for lab, known in ((one, mine), (two, theirs)):
+            found = [snapshot.record is not None for snapshot in lab.store.read([mine, theirs, nobodys])]
+            assert found == [known == each for each in (mine, theirs, nobodys)]
+
+
+def test_a_dead_store_does_not_stop_publishing(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first message waits for it once, the others not at all; one line in the log."""
+    asked: list[Any] = []
+    register = lab.store.register
+    monkeypatch.setattr(lab.store, "register", lambda entries: (asked.append(entries), register(entries)))
+    lab.store.away = True
+    for _ in range(100):
+        published(lab.app)
+    assert len(asked) == 1
+    assert len([record for record in caplog.records if "away" in record.message]) == 1
+
+
+def test_a_retry_loses_nothing_that_is_known(lab: Lab) -> None:
+    """The same id is published again: what is known of it stays (fact 45)."""
+
+    @lab.task(bind=True, max_retries=3, name="retrying")
+    def job(self: Any) -> None:
+        RequestContext.get().progress.update(1, 2)
+        raise self.retry(countdown=0)
+
+    assert lab.trace(job, "x").info.state == "RETRY"
+    record = lab.record("x")
+    assert (record.attempt, record.ended, record.state, record.progress is not None) == (1, 1, "RETRY", True)
+
+
+def test_protocol_one_is_understood() -> None:
+    """Old messages have it all in the body."""
+    app = Celery("old", broker="memory://", backend="cache+memory://", set_as_current=False)
+    app.conf.task_protocol = 1
+    store = MemoryStore()
+    headway.install(app, store=store)
+    assert store.read([published(app, "old.task")])[0].record is not None
+    assert registration({"id": "x", "task": "t", "taskset": "g"}).group_id == "g"
+
+
+def test_the_fence_is_in_every_backend(lab: Lab) -> None:
+    """The app's backend is fenced, also where it was made before `install`; rpc and disabled ones are left as they are."""
+    assert isinstance(lab.app.backend, Fenced)
+    early = Celery("early", backend="cache+memory://", set_as_current=False)
+    backend = early.backend
+    headway.install(early, store=MemoryStore())
+    assert isinstance(backend, Fenced)
+    assert early.backend is backend
+    for url in ("disabled://", "rpc://"):
+        other = Celery("other", backend=url, broker="memory://", set_as_current=False)
+        headway.install(other)
+        assert not isinstance(other.backend, Fenced)

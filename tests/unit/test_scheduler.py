@@ -1,0 +1,103 @@
+"""The one thread of a process that does what is due later."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from time import monotonic
+
+import pytest
+
+from headway.worker.scheduler import Scheduler
+from tests.support.wait import until
+
+
+@pytest.fixture
+def scheduler() -> Iterator[Scheduler]:
+    made = Scheduler()
+    yield made
+    made.close()
+
+
+def test_calls_come_in_the_order_of_their_time(scheduler: Scheduler) -> None:
+    """Not in the order in which they were asked for; all of them on one thread, none too early."""
+    called: list[tuple[int, bool, str]] = []
+    start = monotonic()
+
+    def call(number: int, due: float) -> None:
+        scheduler.call_at(due, lambda now: called.append((number, now >= due, threading.current_thread().name)))
+
+    for number, offset in ((3, 0.03), (1, 0.01), (2, 0.02), (0, -5.0)):
+        call(number, start + offset)
+    until(lambda: len(called) == 4)
+    assert sorted(called) == [(number, True, "headway-scheduler") for number in range(4)]
+    assert [number for number, _, _ in called if number] == [1, 2, 3]
+
+
+def test_there_is_no_thread_before_it_is_needed() -> None:
+    """Making one, or closing it unused, starts nothing."""
+    before = threading.active_count()
+    Scheduler().close()
+    assert threading.active_count() == before
+
+
+def test_a_call_that_fails_ends_nothing(scheduler: Scheduler, caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged, and the next ones are made."""
+    done = threading.Event()
+
+    def fail(now: float) -> None:
+        raise KeyError(now)
+
+    scheduler.call_at(0, fail)
+    scheduler.call_at(0, lambda now: done.set())
+    assert done.wait(10)
+    assert "A scheduled call of Headway failed" in caplog.text
+
+
+def test_after_an_end_it_can_begin_again(scheduler: Scheduler) -> None:
+    """`close` drops what was due, and the next call starts another thread."""
+    never: list[float] = []
+    scheduler.call_at(monotonic() + 3600, never.append)
+    scheduler.close()
+    done = threading.Event()
+    scheduler.call_at(0, lambda now: done.set())
+    assert done.wait(10)
+    assert not never
+
+
+def test_many_threads_may_begin_at_once(scheduler: Scheduler) -> None:
+    """One thread is made, however many ask for it first."""
+    called: list[float] = []
+    together = threading.Barrier(20)
+
+    def ask() -> None:
+        together.wait()
+        scheduler.call_at(0, called.append)
+
+    threads = [threading.Thread(target=ask) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    until(lambda: len(called) == 20)
+    assert [thread.name for thread in threading.enumerate()].count("headway-scheduler") == 1
+
+
+def test_a_forked_child_starts_with_none(scheduler: Scheduler) -> None:
+    """The thread isn't in the child, and its lock may be held there for ever: the child makes its own of both."""
+    from headway.worker.scheduler import shared
+
+    held = threading.Event()
+    go_on = threading.Event()
+    shared.call_at(0, lambda now: (held.set(), go_on.wait(10)))
+    assert held.wait(10)
+    with shared._made["changed"]:
+        pid = os.fork()
+        if not pid:
+            done = threading.Event()
+            shared.call_at(0, lambda now: done.set())
+            os._exit(0 if done.wait(10) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    go_on.set()
+    shared.close()
