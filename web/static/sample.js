@@ -3,7 +3,7 @@
 const NAMES = ["Ada", "Barbara", "Claude", "Donald", "Edsger", "Frances", "Grace", "Hedy", "Joan", "Ken", "Lynn", "Margaret"];
 const CITIES = ["Lisbon", "Oslo", "Turin", "Ghent", "\"Newcastle, upon Tyne\"", "Graz", "Łódź", "Málaga"];
 
-export function sample(rows = 300000) {
+export function sample(rows = 200000) {
   const parts = ["id,name,city,email,signed_up,amount\n"];
   for (let i = 1; i <= rows; i += 1) {
     const name = NAMES[(i * 7) % NAMES.length];
