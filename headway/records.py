@@ -32,7 +32,7 @@ class Status(StrEnum):
 
     @property
     def terminal(self) -> bool:
-        """Whether this is an end: only a new attempt can lead on from it, and nothing leads on from COMPLETED."""
+        """Whether this is an end: only a new attempt can lead on from it, and nothing from a success (``core.states.opens``)."""
         return self not in (Status.PENDING, Status.RUNNING)
 
 
@@ -69,21 +69,29 @@ class Progress:
     @property
     def indeterminate(self) -> bool:
         """True where no fraction can be told: a bar may move, but may not say how far it is."""
-        return not self.total or self.current is None
+        return self.current is None or self.total is None or self.total <= 0
 
     @property
     def percentage(self) -> float:
         """``current / total * 100``, not rounded, within 0..100; 0.0 where indeterminate."""
-        if self.current is None or not self.total:
+        if self.current is None or self.total is None or self.total <= 0:
             return 0.0
-        return max(0.0, min(100.0, self.current / self.total * 100.0))
+        if self.current >= self.total:
+            return 100.0  # before dividing: an int may be larger than any float
+        try:
+            return max(0.0, self.current / self.total * 100.0)
+        except OverflowError:  # a float of so large an int that no float holds it
+            return 0.0
 
     @property
     def eta_seconds(self) -> float | None:
         """Seconds that are left at ``rate``, counted from ``timestamp``; None where it can't be told."""
-        if self.current is None or not self.total or not self.rate or self.rate <= 0:
+        if self.current is None or self.total is None or self.total <= 0 or self.rate is None or self.rate <= 0:
             return None
-        return max(0.0, (self.total - self.current) / self.rate)
+        try:
+            return max(0.0, (self.total - self.current) / self.rate)
+        except OverflowError:
+            return None
 
     def same_as(self, other: Progress | None) -> bool:
         """Whether a viewer would see no difference: all that the task said is equal, whenever it said it."""

@@ -11,9 +11,12 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from headway.records import Execution, Progress, Status
+from headway.records import Execution, Phase, Progress, Status
 
 Json = dict[str, Any]
+
+#: How deep an answer may be nested; what lies deeper is cut, for a result may be as deep as the decoder bears.
+MAX_DEPTH = 100
 
 #: The frame type that tells of an end; the socket closes with 1000 after it.
 TERMINAL_FRAMES: Mapping[Status, str] = {Status.COMPLETED: "completed", Status.FAILED: "failed", Status.CANCELLED: "cancelled"}
@@ -29,19 +32,25 @@ def iso(time: datetime | None) -> str | None:
     return None if time is None else time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def json_safe(value: Any) -> Any:
+def json_safe(value: Any, depth: int = MAX_DEPTH) -> Any:
     """The nearest thing that JSON can say: a task may return anything, and a reader must get an answer all the same."""
     if value is None or isinstance(value, (bool, str, int)):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if depth == 0:
+        return "..."
     if isinstance(value, Mapping):
-        return {str(key): json_safe(item) for key, item in value.items()}
+        return {str(key): json_safe(item, depth - 1) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [json_safe(item) for item in value]
+        return [json_safe(item, depth - 1) for item in value]
+    return _text(value)
+
+
+def _text(value: object) -> str | None:
     if isinstance(value, datetime):
         return iso(value) if value.tzinfo is not None else value.isoformat()
-    return str(value)
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def progress_json(progress: Progress | None) -> Json | None:
@@ -66,7 +75,9 @@ def progress_json(progress: Progress | None) -> Json | None:
 
 def _floor(number: int | float | None) -> int:
     """Steps that are done, as an int; 0 where there is no count, since the field is an int in the seed document."""
-    return math.floor(number) if number is not None and math.isfinite(number) else 0
+    if isinstance(number, float):
+        return math.floor(number) if math.isfinite(number) else 0
+    return number if number is not None else 0
 
 
 def tensorlake_json(progress: Progress) -> Json:
@@ -149,15 +160,21 @@ def frames_between(before: Execution, after: Execution, at: datetime) -> Iterato
     """
     if before.status.terminal and after.attempt <= before.attempt:
         return
-    if before.status is Status.PENDING and (after.status is Status.RUNNING or after.attempt > before.attempt):
+    changed = (before.phase, before.attempt) != (after.phase, after.attempt)
+    if before.status is Status.PENDING and _has_begun(before, after):
         yield _frame("started", after, at)
-    elif not after.status.terminal and (before.phase, before.attempt) != (after.phase, after.attempt):
-        yield status_frame(after, at)
-        return  # it carries the progress already
-    if after.status.terminal:
+        changed = after.phase is not Phase.RUNNING
+    if changed and not after.status.terminal:
+        yield status_frame(after, at)  # it carries the progress already
+    elif after.status.terminal:
         yield terminal_frame(after, at)
     elif after.progress is not None and not after.progress.same_as(before.progress):
         yield _frame("progress", after, at) | {"progress": progress_json(after.progress)}
+
+
+def _has_begun(before: Execution, after: Execution) -> bool:
+    """Whether an attempt began in between, even if it has ended since: a revoke before the start has none."""
+    return after.status in (Status.RUNNING, Status.COMPLETED) or after.attempt > before.attempt
 
 
 def _frame(kind: str, execution: Execution, at: datetime) -> Json:

@@ -1,0 +1,144 @@
+"""Any sequence of calls, on every store and on the pure rules at once: the answers and what is known must be equal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from headway.core import states
+from headway.records import READY_STATES, Opened, Opening, Record, Registration, Write
+from headway.stores.memory import MemoryStore
+from tests.support import stores
+from tests.support.stores import Subject, at, report
+
+IDS = st.sampled_from(["a", "b"])
+STATES = st.sampled_from(["PROGRESS", "PROGRESS", "WORKING", "STARTED", "PENDING", "RETRY", *sorted(READY_STATES)])
+RESULTS = st.one_of(
+    st.none(),
+    st.builds(report, st.integers(0, 5), st.integers(0, 5)),
+    st.sampled_from(["text", {}, {"message": "m"}, {"exc_type": "E", "exc_message": ["m"]}, {"rows": 7}, 42]),
+)
+WORKERS = st.sampled_from([None, "w1", "w2"])
+RETRIES = st.integers(0, 2)
+
+
+class Machine(RuleBasedStateMachine):
+    """``subject`` is set by the test; the model is a dict of records and the pure rules."""
+
+    subject: Subject
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: dict[str, Record] = {}
+        self.kept: set[str] = set()
+        self.seconds = 0
+        self.lose()
+
+    def now(self) -> int:
+        self.seconds += 1
+        return self.seconds
+
+    @rule(task_id=IDS, owner=st.sampled_from([None, "ann", "bob"]))
+    def register(self, task_id: str, owner: str | None) -> None:
+        registration = Registration(task_id, "tasks.t", at(self.now()), owner=owner)
+        self.subject.store.register([registration])
+        self.known[task_id] = states.registered(self.known.get(task_id), registration)
+
+    @rule(task_id=IDS, retries=RETRIES, worker=WORKERS, keep=st.booleans())
+    def open(self, task_id: str, retries: int, worker: str | None, keep: bool) -> None:
+        # Past the grace in which a result may still be on its way.
+        self.seconds += 60
+        record = self.known.get(task_id)
+        opening = Opening(task_id, "tasks.t", at(self.now()), retries=retries, worker=worker, store_result=keep)
+        expected = states.answered(record, opening, result_gone=task_id not in self.kept)
+        answer = self.subject.store.open(opening)
+        if not self.subject.store.keeps_results and keep and expected.attempt:
+            self.subject.put(task_id, "STARTED")
+        assert answer == expected
+        if expected != Opened(0, previous=None):
+            self.known[task_id] = states.opened(record, opening)
+            if keep:
+                self.kept.add(task_id)
+
+    @rule(task_id=IDS, state=STATES, result=RESULTS, attempt=st.integers(0, 4), task=st.sampled_from([None, "tasks.t"]))
+    def write_own(self, task_id: str, state: str, result: object, attempt: int, task: str | None) -> None:
+        self.write(Write(task_id, state, at(self.now()), attempt=attempt, meta=result, task=task))
+
+    @rule(task_id=IDS, state=STATES, result=RESULTS)
+    def write_open(self, task_id: str, state: str, result: object) -> None:
+        known = self.known.get(task_id)
+        self.write(Write(task_id, state, at(self.now()), attempt=known.attempt if known is not None else 1, meta=result))
+
+    @rule(task_id=IDS, state=STATES, result=RESULTS, retries=st.none() | RETRIES, worker=WORKERS)
+    def write_as_bystander(self, task_id: str, state: str, result: object, retries: int | None, worker: str | None) -> None:
+        self.write(Write(task_id, state, at(self.now()), retries=retries, worker=worker, meta=result))
+
+    @rule(
+        task_id=IDS, state=st.sampled_from(["PROGRESS", "SUCCESS", "IGNORED", "REJECTED"]), attempt=st.none() | st.integers(1, 3)
+    )
+    def write_no_result(self, task_id: str, state: str, attempt: int | None) -> None:
+        write = Write(task_id, state, at(self.now()), attempt=attempt, meta=report(1) if state == "PROGRESS" else None)
+        record = self.known.get(task_id)
+        assert self.subject.store.write(write) is states.admits(record, write)
+        if states.admits(record, write):
+            self.known[task_id] = states.written(record, write)
+
+    @rule(task_id=IDS)
+    def forget(self, task_id: str) -> None:
+        known = self.known.get(task_id)
+        if known is not None and known.state in READY_STATES and task_id in self.kept:
+            self.subject.forget(task_id)
+            self.kept.discard(task_id)
+
+    @rule()
+    def lose(self) -> None:
+        """The server comes back without its data."""
+        store, app = self.subject.store, self.subject.app
+        self.known, self.kept = {}, set()
+        if isinstance(store, MemoryStore):
+            store._records.clear()
+            store._results.clear()
+        else:
+            assert app is not None
+            app.backend.client.flushdb()
+
+    def write(self, write: Write) -> None:
+        record = self.known.get(write.task_id)
+        expected = states.admits(record, write)
+        more = {"attempt": write.attempt, "retries": write.retries, "worker": write.worker, "task": write.task}
+        admitted = self.subject.write(write.task_id, write.state, self.seconds, result=write.meta, **more)
+        assert admitted is expected
+        if expected:
+            encoded = self.subject.encode(write.task_id, write.state, write.meta)
+            self.known[write.task_id] = states.written(
+                record,
+                Write(write.task_id, write.state, write.at, write.attempt, task=write.task, result=encoded, meta=write.meta),
+            )
+            self.kept.add(write.task_id)
+
+    @invariant()
+    def same_records(self) -> None:
+        snapshots = self.subject.store.read(["a", "b"])
+        assert [snapshot.record for snapshot in snapshots] == [self.known.get("a"), self.known.get("b")]
+
+    @invariant()
+    def results_are_where_they_should_be(self) -> None:
+        for snapshot in self.subject.store.read(["a", "b"]):
+            assert (snapshot.meta is not None) == (snapshot.task_id in self.kept)
+
+
+@pytest.mark.parametrize("name", ["memory", "redis", "redis-msgpack"])
+def test_every_store_follows_the_rules(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Whatever is registered, opened, written, forgotten and lost in whatever order: a store answers as the pure rules do."""
+    url = request.getfixturevalue("redis_url") if name in stores.REDIS else None
+    Machine.subject = stores.make(name, tmp_path, url)
+    checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+    chosen = settings(max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=checks, database=None)
+    try:
+        run_state_machine_as_test(Machine, settings=chosen)
+    finally:
+        Machine.subject.store.close()
