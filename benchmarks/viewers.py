@@ -51,8 +51,9 @@ def measure(url: str, *, quick: bool) -> dict[str, list[float]]:
         closing(redis.Redis.from_url(url)) as client,
         closing(client.pubsub(ignore_subscribe_messages=True)) as listener,
     ):
-        result = jobs.spoken.apply_async((rounds, each, PAUSE, key))
-        address = f"{server.url.replace('http', 'ws', 1)}/api/v1/executions/{result.id}/progress/ws"
+        ended = jobs.sent("spoken", rounds, each, PAUSE, key, task_id=key)
+        client.blpop([f"{key}-ready"], timeout=30)
+        address = f"{server.url.replace('http', 'ws', 1)}/api/v1/executions/{key}/progress/ws"
         with closing(create_connection(address, timeout=30)) as ours, closing(create_connection(relay.url, timeout=30)) as theirs:
             taken["echo"] = [_echo(theirs) for _ in range(rounds * each)]
             listener.subscribe(f"{key}-raw")
@@ -67,7 +68,7 @@ def measure(url: str, *, quick: bool) -> dict[str, list[float]]:
             client.rpush(key, "go")
             for reader in readers:
                 reader.join(timeout=120)
-        result.get(timeout=30)
+        ended(timeout=30)
     return taken
 
 
