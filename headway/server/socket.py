@@ -116,8 +116,8 @@ class SocketViewer:
             ws.event.set()
         if ws.ping_interval:
             # The app's SOCK_SERVER_OPTIONS apply to us as well. A ping that times out would close with 1008, which means another
-            # thing here (web fact 5): the first one may go out, the next is never due.
-            ws.ping_interval = float(1 << 40)
+            # thing here (web fact 5): the first one may go out, the next is due in a day.
+            ws.ping_interval = 86400.0
 
     # -- news.Viewer, by the hub's thread
 
