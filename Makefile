@@ -32,8 +32,8 @@ format: python ## let ruff put the code in order
 	@$(RUN) -m ruff check --fix .
 	@$(RUN) -m ruff format .
 
-bench: python ## side by side with what one would use instead, as ratios
-	@$(VENV) dev
+bench: python ## side by side with what one would use instead, as ratios (BENCH="update --quick")
+	@$(VENV) bench
 	@$(RUN) -m benchmarks $(BENCH)
 
 clean: ## remove what was made here: .venv, caches, builds, the demo's data

@@ -1,7 +1,8 @@
 """Make .venv and keep it right: what `make` calls before anything else.
 
     python3 tools/venv.py service    what the service runs on: requirements.txt
-    python3 tools/venv.py dev        that, and what tests, lint and benchmarks need: requirements-dev.txt
+    python3 tools/venv.py dev        that, and what tests and lint need: requirements-dev.txt
+    python3 tools/venv.py bench      that, and what benchmarks put beside Headway: requirements-bench.txt
 
 The second call is instant and needs no network: a stamp remembers what was installed. Two calls at once wait for each other.
 HEADWAY=dist/x.whl installs that wheel in place of the checkout.
@@ -23,7 +24,11 @@ OLDEST = (3, 11)
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
-LISTS = {"service": ["requirements.txt"], "dev": ["requirements.txt", "requirements-dev.txt"]}
+LISTS = {
+    "service": ["requirements.txt"],
+    "dev": ["requirements.txt", "requirements-dev.txt"],
+    "bench": ["requirements.txt", "requirements-dev.txt", "requirements-bench.txt"],
+}
 
 
 def main(kind):
@@ -66,9 +71,9 @@ def install(kind):
     for step in steps:
         if subprocess.run(step, check=False).returncode:
             stop("pip could not install everything (see above). Is the package index reachable?")
-    stamp(kind).write_text(wanted(kind))
-    if kind == "dev":
-        stamp("service").write_text(wanted("service"))
+    for name, contained in LISTS.items():
+        if set(contained) <= set(LISTS[kind]):
+            stamp(name).write_text(wanted(name))
 
 
 def build_needs():
@@ -137,8 +142,8 @@ def stop(text):
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] not in (["service"], ["dev"]):
-        stop("usage: tools/venv.py service|dev")
+    if len(sys.argv) != 2 or sys.argv[1] not in LISTS:
+        stop("usage: tools/venv.py " + "|".join(LISTS))
     try:
         main(sys.argv[1])
     except KeyboardInterrupt:
