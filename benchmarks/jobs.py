@@ -104,7 +104,12 @@ def update(self: Any, quick: bool) -> Taken:
         for number in range(count):
             report(number, count)
 
-    def ours_with_text(count: int) -> None:
+    def with_message(count: int) -> None:
+        report = progress.update
+        for number in range(count):
+            report(number, count, "Importing")
+
+    def with_attributes(count: int) -> None:
         report = progress.update
         attributes = {"errors": "0"}
         for number in range(count):
@@ -116,7 +121,8 @@ def update(self: Any, quick: bool) -> Taken:
             for _ in range(count):
                 step(1)
 
-    return alternate({"ours": ours, "text": ours_with_text, "tqdm": theirs}, quick=quick, count=CALLS[quick])
+    ways = {"ours": ours, "message": with_message, "attributes": with_attributes, "tqdm": theirs}
+    return alternate(ways, quick=quick, count=CALLS[quick])
 
 
 @job
