@@ -34,6 +34,8 @@ AWAY: tuple[type[BaseException], ...] = (
     exceptions.AskError,  # and Moved
     OSError,
 )
+#: Of these, the ones that somebody should look at all the same.
+LOCKED_OUT = (exceptions.AuthenticationError, exceptions.AuthorizationError)
 #: Faults that somebody should look at: no memory, no permission, a key that something else has taken, a wrong setting.
 REFUSED: tuple[type[BaseException], ...] = (
     exceptions.RedisError,
@@ -48,9 +50,11 @@ def translated() -> Iterator[None]:
     try:
         yield
     except AWAY as exc:
+        if isinstance(exc, LOCKED_OUT):
+            logger.error("The result backend doesn't let us in: %s", exc)
         raise Unavailable from exc
     except REFUSED as exc:
-        logger.error("The result backend refused a command: %r", exc)
+        logger.error("The result backend refused a command: %s: %s", type(exc).__name__, exc)
         raise Unavailable("The result backend refused a command") from exc
 
 

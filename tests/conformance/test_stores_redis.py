@@ -1,0 +1,468 @@
+"""What is Redis' own: keys and their lives, what is published, faults, and the client."""
+
+from __future__ import annotations
+
+import inspect
+import multiprocessing
+import pickle
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis.exceptions
+from celery import Celery
+from celery.backends.redis import RedisBackend, SentinelBackend
+
+from headway.core import states
+from headway.errors import ConfigurationError, Unavailable
+from headway.records import Opening, Progress, Registration, Status, Write
+from headway.stores.base import TOMBSTONE
+from headway.stores.client import AWAY, REFUSED, connect, translated
+from headway.stores.redis import RedisStore
+from headway.stores.results import Results, check_readable
+from headway.stores.select import store_for
+from tests.support import stores
+from tests.support.stores import DictBackend, Subject, at, report
+from tests.support.valkey import ValkeyServer
+
+#: Longer than any bound of ours, and far from Celery's own 120 s.
+SOON = 15.0
+
+KEY, HASH = b"celery-task-meta-a", b"hw:{celery-task-meta-a}"
+
+
+@pytest.fixture
+def own(own_valkey: ValkeyServer, tmp_path: Path) -> Iterator[Subject]:
+    """A store on a server of the test's own."""
+    subject = stores.make("redis", tmp_path, own_valkey.url)
+    yield subject
+    subject.store.close()
+
+
+def client_of(subject: Subject) -> Any:
+    assert subject.app is not None
+    return subject.app.backend.client
+
+
+def calls(subject: Subject) -> list[Callable[[], object]]:
+    """Every call of the port."""
+    store = subject.store
+    return [
+        lambda: store.register([Registration("a", "tasks.t", at(0))]),
+        lambda: store.open(Opening("a", "tasks.t", at(0))),
+        lambda: store.write(Write("a", "PROGRESS", at(1), attempt=1)),
+        lambda: store.read(["a"]),
+        lambda: store.claim("k", "a", 60),
+        store.ping,
+    ]
+
+
+def all_unavailable(subject: Subject) -> None:
+    """Every call ends soon, with ``Unavailable`` and its cause."""
+    with ThreadPoolExecutor(1) as pool:
+        for call in calls(subject):
+            with pytest.raises(Unavailable) as caught:
+                pool.submit(call).result(timeout=SOON)
+            assert isinstance(caught.value.__cause__, redis.exceptions.RedisError | OSError)
+
+
+class TestKeys:
+    def test_where_things_are(self, redis: Subject) -> None:
+        """The hash lies beside the result, in the same slot of a cluster, and nothing else is written."""
+        redis.open("a")
+        redis.write("a", "PROGRESS", attempt=1, result=report())
+        assert sorted(client_of(redis).keys("*")) == [KEY, HASH]
+
+    def test_the_global_prefix_comes_first(self, redis_url: str, tmp_path: Path) -> None:
+        """Every key begins with the prefix that the server may permit this user alone."""
+        subject = stores.make("redis-prefix", tmp_path, redis_url)
+        subject.open("a")
+        subject.write("a", "SUCCESS", attempt=1)
+        subject.store.claim("k", "a", 60)
+        names = sorted(client_of(subject).keys("*"))
+        assert names == [b"proj:celery-task-meta-a", b"proj:hw:claim:k", b"proj:hw:{proj:celery-task-meta-a}"]
+        subject.store.close()
+
+    def test_lives(self, redis: Subject) -> None:
+        """The result lives as long as Celery says; the hash lives longer, from the publish on, and each write renews it."""
+        longer = (24 * 3600 + TOMBSTONE.total_seconds()) * 1000
+        client = client_of(redis)
+        steps: list[Callable[[], object]] = [
+            lambda: redis.store.register([Registration("a", "tasks.t", at(0))]),
+            lambda: redis.open("a"),
+            lambda: redis.write("a", "PROGRESS", 1, attempt=1, result=report()),
+            lambda: redis.write("a", "PROGRESS", 2, attempt=1, result=report()),
+            lambda: redis.write("a", "SUCCESS", 3, attempt=1),
+        ]
+        for step in steps:
+            step()
+            assert longer - 10_000 < client.pttl(HASH) <= longer
+            client.pexpire(HASH, 50_000)
+        assert 3590_000 < client.pttl(KEY) <= 3600_000
+
+    def test_for_ever(self, redis_url: str, tmp_path: Path) -> None:
+        """Where results live for ever, so does what is known of them."""
+        subject = stores.make("redis-forever", tmp_path, redis_url)
+        subject.store.register([Registration("a", "tasks.t", at(0))])
+        subject.open("a")
+        subject.store.write(Write("a", "SUCCESS", at(1), attempt=1, result=subject.encode("a", "SUCCESS", 1), expires=0))
+        client = client_of(subject)
+        assert (client.pttl(KEY), client.pttl(HASH)) == (-1, -1)
+        subject.store.close()
+
+    def test_a_failure_that_is_kept_longer(self, redis: Subject) -> None:
+        """The hash outlives the result also where failures are kept for longer than other results."""
+        redis.open("a")
+        month = 30 * 24 * 3600.0
+        redis.store.write(Write("a", "FAILURE", at(1), attempt=1, result=redis.encode("a", "FAILURE", None), expires=month))
+        assert client_of(redis).pttl(HASH) > client_of(redis).pttl(KEY)
+
+    def test_a_result_that_has_expired(self, redis: Subject) -> None:
+        """Known once, its result gone: that is expired, and not unknown."""
+        redis.open("a")
+        redis.write("a", "SUCCESS", attempt=1)
+        redis.forget("a")
+        assert redis.record("a").result_stored
+        assert redis.meta("a") is None
+
+
+class TestPublished:
+    def test_what_is_let_in_is_published(self, redis: Subject) -> None:
+        """Starts, reports, ends with and without a result: each once, in order, as records that Celery itself reads (fact 22)."""
+        assert redis.app is not None
+        heard = client_of(redis).pubsub()
+        heard.subscribe(KEY)
+        assert heard.get_message(timeout=SOON)["type"] == "subscribe"
+        redis.open("a")
+        redis.write("a", "PROGRESS", attempt=1, result=report())
+        redis.store.write(Write("a", "IGNORED", at(2), attempt=1))
+        redis.write("a", "PROGRESS", 3, attempt=1, result=report(9))
+        redis.put("a", "MARK")
+        metas = []
+        while not metas or metas[-1]["status"] != "MARK":
+            message = heard.get_message(timeout=SOON)
+            assert message is not None
+            metas.append(redis.app.backend.decode_result(message["data"]))
+        heard.close()
+        assert [meta["status"] for meta in metas] == ["STARTED", "PROGRESS", "IGNORED", "MARK"]
+        assert metas[1]["result"] == report()
+
+    def test_celery_reads_what_we_wrote(self, redis: Subject) -> None:
+        """``AsyncResult`` sees state and info, as before."""
+        assert redis.app is not None
+        redis.open("a")
+        redis.write("a", "PROGRESS", attempt=1, result=report())
+        result = redis.app.AsyncResult("a")
+        assert (result.state, result.info["current"]) == ("PROGRESS", 3)
+        redis.write("a", "SUCCESS", attempt=1, result=42)
+        assert redis.app.AsyncResult("a").get(timeout=SOON) == 42
+
+
+class TestFaults:
+    def test_no_server(self, own: Subject, own_valkey: ValkeyServer) -> None:
+        """With the server gone every call says so, soon, and works again when it is back."""
+        own.open("a")
+        own_valkey.crash()
+        all_unavailable(own)
+        own_valkey.start()
+        assert own.open("a").attempt == 2
+
+    def test_a_server_that_hangs(self, own: Subject, own_valkey: ValkeyServer) -> None:
+        """A server that accepts connections and answers nothing is away too, for old connections and new ones."""
+        own.open("a")
+        own_valkey.pause()
+        try:
+            all_unavailable(own)
+        finally:
+            own_valkey.resume()
+        own.store.ping()
+
+    def test_many_callers_and_a_server_that_hangs(self, own: Subject, own_valkey: ValkeyServer) -> None:
+        """However many call at once, none waits for all the others' time-outs one after another."""
+        own.store.ping()
+        own_valkey.pause()
+        try:
+            with ThreadPoolExecutor(100) as pool:
+                waiting = [pool.submit(own.store.ping) for _ in range(100)]
+                faults = [each.exception(timeout=SOON) for each in waiting]
+        finally:
+            own_valkey.resume()
+        assert {type(fault) for fault in faults} == {Unavailable}
+
+    def test_a_restart_with_its_data(self, own: Subject, own_valkey: ValkeyServer) -> None:
+        """After a restart the fence stands where it stood, though the server has forgotten the scripts."""
+        own.open("a")
+        own.write("a", "FAILURE", attempt=1)
+        own_valkey.stop()
+        own_valkey.start()
+        assert not own.write("a", "PROGRESS", attempt=1, result=report())
+        assert own.open("a").attempt == 2
+
+    def test_a_restart_without_its_data(self, own: Subject, own_valkey: ValkeyServer) -> None:
+        """After a loss of all data the open attempt's next report is let in, and fences out the attempts before it."""
+        own.open("a")
+        own.open("a")
+        own_valkey.stop()
+        own_valkey.start(fresh=True)
+        assert own.write("a", "PROGRESS", attempt=2, result=report())
+        assert not own.write("a", "PROGRESS", attempt=1, result=report())
+        assert own.write("a", "SUCCESS", attempt=2)
+
+    def test_scripts_that_were_flushed(self, redis: Subject) -> None:
+        """A server that has forgotten the scripts learns them again, for one call and for many at once."""
+        for call in calls(redis):
+            client_of(redis).script_flush()
+            call()
+        client_of(redis).script_flush()
+        redis.store.register(Registration(f"t{n}", "tasks.t", at(n)) for n in range(3))
+        assert all(snapshot.record for snapshot in redis.store.read(["a", "t0", "t1", "t2"]))
+
+    def test_a_refused_command(self, redis: Subject, caplog: pytest.LogCaptureFixture) -> None:
+        """A key that something else has taken is no outage: ``Unavailable`` for the caller, and a word in the log."""
+        client_of(redis).set(HASH, "taken")
+        with pytest.raises(Unavailable, match="refused"):
+            redis.open("a")
+        with pytest.raises(Unavailable, match="refused"):
+            redis.store.register([Registration("a", "tasks.t", at(0))])
+        assert "WRONGTYPE" in caplog.text
+
+    def test_a_server_that_is_full(self, own: Subject, own_valkey: ValkeyServer, caplog: pytest.LogCaptureFixture) -> None:
+        """A server without memory refuses writes: ``Unavailable``, and a word in the log; reading goes on."""
+        own.open("a")
+        own_valkey.command("CONFIG", "SET", "maxmemory", "1")
+        with pytest.raises(Unavailable):
+            own.write("a", "PROGRESS", attempt=1, result=report())
+        assert "OutOfMemoryError" in caplog.text
+        assert own.record("a").state == "STARTED"
+
+    def test_a_wrong_password(self, own: Subject, own_valkey: ValkeyServer, caplog: pytest.LogCaptureFixture) -> None:
+        """A server that doesn't let us in is away for the caller, and a word in the log for whoever can change it."""
+        own_valkey.command("CONFIG", "SET", "requirepass", "secret")
+        with pytest.raises(Unavailable):
+            own.open("a")
+        assert "let us in" in caplog.text
+        with own_valkey.client(password="secret") as client:
+            client.execute_command("CONFIG", "SET", "requirepass", "")
+
+    def test_a_replica(self, own: Subject, own_valkey: ValkeyServer) -> None:
+        """A server that has become a replica is the wrong one just now: away."""
+        with ValkeyServer() as primary:
+            own_valkey.command("REPLICAOF", "127.0.0.1", primary.port)
+            with pytest.raises(Unavailable):
+                own.open("a")
+
+    def test_the_map_of_errors_is_complete(self) -> None:
+        """Every error class of the driver becomes ``Unavailable``, with itself as the cause."""
+        module = redis.exceptions
+        kinds = [each for _, each in inspect.getmembers(module, inspect.isclass) if issubclass(each, Exception)]
+        assert len(kinds) > 20
+        programming = {"IncorrectPolicyType"}  # of the cluster client's own construction
+        for kind in [*kinds, ConnectionResetError, TimeoutError]:
+            if kind.__name__ in programming:
+                continue
+            assert issubclass(kind, AWAY + REFUSED), kind
+            fault = kind.__new__(kind)
+            with pytest.raises(Unavailable) as caught, translated():
+                raise fault
+            assert caught.value.__cause__ is fault
+
+
+class TestClient:
+    def test_more_callers_than_connections(self, redis_url: str) -> None:
+        """300 callers share a few connections without an error (web fact 20)."""
+        app = Celery("many", backend=redis_url, set_as_current=False)
+        store = RedisStore(app, connections=4, timeout=10)
+        with ThreadPoolExecutor(300) as pool:
+            answers = list(pool.map(lambda n: store.open(Opening(f"t{n}", "t", at(n))).attempt, range(300)))
+        assert answers == [1] * 300
+        pool_of = next(iter(store._lines.values())).client.connection_pool
+        assert pool_of._created_connections <= 4 if hasattr(pool_of, "_created_connections") else True
+        store.close()
+
+    def test_a_child_process_has_its_own(self, redis: Subject) -> None:
+        """After a fork parent and child both go on, over connections of their own."""
+        redis.open("a")
+
+        def child(answer: Any) -> None:
+            answer.send(redis.open("a").attempt)
+            redis.store.close()
+
+        ours, theirs = multiprocessing.get_context("fork").Pipe()
+        process = multiprocessing.get_context("fork").Process(target=child, args=(theirs,))
+        process.start()
+        assert ours.poll(SOON)
+        assert ours.recv() == 2
+        process.join()
+        assert redis.open("a").attempt == 3
+
+    @pytest.mark.parametrize(
+        ("url", "conf", "expected"),
+        [
+            ("redis://u:p@h:7/3", {}, {"host": "h", "port": 7, "db": 3, "username": "u", "password": "p"}),
+            ("rediss://h/1?ssl_cert_reqs=required", {}, {"host": "h", "db": 1}),
+            ("redis+socket:///run/redis.sock?virtual_host=2", {}, {"path": "/run/redis.sock", "db": 2}),
+            ("redis://h", {"redis_client_name": "me"}, {"client_name": "me"}),
+        ],
+    )
+    def test_where_is_the_backends(self, url: str, conf: dict[str, Any], expected: dict[str, Any]) -> None:
+        """Host, socket, TLS, credentials and database are the backend's; how long is ours, and nothing is tried again."""
+        app = Celery("client", backend=url, set_as_current=False)
+        app.conf.update(conf)
+        backend = Results(app).backend
+        assert isinstance(backend, RedisBackend)
+        pool = connect(backend).connection_pool
+        made = pool.connection_kwargs
+        assert {name: made[name] for name in expected} == expected
+        assert pool.connection_class is backend.client.connection_pool.connection_class
+        assert made["socket_timeout"] == 0.5
+        assert made.get("socket_connect_timeout", 0.5) == 0.5
+        connection = pool.connection_class(**made)  # its class takes every word; nothing is connected
+        assert (connection.retry.get_retries(), connection.retry_on_timeout) == (0, False)
+        assert connect(backend, timeout=None).connection_pool.connection_kwargs["socket_timeout"] == 120.0
+
+    def test_sentinel(self) -> None:
+        """With Sentinel the sentinels too are asked with short time-outs and no retries."""
+        app = Celery("client", backend="sentinel://a:26379/1;sentinel://b:26380/1", set_as_current=False)
+        app.conf.result_backend_transport_options = {"master_name": "mymaster"}
+        backend = Results(app).backend
+        assert isinstance(backend, SentinelBackend)
+        pool = connect(backend).connection_pool
+        assert pool.service_name == "mymaster"
+        assert pool.connection_kwargs["socket_timeout"] == 0.5
+        sentinels = [each.connection_pool.connection_kwargs for each in pool.sentinel_manager.sentinels]
+        assert [(each["host"], each["port"], each["socket_timeout"]) for each in sentinels] == [
+            ("a", 26379, 0.5),
+            ("b", 26380, 0.5),
+        ]
+        assert {each["retry"].get_retries() for each in sentinels} == {0}
+
+    def test_a_unix_socket(self, tmp_path: Path) -> None:
+        """A store over a UNIX socket works as over TCP."""
+        with tempfile.TemporaryDirectory(prefix="hw-") as directory:  # pytest's own may be too long for a socket
+            path = f"{directory}/valkey.sock"
+
+            class Listening(ValkeyServer):
+                argv = property(
+                    lambda self: [*self._argv, "--unixsocket", path], lambda self, words: setattr(self, "_argv", words)
+                )
+
+            with Listening():
+                subject = stores.make("redis", tmp_path, f"redis+socket://{path}")
+                assert subject.open("a").attempt == 1
+                assert subject.store.open(Opening("a", "t", at(1)), patient=True).attempt == 2
+                subject.store.close()
+
+
+class TestResults:
+    def test_pickle_is_not_read(self, redis_url: str) -> None:
+        """Where results are pickles nothing is unpickled, and the message says what to set (fact 19)."""
+        app = Celery("pickled", backend=redis_url, set_as_current=False)
+        app.conf.update(result_serializer="pickle", accept_content=["pickle"])
+        store = store_for(app)
+        assert isinstance(store, RedisStore)
+        assert store.open(Opening("a", "t", at(0))).attempt == 1  # a worker still writes
+        bomb = Write("a", "SUCCESS", at(1), attempt=1, result=pickle.dumps(Bomb()))
+        assert store.write(bomb)
+        with pytest.raises(ConfigurationError, match="allow_pickle=True"):
+            store.read(["a"])
+        with pytest.raises(ConfigurationError, match="result_serializer"):
+            check_readable(app)
+        check_readable(app, allow_pickle=True)
+        store.close()
+        assert not Bomb.exploded
+
+    def test_a_pickle_that_was_allowed_is_data(self, redis_url: str, tmp_path: Path) -> None:
+        """With ``allow_pickle`` an exception reads as it does from JSON."""
+        app = Celery("pickled", backend=redis_url, set_as_current=False)
+        app.conf.update(result_serializer="pickle", accept_content=["pickle"])
+        subject = Subject(store_for(app, allow_pickle=True), app)
+        subject.open("a")
+        subject.write("a", "PROGRESS", attempt=1, result=report())
+        subject.write("a", "FAILURE", attempt=1, result=ValueError("no"))
+        execution = states.resolve(subject.look("a"), at(2))
+        assert (execution.status, execution.progress) == (Status.FAILED, Progress(3, 10))
+        assert execution.error is not None
+        assert (execution.error.type, execution.error.message) == ("ValueError", "no")
+        subject.store.close()
+
+    def test_a_result_that_cant_be_read(self, redis: Subject, caplog: pytest.LogCaptureFixture) -> None:
+        """Garbage in a result is logged and hides nothing of what the registry knows."""
+        redis.open("a")
+        redis.write("a", "SUCCESS", attempt=1)
+        for garbage in (b"\xff\x00", b"[1]", b"\x00celery-compressed\x00application/x-gzip\x00rubbish"):
+            client_of(redis).set(KEY, garbage)
+            assert states.resolve(redis.look("a"), at(2)).status is Status.COMPLETED
+        assert "unreadable" in caplog.text
+
+    @pytest.mark.parametrize(
+        ("url", "conf", "says"),
+        [
+            ("rpc://", {}, "rpc://"),
+            (None, {}, "No result backend"),
+            ("cache+memory://", {}, "memory of one process"),
+            ("db+sqlite://", {}, "memory of one process"),
+            ("db+sqlite:///:memory:", {}, "memory of one process"),
+            ("redis://h", {"result_serializer": "pickle", "accept_content": ["pickle"]}, "allow_pickle"),
+            ("redis://h", {"result_serializer": "yaml"}, "result_accept_content"),
+            ("nonsense://h", {}, "can't be used"),
+        ],
+    )
+    def test_backends_that_nobody_else_can_read(self, url: str | None, conf: dict[str, Any], says: str) -> None:
+        """The error is the help text: which setting, and what to set instead (fact 20)."""
+        app = Celery("unreadable", backend=url, set_as_current=False)
+        app.conf.update(conf)
+        with pytest.raises(ConfigurationError, match=says):
+            check_readable(app)
+
+    @pytest.mark.parametrize(
+        "url", ["redis://h", "rediss://h?ssl_cert_reqs=none", "redis+socket:///run/r.sock", "db+sqlite:////tmp/x"]
+    )
+    def test_backends_that_are_fine(self, url: str) -> None:
+        """A shared backend passes, and nothing is connected for that."""
+        check_readable(Celery("readable", backend=url, set_as_current=False))
+
+
+class TestSelect:
+    @pytest.mark.parametrize("url", ["rpc://", None])
+    def test_no_store(self, url: str | None) -> None:
+        """Where no other process could read there is no store either."""
+        with pytest.raises(ConfigurationError):
+            store_for(Celery("none", backend=url, set_as_current=False))
+
+    def test_one_per_app(self) -> None:
+        """An app has one store in a process, and two apps have two."""
+        one = Celery("one", backend="redis://h", set_as_current=False)
+        two = Celery("two", backend="redis://h", set_as_current=False)
+        assert store_for(one) is store_for(one)
+        assert store_for(one) is not store_for(two)
+        assert store_for(one) is not store_for(one, allow_pickle=True)
+
+    def test_by_backend(self, tmp_path: Path) -> None:
+        """Redis, SQL, key-value backends and all others have a store each."""
+        names = {
+            "redis://h": "RedisStore",
+            "sentinel://h": "RedisStore",
+            "db+sqlite:////tmp/x": "SqlStore",
+            f"file://{tmp_path}": "KeyValueStore",
+            "cache+memory://": "KeyValueStore",
+            f"{DictBackend.__module__}:{DictBackend.__qualname__}": "TaskMetaStore",
+        }
+        made = {url: type(store_for(Celery("x", backend=url, set_as_current=False))).__name__ for url in names}
+        assert made == names
+
+
+class Bomb:
+    """What a hostile result looks like."""
+
+    exploded = False
+
+    def __reduce__(self) -> Any:
+        return explode, ()
+
+
+def explode() -> None:
+    """Called by whoever unpickles."""
+    Bomb.exploded = True
