@@ -52,7 +52,7 @@ OUTSIDE: dict[str, set[str]] = {
 }
 
 #: What names a person's machine, a package index that isn't public, or another host's files.
-PRIVATE = re.compile(r"/(?:root|work|home/\w+|Users/\w+)/|/tmp/\w|(?:index-url|extra-index-url|registry=http)")
+PRIVATE = re.compile(r"/(?:root|work|home/\w+|Users/\w+)/|(?:index-url|extra-index-url|registry=http)")
 
 
 #: The two documents that Headway answers to, as they were given.
