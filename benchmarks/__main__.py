@@ -130,9 +130,8 @@ def main() -> None:
                 print(f"{name} ...", file=sys.stderr, flush=True)
                 rows += benchmark(server.url, wanted.quick)
     show(rows)
-    print(
-        f"\nratio: Headway's time over the other's. {machine()}; {time.monotonic() - begin:.0f} s{' (--quick)' if wanted.quick else ''}"
-    )
+    took = f"{time.monotonic() - begin:.0f} s{' (--quick)' if wanted.quick else ''}"
+    print(f"\nratio: Headway's time over the other's. {machine()}; {took}")
 
 
 def show(rows: list[Row]) -> None:

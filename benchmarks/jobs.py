@@ -68,7 +68,7 @@ def sent(name: str, *args: object, task_id: str | None = None) -> Callable[..., 
     courier.send_task(f"benchmarks.{name}", args, task_id=task_id)
 
     def measured(timeout: int) -> Any:
-        with closing(redis.Redis.from_url(URL)) as client:
+        with closing(redis.Redis.from_url(URL, socket_timeout=None)) as client:  # redis-py 8's default is less than a job takes
             found = client.blpop([f"{task_id}-measured"], timeout=timeout)
         if found is None:
             raise TimeoutError(f"the job {name} measured nothing within {timeout} s")
@@ -205,7 +205,7 @@ def spoken(self: Any, rounds: int, each: int, pause: float, key: str) -> None:
     channels.
     """
     progress = headway.RequestContext.get().progress
-    with closing(redis.Redis.from_url(URL)) as client:
+    with closing(redis.Redis.from_url(URL, socket_timeout=None)) as client:
         ways: list[Callable[[str], object]] = [
             lambda stamp: progress.update(1, 2, stamp),
             lambda stamp: client.publish(key, stamp),

@@ -48,7 +48,7 @@ def measure(url: str, *, quick: bool) -> dict[str, list[float]]:
     with (
         WebServer("gevent", "benchmarks.web:create_app()", env={"BENCH_URL": url}) as server,
         Relay(url, key) as relay,
-        closing(redis.Redis.from_url(url)) as client,
+        closing(redis.Redis.from_url(url, socket_timeout=None)) as client,
         closing(client.pubsub(ignore_subscribe_messages=True)) as listener,
     ):
         ended = jobs.sent("spoken", rounds, each, PAUSE, key, task_id=key)
