@@ -140,7 +140,7 @@ def _note_count(counts: _Counts, tokens: tuple[str, ...], words: frozenset[str],
             counts.left.append(_Count(number, nouns, 0, tokens))
     elif words & TOTAL:
         counts.total.append(_Count(number, nouns, 1 if words & {"estimate", "max", "maximum"} else 0, tokens))
-    elif words <= INDEX or (words & INDEX and tokens[-1] not in ("count", "n")) or (nouns and tokens[-1] in ORDINAL):
+    elif words <= INDEX or (words & INDEX and tokens[0] != "n" and tokens[-1] != "count") or (nouns and tokens[-1] in ORDINAL):
         counts.done.append(_Count(number, nouns, 2, tokens))
         if words <= EXTENT:
             counts.total.append(_Count(number, nouns, 2, tokens))
@@ -199,8 +199,8 @@ def _kinship(done: _Count, total: _Count) -> int | None:
         return None
     if not done.nouns and not total.nouns:
         return done.rank + total.rank
-    if total.rank:  # "max_results", "file_count": of that noun only
-        return None
+    if total.rank:  # "max_results", "match_count": of that noun only; but "current" of "num_files" is how one numbers a loop
+        return 30 if done.rank == 0 and total.rank == 2 and not done.nouns and total.key[0] in ORDINAL | {"n", "nb"} else None
     return 20 + done.rank  # "processed_rows" of "total", "done" of "total_files"
 
 
