@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from celery import _state as celery_state
 
 from tests.support import leaks, processes
 from tests.support.rabbitmq import RabbitMQ, server_script
@@ -27,6 +28,14 @@ def check_threads() -> Iterator[None]:
     """A test that leaves a thread or a process behind fails."""
     with leaks.room_left_empty():
         yield
+
+
+@pytest.fixture(autouse=True)
+def current_app() -> Iterator[None]:
+    """A test that makes or sets a Celery application leaves the current one as it was: shared tasks follow that."""
+    before = celery_state._tls.current_app
+    yield
+    celery_state._tls.current_app = before
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ TOTAL = 40
 
 def make_app(url: str) -> Celery:
     """The application, on one server for everything. Tests publish with it, the worker below runs it."""
-    app = Celery("puppet", broker=url, backend=url)
+    app = Celery("puppet", broker=url, backend=url, set_as_current=False)
     app.conf.update(task_track_started=True, task_default_queue="puppet")
     headway.install(app)
 

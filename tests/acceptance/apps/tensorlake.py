@@ -23,7 +23,7 @@ def sources() -> list[str]:
 
 def make_app(url: str) -> Celery:
     """An application with every function of the document as a task of the same name."""
-    app = Celery("tensorlake", broker=url, backend=url)
+    app = Celery("tensorlake", broker=url, backend=url, set_as_current=False)
     app.conf.update(task_default_queue="tensorlake")
     headway.install(app)
 
