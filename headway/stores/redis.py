@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import resources
-from threading import BoundedSemaphore
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from redis.exceptions import NoScriptError
@@ -51,8 +51,8 @@ class _Line:
     """The connections of one process and one patience."""
 
     client: Any
-    #: One for each connection of the pool: redis-py's pool raises where it is empty, instead of waiting (web fact 20).
-    free: BoundedSemaphore
+    #: A token for each connection of the pool: redis-py's pool raises where it is empty, instead of waiting (web fact 20).
+    free: SimpleQueue[None]
     #: Seconds to wait for one.
     wait: float
 
@@ -73,9 +73,10 @@ class RedisStore(Store):
         self._timeout, self._connections = timeout, connections
         self._lines: dict[tuple[int, bool], _Line] = {}
         self._names: tuple[bytes, bytes] | None = None
+        self._last_lives: tuple[tuple[float | None, float | None] | None, tuple[int, int]] = (None, (0, 0))
 
     def register(self, registrations: Iterable[Registration]) -> None:
-        ttl = _milliseconds(self._registry_life(None))
+        ttl = self._lives(None)[1]
         calls = [
             ([self._hash(self.results.key(each.task_id))], [micros(each.created_at), ttl, *_fields(each)])
             for each in registrations
@@ -106,8 +107,7 @@ class RedisStore(Store):
                 opening.task or "",
                 record,
                 int(opening.store_result),
-                _milliseconds(expires),
-                _milliseconds(self._registry_life(expires)),
+                *self._lives(expires),
             ],
             patient=patient,
         )
@@ -123,26 +123,20 @@ class RedisStore(Store):
             record = self.results.encode(
                 states.notice(write.task_id, write.state) | {"result": write.meta if kind == "report" else None}
             )
-        life = self._registry_life(write.expires if write.result is not None else self.results.expires)
-        reply = self._run(
-            WRITE,
-            [self._hash(key), key],
-            [
-                write.state,
-                micros(write.at),
-                "" if write.attempt is None else write.attempt,
-                "" if write.retries is None else write.retries,
-                write.worker or "",
-                write.task or "",
-                kind,
-                record,
-                int(write.result is not None),
-                _milliseconds(write.expires),
-                _milliseconds(life),
-                int(write.result is not None or write.result_follows),
-            ],
-            patient=patient,
-        )
+        way = "store" if write.result is not None else "follows" if write.result_follows else "publish"
+        expires = write.expires if write.result is not None else self.results.expires
+        args: list[Any] = [
+            write.state,
+            micros(write.at),
+            "" if write.attempt is None else write.attempt,
+            write.task or "",
+            f"{kind}-{way}",
+            record,
+            *self._lives(expires),
+        ]
+        if write.attempt is None:
+            args += ["" if write.retries is None else write.retries, write.worker or ""]
+        reply = self._run(WRITE, [self._hash(key), key], args, patient=patient)
         return bool(reply)
 
     def read(self, task_ids: Sequence[str]) -> list[Snapshot]:
@@ -186,19 +180,24 @@ class RedisStore(Store):
             # After a fork the parent's sockets are let go of here, unused: a connection belongs to one process.
             self._lines = {place: known for place, known in self._lines.items() if place[0] == pid}
             line = self._lines.setdefault((pid, patient), self._new_line(patient=patient))
-        if not line.free.acquire(timeout=line.wait):
-            raise Unavailable("The result backend is too slow for all that is asked of it")
+        try:
+            line.free.get(timeout=line.wait)
+        except Empty as exc:
+            raise Unavailable("The result backend is too slow for all that is asked of it") from exc
         try:
             with translated():
                 yield line.client
         finally:
-            line.free.release()
+            line.free.put(None)
 
     def _new_line(self, *, patient: bool) -> _Line:
         backend = self.results.backend
         client = connect(backend, timeout=None if patient else self._timeout, max_connections=self._connections)
         wait = (backend.connparams.get("socket_timeout") or PATIENCE) if patient else self._timeout
-        return _Line(client, BoundedSemaphore(self._connections), wait)
+        free: SimpleQueue[None] = SimpleQueue()
+        for _ in range(self._connections):
+            free.put(None)
+        return _Line(client, free, wait)
 
     def _prefix(self) -> tuple[bytes, bytes]:
         """What our keys begin with. The global prefix comes first, for servers that permit a user its own prefix only."""
@@ -212,12 +211,13 @@ class RedisStore(Store):
     def _hash(self, result_key: bytes) -> bytes:
         return self._prefix()[1] + result_key + b"}"
 
-    def _registry_life(self, expires: float | None) -> float | None:
-        """Seconds that the hash is kept since the last write: as long as its result, and ``TOMBSTONE``. None for ever."""
+    def _lives(self, expires: float | None) -> tuple[int, int]:
+        """How long a result is kept, and the hash since the last write: as long, and ``TOMBSTONE``. In ms, 0 is for ever."""
         usual = self.results.expires
-        if not usual:
-            return None
-        return max(usual, expires or 0.0) + TOMBSTONE.total_seconds()
+        if self._last_lives[0] != (expires, usual):  # nearly always the same: a rounding saved is a microsecond
+            kept = max(usual, expires or 0.0) + TOMBSTONE.total_seconds() if usual else None
+            self._last_lives = (expires, usual), (_milliseconds(expires), _milliseconds(kept))
+        return self._last_lives[1]
 
     def _progress(self, task_id: str, raw: bytes | None) -> Progress | None:
         meta = self.results.decode_or_blank(task_id, raw) if raw else None

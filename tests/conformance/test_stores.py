@@ -220,6 +220,8 @@ class TestWrite:
             Progress(3, 10),
         )
         assert states.resolve(subject.look("a"), at(60)).status is Status.COMPLETED
+        subject.forget("a")
+        assert subject.record("a").progress == Progress(3, 10)
 
     def test_the_last_progress_outlives_what_follows(self, subject: Subject) -> None:
         """A state that says nothing of progress, a retry and an end leave the last report where it was."""
