@@ -137,9 +137,10 @@ class TestLock:
                 if path.removeprefix("/api/v1") in OPEN:
                     assert server.client.open(path, method=method).status_code == 200
                 elif not path.endswith("/ws"):
-                    response = server.client.open(path, method=method)
-                    assert_problem(response, 401)
-                    assert response.headers["WWW-Authenticate"].startswith("Bearer")
+                    for accept in ("application/json", "text/event-stream"):
+                        response = server.client.open(path, method=method, headers={"Accept": accept})
+                        assert_problem(response, 401)
+                        assert response.headers["WWW-Authenticate"].startswith("Bearer")
 
     def test_the_token_opens_them(self) -> None:
         """With it, each of them answers something else."""

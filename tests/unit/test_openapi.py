@@ -29,13 +29,16 @@ TAKING = [(method, path) for method, path in OPERATIONS if {"parameters", "reque
 CALLS = [(*each, GenerationMode.POSITIVE) for each in OPERATIONS] + [(*each, GenerationMode.NEGATIVE) for each in TAKING]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def server() -> Iterator[Mounted]:
     """An app with an execution in every state."""
     celery = Celery("described", broker="memory://", set_as_current=False)
     celery.task(name="tasks.any", shared=False)(lambda *args, **kwargs: None)
-    # Waiting would hold the test up; how long is granted is proved elsewhere.
-    with mounted(celery=celery, startable=["tasks.any"], max_wait=0.01, operations_at_root=True) as made:
+    # The lock stands open, or all that made-up calls saw would be 403. Waiting would hold the test up; how long is granted is
+    # proved elsewhere.
+    with mounted(
+        celery=celery, startable=["tasks.any"], max_wait=0.01, operations_at_root=True, authorize=lambda *_: True
+    ) as made:
         for execution_id in ("queued", "running", "failed", "done"):
             made.publish(execution_id)
         for execution_id in ("running", "failed", "done"):
@@ -93,3 +96,16 @@ def test_where_it_is(server: Mounted) -> None:
         document = other.client.get("/other/openapi.json").get_json()
         assert all(path.startswith("/other/") for path in document["paths"])
         assert document["security"] == [{"token": []}]
+
+
+def test_refused_bodies_are_described(server: Mounted) -> None:
+    """What no generator thinks of: a body of another type, with no length, or too large."""
+    chunked = {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True, "CONTENT_LENGTH": ""}
+    calls: list[dict[str, Any]] = [
+        {"data": "x", "content_type": "text/plain"},
+        {"content_type": "application/json", "environ_overrides": chunked},
+        {"data": "x" * (server.headway.settings.max_body + 1), "content_type": "application/json"},
+    ]
+    statuses = [server.client.post("/api/v1/executions", **call).status_code for call in calls]
+    assert statuses == [415, 411, 413]
+    assert {str(status) for status in statuses} <= set(PATHS["/api/v1/executions"]["post"]["responses"])

@@ -165,7 +165,7 @@ class TestRefused:
             '{"task": "tasks.add", "kwargs": null}',
             '{"task": "tasks.add", "args": [NaN]}',
             '{"task": "tasks.add", "args": [Infinity]}',
-            '{"task": "tasks.add", "queue": "x"}',
+            '{"task": "tasks.loose", "queue": "x"}',
             '{"task": "tasks.add", "args": ["\\ud800"]}',
             "\xff",
             "[" * 100000,
