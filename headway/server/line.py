@@ -77,7 +77,8 @@ class Line:
         self._flushing = False
         #: Nothing more can be sent.
         self.broken = False
-        #: More waits than any viewer that reads would have.
+        #: More waits than any viewer that reads would have: more than this many.
+        self.max_waiting = MAX_WAITING
         self.overrun = False
         #: The handshake was answered: HTTP is over on this connection.
         self.upgraded = False
@@ -127,7 +128,7 @@ class Line:
                 self._push()
             else:
                 self._backlog.put(item)
-                self.overrun = len(self._backlog) > MAX_WAITING
+                self.overrun = len(self._backlog) > self.max_waiting
             begins = self._head is not None and not self._flushing
             self._flushing |= begins
         if begins:

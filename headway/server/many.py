@@ -1,0 +1,112 @@
+"""One WebSocket for many executions: ``{"subscribe": [ids]}`` and ``{"unsubscribe": [ids]}``; the frames say whose they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from flask import Blueprint, request
+from flask_sock import Sock
+
+from headway.errors import HeadwayError
+from headway.server import upgrade
+from headway.server.auth import Action
+from headway.server.line import Line
+from headway.server.viewer import CLOSES, CODES, FAULT, NOT_ALLOWED, NOT_AUTHENTICATED, Close, SocketViewer
+
+if TYPE_CHECKING:
+    from headway.server.extension import Headway
+
+PATH = "/progress/ws"
+
+#: Executions that one socket may watch.
+MAX_WATCHED = 1000
+
+#: The ``code`` of the ``error`` frame of an execution that can't be watched.
+REFUSALS: dict[Close, str] = {**CODES, NOT_AUTHENTICATED: "not_authenticated", NOT_ALLOWED: "not_allowed"}
+
+HELP = 'Send {"subscribe": [ids]} or {"unsubscribe": [ids]}'
+
+
+def register(blueprint: Blueprint, headway: Headway, sock: Sock) -> None:
+    """Add the route."""
+    upgrade.refuse_plain(blueprint, PATH, "plain_streams")
+
+    def streams(ws: Any) -> None:
+        viewer = ManyViewer(ws, upgrade.line_of(request), headway)
+
+        def look_on() -> None:
+            headway.policy.authorize(request, Action.WATCH)
+            with headway.hub.budget.seat(), headway.hub.keeper.keeping(viewer):
+                try:
+                    viewer.stay()
+                finally:
+                    viewer.drop_all()
+
+        viewer.serve(look_on)
+
+    sock.route(PATH, bp=blueprint)(streams)
+
+
+class ManyViewer(SocketViewer):
+    """A socket whose viewer says what it wants to see. It is open until one side closes it; an execution's end ends its watch."""
+
+    def __init__(self, ws: Any, line: Line, headway: Headway) -> None:
+        super().__init__(ws, line, headway)
+        self._headway = headway
+        self._watched: set[str] = set()
+        line.max_waiting += 4 * MAX_WATCHED  # an outage is told of each
+
+    def heard(self, message: str | bytes) -> None:
+        """Do what a message says; one that says nothing is answered with an ``error`` frame."""
+        try:
+            wanted = json.loads(message)
+        except (ValueError, RecursionError):
+            wanted = None
+        if not isinstance(wanted, dict) or not wanted or not all(_is_order(*item) for item in wanted.items()):
+            self.complain("invalid", HELP, None)
+            return
+        orders: dict[str, Callable[[str], None]] = {"unsubscribe": self._drop, "subscribe": self._watch}
+        for order, act in orders.items():
+            for execution_id in dict.fromkeys(wanted.get(order, ())):
+                act(execution_id)
+
+    def refuse(self, execution_id: str | None, error: HeadwayError) -> None:
+        """One execution that can't be seen is no reason to close on the others; without one, it is about the socket."""
+        if execution_id is None:
+            super().refuse(None, error)
+            return
+        self._watched.discard(execution_id)
+        close = CLOSES.get(type(error), FAULT)
+        self.complain(REFUSALS.get(close, "unavailable"), str(error), execution_id)
+
+    def over(self, execution_id: str, close: Close) -> None:
+        """Nothing more comes of it."""
+        self._drop(execution_id)
+
+    def drop_all(self) -> None:
+        """Watch nothing any more."""
+        for execution_id in list(self._watched):
+            self._drop(execution_id)
+
+    def _watch(self, execution_id: str) -> None:
+        if execution_id in self._watched:
+            return
+        if len(self._watched) >= MAX_WATCHED:
+            self.complain("too_many", f"One socket watches {MAX_WATCHED} executions at most", execution_id)
+            return
+        try:
+            self._headway.policy.authorize(request, Action.WATCH, self._headway.checked_id(execution_id))
+            self._watched.add(execution_id)
+            self._headway.hub.attach(execution_id, self)
+        except HeadwayError as exc:
+            self.refuse(execution_id, exc)
+
+    def _drop(self, execution_id: str) -> None:
+        self._watched.discard(execution_id)
+        self._headway.hub.detach(execution_id, self)
+
+
+def _is_order(name: object, ids: object) -> bool:
+    return name in ("subscribe", "unsubscribe") and isinstance(ids, list) and all(isinstance(each, str) for each in ids)

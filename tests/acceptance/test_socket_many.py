@@ -1,0 +1,119 @@
+"""One socket for many executions, on every server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import websocket
+
+from tests.acceptance.test_socket import APP, viewers_of
+from tests.support.by_hand import Runs
+from tests.support.processes import WebServer
+from tests.support.valkey import ValkeyServer
+from tests.support.wait import until
+
+
+@pytest.fixture(scope="module")
+def backend() -> Iterator[ValkeyServer]:
+    with ValkeyServer() as server:
+        yield server.keep()
+
+
+@pytest.fixture(scope="module", params=["gevent", "gthread", "dev"])
+def server(request: pytest.FixtureRequest, backend: ValkeyServer) -> Iterator[WebServer]:
+    with WebServer(request.param, APP, env={"STREAMS_BACKEND": backend.url}) as server:
+        yield server.keep()
+        assert "Traceback" not in server.log()
+
+
+@pytest.fixture
+def runs(backend: ValkeyServer) -> Runs:
+    return Runs.on(backend.url)
+
+
+class Many:
+    """A viewer of many."""
+
+    def __init__(self, server: WebServer, **options: Any) -> None:
+        self.socket = websocket.create_connection(f"{server.ws_url}/api/v1/progress/ws", timeout=10, **options)
+
+    def say(self, **orders: Any) -> None:
+        self.socket.send(json.dumps(orders))
+
+    def next(self) -> Any:
+        return json.loads(self.socket.recv())
+
+
+def test_many_over_one_socket(server: WebServer, runs: Runs) -> None:
+    """Each execution that is asked for gives its frames, ``status`` first; the socket takes one seat and outlives their ends."""
+    some = [runs.begin() for _ in range(3)]
+    viewer = Many(server)
+    viewer.say(subscribe=[run.id for run in some])
+    opened = [viewer.next() for _ in some]
+    assert {frame["execution_id"] for frame in opened} == {run.id for run in some}
+    assert {frame["type"] for frame in opened} == {"status"}
+    assert viewers_of(server) == 1
+    for run in some:
+        run.report(1, 2)
+        frame = viewer.next()
+        assert (frame["type"], frame["execution_id"]) == ("progress", run.id)
+    some[0].succeed("first")
+    assert viewer.next()["outputs"] == "first"
+    viewer.say(subscribe=[some[1].id])  # again: nothing new
+    viewer.say(unsubscribe=[some[1].id])
+    viewer.say(subscribe=["nobody"])
+    assert viewer.next()["code"] == "not_found"  # so the others were worked off
+    some[1].report(2, 2)
+    some[2].report(2, 2)
+    assert viewer.next()["execution_id"] == some[2].id
+    viewer.socket.close()
+    until(lambda: viewers_of(server) == 0)
+
+
+def test_what_makes_no_sense(server: WebServer, runs: Runs) -> None:
+    """A message that is no order is answered with an ``error`` frame that says what would be right; the socket stays."""
+    viewer = Many(server)
+    for message in ("hello", "[]", "{}", "3", '{"subscribe": "x"}', '{"subscribe": [1]}', '{"watch": []}', "[" * 5000):
+        viewer.socket.send(message)
+        frame = viewer.next()
+        assert (frame["type"], frame["code"]) == ("error", "invalid")
+        assert "subscribe" in frame["message"]
+    run = runs.begin()
+    viewer.say(subscribe=[run.id])
+    assert viewer.next()["type"] == "status"
+    viewer.socket.close()
+
+
+def test_nothing_is_watched_afterwards(server: WebServer, runs: Runs, backend: ValkeyServer) -> None:
+    """When the socket goes, so do its subscriptions upstream; an execution's end takes its own along before that."""
+    some = [runs.begin() for _ in range(5)]
+    viewer = Many(server)
+    viewer.say(subscribe=[run.id for run in some])
+    for _ in some:
+        viewer.next()
+    assert watched(backend, some) == 5
+    some[0].succeed()
+    assert viewer.next()["type"] == "completed"
+    until(lambda: watched(backend, some) == 4)
+    viewer.socket.close()
+    until(lambda: watched(backend, some) == 0)
+
+
+def test_tokens(own_valkey: ValkeyServer) -> None:
+    """The lock is the same as everywhere: no token, 4401."""
+    with WebServer("gevent", APP, env={"STREAMS_BACKEND": own_valkey.url, "HEADWAY_TOKENS": "sesame"}) as server:
+        opcode, data = Many(server).socket.recv_data()
+        assert (opcode, int.from_bytes(data[:2], "big")) == (websocket.ABNF.OPCODE_CLOSE, 4401)
+        run = Runs.on(own_valkey.url).begin()
+        viewer = Many(server, header=["Authorization: Bearer sesame"])
+        viewer.say(subscribe=[run.id])
+        assert viewer.next()["type"] == "status"
+
+
+def watched(backend: ValkeyServer, some: list[Any]) -> int:
+    """How many of these the server watches upstream."""
+    channels = backend.command("PUBSUB", "CHANNELS")
+    return sum(any(run.id.encode() in channel for channel in channels) for run in some)
