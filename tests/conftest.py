@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,6 +21,26 @@ if TYPE_CHECKING:
 
 #: The databases of one server in turn: a late write of one test can't be read by the next.
 _databases = itertools.cycle(range(1, 16))
+
+
+#: The quick ones first: whoever waits is told of a mistake before the servers start.
+ORDER = ("unit", "conformance", "acceptance", "browser")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort by folder, and leave the order within a folder as it is."""
+    places = {name: number for number, name in enumerate(ORDER)}
+    items.sort(key=lambda item: places.get(item.path.parent.name, places["acceptance"] - 0.5))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure shows the last words of every process that runs just then."""
+    report = yield
+    if report.failed:
+        for process in list(processes.running_now):
+            report.sections.append((f"end of the log of {process.name}", process.log()[-3000:]))
+    return report
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ from kombu import Connection
 from tests.support import leaks
 from tests.support.processes import Process
 from tests.support.rabbitmq import RabbitMQ
+from tests.support.services import missing
 from tests.support.valkey import ValkeyServer
 from tests.support.wait import until
 
@@ -63,6 +64,16 @@ def test_a_process_that_is_left_behind_is_found_and_ended(monkeypatch: pytest.Mo
         process.start()
     process.wait(within=5)
     process.close()
+
+
+def test_what_is_missing_skips_on_a_laptop_and_fails_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`missing` skips with the reason; with CI=true it fails, so that nothing stays untested unseen."""
+    monkeypatch.setenv("CI", "")
+    with pytest.raises(pytest.skip.Exception, match="Tea is missing: the kettle is broken"):
+        missing("Tea", "the kettle is broken")
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="Tea is missing: the kettle is broken"):
+        missing("Tea", "the kettle is broken")
 
 
 def test_a_server_comes_back_with_and_without_its_data(own_valkey: ValkeyServer) -> None:

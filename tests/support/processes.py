@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 #: Processes that outlive a test on purpose (session and module fixtures); the leak check leaves them alone.
 kept: set[int] = set()
+
+#: The processes that run: whose logs a failing test shows.
+running_now: weakref.WeakSet[Process] = weakref.WeakSet()
 
 Address = tuple[str, int]
 
@@ -92,6 +96,7 @@ class Process:
                 stderr=log,
                 start_new_session=True,
             )
+        running_now.add(self)
         try:
             self.wait_ready()
         except BaseException as exc:
@@ -159,6 +164,7 @@ class Process:
         popen.wait()
         until(lambda: not running(family), within=5, what=f"the children of {self.name} to end")
         kept.discard(popen.pid)
+        running_now.discard(self)
         self._popen = None
 
     def close(self) -> None:
