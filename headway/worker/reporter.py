@@ -2,6 +2,10 @@
 
 The rules (contract, section 1): the first report, the last one of an attempt, and at most one each ``interval`` are written. The
 task never waits for a backend longer than one bounded write, and one more at its end; it is never told of a fault.
+
+The bound: a write is one round trip, and the Redis store gives it 0.5 s for a free connection, 0.5 s to connect and 0.5 s for the
+answer (``stores/client.py``): 0.5 s for a server that refuses, drops or hangs, 1.5 s in the worst case. A backend that keeps its
+results itself (SQL, others) takes as long as its driver does.
 """
 
 from __future__ import annotations

@@ -95,8 +95,8 @@ def call_traced(task: Any, inner: Any, args: Any, kwargs: Any) -> Any:
     """Run the body of a traced task. ``inner`` is the next ``__call__`` in line.
 
     A class without a ``__call__`` of its own gets what Celery would have done: ``run`` at once. ``Task.__call__`` would push a
-    second, empty request (it does so in eager mode, and in a worker for a task within a task), and ``self.request.id`` would be
-    lost.
+    copy of the request (in eager mode, and in a worker for a task within a task), and what the task notes on it (its children, a
+    changed chain) would be lost with the copy.
     """
     if getattr(inner, "__func__", None) is Task.__call__:
         return task.run(*args, **kwargs)

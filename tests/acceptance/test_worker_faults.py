@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from celery import Celery
 
@@ -76,6 +78,27 @@ def test_a_report_that_cannot_be_stored_is_no_fault_of_the_task(redis_url: str) 
         task_id = on.send("jobs.broken_override")
         assert on.ended(task_id).outputs == "went on"
         assert on.worker.log().count("an update_state that can't") == 1
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
+def test_a_backend_that_keeps_its_results_itself(redis_url: str, tmp_path: Path, pool: str) -> None:
+    """On SQLite the same jobs have the same ends, attempts and reports; the backend stores, the registry decides."""
+    with bench(redis_url, f"db+sqlite:///{tmp_path}/results.sqlite", pool=pool) as on:
+        expected = {
+            "jobs.fails": ("failed", 3, "FAILURE"),
+            "jobs.quiet": ("completed", 1, "SUCCESS"),
+            "jobs.ignores": ("completed", 1, "IGNORED"),
+        }
+        ids = {name: on.send(name, ignore_result=name == "jobs.quiet") for name in expected}
+        for name, (status, current, stored) in expected.items():
+            execution = on.ended(ids[name])
+            assert execution.progress is not None, name
+            assert (execution.status, execution.progress.current, execution.attempt) == (status, current, 1), name
+            assert on.meta(ids[name])["status"] == stored, name
+        task_id = on.send("jobs.retries")
+        on.wire.open("retries")
+        execution = on.ended(task_id)
+        assert (execution.status, execution.attempt, execution.outputs) == (Status.COMPLETED, 2, 2)
 
 
 def test_two_apps_in_one_process(redis_url: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from celery import Celery
+from celery import Celery, Task
 
 import headway
 from headway import RequestContext, UsageError
@@ -135,6 +135,25 @@ def test_eager_mode_keeps_the_request_and_stores_nothing(lab: Lab) -> None:
     again = job.delay()
     assert again.get() == (True, True, False, 2)
     assert [each.record for each in lab.store.read([result.id, again.id])] == [None, None]
+
+
+def test_what_a_task_notes_on_its_request_is_kept(lab: Lab) -> None:
+    """The task works on Celery's own request, in eager mode too, and not on a copy that goes with the call."""
+    noted: list[bool] = []
+
+    class Noting(Task):
+        abstract = True
+
+        def after_return(self, *args: Any) -> None:
+            noted.append(getattr(self.request, "noted", False))
+
+    @lab.task(base=Noting, bind=True)
+    def job(self: Any) -> None:
+        self.request.noted = True
+
+    job.apply()
+    lab.run(job)
+    assert noted == [True, True]
 
 
 def test_a_run_of_its_own_inside_a_run(lab: Lab) -> None:

@@ -89,12 +89,15 @@ def test_a_second_delivery_is_another_attempt(lab: Lab) -> None:
     def body(self: Any) -> str:
         ctx = RequestContext.get()
         if ctx.attempt == 1:
+            older.append(ctx)
             lab.trace(task, "x", hostname="w2@lab")
-            ctx.progress.update(1, 2, "the older one")
             return "older"
         ctx.progress.update(2, 2, "the newer one")
+        older[0].progress.update(1, 2, "the older one")
+        assert lab.progress("x").message == "the newer one"
         return "newer"
 
+    older: list[RequestContext] = []
     task = running(lab, body)
     lab.run(task, "x")
     assert (lab.record("x").attempt, lab.record("x").state, lab.meta("x")["result"]) == (2, "SUCCESS", "newer")
@@ -150,9 +153,8 @@ def test_our_reports_are_tried_once(lab: Lab) -> None:
     backend._sleep = tries.append
 
     def body(self: Any) -> str:
-        RequestContext.get().progress.update(1, 2)
         lab.store.away = True
-        RequestContext.get().progress.update(2, 2)
+        RequestContext.get().progress.update(1, 2)
         lab.store.away = False
         return "fine"
 
@@ -289,6 +291,13 @@ def test_ends_that_celery_stores_nowhere(lab: Lab) -> None:
             assert how == "exit"
         meta = lab.meta(f"x{number}")
         assert (lab.record(f"x{number}").state, meta and meta["status"]) == (state, stored), (how, ignore_result, reported)
+
+
+def test_a_task_that_puts_another_in_its_place_has_not_ended(lab: Lab) -> None:
+    """`Task.replace` ends in Ignore too, and isn't the end of the execution (fact 46)."""
+    other = lab.task(name="another", bind=True)(lambda_of(lambda self: None))
+    lab.trace(running(lab, lambda self: self.replace(other.si())), "x")
+    assert (lab.record("x").state, lab.record("x").ended) == ("STARTED", 0)
 
 
 def lambda_of(body: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -392,11 +393,13 @@ def test_one_track_inside_another(reporter: Reporter, sink: Sink) -> None:
     assert (sink.metas[-1]["current"], sink.metas[-1]["message"]) == (2, "outer")
 
 
-def test_a_forked_child_is_mute_and_never_hangs(reporter: Reporter, sink: Sink) -> None:
+@pytest.mark.parametrize("held", [False, True])
+def test_a_forked_child_is_mute_and_never_hangs(reporter: Reporter, sink: Sink, time: Time, held: bool) -> None:
     """A captured reporter in a child process does nothing, also where another thread held its lock at the fork."""
     reporter.update(1, 4)
+    time.pass_by(5.0)
     reader, writer = os.pipe()
-    with reporter._lock:
+    with reporter._lock if held else contextlib.nullcontext():
         pid = os.fork()
         if not pid:
             tries = sink.tries
