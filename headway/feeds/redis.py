@@ -220,7 +220,7 @@ class _Line:
     def serve(self) -> None:
         """Connect, subscribe, tell. Returns when the feed closes; raises the driver's error when the line breaks."""
         pool = self._feed._client().connection_pool
-        # RESP2 whatever the client speaks: in RESP3 messages come as pushes, which redis-py versions read in different ways. What the
+        # RESP2 whatever the client speaks: in RESP3 messages are pushes, which redis-py versions read in different ways. What the
         # pool of redis-py 7 and later adds for RESP3's maintenance notifications has to go with it.
         settings = {name: value for name, value in pool.connection_kwargs.items() if not name.startswith(("maint_", "orig_"))}
         settings |= {"protocol": 2, "decode_responses": False, "health_check_interval": 0}

@@ -28,6 +28,7 @@ from headway.records import Execution, Phase, Snapshot, Status
 from headway.server.capacity import Budget
 from headway.server.keeper import Keeper
 from headway.server.news import Change, Frame, Viewer
+from headway.server.waiter import Waiter
 from headway.stores.base import Store
 
 log = logging.getLogger(__name__)
@@ -43,8 +44,6 @@ TELL_BURST = 200
 #: Seconds that a known execution may be missing from the store before its viewers are told so: a server that came back without
 #: its data has it again with the attempt's next write.
 MISSING_GRACE = 60.0
-#: Seconds that `Hub.wait` gives the first read.
-FIRST_READ = 5.0
 JOIN_TIMEOUT = 5.0
 
 #: Where a report changes nothing but the progress.
@@ -162,7 +161,7 @@ class Hub:
 
         Raises what `states.resolve` raises, ``Unavailable``, and ``TooManyRequests`` where no seat is free.
         """
-        waiter = _Waiter()
+        waiter = Waiter()
         with self.budget.seat(), self.keeper.keeping(waiter):
             self.attach(execution_id, waiter)
             try:
@@ -417,51 +416,3 @@ class Hub:
             tell(*args)
         except Exception:  # one viewer's fault may not reach the others
             log.exception("A viewer could not be told")
-
-
-class _Waiter:
-    """A held poll: a viewer that wants one state. What it wants is asked in its own thread: that may need its request."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._told = False
-        self._over = False
-        self._newest: Execution | None = None
-        self._error: HeadwayError | None = None
-
-    def tell(self, change: Change) -> None:
-        self._note(change.execution, Unavailable() if change.execution is None else None)
-
-    def refuse(self, execution_id: str, error: HeadwayError) -> None:
-        self._note(None, error)
-
-    def check(self, now: float) -> None:
-        """A held poll lasts for seconds: nothing to look after."""
-
-    def end(self, code: int, reason: str) -> None:
-        """The server is going down: answer with what there is."""
-        with self._changed:
-            self._over = True
-            self._changed.notify()
-
-    def _note(self, execution: Execution | None, error: HeadwayError | None) -> None:
-        with self._changed:
-            self._newest, self._error, self._told = execution, error, True
-            self._changed.notify()
-
-    def wait(self, is_news: Callable[[Execution], bool], timeout: float) -> Execution:
-        begun = time.monotonic()
-        newest: Execution | None = None
-        while True:
-            with self._changed:
-                bound = timeout if newest is not None else max(timeout, FIRST_READ)
-                while not self._told and not self._over and (left := begun + bound - time.monotonic()) > 0:
-                    self._changed.wait(left)
-                told, self._told = self._told, False
-                if self._error is not None:
-                    raise self._error
-                newest = self._newest
-            if newest is None:
-                raise Unavailable
-            if not told or self._over or is_news(newest):
-                return newest
