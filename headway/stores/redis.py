@@ -10,23 +10,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from importlib import resources
-from queue import Empty, SimpleQueue
 from typing import Any
 
 from redis.exceptions import NoScriptError
 
 from headway.core import states
 from headway.core.meta import progress_from_meta
-from headway.errors import Unavailable
 from headway.records import READY_STATES, Opened, Opening, Progress, Record, Registration, Snapshot, Write
 from headway.stores.base import TOMBSTONE, Store
 from headway.stores.client import TIMEOUT, connect, translated
 from headway.stores.codec import micros, moment
+from headway.stores.line import Line, Word, pack
 from headway.stores.results import Results
 
 #: Connections a process, at most, of each patience. Further callers wait for one, and for no longer than for an answer.
@@ -38,23 +35,15 @@ PATIENCE = 120.0
 class Script:
     """A Lua file of this package, and how the server knows it."""
 
-    def __init__(self, name: str) -> None:
-        self.text = resources.files(__package__).joinpath(name).read_text("utf-8")
-        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+    def __init__(self, name: str, keys: int) -> None:
+        text = resources.files(__package__).joinpath(name + ".lua").read_bytes()
+        sha = hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
+        #: The first three words of a call, packed: by its name, and with the whole text for a server that hasn't seen it.
+        self.named = b"$7\r\nEVALSHA\r\n$40\r\n%b\r\n$1\r\n%d\r\n" % (sha, keys)
+        self.whole = b"$4\r\nEVAL\r\n$%d\r\n%b\r\n$1\r\n%d\r\n" % (len(text), text, keys)
 
 
-WRITE, OPEN, REGISTER, CLAIM = (Script(f"{name}.lua") for name in ("write", "open", "register", "claim"))
-
-
-@dataclass(frozen=True)
-class _Line:
-    """The connections of one process and one patience."""
-
-    client: Any
-    #: A token for each connection of the pool: redis-py's pool raises where it is empty, instead of waiting (web fact 20).
-    free: SimpleQueue[None]
-    #: Seconds to wait for one.
-    wait: float
+WRITE, OPEN, REGISTER, CLAIM = Script("write", 2), Script("open", 2), Script("register", 1), Script("claim", 1)
 
 
 class RedisStore(Store):
@@ -71,46 +60,33 @@ class RedisStore(Store):
     ) -> None:
         self.results = results if results is not None else Results(app)
         self._timeout, self._connections = timeout, connections
-        self._lines: dict[tuple[int, bool], _Line] = {}
+        self._lines: dict[tuple[int, bool], Line] = {}
         self._names: tuple[bytes, bytes] | None = None
         self._last_lives: tuple[tuple[float | None, float | None] | None, tuple[int, int]] = (None, (0, 0))
 
     def register(self, registrations: Iterable[Registration]) -> None:
-        ttl = self._lives(None)[1]
-        calls = [
-            ([self._hash(self.results.key(each.task_id))], [micros(each.created_at), ttl, *_fields(each)])
-            for each in registrations
+        life = self._lives(None)[1]
+        calls: list[list[Word]] = [
+            [self._hash(self.results.key(each.task_id)), micros(each.created_at), life, *_fields(each)] for each in registrations
         ]
-        if not calls:
-            return
-        with self._line() as client, client.pipeline(transaction=False) as pipe:
-            for keys, args in calls:
-                pipe.execute_command("EVALSHA", REGISTER.sha, len(keys), *keys, *args)
-            for (keys, args), reply in zip(calls, pipe.execute(raise_on_error=False), strict=True):
-                if isinstance(reply, NoScriptError):
-                    pipe.execute_command("EVAL", REGISTER.text, len(keys), *keys, *args)
-                elif isinstance(reply, Exception):
-                    raise reply
-            pipe.execute()
+        if calls:
+            self._run(REGISTER, calls)
 
     def open(self, opening: Opening, *, patient: bool = False) -> Opened:
         key = self.results.key(opening.task_id)
         record = opening.result or self.results.encode(states.notice(opening.task_id, "STARTED"))
-        expires = self.results.expires
-        attempt, cancel, previous = self._run(
-            OPEN,
-            [self._hash(key), key],
-            [
-                micros(opening.at),
-                opening.retries,
-                opening.worker or "",
-                opening.task or "",
-                record,
-                int(opening.store_result),
-                *self._lives(expires),
-            ],
-            patient=patient,
-        )
+        words: list[Word] = [
+            self._hash(key),
+            key,
+            micros(opening.at),
+            opening.retries,
+            opening.worker or "",
+            opening.task or "",
+            record,
+            int(opening.store_result),
+            *self._lives(self.results.expires),
+        ]
+        attempt, cancel, previous = self._run(OPEN, [words], patient=patient)[0]
         return Opened(attempt, bool(cancel), self._progress(opening.task_id, previous))
 
     def write(self, write: Write, *, patient: bool = False) -> bool:
@@ -125,7 +101,9 @@ class RedisStore(Store):
             )
         way = "store" if write.result is not None else "follows" if write.result_follows else "publish"
         expires = write.expires if write.result is not None else self.results.expires
-        args: list[Any] = [
+        words: list[Word] = [
+            self._hash(key),
+            key,
             write.state,
             micros(write.at),
             "" if write.attempt is None else write.attempt,
@@ -135,69 +113,63 @@ class RedisStore(Store):
             *self._lives(expires),
         ]
         if write.attempt is None:
-            args += ["" if write.retries is None else write.retries, write.worker or ""]
-        reply = self._run(WRITE, [self._hash(key), key], args, patient=patient)
-        return bool(reply)
+            words += ["" if write.retries is None else write.retries, write.worker or ""]
+        return bool(self._run(WRITE, [words], patient=patient)[0])
 
     def read(self, task_ids: Sequence[str]) -> list[Snapshot]:
         if not task_ids:
             return []
-        with self._line() as client, client.pipeline(transaction=True) as pipe:  # together: `.state` then `.info` tears (fact 17)
-            for task_id in task_ids:
-                key = self.results.key(task_id)
-                pipe.execute_command("HGETALL", self._hash(key))
-                pipe.execute_command("GET", key)
-            replies = pipe.execute()
+        commands = [pack(b"", 0, ["MULTI"])]  # one step: `.state` then `.info` tears (fact 17)
+        for task_id in task_ids:
+            key = self.results.key(task_id)
+            commands += pack(b"", 0, ["HGETALL", self._hash(key)]), pack(b"", 0, ["GET", key])
+        replies = self._exchange([*commands, pack(b"", 0, ["EXEC"])])[-1]
+        for reply in replies:
+            _check(reply)
         return [self._snapshot(task_id, *replies[2 * n : 2 * n + 2]) for n, task_id in enumerate(task_ids)]
 
     def claim(self, key: str, task_id: str, expires: float) -> str:
-        bound = self._run(CLAIM, [self._prefix()[0] + b"claim:" + key.encode()], [task_id, _milliseconds(expires)])
+        bound = self._run(CLAIM, [(self._prefix()[0] + b"claim:" + key.encode(), task_id, _milliseconds(expires))])[0]
         return str(bound, "utf-8")
 
     def ping(self) -> None:
-        with self._line() as client:
-            client.execute_command("PING")
+        self._exchange([pack(b"", 0, ["PING"])])
 
     def close(self) -> None:
         lines, self._lines = self._lines, {}
         for (pid, _), line in lines.items():
             if pid == os.getpid():
-                line.client.connection_pool.disconnect()
+                line.close()
 
-    def _run(self, script: Script, keys: Sequence[bytes], args: Sequence[Any], *, patient: bool = False) -> Any:
-        with self._line(patient=patient) as client:
-            try:
-                return client.execute_command("EVALSHA", script.sha, len(keys), *keys, *args)
-            except NoScriptError:  # a server that was restarted, or flushed of its scripts: it learns it again on the way
-                return client.execute_command("EVAL", script.text, len(keys), *keys, *args)
+    def _run(self, script: Script, calls: Sequence[Sequence[Word]], *, patient: bool = False) -> list[Any]:
+        """One call of a script for each of ``calls`` (its keys and arguments), all in one round trip."""
+        line = self._line(patient=patient)
+        replies = line.exchange(b"".join(pack(script.named, 3, words) for words in calls), len(calls))
+        unknown = [n for n, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if unknown:  # a server that was restarted, or flushed of its scripts: it learns it again on the way
+            again = line.exchange(b"".join(pack(script.whole, 3, calls[n]) for n in unknown), len(unknown))
+            for n, reply in zip(unknown, again, strict=True):
+                replies[n] = reply
+        return [_check(reply) for reply in replies]
 
-    @contextmanager
-    def _line(self, *, patient: bool = False) -> Iterator[Any]:
-        """A client whose pool has a connection free, made on first use in each process."""
+    def _exchange(self, commands: Sequence[bytes]) -> list[Any]:
+        return [_check(reply) for reply in self._line().exchange(b"".join(commands), len(commands))]
+
+    def _line(self, *, patient: bool = False) -> Line:
+        """The connections, made on first use in each process."""
         pid = os.getpid()
         line = self._lines.get((pid, patient))
         if line is None:
             # After a fork the parent's sockets are let go of here, unused: a connection belongs to one process.
             self._lines = {place: known for place, known in self._lines.items() if place[0] == pid}
             line = self._lines.setdefault((pid, patient), self._new_line(patient=patient))
-        try:
-            line.free.get(timeout=line.wait)
-        except Empty as exc:
-            raise Unavailable("The result backend is too slow for all that is asked of it") from exc
-        try:
-            with translated():
-                yield line.client
-        finally:
-            line.free.put(None)
+        return line
 
-    def _new_line(self, *, patient: bool) -> _Line:
+    def _new_line(self, *, patient: bool) -> Line:
         backend = self.results.backend
         client = connect(backend, timeout=None if patient else self._timeout, max_connections=self._connections)
         wait = (backend.connparams.get("socket_timeout") or PATIENCE) if patient else self._timeout
-        free: SimpleQueue[None] = SimpleQueue()
-        for _ in range(self._connections):
-            free.put(None)
-        return _Line(client, free, wait)
+        return Line(client.connection_pool, self._connections, wait)
 
     def _prefix(self) -> tuple[bytes, bytes]:
         """What our keys begin with. The global prefix comes first, for servers that permit a user its own prefix only."""
@@ -270,6 +242,14 @@ def _record(task_id: str, known: Mapping[str, bytes], progress: Progress | None,
         result_stored=known.get("result_stored") == b"1",
         cancel_requested_at=time("cancel_requested_at"),
     )
+
+
+def _check(reply: Any) -> Any:
+    """The reply, unless it is a refusal."""
+    if isinstance(reply, Exception):
+        with translated():
+            raise reply
+    return reply
 
 
 def _fields(registration: Registration) -> list[str]:

@@ -250,6 +250,7 @@ class TestWrite:
     def test_a_report_without_a_record(self, subject: Subject) -> None:
         """Progress is known also where the caller had no bytes for it."""
         subject.open("a", 0)
+        subject.write("a", "PROGRESS", 0, attempt=1, result=report(2))
         assert subject.store.write(Write("a", "PROGRESS", at(1), attempt=1, meta=report(3)))
         assert subject.record("a").progress == Progress(3, 10)
 

@@ -64,7 +64,9 @@ class Machine(RuleBasedStateMachine):
             if keep:
                 self.kept.add(task_id)
 
-    @rule(task_id=IDS, state=STATES, result=RESULTS, attempt=st.integers(0, 4), task=st.sampled_from([None, "tasks.t", "tasks.u"]))
+    @rule(
+        task_id=IDS, state=STATES, result=RESULTS, attempt=st.integers(0, 4), task=st.sampled_from([None, "tasks.t", "tasks.u"])
+    )
     def write_own(self, task_id: str, state: str, result: object, attempt: int, task: str | None) -> None:
         self.write(Write(task_id, state, at(self.now()), attempt=attempt, meta=result, task=task))
 
