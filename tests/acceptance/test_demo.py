@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from pathlib import Path
 
 import psutil
 import pytest
@@ -17,7 +17,7 @@ import redis
 import requests
 import websocket
 
-from tests.support.processes import Process, running
+from tests.support.processes import ROOT, Process, running
 from tests.support.wait import until
 
 ADDRESS = r"^    (http://\S+)/$"
@@ -36,6 +36,16 @@ class Demo(Process):
         url = self.wait_log(ADDRESS, within=100)[1]
         self.family = self.descendants()
         return url
+
+    def log_of(self, part: str) -> Path:
+        """Where the worker's or the web server's log is."""
+        return ROOT / ".headway" / f"{part}-{self.port}.log"
+
+    def close(self) -> None:
+        """As every process, and the logs that it kept are taken away too."""
+        super().close()
+        for part in ("worker", "web"):
+            self.log_of(part).unlink(missing_ok=True)
 
     def gone(self) -> bool:
         """Whether nothing of all that it started runs any more."""
@@ -102,6 +112,7 @@ def test_it_ends_while_a_job_runs(demo: Demo) -> None:
     demo.kill(signal.SIGTERM)
     assert demo.wait(within=30) == 0
     assert "Traceback" not in demo.log()
+    assert "Cold shutdown" in demo.log_of("worker").read_text()
     until(demo.gone, what="all that the demo started to end")
 
 
@@ -116,6 +127,7 @@ def test_a_second_ctrl_c_ends_at_once(demo: Demo) -> None:
     demo.kill(signal.SIGINT)
     assert demo.wait(within=10) == 0
     assert "Traceback" not in demo.log()
+    assert "Cold shutdown" not in demo.log_of("worker").read_text(), "the worker was given time to end"
     until(demo.gone, what="all that the demo started to end")
 
 
@@ -209,10 +221,10 @@ def test_beyond_this_machine_with_tokens() -> None:
         assert demo.wait(within=30) == 0
 
 
-def test_it_can_be_run_from_anywhere(demo: Demo, tmp_path: os.PathLike[str]) -> None:
+def test_it_can_be_run_from_anywhere(demo: Demo, tmp_path: Path) -> None:
     """Its own files are found wherever it is started from."""
-    demo.cwd = type(demo.cwd)(tmp_path)
-    demo.env["PYTHONPATH"] = str(Process(["true"]).cwd)
+    demo.cwd = tmp_path
+    demo.env["PYTHONPATH"] = str(ROOT)
     demo.start()
     demo.ready()
     demo.kill(signal.SIGTERM)
