@@ -7,6 +7,7 @@ to them as they are.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from headway.errors import Unavailable
-from headway.stores.client import translated
+from headway.stores.client import AWAY, translated
 
 Word = bytes | str | int
 
@@ -32,54 +33,67 @@ class Line:
     """The connections of one process and one patience."""
 
     def __init__(self, pool: Any, connections: int, wait: float) -> None:
-        """``pool`` makes connections; ``wait``: seconds to wait for a free one."""
+        """``pool``: a pool of redis-py, which knows how connections are made; ``wait``: seconds to wait for a free one."""
         self._pool, self._wait = pool, wait
-        #: A connection each, or None for one that isn't made yet.
-        self._free: SimpleQueue[Any] = SimpleQueue()
+        #: A token for each connection that may be in use.
+        self._free: SimpleQueue[None] = SimpleQueue()
         for _ in range(connections):
             self._free.put(None)
+        #: Connections that nobody uses, the one that was used last at the end: as few are made as are needed.
+        self._idle: deque[Any] = deque()
 
     def exchange(self, commands: bytes, count: int) -> list[Any]:
         """Send packed commands and read as many answers; an answer may be a ``ResponseError``. Raises ``Unavailable``."""
         try:
-            connection = self._free.get(timeout=self._wait)
+            self._free.get(timeout=self._wait)
         except Empty as exc:
             raise Unavailable("The result backend is too slow for all that is asked of it") from exc
         try:
             with translated():
-                if connection is None:
-                    connection = self._pool.make_connection()
-                elif connection.can_read():
-                    connection.disconnect()  # the server has closed it, or it holds what nobody waits for
-                return self._talk(connection, commands, count)
+                connection = self._take()
+                answers = _talk(connection, commands, count)
+                self._idle.append(connection)
+                return answers
         finally:
-            self._free.put(connection)
+            self._free.put(None)
 
     def close(self) -> None:
-        """Close the connections that are free; they are made again when they are needed."""
-        idle = []
-        try:
-            while True:
-                idle.append(self._free.get_nowait())
-        except Empty:
-            for connection in idle:
-                if connection is not None:
-                    connection.disconnect()
-                self._free.put(connection)
+        """Close the connections that are idle; others are made when they are needed."""
+        while self._idle:
+            self._idle.pop().disconnect()
 
-    @staticmethod
-    def _talk(connection: Any, commands: bytes, count: int) -> list[Any]:
-        answers: list[Any] = []
-        try:
-            connection.send_packed_command([commands])
-            while len(answers) < count:
-                try:
-                    answers.append(connection.read_response())
-                except ResponseError as refusal:
-                    answers.append(refusal)
-        except BaseException:
-            # Whatever it was (a soft time limit may strike in between): answers may be left that the next caller would take
-            # for its own.
+    def _take(self) -> Any:
+        while self._idle:
+            try:
+                connection = self._idle.pop()
+            except IndexError:  # another thread took it
+                break
+            if not _is_stale(connection):
+                return connection
             connection.disconnect()
-            raise
-        return answers
+        return self._pool.connection_class(**self._pool.connection_kwargs)
+
+
+def _is_stale(connection: Any) -> bool:
+    """Whether the server has closed it since, or something lies in it that nobody waits for: what is sent would be lost."""
+    try:
+        return bool(connection.can_read())
+    except AWAY:
+        return True
+
+
+def _talk(connection: Any, commands: bytes, count: int) -> list[Any]:
+    answers: list[Any] = []
+    try:
+        connection.send_packed_command([commands])
+        while len(answers) < count:
+            try:
+                answers.append(connection.read_response())
+            except ResponseError as refusal:
+                answers.append(refusal)
+    except BaseException:
+        # Whatever it was (a soft time limit may strike in between): answers may be left that the next caller would take
+        # for its own.
+        connection.disconnect()
+        raise
+    return answers

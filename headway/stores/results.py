@@ -102,16 +102,16 @@ class Results:
             return None
         try:
             return self.decode(raw)
-        except ValueError:
-            logger.warning("The result of task %s is unreadable", task_id, exc_info=True)
+        except ValueError as exc:
+            logger.warning("The result of task %s is unreadable: %s", task_id, exc)
             return {"status": None, "result": None}
 
     def decode_value(self, task_id: str, raw: bytes | None) -> Any:
         """As `decode_or_blank`, for a backend that encodes the result alone and keeps the rest of a record in columns."""
         try:
             return None if raw is None else _as_data(self._decoded(raw))
-        except ValueError:
-            logger.warning("The result of task %s is unreadable", task_id, exc_info=True)
+        except ValueError as exc:
+            logger.warning("The result of task %s is unreadable: %s", task_id, exc)
             return None
 
     def read(self, task_ids: Sequence[str]) -> list[dict[str, Any] | None]:

@@ -15,6 +15,7 @@ import pytest
 import redis.exceptions
 from celery import Celery
 from celery.backends.redis import RedisBackend, SentinelBackend
+from celery.exceptions import SoftTimeLimitExceeded
 
 from headway.core import states
 from headway.errors import ConfigurationError, Unavailable
@@ -191,6 +192,45 @@ class TestFaults:
         finally:
             own_valkey.resume()
         assert {type(fault) for fault in faults} == {Unavailable}
+
+    def test_a_restart_between_two_calls(self, own: Subject, own_valkey: ValkeyServer) -> None:
+        """Connections that died with a server that is back already cost nobody a fault, however many there were."""
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda n: own.open(f"t{n}"), range(64)))
+        own_valkey.stop()
+        own_valkey.start()
+        assert [own.open(f"t{n}").attempt for n in range(32)] == [2] * 32
+
+    def test_connections_that_were_cut(self, own: Subject, own_valkey: ValkeyServer) -> None:
+        """A server that hung up, for whatever reason, is called again."""
+        for _ in range(3):
+            own.open("a")
+            own_valkey.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        assert own.open("a").attempt == 4
+
+    def test_an_interrupted_call(self, redis: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A soft time limit that strikes while an answer is awaited leaves no answer behind for the next caller."""
+        redis.open("a")
+        store = redis.store
+        assert isinstance(store, RedisStore)
+        (connection,) = next(iter(store._lines.values()))._idle
+
+        def strikes(*args: Any, **kwargs: Any) -> None:
+            raise SoftTimeLimitExceeded
+
+        monkeypatch.setattr(connection, "read_response", strikes)
+        with pytest.raises(SoftTimeLimitExceeded):
+            redis.store.claim("k", "wrong", 60)
+        monkeypatch.undo()
+        assert redis.open("a").attempt == 2
+
+    def test_as_few_connections_as_needed(self, redis: Subject) -> None:
+        """Calls one after another go over one connection."""
+        for _ in range(20):
+            redis.open("a")
+        store = redis.store
+        assert isinstance(store, RedisStore)
+        assert len(next(iter(store._lines.values()))._idle) == 1
 
     def test_a_restart_with_its_data(self, own: Subject, own_valkey: ValkeyServer) -> None:
         """After a restart the fence stands where it stood, though the server has forgotten the scripts."""
