@@ -69,7 +69,9 @@ def messages(server: Mounted) -> list[tuple[str, Any, Any]]:
 
 @pytest.fixture(autouse=True)
 def empty_queue(server: Mounted) -> None:
-    messages(server)
+    """The broker in memory is the whole process's: what other tests published lies there too, in whatever form."""
+    with server.celery.connection_for_read() as connection, connection.SimpleQueue("celery") as queue:
+        queue.clear()
 
 
 class TestStarted:
