@@ -214,6 +214,19 @@ class Write:
 
 
 @dataclass(frozen=True, slots=True)
+class Written:
+    """A store's answer to a ``Write``; true where it was let in."""
+
+    #: False is no error: the late word of something that has ended.
+    admitted: bool
+    #: Whether a cancel was asked for (`Store.request_cancel`), so that whoever reports needn't ask.
+    cancel_requested: bool = False
+
+    def __bool__(self) -> bool:
+        return self.admitted
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """What a store knows of one task. The fence of ``core.states.admits`` reads it, ``core.states.resolve`` explains it."""
 
@@ -243,11 +256,24 @@ class Record:
     #: Whether the result backend was given a record with the end: where it should be and isn't, the result has expired.
     result_stored: bool = False
     cancel_requested_at: datetime | None = None
+    #: When it was first heard of, where that wasn't by its publication; None where it was.
+    heard_at: datetime | None = None
+    #: The last attempt that gave a sign of life (`Store.beat`); 0: none did.
+    sign_attempt: int = 0
+    #: How long a sign of it lasts, in seconds.
+    sign_lifetime: float = 0.0
+    #: The last sign, by the clock of whoever gave it. None where the store measures the time itself.
+    signed_at: datetime | None = None
 
     @property
     def is_open(self) -> bool:
         """Whether an attempt has begun and not ended."""
         return self.attempt > self.ended
+
+    @property
+    def listed_at(self) -> datetime | None:
+        """Its place in a listing, which never changes: when it was first heard of."""
+        return self.heard_at or self.created_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,3 +288,37 @@ class Snapshot:
     #: True: the two were written in one step, so that a difference between them is no lag. False where the result backend
     #: keeps its results itself (a store without ``keeps_results``): they may lag behind the registry for a moment.
     one_step: bool = True
+    #: The open attempt's signs of life. None: it never gave one (it is too young, or its worker gives none), so that its silence
+    #: means nothing. False: it gave some, and they have stopped.
+    beating: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What to list. Each field narrows it down; what is empty or None doesn't."""
+
+    status: frozenset[Status] = frozenset()
+    phase: frozenset[Phase] = frozenset()
+    #: The task's name, in full.
+    task: str | None = None
+    owner: str | None = None
+    #: Part of the id or of the task's name, in whatever case.
+    text: str | None = None
+    #: First heard of at this time or after it.
+    since: datetime | None = None
+    #: First heard of before this time.
+    until: datetime | None = None
+    #: How many at most, 1 to 200.
+    limit: int = 50
+    #: ``Page.cursor`` of the page before; None for the first one.
+    cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of what was asked for, newest first."""
+
+    snapshots: tuple[Snapshot, ...]
+    #: Where it goes on, or None where there is no more. A page may be short, even empty, and go on all the same: the work for one
+    #: page is bounded.
+    cursor: str | None = None

@@ -29,6 +29,7 @@ from headway.records import (
     Snapshot,
     Status,
     Write,
+    Written,
 )
 
 #: Celery's state -> what the API calls it. Every other word is a task's own and means that it runs (contract, section 3).
@@ -86,7 +87,10 @@ def opens(record: Record | None, *, result_gone: bool = False) -> bool:
 
 
 def registered(record: Record | None, registration: Registration) -> Record:
-    """What is known after a publish: what was missing is filled in, and nothing that is known is lost (fact 45)."""
+    """What is known after a publish: what was missing is filled in, and nothing that is known is lost (fact 45).
+
+    But for a cancel that has had its end: who publishes the same id again wants it to run. A retry publishes before its end.
+    """
     known = record if record is not None else Record(registration.task_id)
     # First heard of from its worker, and published again by a retry: it was made before it began, not now.
     begun = known.started_at or registration.created_at
@@ -98,6 +102,7 @@ def registered(record: Record | None, registration: Registration) -> Record:
         parent_id=known.parent_id or registration.parent_id,
         group_id=known.group_id or registration.group_id,
         created_at=known.created_at or min(registration.created_at, begun),
+        cancel_requested_at=None if known.state in READY_STATES else known.cancel_requested_at,
     )
 
 
@@ -116,6 +121,7 @@ def opened(record: Record | None, opening: Opening) -> Record:
         updated_at=opening.at,
         finished_at=None,
         result_stored=False,
+        heard_at=_heard_at(known, opening.at),
     )
 
 
@@ -143,9 +149,43 @@ def written(record: Record | None, write: Write) -> Record:
         ended=attempt if ends or write.state == "RETRY" else known.ended,
         finished_at=write.at if ends else None,
         result_stored=ends and (write.result is not None or write.result_follows),
+        heard_at=_heard_at(known, write.at),
+        # Whoever reports lives: also the child of a worker that was killed.
+        signed_at=write.at if write.attempt is not None and known.signed_at is not None else known.signed_at,
     )
     progress = reported(write)
     return changed if progress is None else replace(changed, progress=progress, progress_attempt=attempt)
+
+
+def _heard_at(known: Record, at: datetime) -> datetime | None:
+    return at if known.listed_at is None else known.heard_at
+
+
+def said_of(record: Record | None, write: Write) -> Written:
+    """What the writer is told, given what was known before."""
+    return Written(admits(record, write), record is not None and record.cancel_requested_at is not None)
+
+
+def signed(record: Record | None, worker: str, lifetime: float, at: datetime) -> Record | None:
+    """What is known after a sign of life; None where it isn't one."""
+    if record is None or not record.is_open or record.worker not in (None, worker):
+        return None
+    return replace(record, sign_attempt=record.attempt, sign_lifetime=lifetime, signed_at=at)
+
+
+def beating(record: Record | None, now: datetime) -> bool | None:
+    """``Snapshot.beating``, for a store that keeps the time of the last sign."""
+    if record is None or not record.is_open or record.sign_attempt != record.attempt or record.signed_at is None:
+        return None
+    return now < record.signed_at + timedelta(seconds=record.sign_lifetime)
+
+
+def asked(record: Record | None, task_id: str, at: datetime) -> Record:
+    """What is known after a cancel was asked for: what has ended can't be cancelled, and the first request is the one."""
+    known = record if record is not None else Record(task_id)
+    if known.state in READY_STATES or known.cancel_requested_at is not None:
+        return known
+    return replace(known, cancel_requested_at=at, heard_at=_heard_at(known, at))
 
 
 def reported(write: Write) -> Progress | None:
@@ -167,7 +207,8 @@ def heard(snapshot: Snapshot, meta: Mapping[str, Any], at: datetime) -> Snapshot
     if state in READY_STATES or state in ("STARTED", "RETRY") or result.get("attempt") != record.attempt:
         return None
     write = Write(record.task_id, state, at, attempt=record.attempt, meta=result)
-    return replace(snapshot, record=written(record, write), meta=meta)
+    beats = None if snapshot.beating is None else True  # who reports lives
+    return replace(snapshot, record=written(record, write), meta=meta, beating=beats)
 
 
 def notice(task_id: str, state: str) -> dict[str, Any]:
@@ -194,6 +235,8 @@ def resolve(snapshot: Snapshot, now: datetime) -> Execution:
     status, phase = PHASES.get(state, RUNNING)
     if status is Status.PENDING and (record.is_open or progress is not None):
         status, phase = RUNNING  # a task's own word happens to be PENDING: what reports has begun
+    if phase is Phase.RUNNING and record.is_open and snapshot.beating is False:
+        phase = Phase.STALLED
     if record.cancel_requested_at is not None and not status.terminal:
         phase = Phase.CANCELLING
     finished_at = (record.finished_at or _date_done(meta)) if status.terminal else None

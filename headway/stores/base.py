@@ -10,8 +10,8 @@ Obligations of every store:
   connections).
 * Every call is bounded in time by ``timeout`` (seconds, default 0.5 a round trip) and raises nothing but ``Unavailable`` for a
   fault of the server or the network, with the driver's error as its cause.
-* The rules are ``registered``, ``admits``, ``opens``, ``opened``, ``answered`` and ``written`` of ``core.states``, to the letter;
-  `write`, `open` and `register` are atomic.
+* The rules are ``registered``, ``admits``, ``opens``, ``opened``, ``answered``, ``written``, ``signed`` and ``asked`` of
+  ``core.states``, to the letter; `write`, `open`, `register` and `request_cancel` are atomic.
 * An id that was never seen is an empty answer, never an error.
 """
 
@@ -19,9 +19,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from headway.records import Opened, Opening, Registration, Snapshot, Write
+from headway.records import Opened, Opening, Page, Query, Registration, Snapshot, Write, Written
 
 #: How long a registry entry outlives the result (``result_expires``): so long "expired" (410) and "never existed" (404) differ.
 TOMBSTONE = timedelta(days=7)
@@ -53,12 +53,38 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def write(self, write: Write, *, patient: bool = False) -> bool:
-        """Let a state in, or refuse it (False). Refusal is no error: it is a late word of something that has ended.
+    def write(self, write: Write, *, patient: bool = False) -> Written:
+        """Let a state in, or refuse it. Refusal is no error: it is a late word of something that has ended.
+
+        A report of an attempt that has given signs of life is one as well.
 
         ``patient``: wait as long as the result backend itself is configured to wait, instead of ``timeout``. For the writes
         that Celery makes itself: to lose a result is worse than to wait for a slow server.
         """
+
+    @abstractmethod
+    def beat(self, task_ids: Sequence[str], worker: str, lifetime: float) -> frozenset[str]:
+        """Say that ``worker`` (its node name) still runs its attempts of these tasks; true for ``lifetime`` seconds.
+
+        Counts for open attempts of this worker, and of no known one; all else is passed over. A new attempt starts without a
+        sign. Returns those of them whose cancel is asked for. One round trip for all, where the backend allows it.
+        """
+
+    @abstractmethod
+    def request_cancel(self, task_id: str, at: datetime) -> Snapshot | None:
+        """Note that a cancel is asked for, and tell watchers, unless it has ended; what is known after it.
+
+        None: nobody knows the id. Asking again changes nothing. A new attempt keeps the request; only a publication after the
+        end takes it back (`core.states.registered`).
+        """
+
+    def find(self, query: Query) -> Page:
+        """List executions, newest first, by the time that each was first heard of.
+
+        A bounded amount of work, however many there are. What comes in between two pages neither repeats nor hides another.
+        Raises ``InvalidRequest`` for a cursor that isn't one.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def read(self, task_ids: Sequence[str]) -> list[Snapshot]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from headway.core import states
 from headway.errors import Unavailable
-from headway.records import Opened, Opening, Record, Registration, Snapshot, Write
+from headway.records import Opened, Opening, Record, Registration, Snapshot, Write, Written
 from headway.stores.base import Store
 
 #: Told of each state that was let in: the task's id and Celery's record as plain data.
@@ -80,25 +80,43 @@ class MemoryStore(Store):
                 self._publish(opening.task_id, raw)
             return answer
 
-    def write(self, write: Write, *, patient: bool = False) -> bool:
+    def write(self, write: Write, *, patient: bool = False) -> Written:
         with self._lock:
             self._check()
             record = self._records.get(write.task_id)
-            if not states.admits(record, write):
-                return False
+            answer = states.said_of(record, write)
+            if not answer:
+                return answer
             self._records[write.task_id] = states.written(record, write)
             if write.result is not None:
                 self._store(write.task_id, write.result, write.expires)
             else:
                 self._publish(write.task_id, self._encode(states.notice(write.task_id, write.state)))
-            return True
+            return answer
+
+    def beat(self, task_ids: Sequence[str], worker: str, lifetime: float) -> frozenset[str]:
+        with self._lock:
+            self._check()
+            signs = [states.signed(self._records.get(task_id), worker, lifetime, self._clock()) for task_id in task_ids]
+            alive = {sign.task_id: sign for sign in signs if sign is not None}
+            self._records |= alive
+            return frozenset(task_id for task_id, record in alive.items() if record.cancel_requested_at is not None)
+
+    def request_cancel(self, task_id: str, at: datetime) -> Snapshot | None:
+        with self._lock:
+            self._check()
+            record = self._records.get(task_id)
+            if record is None and self._result(task_id) is None:
+                return None
+            self._records[task_id] = states.asked(record, task_id, at)
+            if self._records[task_id] != record:
+                self._publish(task_id, self._encode(states.notice(task_id, "PENDING")))
+            return self.read([task_id])[0]
 
     def read(self, task_ids: Sequence[str]) -> list[Snapshot]:
         with self._lock:
             self._check()
-            raws = [self._result(task_id) for task_id in task_ids]
-            metas = [None if raw is None else self._decode(raw) for raw in raws]
-            return [Snapshot(task_id, self._records.get(task_id), meta) for task_id, meta in zip(task_ids, metas, strict=True)]
+            return [self._look(task_id) for task_id in task_ids]
 
     def claim(self, key: str, task_id: str, expires: float) -> str:
         with self._lock:
@@ -115,6 +133,11 @@ class MemoryStore(Store):
 
     def close(self) -> None:
         """Nothing to give back: what is known stays for whoever asks next."""
+
+    def _look(self, task_id: str) -> Snapshot:
+        record, raw = self._records.get(task_id), self._result(task_id)
+        meta = None if raw is None else self._decode(raw)
+        return Snapshot(task_id, record, meta, beating=states.beating(record, self._clock()))
 
     def _check(self) -> None:
         if self.away:

@@ -7,7 +7,7 @@ local hash, result = KEYS[1], KEYS[2]
 local now, record = ARGV[1], ARGV[5]
 
 local known = redis.call('HMGET', hash, 'attempt', 'state', 'live', 'progress', 'progress_attempt', 'started_at',
-    'result_stored', 'cancel_requested_at')
+    'result_stored', 'cancel_requested_at', 'created_at')
 local attempt, live = tonumber(known[1]) or 0, known[3]
 local cancel = known[8] and 1 or 0
 local there = redis.call('EXISTS', result) == 1
@@ -27,6 +27,7 @@ local previous = progress and (tonumber(reporter) or 0) == attempt and progress 
 attempt = math.max(attempt, tonumber(ARGV[2])) + 1
 redis.call('HSET', hash, 'attempt', attempt, 'state', 'STARTED', 'retries', ARGV[2], 'updated_at', now)
 redis.call('HDEL', hash, 'finished_at', 'result_stored', 'live')
+if not known[9] then redis.call('HSETNX', hash, 'heard_at', now) end
 if not known[6] then redis.call('HSET', hash, 'started_at', now) end
 if ARGV[4] ~= '' then redis.call('HSET', hash, 'task', ARGV[4]) end
 if ARGV[3] ~= '' then redis.call('HSET', hash, 'worker', ARGV[3]) else redis.call('HDEL', hash, 'worker') end

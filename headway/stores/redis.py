@@ -19,13 +19,17 @@ from redis.exceptions import NoScriptError
 
 from headway.core import states
 from headway.core.meta import progress_from_meta
-from headway.records import READY_STATES, Opened, Opening, Progress, Record, Registration, Snapshot, Write
+from headway.records import READY_STATES, Opened, Opening, Progress, Record, Registration, Snapshot, Write, Written
 from headway.stores.base import TOMBSTONE, Store
 from headway.stores.client import TIMEOUT, connect, translated
 from headway.stores.codec import micros, moment
 from headway.stores.line import Line, Word, pack
 from headway.stores.results import Results
 
+#: What the write script answers: 1 for a state that was let in, 2 where a cancel is asked for.
+WRITTEN = [Written(False), Written(True), Written(False, True), Written(True, True)]
+#: The end of the key that exists while an open attempt gives signs of life.
+LIFE = b":life"
 #: Connections a process, at most, of each patience. Further callers wait for one, and for no longer than for an answer.
 CONNECTIONS = 16
 #: Celery's own default, where the backend names none (seconds).
@@ -44,6 +48,7 @@ class Script:
 
 
 WRITE, OPEN, REGISTER, CLAIM = Script("write", 2), Script("open", 2), Script("register", 1), Script("claim", 1)
+BEAT, CANCEL = Script("beat", 1), Script("cancel", 2)
 
 
 class RedisStore(Store):
@@ -89,7 +94,7 @@ class RedisStore(Store):
         attempt, cancel, previous = self._run(OPEN, [words], patient=patient)[0]
         return Opened(attempt, bool(cancel), self._progress(opening.task_id, previous))
 
-    def write(self, write: Write, *, patient: bool = False) -> bool:
+    def write(self, write: Write, *, patient: bool = False) -> Written:
         key = self.results.key(write.task_id)
         kind = "end" if write.state in READY_STATES else "retry" if write.state == "RETRY" else "plain"
         if kind == "plain" and states.reported(write) is not None:
@@ -114,7 +119,20 @@ class RedisStore(Store):
         ]
         if write.attempt is None:
             words += ["" if write.retries is None else write.retries, write.worker or ""]
-        return bool(self._run(WRITE, [words], patient=patient)[0])
+        answer: int = self._run(WRITE, [words], patient=patient)[0]
+        return WRITTEN[answer]
+
+    def beat(self, task_ids: Sequence[str], worker: str, lifetime: float) -> frozenset[str]:
+        if not task_ids:
+            return frozenset()
+        life, kept = _milliseconds(lifetime), self._lives(None)[1]
+        asked = self._run(BEAT, [(self._hash(self.results.key(task_id)), worker, life, kept) for task_id in task_ids])
+        return frozenset(task_id for task_id, cancel in zip(task_ids, asked, strict=True) if cancel)
+
+    def request_cancel(self, task_id: str, at: datetime) -> Snapshot | None:
+        key, notice = self.results.key(task_id), self.results.encode(states.notice(task_id, "PENDING"))
+        words: list[Word] = [self._hash(key), key, micros(at), notice, self._lives(None)[1]]
+        return self.read([task_id])[0] if self._run(CANCEL, [words])[0] else None
 
     def read(self, task_ids: Sequence[str]) -> list[Snapshot]:
         if not task_ids:
@@ -122,11 +140,12 @@ class RedisStore(Store):
         commands = [pack(b"", 0, ["MULTI"])]  # one step: `.state` then `.info` tears (fact 17)
         for task_id in task_ids:
             key = self.results.key(task_id)
-            commands += pack(b"", 0, ["HGETALL", self._hash(key)]), pack(b"", 0, ["GET", key])
+            record = self._hash(key)
+            commands += pack(b"", 0, ["HGETALL", record]), pack(b"", 0, ["GET", key]), pack(b"", 0, ["EXISTS", record + LIFE])
         replies = self._exchange([*commands, pack(b"", 0, ["EXEC"])])[-1]
         for reply in replies:
             _check(reply)
-        return [self._snapshot(task_id, *replies[2 * n : 2 * n + 2]) for n, task_id in enumerate(task_ids)]
+        return [self._snapshot(task_id, *replies[3 * n : 3 * n + 3]) for n, task_id in enumerate(task_ids)]
 
     def claim(self, key: str, task_id: str, expires: float) -> str:
         bound = self._run(CLAIM, [(self._prefix()[0] + b"claim:" + key.encode(), task_id, _milliseconds(expires))])[0]
@@ -195,7 +214,7 @@ class RedisStore(Store):
         meta = self.results.decode_or_blank(task_id, raw) if raw else None
         return _reported_in(meta)
 
-    def _snapshot(self, task_id: str, fields: Any, raw: bytes | None) -> Snapshot:
+    def _snapshot(self, task_id: str, fields: Any, raw: bytes | None, life: int) -> Snapshot:
         meta = self.results.decode_or_blank(task_id, raw)
         pairs = fields.items() if isinstance(fields, Mapping) else zip(fields[::2], fields[1::2], strict=True)
         known = {str(name, "utf-8"): value for name, value in pairs}
@@ -203,7 +222,9 @@ class RedisStore(Store):
             return Snapshot(task_id, None, meta)
         live = known.get("live")
         progress = _reported_in(meta) if live else self._progress(task_id, known.get("progress"))
-        return Snapshot(task_id, _record(task_id, known, progress, int(live or known.get("progress_attempt", 0))), meta)
+        record = _record(task_id, known, progress, int(live or known.get("progress_attempt", 0)))
+        signs = record.is_open and record.sign_attempt == record.attempt
+        return Snapshot(task_id, record, meta, beating=bool(life) if signs else None)
 
 
 def _reported_in(meta: Mapping[str, Any] | None) -> Progress | None:
@@ -221,6 +242,7 @@ def _record(task_id: str, known: Mapping[str, bytes], progress: Progress | None,
     def time(name: str) -> datetime | None:
         return moment(int(known[name])) if name in known else None
 
+    sign_attempt, sign_lifetime = known.get("sign", b"0 0").split()
     return Record(
         task_id=task_id,
         task=text("task"),
@@ -241,6 +263,9 @@ def _record(task_id: str, known: Mapping[str, bytes], progress: Progress | None,
         progress_attempt=progress_attempt if progress is not None else 0,
         result_stored=known.get("result_stored") == b"1",
         cancel_requested_at=time("cancel_requested_at"),
+        heard_at=time("heard_at"),
+        sign_attempt=int(sign_attempt),
+        sign_lifetime=int(sign_lifetime) / 1000,
     )
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from headway.core import states
-from headway.records import Opened, Opening, Record, Registration, Snapshot, Write
+from headway.records import Opened, Opening, Record, Registration, Snapshot, Write, Written
 from headway.stores.base import Store
 
 #: What becomes of a record; None: it stays as it is.
@@ -24,6 +24,9 @@ class SplitStore(Store):
 
     keeps_results = False
     publishes = False
+
+    #: What the time is, for signs of life.
+    clock: Callable[[], datetime] = staticmethod(lambda: datetime.now(UTC))
 
     @abstractmethod
     def _change(self, task_id: str, decide: Decision, *, patient: bool = False) -> bool:
@@ -56,18 +59,38 @@ class SplitStore(Store):
         self._change(opening.task_id, decide, patient=patient)
         return answer
 
-    def write(self, write: Write, *, patient: bool = False) -> bool:
-        def decide(record: Record | None) -> Record | None:
-            return states.written(record, write) if states.admits(record, write) else None
+    def write(self, write: Write, *, patient: bool = False) -> Written:
+        answer = Written(False)
 
-        return self._change(write.task_id, decide, patient=patient)
+        def decide(record: Record | None) -> Record | None:
+            nonlocal answer
+            answer = states.said_of(record, write)
+            return states.written(record, write) if answer else None
+
+        self._change(write.task_id, decide, patient=patient)
+        return answer
+
+    def beat(self, task_ids: Sequence[str], worker: str, lifetime: float) -> frozenset[str]:
+        """A time stamp by this process' clock: a reader's must not differ by more than the lifetime."""
+        for task_id in task_ids:
+            self._change(task_id, lambda record: states.signed(record, worker, lifetime, self.clock()))
+        alive = [record for record in self._records(task_ids).values() if record.is_open and record.worker in (None, worker)]
+        return frozenset(record.task_id for record in alive if record.cancel_requested_at is not None)
+
+    def request_cancel(self, task_id: str, at: datetime) -> Snapshot | None:
+        if not self._records([task_id]) and self._results([task_id])[0] is None:
+            return None
+        self._change(task_id, lambda record: _news(record, states.asked(record, task_id, at)))
+        return self.read([task_id])[0]
 
     def read(self, task_ids: Sequence[str]) -> list[Snapshot]:
         # The registry first: an end that comes between the two reads is then seen with its result, and not without it.
         records = self._records(task_ids)
         metas = self._results(task_ids)
+        now = self.clock()
         return [
-            Snapshot(task_id, records.get(task_id), meta, one_step=False) for task_id, meta in zip(task_ids, metas, strict=True)
+            Snapshot(task_id, record := records.get(task_id), meta, one_step=False, beating=states.beating(record, now))
+            for task_id, meta in zip(task_ids, metas, strict=True)
         ]
 
     def _is_gone(self, record: Record | None, now: datetime) -> bool:

@@ -66,6 +66,10 @@ def _tables(schema: str | None) -> tuple[sa.Table, sa.Table]:
         sa.Column("progress_attempt", sa.Integer, nullable=False),
         sa.Column("result_stored", sa.Boolean, nullable=False),
         sa.Column("cancel_requested_at", sa.BigInteger),
+        sa.Column("heard_at", sa.BigInteger),
+        sa.Column("sign_attempt", sa.Integer, nullable=False),
+        sa.Column("sign_lifetime", sa.Float, nullable=False),
+        sa.Column("signed_at", sa.BigInteger),
     )
     claims = sa.Table(
         "headway_claims",

@@ -5,32 +5,34 @@
 --         it is only told, '-follows' where it is told and the caller stores another (a word each costs more than one word)
 --       6 the record, 7 its time to live (ms, 0: for ever), 8 the hash's time to live (ms, 0: for ever),
 --       9 retries, 10 worker (of a bystander; '' where unknown)
--- Returns 1 if it was let in, 0 if not.
+-- Returns 1 if it was let in, 0 if not; and 2 more where a cancel is asked for.
 local READY = {SUCCESS = true, FAILURE = true, REVOKED = true, IGNORED = true, REJECTED = true}
 local hash, result = KEYS[1], KEYS[2]
 local now, record = ARGV[2], ARGV[6]
 local kind, way = string.match(ARGV[5], '(%a+)-(%a+)')
 local stores = way == 'store'
 
-local known = redis.call('HMGET', hash, 'attempt', 'ended', 'state', 'live', 'task', 'retries', 'worker')
+local known = redis.call('HMGET', hash, 'attempt', 'ended', 'state', 'live', 'task', 'retries', 'worker',
+    'cancel_requested_at', 'sign')
 local attempt, ended, state, live = tonumber(known[1]) or 0, tonumber(known[2]) or 0, known[3], known[4]
+local asked = known[8] and 2 or 0
 
 if ARGV[3] ~= '' then
     local own = tonumber(ARGV[3])
     if own == attempt then
-        if attempt <= ended then return 0 end
+        if attempt <= ended then return asked end
     elseif own < attempt or READY[state] then
-        return 0
+        return asked
     end
     attempt = own
 else
-    if READY[state] then return 0 end
+    if READY[state] then return asked end
     local open, retries = attempt > ended, tonumber(known[6]) or 0
     if ARGV[9] ~= '' and attempt > 0 then
         local said = tonumber(ARGV[9])
-        if said < retries or (said == retries and not open) then return 0 end
+        if said < retries or (said == retries and not open) then return asked end
     end
-    if open and ARGV[10] ~= '' and known[7] and known[7] ~= ARGV[10] then return 0 end
+    if open and ARGV[10] ~= '' and known[7] and known[7] ~= ARGV[10] then return asked end
 end
 
 -- The last progress lives in the result's record until another record takes its place: only then it is copied.
@@ -41,6 +43,7 @@ if live and kind ~= 'report' and (stores or kind ~= 'plain') then
 end
 
 if state ~= ARGV[1] or not known[1] or attempt ~= tonumber(known[1]) then
+    if not state and redis.call('HEXISTS', hash, 'created_at') == 0 then redis.call('HSETNX', hash, 'heard_at', now) end
     redis.call('HSET', hash, 'updated_at', now, 'state', ARGV[1], 'attempt', attempt)
 else
     redis.call('HSET', hash, 'updated_at', now)
@@ -67,5 +70,14 @@ if stores then
     end
 end
 redis.call('PUBLISH', result, record)
+
+-- Who reports lives. While signs are given they keep the hash as well, so that a report costs no more than it did.
+if known[9] and (kind == 'report' or kind == 'plain') then
+    local signer, lifetime = string.match(known[9], '(%d+) (%d+)')
+    if signer == ARGV[3] then
+        if redis.call('PEXPIRE', hash .. ':life', lifetime) == 1 then return 1 + asked end
+        redis.call('SET', hash .. ':life', '', 'PX', lifetime)
+    end
+end
 if ARGV[8] == '0' then redis.call('PERSIST', hash) else redis.call('PEXPIRE', hash, ARGV[8]) end
-return 1
+return 1 + asked

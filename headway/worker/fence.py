@@ -141,7 +141,7 @@ class Fenced:
             if attempt is not None:
                 attempt.open(self, patient=patient)
                 write = replace(write, attempt=attempt.number)
-            return store.write(write, patient=patient)
+            return bool(store.write(write, patient=patient))
 
         if not patient:
             return deliver()
@@ -169,7 +169,7 @@ class Fenced:
             if attempt is not None:
                 attempt.open(self, patient=patient)
                 write = replace(write, attempt=attempt.number)
-            return store.write(write, patient=patient)
+            return bool(store.write(write, patient=patient))
         except Unavailable as exc:
             if not patient:
                 raise

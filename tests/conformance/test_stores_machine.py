@@ -85,7 +85,7 @@ class Machine(RuleBasedStateMachine):
     def write_no_result(self, task_id: str, state: str, attempt: int | None) -> None:
         write = Write(task_id, state, at(self.now()), attempt=attempt, meta=report(1) if state == "PROGRESS" else None)
         record = self.known.get(task_id)
-        assert self.subject.store.write(write) is states.admits(record, write)
+        assert self.subject.store.write(write) == states.said_of(record, write)
         if states.admits(record, write):
             self.known[task_id] = states.written(record, write)
 

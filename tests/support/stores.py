@@ -68,8 +68,8 @@ class Subject:
         """A state with its ``result``, stored as a caller does: in the write, or by the backend's own code afterwards."""
         write = Write(task_id, state, at(seconds), meta=result, expires=3600, **more)
         if self.store.keeps_results:
-            return self.store.write(replace(write, result=self.encode(task_id, state, result)))
-        admitted = self.store.write(replace(write, result_follows=True))
+            return bool(self.store.write(replace(write, result=self.encode(task_id, state, result))))
+        admitted = bool(self.store.write(replace(write, result_follows=True)))
         if admitted:
             self.put(task_id, state, result)
         return admitted

@@ -1,0 +1,15 @@
+-- A sign of life: `signed` of core/states.py. The time is measured by a key that expires, so that no two clocks are compared.
+-- KEYS: 1 the registry's hash
+-- ARGV: 1 worker, 2 how long it lasts (ms), 3 the hash's time to live (ms, 0: for ever)
+-- Returns 1 where a cancel of it is asked for.
+local hash = KEYS[1]
+local known = redis.call('HMGET', hash, 'attempt', 'ended', 'worker', 'sign', 'cancel_requested_at')
+local attempt = tonumber(known[1]) or 0
+
+if attempt <= (tonumber(known[2]) or 0) or (known[3] and known[3] ~= ARGV[1]) then return 0 end
+
+local sign = attempt .. ' ' .. ARGV[2]
+if known[4] ~= sign then redis.call('HSET', hash, 'sign', sign) end
+redis.call('SET', hash .. ':life', '', 'PX', ARGV[2])
+if ARGV[3] == '0' then redis.call('PERSIST', hash) else redis.call('PEXPIRE', hash, ARGV[3]) end
+return known[5] and 1 or 0
