@@ -16,12 +16,16 @@ In the Flask app::
     Headway(flask_app, celery=celery_app)
 """
 
+from headway.control import cancel
 from headway.core.meta import progress_from_meta
 from headway.errors import HeadwayError, UsageError
 from headway.records import Execution, Failure, Phase, Progress, Status
+from headway.worker.cancel import TaskCancelled
 from headway.worker.context import RequestContext
 from headway.worker.install import install
+from headway.worker.publishing import owned_by
 from headway.worker.task import ProgressTask
+from headway.worker.timeout import ProgressTimeout
 
 __all__ = [
     "Execution",
@@ -30,10 +34,14 @@ __all__ = [
     "Phase",
     "Progress",
     "ProgressTask",
+    "ProgressTimeout",
     "RequestContext",
     "Status",
+    "TaskCancelled",
     "UsageError",
+    "cancel",
     "install",
+    "owned_by",
     "progress_from_meta",
 ]
 

@@ -13,6 +13,8 @@
      +-- NotAllowed             known, but not permitted                       403
      +-- TooManyRequests        over a limit; try again later                  429
      +-- Unavailable            the result backend or broker can't be reached  503
+     +-- TaskCancelled          raised in a task whose cancel was asked for (worker/cancel.py; also Celery's Ignore)
+     +-- ProgressTimeout        a task reported nothing new for too long (worker/timeout.py; also a SoftTimeLimitExceeded)
 
 Driver errors (redis, kombu, SQLAlchemy) are translated once, at the edge of ``stores`` and ``feeds``, into ``Unavailable``
 with the driver's error as ``__cause__``. The web side maps classes to HTTP status in one table (``server/problems.py``).

@@ -171,6 +171,9 @@ class Opening:
     #: where an earlier attempt left one.
     result: bytes | None = None
     store_result: bool = False
+    #: Seconds that this start counts as a sign of life: others will follow (`Store.beat`), and a worker that is killed before the
+    #: first of them shall be found out as well. None: its worker gives none.
+    lifetime: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,11 +109,14 @@ def registered(record: Record | None, registration: Registration) -> Record:
 def opened(record: Record | None, opening: Opening) -> Record:
     """What is known after a new attempt was let in (`opens`)."""
     known = record if record is not None else Record(opening.task_id)
+    # Celery's own count is right too where the store lost its data, or the runs before were not Headway's.
+    attempt = max(known.attempt, opening.retries) + 1
+    if opening.lifetime is not None:
+        known = replace(known, sign_attempt=attempt, sign_lifetime=opening.lifetime, signed_at=opening.at)
     return replace(
         known,
         task=opening.task or known.task,
-        # Celery's own count is right too where the store lost its data, or the runs before were not Headway's.
-        attempt=max(known.attempt, opening.retries) + 1,
+        attempt=attempt,
         state="STARTED",
         retries=opening.retries,
         worker=opening.worker,

@@ -67,7 +67,8 @@ class Store(ABC):
         """Say that ``worker`` (its node name) still runs its attempts of these tasks; true for ``lifetime`` seconds.
 
         Counts for open attempts of this worker, and of no known one; all else is passed over. A new attempt starts without a
-        sign. Returns those of them whose cancel is asked for. One round trip for all, where the backend allows it.
+        sign, unless its opening is one (``Opening.lifetime``). Returns those of them whose cancel is asked for. One round trip
+        for all, where the backend allows it.
         """
 
     @abstractmethod

@@ -1,7 +1,8 @@
 -- A new attempt: `opens`, `opened` and `answered` of core/states.py, in one step.
 -- KEYS: 1 the registry's hash, 2 the result (also the channel that Celery publishes it on)
 -- ARGV: 1 now (microseconds), 2 retries, 3 worker, 4 task (3-4: '' where unknown), 5 the record of the start,
---       6 '1': store it, 7 its time to live (ms, 0: for ever), 8 the hash's time to live (ms, 0: for ever)
+--       6 '1': store it, 7 its time to live (ms, 0: for ever), 8 the hash's time to live (ms, 0: for ever),
+--       9 how long this counts as a sign of life (ms, 0: not at all)
 -- Returns the attempt's number (0: refused), 1 if a cancel was asked for, and the record with the last progress of the attempt before.
 local hash, result = KEYS[1], KEYS[2]
 local now, record = ARGV[1], ARGV[5]
@@ -31,6 +32,11 @@ if not known[9] then redis.call('HSETNX', hash, 'heard_at', now) end
 if not known[6] then redis.call('HSET', hash, 'started_at', now) end
 if ARGV[4] ~= '' then redis.call('HSET', hash, 'task', ARGV[4]) end
 if ARGV[3] ~= '' then redis.call('HSET', hash, 'worker', ARGV[3]) else redis.call('HDEL', hash, 'worker') end
+
+if ARGV[9] ~= '0' then
+    redis.call('HSET', hash, 'sign', attempt .. ' ' .. ARGV[9])
+    redis.call('SET', hash .. ':life', '', 'PX', ARGV[9])
+end
 
 -- What an earlier attempt left may never stand beside an open one.
 if there or ARGV[6] == '1' then

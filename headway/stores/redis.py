@@ -90,6 +90,7 @@ class RedisStore(Store):
             record,
             int(opening.store_result),
             *self._lives(self.results.expires),
+            0 if opening.lifetime is None else _milliseconds(opening.lifetime),
         ]
         attempt, cancel, previous = self._run(OPEN, [words], patient=patient)[0]
         return Opened(attempt, bool(cancel), self._progress(opening.task_id, previous))

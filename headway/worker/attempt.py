@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 from celery.exceptions import SoftTimeLimitExceeded, WorkerLostError, WorkerShutdown, WorkerTerminate
 
 from headway.errors import Unavailable
-from headway.records import READY_STATES, Opened
-from headway.worker import seams
+from headway.records import READY_STATES, Opened, Progress
+from headway.worker import cancel, seams
+from headway.worker.cancel import Cancellation, TaskCancelled
 from headway.worker.context import RequestContext
 from headway.worker.reporter import Reporter
 from headway.worker.scheduler import shared
+from headway.worker.timeout import ProgressTimeout, Watch
 
 if TYPE_CHECKING:
     from headway.worker.installation import Installation
@@ -39,15 +41,18 @@ class Attempt:
 
     __slots__ = (
         "began_at",
+        "cancellation",
         "ending",
         "installation",
         "left",
         "number",
+        "previous",
         "replaced",
         "reporter",
         "request",
         "store_started",
         "task",
+        "watch",
     )
 
     def __init__(self, installation: Installation, request: Any) -> None:
@@ -56,6 +61,8 @@ class Attempt:
         self.began_at = datetime.now(UTC)
         #: Starts at 1; 0: the execution has succeeded already, and whatever this run writes is refused; None: not opened yet.
         self.number: int | None = None if installation.store is not None else self.guess
+        #: The last progress of the attempt before this one; None where there was none, or nobody knows yet.
+        self.previous: Progress | None = None
         #: Whether Celery itself wanted STARTED to be stored (``task_track_started``).
         self.store_started = False
         #: Whether anybody tried to store an end of it.
@@ -66,6 +73,10 @@ class Attempt:
         self.replaced = False
         self.task: Any = None
         self.reporter: Reporter | None = None
+        #: Whether its end is asked for.
+        self.cancellation = Cancellation(self._look)
+        #: Ends it where it falls silent (``progress_timeout``); None where nobody asked for that.
+        self.watch: Watch | None = None
 
     @property
     def guess(self) -> int:
@@ -87,9 +98,11 @@ class Attempt:
         if self.number is not None:
             return None
         opened: Opened = backend.headway_open(self, patient=patient)
-        self.number = opened.attempt
+        self.number, self.previous = opened.attempt, opened.previous
         if not opened.attempt:
             logger.info("Task %s has succeeded before: this run of it changes nothing", self.request.id)
+        elif opened.cancel_requested:
+            self.cancellation.hear(True)
         return opened
 
     def enter(self, task: Any) -> RequestContext:
@@ -105,21 +118,40 @@ class Attempt:
             self._store,
             name=f"{task.name}[{self.request.id}]",
             attempt=self.shown_number,
+            previous=lambda: self.previous,
             interval=installation.interval,
             breaker=installation.breaker,
             scheduler=shared,
         )
-        return RequestContext(self.request.id, self.reporter, headers=self.request.headers, attempt=self.shown_number)
+        if installation.cancels_on_update(task):
+            self.cancellation.then = self.reporter.interrupt
+        context = RequestContext(
+            self.request.id,
+            self.reporter,
+            headers=self.request.headers,
+            attempt=self.shown_number,
+            cancellation=self.cancellation,
+        )
+        reporter, silence = self.reporter, installation.progress_timeout_of(task)
+        if silence is not None:
+            self.watch = Watch(silence, lambda: reporter.newest, shared)
+        return context
 
     def leave(self, exc: BaseException | None) -> None:
         """The task's code has ended, and Celery hasn't stored its end yet: write the last report, and latch (fact 11)."""
         assert self.reporter is not None
+        if self.watch is not None:
+            self.watch.stop()
+            if isinstance(exc, ProgressTimeout) and not exc.args:
+                exc.args = (self.watch.sentence,)  # an asynchronous exception is made without a word
         self.reporter.close()
+        if isinstance(exc, TaskCancelled):
+            cancel.confirm(self)
         if not isinstance(exc, SystemExit) or isinstance(exc, (WorkerShutdown, WorkerTerminate)) or seams.terminating():
             return  # a terminated task looks the same, and its end (REVOKED) is stored by the worker's main process
         # Under prefork on 5.6.3, and in threads, gevent and solo, nobody would ever say that it ended (fact 43).
         lost = WorkerLostError(f"The task ended its process: SystemExit({exc.code!r})")
-        self._end("FAILURE", None if self.ignores_result and not self.left else ("FAILURE", lost))
+        self.end("FAILURE", None if self.ignores_result and not self.left else ("FAILURE", lost))
 
     def conclude(self, state: str | None, value: object) -> None:
         """Celery is done with the run (``task_postrun``): record an end that it has stored nowhere (facts 7, 50)."""
@@ -127,15 +159,24 @@ class Attempt:
             return
         left = self.left == "PROGRESS"  # it would stay so for ever, for readers of the result backend
         if state == "SUCCESS" and self.ignores_result:
-            self._end(state, ("SUCCESS", None) if left else None)
+            self.end(state, ("SUCCESS", None) if left else None)
         elif state in ("FAILURE", "RETRY") and self.ignores_result:
             cause = getattr(value, "exc", None) if state == "RETRY" else value
-            self._end(state, (state, cause) if left else None)
+            self.end(state, (state, cause) if left else None)
         elif state == "IGNORED" and not self.replaced:
-            self._end(state, ("IGNORED", None) if left else None)
+            self.end(state, ("IGNORED", None) if left else None)
         elif state == "REJECTED" and not getattr(value, "requeue", False):
             # For Celery's readers FAILURE, which 5.7.0 stores too, from the main process, and 5.6.3 doesn't.
-            self._end(state, ("FAILURE", value) if left or not self.ignores_result else None)
+            self.end(state, ("FAILURE", value) if left or not self.ignores_result else None)
+
+    def _look(self) -> bool:
+        """Ask the store whether the end of this run is asked for; a store that is away knows of nothing."""
+        store = self.installation.store
+        if store is not None and self.installation.asks_now():
+            with self.installation.faults():
+                record = store.read([str(self.request.id)])[0].record
+                return record is not None and record.cancel_requested_at is not None
+        return False
 
     def _store(self, meta: dict[str, object]) -> None:
         """One report, by the way that every reader of Celery knows."""
@@ -146,7 +187,8 @@ class Attempt:
         finally:
             ours.reset(token)
 
-    def _end(self, state: str, stored: tuple[str, object] | None) -> None:
+    def end(self, state: str, stored: tuple[str, object] | None) -> None:
+        """Record an end that Celery stores nowhere; ``stored`` (state, result): what its own readers shall find, if any."""
         self.ending = True
         if self.installation.store is None:
             return

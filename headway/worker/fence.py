@@ -19,7 +19,7 @@ from kombu.utils.encoding import ensure_bytes
 
 from headway.core.meta import progress_from_meta
 from headway.errors import Unavailable
-from headway.records import Opened, Opening, Write
+from headway.records import Opened, Opening, Write, Written
 from headway.stores.base import Store
 from headway.worker.attempt import ENDING, Attempt, attempt_of, ours
 from headway.worker.installation import installation_of
@@ -141,7 +141,7 @@ class Fenced:
             if attempt is not None:
                 attempt.open(self, patient=patient)
                 write = replace(write, attempt=attempt.number)
-            return bool(store.write(write, patient=patient))
+            return _heard(attempt, store.write(write, patient=patient))
 
         if not patient:
             return deliver()
@@ -169,7 +169,7 @@ class Fenced:
             if attempt is not None:
                 attempt.open(self, patient=patient)
                 write = replace(write, attempt=attempt.number)
-            return bool(store.write(write, patient=patient))
+            return _heard(attempt, store.write(write, patient=patient))
         except Unavailable as exc:
             if not patient:
                 raise
@@ -215,6 +215,7 @@ class Fenced:
             worker=request.hostname,
             result=raw,
             store_result=attempt.store_started and installation.keeps_results,
+            lifetime=installation.sign_lifetime if installation.gives_signs else None,
         )
         return installation.store.open(opening, patient=patient)
 
@@ -258,6 +259,13 @@ class Fenced:
         reduced: Any = super().__reduce__(*args, **kwargs)
         revive, (cls, *rest) = reduced
         return revive, (cls.__mro__[2] if issubclass(cls, Fenced) else cls, *rest)
+
+
+def _heard(attempt: Attempt | None, written: Written) -> bool:
+    """Whether it was let in. Each reply also says whether a cancel is asked for: a task that reports needn't ask."""
+    if attempt is not None:
+        attempt.cancellation.hear(written.cancel_requested)
+    return written.admitted
 
 
 def _whereabouts(attempt: Attempt) -> dict[str, Any]:

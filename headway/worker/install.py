@@ -13,7 +13,8 @@ from headway.errors import UsageError
 from headway.stores.base import Store
 from headway.worker import publishing, seams
 from headway.worker.fence import fence
-from headway.worker.installation import KEY, Installation, installation_of
+from headway.worker.installation import KEY, Installation, installation_of, seconds_or_none
+from headway.worker.life import LifeStep
 from headway.worker.task import ProgressTask, concluded
 
 logger = logging.getLogger(__name__)
@@ -22,19 +23,30 @@ logger = logging.getLogger(__name__)
 INTERVAL = 0.25
 
 
-def install(app: Any, *, interval: float = INTERVAL, store: Store | None = None) -> None:
+def install(
+    app: Any,
+    *,
+    interval: float = INTERVAL,
+    progress_timeout: float | None = None,
+    cancel_on_update: bool = True,
+    store: Store | None = None,
+) -> None:
     """Let every task of ``app`` report progress, shared tasks and those made later too, and every state it stores pass the fence.
 
     Call it where the app is made, before the worker starts; in the web process as well, so that what it publishes is known. A
-    second call only takes over its settings. ``interval``: seconds between two writes of one attempt's progress. ``store``:
-    where to record, instead of beside the app's result backend (for tests). Raises ``UsageError`` for an interval that is no
-    time.
+    second call only takes over its settings. ``interval``: seconds between two writes of one attempt's progress.
+    ``progress_timeout``: seconds after which a task that reports nothing new is ended, unless it has a ``progress_timeout`` of
+    its own; None for never. ``cancel_on_update``: whether ``update`` and ``track`` raise ``TaskCancelled`` in a task whose cancel
+    is asked for, unless it has a ``cancel_on_update`` of its own. ``store``: where to record, instead of beside the app's result
+    backend (for tests). Raises ``UsageError`` for a time that is none.
     """
     if isinstance(interval, bool) or not isinstance(interval, (int, float)) or not 0 < interval < 3600:
         raise UsageError(f"install: interval must be a number of seconds above 0, got {interval!r}; the default is {INTERVAL}")
+    silence = seconds_or_none("install: progress_timeout", progress_timeout)
     app = getattr(app, "_get_current_object", lambda: app)()
     installation = prepare(app)
-    installation.interval = float(interval)
+    installation.interval, installation.progress_timeout = float(interval), silence
+    installation.cancel_on_update = cancel_on_update
     if store is not None:
         installation.store = store
     try:
@@ -56,6 +68,7 @@ def prepare(app: Any) -> Installation:
     except seams.SeamMissing as exc:
         logger.warning("headway.install on an unknown release of Celery: %s", exc)
     publishing.watch(installation)
+    app.steps["worker"].add(LifeStep)
     task_postrun.connect(concluded, weak=False, dispatch_uid="headway")
     return installation
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
 from celery.signals import before_task_publish
 
+from headway.errors import UsageError
 from headway.records import Registration
 from headway.worker.installation import Installation
 
@@ -18,6 +21,28 @@ CHORES = frozenset({"celery.chord_unlock", "celery.backend_cleanup"})
 #: Whose app publishes in this thread or greenlet. ``before_task_publish`` doesn't say, and fires for every app of the process
 #: (fact 45).
 _publisher: ContextVar[Installation | None] = ContextVar("headway_publisher", default=None)
+
+#: The message header that names whom an execution belongs to.
+OWNER = "headway_owner"
+
+#: Whom the executions belong to that are published here, unless their own header says so.
+_owner: ContextVar[str | None] = ContextVar("headway_owner", default=None)
+
+
+@contextmanager
+def owned_by(owner: str) -> Iterator[None]:
+    """Whatever is published in the block, in this thread or coroutine, belongs to ``owner``; what those tasks publish, too.
+
+    A single message can say it on its own: ``task.apply_async(..., headers={"headway_owner": "alice"})``. The name is written
+    into the message: it is no secret, and whoever may publish can claim any. Raises ``UsageError`` for what is no name.
+    """
+    if not isinstance(owner, str) or not owner:
+        raise UsageError(f"owned_by: the owner must be a str that isn't empty, got {owner!r}; pass str(user.id), for example")
+    token = _owner.set(owner)
+    try:
+        yield
+    finally:
+        _owner.reset(token)
 
 
 def watch(installation: Installation) -> None:
@@ -48,15 +73,41 @@ def _published(headers: Any = None, body: Any = None, **_: Any) -> None:
     # Protocol 1 has it all in the body.
     told = headers if isinstance(headers, dict) and "id" in headers else body
     if isinstance(told, dict) and isinstance(told.get("id"), str) and told.get("task") not in CHORES:
-        installation.register([registration(told)])
+        if isinstance(headers, dict):
+            _pass_on_owner(installation, headers)
+        installation.register([registration(told, headers)])
 
 
-def registration(headers: dict[str, Any]) -> Registration:
-    """What a message says of its task."""
+def _pass_on_owner(installation: Installation, headers: dict[str, Any]) -> None:
+    """See that the message names its owner: what its task publishes (and a chain's next step, and a chord's body) inherits it
+    from there. These headers are the ones that are sent.
+    """
+    if headers.get(OWNER) is None:
+        owner = _owner.get()
+        if owner is None:
+            owner = _owner_of_what_runs(installation)
+        if owner is not None:
+            headers[OWNER] = owner
+
+
+def _owner_of_what_runs(installation: Installation) -> str | None:
+    """The owner of the task that publishes. Celery knows it longer than `RequestContext` does: a chain's next step is published
+    after the task's code has returned.
+    """
+    task = installation.app.current_worker_task
+    headers = task.request.headers if task is not None else None
+    owner = headers.get(OWNER) if isinstance(headers, dict) else None
+    return None if owner is None else str(owner)
+
+
+def registration(headers: dict[str, Any], custom: Any = None) -> Registration:
+    """What a message says of its task; ``custom``: its headers, where the rest is in its body."""
+    owner = custom.get(OWNER) if isinstance(custom, dict) else headers.get(OWNER)
     return Registration(
         headers["id"],
         headers.get("task", ""),
         datetime.now(UTC),
+        owner=None if owner is None else str(owner),
         root_id=headers.get("root_id"),
         parent_id=headers.get("parent_id"),
         group_id=headers.get("group") or headers.get("taskset"),

@@ -22,6 +22,8 @@ from celery.exceptions import SoftTimeLimitExceeded
 from headway.core.rate import Rate
 from headway.core.throttle import Breaker, Throttle
 from headway.errors import Unavailable
+from headway.records import Progress
+from headway.worker.cancel import TaskCancelled, unwinding
 from headway.worker.report import Report, as_meta, checked, fitted
 from headway.worker.scheduler import Scheduler
 
@@ -53,10 +55,12 @@ class Reporter:
         "_breaker",
         "_clock",
         "_closed",
+        "_interrupted",
         "_lock",
         "_name",
         "_newest",
         "_prepared",
+        "_previous",
         "_rate",
         "_scheduler",
         "_sink",
@@ -72,13 +76,14 @@ class Reporter:
         *,
         name: str = "",
         attempt: Callable[[], int] = lambda: 1,
+        previous: Callable[[], Progress | None] = lambda: None,
         interval: float = 0.25,
         breaker: Breaker | None = None,
         scheduler: Scheduler | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._sink, self._name, self._attempt = sink, name, attempt
+        self._sink, self._name, self._attempt, self._previous = sink, name, attempt, previous
         self._breaker = breaker if breaker is not None else Breaker()
         self._scheduler, self._clock, self._wall = scheduler, clock, wall
         self._throttle = Throttle(interval)
@@ -89,10 +94,24 @@ class Reporter:
         self._prepared: tuple[Report, dict[str, object]] | None = None
         self._told: set[str] = set()
         self._closed = False
+        self._interrupted = False
         if sink is None:
             self._throttle.armed = True  # for ever: reports are checked and left, and nobody comes for them
         else:
             _open.add(self)
+
+    @property
+    def previous(self) -> Progress | None:
+        """The last progress of the attempt before this one: where a retry may go on.
+
+        None in a first attempt, where that one reported nothing, outside a worker, and while the result backend is away.
+        """
+        return self._previous()
+
+    @property
+    def newest(self) -> Report | None:
+        """What the task said last, written or not; None while it said nothing."""
+        return self._newest
 
     def update(
         self,
@@ -118,7 +137,7 @@ class Reporter:
         else:
             self._newest = checked(current, total, message, attributes)
         if not self._throttle.armed:
-            self._begin()
+            self._arrive()
 
     def track(
         self,
@@ -141,13 +160,13 @@ class Reporter:
         throttle = self._throttle
         self._newest = start
         if not throttle.armed:
-            self._begin()
+            self._arrive()
         for item in iterable:
             yield item
             done += 1
             self._newest = (done, total, message, attributes)
             if not throttle.armed:
-                self._begin()
+                self._arrive()
 
     def close(self) -> None:
         """The end of the attempt: write what isn't written yet, then ignore all that comes. A second call does nothing.
@@ -170,6 +189,11 @@ class Reporter:
         finally:
             self._lock.release()
 
+    def interrupt(self) -> None:
+        """From now on reports raise `TaskCancelled`, but for those of a task that tidies up after one. From any thread."""
+        self._interrupted = True
+        self._throttle.armed = False  # no report takes the fast way any more: all come to `_arrive`
+
     def abandon(self) -> None:
         """Do nothing any more, and touch no lock: this is a copy in a forked child, and the attempt is its parent's."""
         self._closed = True
@@ -191,8 +215,18 @@ class Reporter:
         finally:
             self._lock.release()
         # A report that came after the look found the lock taken and left: look again, now that it is free.
-        if not self._throttle.armed and self._newest is not self._written:
+        if not self._throttle.armed and not self._interrupted and self._newest is not self._written:
             self._begin()
+
+    def _arrive(self) -> None:
+        """A report was left by the task, while no timer was set or none of its reports may pass."""
+        # Interrupted, the throttle is never armed. Its timer runs up to `due` all the same, and takes what was left.
+        if not self._interrupted or self._clock() >= self._throttle.due:
+            self._begin()
+        if self._interrupted and not self._closed:
+            self._throttle.armed = False
+            if not unwinding():
+                raise TaskCancelled
 
     def _begin(self) -> None:
         """A report was left while no timer was set: write it in this very thread, and set the timer."""

@@ -10,8 +10,10 @@ from celery.app.task import Task
 
 from headway.worker import seams
 from headway.worker.attempt import Attempt
+from headway.worker.cancel import TaskCancelled
 from headway.worker.context import RequestContext, current
 from headway.worker.reporter import Reporter
+from headway.worker.timeout import ProgressTimeout
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +25,12 @@ class ProgressTask(Task):  # type: ignore[misc]
     """
 
     abstract = True
+
+    #: Seconds after which a run that reports nothing new is ended (`timeout.ProgressTimeout`), None for never. Where a task says
+    #: nothing, what `install` was told holds: so it has no value here, which would hide the one of a covered class.
+    progress_timeout: float | None
+    #: Whether reports raise `cancel.TaskCancelled` once a cancel is asked for. Where a task says nothing, as for the above.
+    cancel_on_update: bool
 
     @classmethod
     def on_bound(cls, app: Any) -> None:
@@ -41,9 +49,11 @@ class ProgressTask(Task):  # type: ignore[misc]
         token = current.set(_unstored(request) if attempt is None else attempt.enter(self))
         error: BaseException | None = None
         try:
+            if attempt is not None and attempt.cancellation.asked:
+                raise TaskCancelled  # it was asked for while this run was waited for
             inner = super().__call__
             return inner(*args, **kwargs) if request is None else seams.call_traced(self, inner, args, kwargs)
-        except SystemExit as exc:
+        except (SystemExit, ProgressTimeout, TaskCancelled) as exc:
             error = exc
             raise
         finally:
