@@ -33,6 +33,7 @@ def description(prefix: str, with_tensorlake: bool, wants_token: bool) -> frames
     paths = {
         f"{prefix}/executions/{{execution_id}}": {"get": _get_execution()},
         f"{prefix}/executions/{{execution_id}}/progress": {"get": _get_progress()},
+        f"{prefix}/executions/{{execution_id}}/cancel": {"post": _cancel()},
         f"{prefix}/executions": {"post": _start(prefix)},
         f"{prefix}/tickets": {"post": _ticket()},
         f"{prefix}/healthz": {"get": _probe("The process is up", always=True)},
@@ -241,6 +242,21 @@ def _start(prefix: str) -> Json:
         {"202": accepted} | _problems(401, 403, 410, 411, 413, 415, 422, 503),
         parameters=[key],
         requestBody={"required": True, "content": {"application/json": {"schema": order}}},
+    )
+
+
+def _cancel() -> Json:
+    wish = {"type": "object", "properties": {"terminate": {"type": "boolean", "default": False}}, "additionalProperties": False}
+    accepted = _json(
+        "Asked for; its phase is cancelling until its run has confirmed it",
+        {"$ref": "#/components/schemas/Execution"},
+        headers={"Retry-After": {"required": True, "schema": {"type": "integer"}}},
+    )
+    return _operation(
+        "Ask for the end of an execution, with terminate by force",
+        {"202": accepted} | _problems(401, 403, 404, 409, 410, 411, 413, 415, 422, 503),
+        parameters=[_id("execution_id")],
+        requestBody={"required": False, "content": {"application/json": {"schema": wish}}},
     )
 
 

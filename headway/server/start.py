@@ -9,19 +9,20 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 from flask import Blueprint, Response, request, url_for
 from kombu.connection import Connection
 from kombu.exceptions import EncodeError, LimitExceeded, OperationalError
 from kombu.pools import producers
-from werkzeug.exceptions import LengthRequired, RequestEntityTooLarge, UnsupportedMediaType
 
+from headway.control import RETRY_POLICY
 from headway.core.states import resolve
 from headway.errors import ExecutionNotFound, InvalidRequest, NotAllowed, Unavailable
 from headway.records import Registration, Snapshot, Status, Write
 from headway.server.auth import Action
+from headway.server.body import read_body
 from headway.server.rest import uncached
 
 if TYPE_CHECKING:
@@ -31,9 +32,6 @@ log = logging.getLogger(__name__)
 
 #: How often one Idempotency-Key may be tried again after its task couldn't be published.
 TRIES = 20
-
-#: One reconnect at once (the broker may have been restarted since the last call), and no waiting.
-RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,21 +178,7 @@ def _withdrawn(snapshot: Snapshot) -> bool:
 
 def read_order(max_body: int) -> Order:
     """The body, checked. Raises ``InvalidRequest``, or werkzeug's 411, 413 and 415."""
-    if request.mimetype != "application/json":
-        raise UnsupportedMediaType("The body must be JSON, sent with 'Content-Type: application/json'")
-    if request.content_length is None and "chunked" in request.headers.get("Transfer-Encoding", ""):
-        raise LengthRequired("The body must come with its Content-Length")
-    if (request.content_length or 0) > max_body:
-        raise RequestEntityTooLarge(f"The body may have {max_body} bytes at most")
-    try:
-        body = json.loads(request.get_data(), parse_constant=_refuse)
-        # Refuses lone surrogates too, which no broker could carry.
-        json.dumps(body, ensure_ascii=False).encode()
-    except (ValueError, RecursionError):
-        raise InvalidRequest("The body must be JSON, in UTF-8") from None
-    if not isinstance(body, dict):
-        raise InvalidRequest('The body must be an object: {"task": name, "args": [...], "kwargs": {...}}')
-    return _order(body)
+    return _order(read_body(max_body))
 
 
 def _order(body: Mapping[str, Any]) -> Order:
@@ -210,7 +194,3 @@ def _order(body: Mapping[str, Any]) -> Order:
         raise InvalidRequest("'kwargs' must be an object")
     canonical = json.dumps([task, args, kwargs], sort_keys=True).encode()
     return Order(task, args, kwargs, hashlib.sha256(canonical).hexdigest())
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(constant)

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from headway.errors import UsageError
+from headway.worker.cancel import Cancellation, TaskCancelled
 from headway.worker.reporter import Reporter
 
 NOWHERE = (
@@ -26,7 +27,7 @@ FORKED = (
 class RequestContext:
     """The run of a task, as its own code sees it. Good in any thread of the task's process, once it was got in the task."""
 
-    __slots__ = ("_attempt", "_pid", "headers", "progress", "request_id")
+    __slots__ = ("_attempt", "_cancellation", "_pid", "headers", "progress", "request_id")
 
     def __init__(
         self,
@@ -35,6 +36,7 @@ class RequestContext:
         *,
         headers: Mapping[str, Any] | None = None,
         attempt: Callable[[], int] = lambda: 1,
+        cancellation: Cancellation | None = None,
     ) -> None:
         #: The task's id.
         self.request_id = request_id
@@ -43,6 +45,7 @@ class RequestContext:
         #: The headers that the publisher gave the message; read-only.
         self.headers: Mapping[str, Any] = MappingProxyType(dict(headers) if headers is not None else {})
         self._attempt = attempt
+        self._cancellation = cancellation if cancellation is not None else Cancellation()
         self._pid = os.getpid()
 
     @classmethod
@@ -68,6 +71,21 @@ class RequestContext:
     def attempt(self) -> int:
         """Which run of the task this is, starts at 1; a retry and a redelivery count."""
         return self._attempt()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the task's cancel was asked for. Cheap enough for a loop.
+
+        It asks the result backend once a second at most, and not at all while reports are written, whose replies say it as well;
+        that takes the same bounded time as a report. While the backend is away the answer is the last one known. Never True in a
+        task that is called directly or eagerly.
+        """
+        return self._cancellation.look()
+
+    def raise_if_cancelled(self) -> None:
+        """Raise `TaskCancelled` if the task's cancel was asked for. For code that runs long between two reports."""
+        if self._cancellation.look():
+            raise TaskCancelled
 
     def __repr__(self) -> str:
         return f"<RequestContext {self.request_id} attempt {self.attempt}>"
