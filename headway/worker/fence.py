@@ -265,7 +265,7 @@ def _heard(attempt: Attempt | None, written: Written) -> bool:
     """Whether it was let in. Each reply also says whether a cancel is asked for: a task that reports needn't ask."""
     if attempt is not None:
         attempt.cancellation.hear(written.cancel_requested)
-    return written.admitted
+    return bool(written)
 
 
 def _whereabouts(attempt: Attempt) -> dict[str, Any]:
