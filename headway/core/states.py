@@ -72,6 +72,8 @@ def admits(record: Record | None, write: Write) -> bool:
             return False
         if write.retries == known.retries and not known.is_open:
             return False  # that run has ended in RETRY; its time limit may still fire in the worker's main process (fact 42)
+    if write.state == "REVOKED" and write.retries is None and known.is_open:
+        return False  # Celery 5.6 says so of every task that is flagged, and one that runs already goes on (fact 14)
     # The same message, delivered twice: the worker that lost it speaks of its own run, not of the newer one (fact 13).
     other_worker = write.worker is not None and known.worker is not None and write.worker != known.worker
     return not (known.is_open and other_worker)

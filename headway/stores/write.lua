@@ -32,6 +32,7 @@ else
         local said = tonumber(ARGV[9])
         if said < retries or (said == retries and not open) then return asked end
     end
+    if open and ARGV[1] == 'REVOKED' and ARGV[9] == '' then return asked end
     if open and ARGV[10] ~= '' and known[7] and known[7] ~= ARGV[10] then return asked end
 end
 

@@ -199,6 +199,17 @@ class TestWrite:
         assert not subject.write("a", "FAILURE", 4, retries=1, worker="w1")
         assert subject.write("a", "FAILURE", 4, retries=1, worker="w2")
 
+    def test_a_revoke_that_knows_no_run_does_not_end_one(self, subject: Subject) -> None:
+        """Celery 5.6 stores REVOKED for a task that is only flagged; a run that is open goes on and ends by itself (fact 14)."""
+        subject.open("a", 0, worker="w1")
+        assert not subject.write("a", "REVOKED", 1)
+        assert subject.write("a", "SUCCESS", 2, attempt=1, result=7)
+        subject.open("b", 0, worker="w1")
+        assert subject.write("b", "REVOKED", 1, retries=0, worker="w1"), "its worker's main process has terminated it"
+        subject.open("c", 0, worker="w1")
+        subject.write("c", "RETRY", 1, attempt=1)
+        assert subject.write("c", "REVOKED", 2), "it waits for its retry, and nothing of it runs"
+
     def test_a_revoke_of_what_never_began(self, subject: Subject) -> None:
         """A worker that drops a revoked message ends the execution, and so it ends while it waits for its retry."""
         subject.store.register([Registration("a", "tasks.t", at(0))])
