@@ -33,8 +33,9 @@ from headway.stores.base import Store
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two sweeps: a lost message (pub/sub promises nothing, fact 22) is noticed that late at most.
-SWEEP_INTERVAL = 15.0
+#: Seconds between two sweeps, at most. A lost message (pub/sub promises nothing, fact 22) is noticed that late, and so is the one
+#: thing of which no message tells: that signs of life have stopped. One pipelined read of what is open and watched.
+SWEEP_INTERVAL = 5.0
 #: Executions in one read.
 BATCH = 200
 #: Seconds until a failed read is tried again.
@@ -45,9 +46,6 @@ TELL_BURST = 200
 #: its data has it again with the attempt's next write.
 MISSING_GRACE = 60.0
 JOIN_TIMEOUT = 5.0
-
-#: Where a report changes nothing but the progress.
-_OPEN = ((Status.RUNNING, Phase.RUNNING), (Status.RUNNING, Phase.CANCELLING))
 
 
 def utc_now() -> datetime:
@@ -235,7 +233,7 @@ class Hub:
 
     def _next_sweep(self) -> float:
         """Jittered: many web processes shall not ask the backend in step."""
-        return time.monotonic() + self._sweep_interval * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
+        return time.monotonic() + self._sweep_interval * random.uniform(0.7, 1.0)  # noqa: S311 - no secret
 
     def _run(self) -> None:
         while True:

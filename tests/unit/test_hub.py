@@ -69,6 +69,11 @@ class Eye:
         return [frame.kind for frame in self.frames]
 
     @property
+    def phases(self) -> list[str]:
+        """The phases that it was told."""
+        return [frame.content["phase"] for frame in self.frames if frame.kind == "status"]
+
+    @property
     def currents(self) -> list[Any]:
         """How far each frame with progress says it is."""
         return [frame.content["progress"]["current"] for frame in self.frames if frame.content.get("progress")]
@@ -457,6 +462,35 @@ def test_the_sweep_finds_a_lost_message() -> None:
         assert house.hub.counts["sweeps"] >= 1
     finally:
         house.hub.close()
+
+
+def test_the_sweep_sees_life_stop_and_come_back() -> None:
+    """No message tells that signs of life have stopped: the sweep does, and that they are back."""
+    house = House(sweep_interval=0.05)
+    try:
+        run = house.runs.begin()
+        eye = house.looking(run)
+        house.store.beat([run.id], "w1@test", 0.05)
+        until(lambda: "stalled" in eye.phases)
+        house.store.beat([run.id], "w1@test", 60)
+        until(lambda: eye.phases[-1] == "running")
+        assert eye.phases == ["running", "stalled", "running"]
+        assert house.hub.counts["sweeps"] >= 2
+    finally:
+        house.hub.close()
+
+
+def test_a_report_ends_a_stall(house: House) -> None:
+    """What reports lives: the report is told as a status, for the phase changes with it."""
+    run = house.runs.begin()
+    house.store.beat([run.id], "w1@test", 0.001)
+    until(lambda: house.store.read([run.id])[0].beating is False)
+    eye = house.looking(run)
+    assert eye.phases == ["stalled"]
+    house.store.beat([run.id], "w1@test", 60)
+    run.report(1, 2)
+    until(lambda: eye.phases == ["stalled", "running"])
+    assert eye.currents == [1]
 
 
 def test_a_viewer_that_fails_harms_nobody(house: House) -> None:
