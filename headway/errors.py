@@ -12,6 +12,7 @@
      +-- NotAuthenticated       no valid token or ticket                       401
      +-- NotAllowed             known, but not permitted                       403
      +-- TooManyRequests        over a limit; try again later                  429
+     +-- NotSupported           more than this result backend can do           501
      +-- Unavailable            the result backend or broker can't be reached  503
      +-- TaskCancelled          raised in a task whose cancel was asked for (worker/cancel.py; also Celery's Ignore)
      +-- ProgressTimeout        a task reported nothing new for too long (worker/timeout.py; also a SoftTimeLimitExceeded)
@@ -73,6 +74,10 @@ class TooManyRequests(HeadwayError):
     def __init__(self, message: str, retry_after: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class NotSupported(HeadwayError):
+    """More than this result backend can do. Says which can."""
 
 
 class Unavailable(HeadwayError):

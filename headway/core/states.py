@@ -156,7 +156,9 @@ def written(record: Record | None, write: Write) -> Record:
         result_stored=ends and (write.result is not None or write.result_follows),
         heard_at=_heard_at(known, write.at),
         # Whoever reports lives: also the child of a worker that was killed.
-        signed_at=write.at if write.attempt is not None and known.signed_at is not None else known.signed_at,
+        signed_at=max(known.signed_at, write.at)
+        if known.signed_at is not None and write.attempt is not None
+        else known.signed_at,
     )
     progress = reported(write)
     return changed if progress is None else replace(changed, progress=progress, progress_attempt=attempt)

@@ -79,13 +79,13 @@ class Store(ABC):
         end takes it back (`core.states.registered`).
         """
 
+    @abstractmethod
     def find(self, query: Query) -> Page:
         """List executions, newest first, by the time that each was first heard of.
 
         A bounded amount of work, however many there are. What comes in between two pages neither repeats nor hides another.
-        Raises ``InvalidRequest`` for a cursor that isn't one.
+        Raises ``InvalidRequest`` for a cursor that isn't one, ``NotSupported`` where the result backend has no order to list by.
         """
-        raise NotImplementedError
 
     @abstractmethod
     def read(self, task_ids: Sequence[str]) -> list[Snapshot]:

@@ -1,9 +1,9 @@
 -- A sign of life: `signed` of core/states.py. The time is measured by a key that expires, so that no two clocks are compared.
--- KEYS: 1 the registry's hash
+-- KEYS: 1 the registry's hash, 2 the result
 -- ARGV: 1 worker, 2 how long it lasts (ms), 3 the hash's time to live (ms, 0: for ever)
 -- Returns 1 where a cancel of it is asked for.
-local hash = KEYS[1]
-local known = redis.call('HMGET', hash, 'attempt', 'ended', 'worker', 'sign', 'cancel_requested_at')
+local hash, result = KEYS[1], KEYS[2]
+local known = redis.call('HMGET', hash, 'attempt', 'ended', 'worker', 'sign', 'cancel_requested_at', 'task', 'owner')
 local attempt = tonumber(known[1]) or 0
 
 if attempt <= (tonumber(known[2]) or 0) or (known[3] and known[3] ~= ARGV[1]) then return 0 end
@@ -11,5 +11,13 @@ if attempt <= (tonumber(known[2]) or 0) or (known[3] and known[3] ~= ARGV[1]) th
 local sign = attempt .. ' ' .. ARGV[2]
 if known[4] ~= sign then redis.call('HSET', hash, 'sign', sign) end
 redis.call('SET', hash .. ':life', '', 'PX', ARGV[2])
-if ARGV[3] == '0' then redis.call('PERSIST', hash) else redis.call('PEXPIRE', hash, ARGV[3]) end
+if ARGV[3] == '0' then
+    redis.call('PERSIST', hash)
+else
+    -- What runs for longer than anything is kept stays listed.
+    local root = root_of(hash, result)
+    redis.call('PEXPIRE', hash, ARGV[3])
+    if known[6] then redis.call('PEXPIRE', root .. 'of:' .. known[6], ARGV[3]) end
+    if known[7] then redis.call('PEXPIRE', root .. 'by:' .. known[7], ARGV[3]) end
+end
 return known[5] and 1 or 0

@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from threading import Lock
 from typing import Any
 
-from headway.errors import ConfigurationError, Unavailable
-from headway.records import Record
+from headway.errors import ConfigurationError, NotSupported, Unavailable
+from headway.records import Page, Query, Record
 from headway.stores.codec import record_from_json, record_to_json
 from headway.stores.results import Results
 from headway.stores.split import Decision, SplitStore
@@ -44,6 +44,10 @@ class DocumentStore(SplitStore):
     @abstractmethod
     def _save(self, name: str, document: Mapping[str, Any]) -> None:
         """Put it there, in place of what is there."""
+
+    def find(self, query: Query) -> Page:
+        """Not possible: the common part of these backends finds a document by its name only."""
+        raise NotSupported("This result backend can't list executions; Redis and SQL databases can")
 
     def claim(self, key: str, task_id: str, expires: float) -> str:
         name = "claim-" + hashlib.sha256(key.encode()).hexdigest()  # whatever the backend permits in a name

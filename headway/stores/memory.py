@@ -13,15 +13,16 @@ from threading import RLock
 from typing import Any
 
 from headway.core import states
-from headway.errors import Unavailable
-from headway.records import Opened, Opening, Record, Registration, Snapshot, Write, Written
+from headway.errors import ExecutionExpired, Unavailable
+from headway.records import Opened, Opening, Page, Query, Record, Registration, Snapshot, Status, Write, Written
 from headway.stores.base import Store
+from headway.stores.listing import Entry, Place, Range, Source, being, owned_by, page, place_of, runs_of, status_of
 
 #: Told of each state that was let in: the task's id and Celery's record as plain data.
 Callback = Callable[[str, Mapping[str, Any]], None]
 
 
-class MemoryStore(Store):
+class MemoryStore(Store, Source):
     """What is known of executions, in this process.
 
     ``decode`` and ``encode`` turn a result into bytes and back (JSON unless told otherwise, as Celery does); ``clock`` says what
@@ -118,6 +119,26 @@ class MemoryStore(Store):
             self._check()
             return [self._look(task_id) for task_id in task_ids]
 
+    def find(self, query: Query) -> Page:
+        with self._lock:
+            return page(self, query, self._clock())
+
+    def places(self, indexes: Sequence[str], part: Range) -> Sequence[Sequence[Place]]:
+        self._check()
+        found: dict[str, list[Place]] = {index: [] for index in indexes}
+        for record in self._records.values():
+            place = place_of(record)
+            if place.at >= part.since and (part.after is None or place < part.after):
+                for index in found.keys() & self._indexes(record):
+                    found[index].append(place)
+        return [sorted(found[index], reverse=True)[: part.most] for index in indexes]
+
+    def looks(self, task_ids: Sequence[str]) -> Sequence[Snapshot]:
+        return self.read(task_ids)
+
+    def mend(self, stale: Sequence[tuple[Entry, Status | None]]) -> None:
+        """There is nothing to mend: its indexes are made anew for each page."""
+
     def claim(self, key: str, task_id: str, expires: float) -> str:
         with self._lock:
             self._check()
@@ -133,6 +154,15 @@ class MemoryStore(Store):
 
     def close(self) -> None:
         """Nothing to give back: what is known stays for whoever asks next."""
+
+    def _indexes(self, record: Record) -> set[str]:
+        try:
+            status = states.resolve(self._look(record.task_id), self._clock()).status
+        except ExecutionExpired:
+            status = status_of(record)
+        names = {being(status)}
+        names |= {runs_of(record.task)} if record.task is not None else set()
+        return names | ({owned_by(record.owner)} if record.owner is not None else set())
 
     def _look(self, task_id: str) -> Snapshot:
         record, raw = self._records.get(task_id), self._result(task_id)

@@ -8,7 +8,7 @@ local hash, result = KEYS[1], KEYS[2]
 local now, record = ARGV[1], ARGV[5]
 
 local known = redis.call('HMGET', hash, 'attempt', 'state', 'live', 'progress', 'progress_attempt', 'started_at',
-    'result_stored', 'cancel_requested_at', 'created_at')
+    'result_stored', 'cancel_requested_at', 'created_at', 'heard_at', 'task', 'owner', 'ended')
 local attempt, live = tonumber(known[1]) or 0, known[3]
 local cancel = known[8] and 1 or 0
 local there = redis.call('EXISTS', result) == 1
@@ -25,10 +25,22 @@ if live then
 end
 local previous = progress and (tonumber(reporter) or 0) == attempt and progress or false
 
+-- Its places in the indexes. What has ended may have left them, with its result.
+local root, kept, state = root_of(hash, result), ARGV[8], known[2]
+local listed, task = known[10] or known[9] or now, ARGV[4] ~= '' and ARGV[4] or known[11]
+local was = status_of(state, attempt > (tonumber(known[13]) or 0))
+if not known[10] and not known[9] then redis.call('HSET', hash, 'heard_at', now) end
+if was ~= 'running' then
+    leave(root, 'in:' .. was, result, listed)
+    enter(root, 'in:running', result, listed, now, kept)
+end
+if known[11] and task ~= known[11] then leave(root, 'of:' .. known[11], result, listed) end
+if task and (task ~= known[11] or ENDS[state]) then enter_named(root, 'of:' .. task, result, listed, now, kept) end
+if known[12] and ENDS[state] then enter_named(root, 'by:' .. known[12], result, listed, now, kept) end
+
 attempt = math.max(attempt, tonumber(ARGV[2])) + 1
 redis.call('HSET', hash, 'attempt', attempt, 'state', 'STARTED', 'retries', ARGV[2], 'updated_at', now)
 redis.call('HDEL', hash, 'finished_at', 'result_stored', 'live')
-if not known[9] then redis.call('HSETNX', hash, 'heard_at', now) end
 if not known[6] then redis.call('HSET', hash, 'started_at', now) end
 if ARGV[4] ~= '' then redis.call('HSET', hash, 'task', ARGV[4]) end
 if ARGV[3] ~= '' then redis.call('HSET', hash, 'worker', ARGV[3]) else redis.call('HDEL', hash, 'worker') end

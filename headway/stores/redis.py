@@ -11,19 +11,33 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis.exceptions import NoScriptError
 
 from headway.core import states
 from headway.core.meta import progress_from_meta
-from headway.records import READY_STATES, Opened, Opening, Progress, Record, Registration, Snapshot, Write, Written
+from headway.records import (
+    READY_STATES,
+    Opened,
+    Opening,
+    Page,
+    Progress,
+    Query,
+    Record,
+    Registration,
+    Snapshot,
+    Status,
+    Write,
+    Written,
+)
 from headway.stores.base import TOMBSTONE, Store
 from headway.stores.client import TIMEOUT, connect, translated
 from headway.stores.codec import micros, moment
 from headway.stores.line import Line, Word, pack
+from headway.stores.listing import Entry, Place, Range, Source, being, page
 from headway.stores.results import Results
 
 #: What the write script answers: 1 for a state that was let in, 2 where a cancel is asked for.
@@ -39,19 +53,43 @@ PATIENCE = 120.0
 class Script:
     """A Lua file of this package, and how the server knows it."""
 
-    def __init__(self, name: str, keys: int) -> None:
-        text = resources.files(__package__).joinpath(name + ".lua").read_bytes()
+    def __init__(self, name: str, keys: int, *before: bytes) -> None:
+        text = b"".join((*before, _lua(name)))
         sha = hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
         #: The first three words of a call, packed: by its name, and with the whole text for a server that hasn't seen it.
         self.named = b"$7\r\nEVALSHA\r\n$40\r\n%b\r\n$1\r\n%d\r\n" % (sha, keys)
         self.whole = b"$4\r\nEVAL\r\n$%d\r\n%b\r\n$1\r\n%d\r\n" % (len(text), text, keys)
 
 
-WRITE, OPEN, REGISTER, CLAIM = Script("write", 2), Script("open", 2), Script("register", 1), Script("claim", 1)
-BEAT, CANCEL = Script("beat", 1), Script("cancel", 2)
+def _lua(name: str) -> bytes:
+    return resources.files(__package__).joinpath(name + ".lua").read_bytes()
 
 
-class RedisStore(Store):
+CLAIM, LOOK = Script("claim", 1), Script("look", 2)
+
+
+class Scripts:
+    """The scripts that keep the indexes too."""
+
+    def __init__(self, id_at: int) -> None:
+        """``id_at``: how many bytes of a result's key come before the id. In the text, since it is the same in every call."""
+        shared = b"local ID_AT = %d\n" % (id_at + 1), _lua("listing")
+        self.write, self.open, self.register, self.beat, self.cancel = (
+            Script(name, 2, *shared) for name in ("write", "open", "register", "beat", "cancel")
+        )
+
+
+class Names(NamedTuple):
+    """What is the same for all keys of a result backend."""
+
+    #: What our keys begin with. The global prefix comes first, for servers that permit a user its own prefix only.
+    own: bytes
+    #: What a registry's hash begins with.
+    hash: bytes
+    scripts: Scripts
+
+
+class RedisStore(Store, Source):
     """What is known of executions, beside the results of ``app`` in its Redis.
 
     ``timeout`` in seconds, for a free connection, for connecting and for each answer.
@@ -66,23 +104,21 @@ class RedisStore(Store):
         self.results = results if results is not None else Results(app)
         self._timeout, self._connections = timeout, connections
         self._lines: dict[tuple[int, bool], Line] = {}
-        self._names: tuple[bytes, bytes] | None = None
+        self._cached_names: Names | None = None
         self._last_lives: tuple[tuple[float | None, float | None] | None, tuple[int, int]] = (None, (0, 0))
 
     def register(self, registrations: Iterable[Registration]) -> None:
         life = self._lives(None)[1]
         calls: list[list[Word]] = [
-            [self._hash(self.results.key(each.task_id)), micros(each.created_at), life, *_fields(each)] for each in registrations
+            [*self._keys(each.task_id), micros(each.created_at), life, *_fields(each)] for each in registrations
         ]
         if calls:
-            self._run(REGISTER, calls)
+            self._run(self._names.scripts.register, calls)
 
     def open(self, opening: Opening, *, patient: bool = False) -> Opened:
-        key = self.results.key(opening.task_id)
         record = opening.result or self.results.encode(states.notice(opening.task_id, "STARTED"))
         words: list[Word] = [
-            self._hash(key),
-            key,
+            *self._keys(opening.task_id),
             micros(opening.at),
             opening.retries,
             opening.worker or "",
@@ -92,11 +128,10 @@ class RedisStore(Store):
             *self._lives(self.results.expires),
             0 if opening.lifetime is None else _milliseconds(opening.lifetime),
         ]
-        attempt, cancel, previous = self._run(OPEN, [words], patient=patient)[0]
+        attempt, cancel, previous = self._run(self._names.scripts.open, [words], patient=patient)[0]
         return Opened(attempt, bool(cancel), self._progress(opening.task_id, previous))
 
     def write(self, write: Write, *, patient: bool = False) -> Written:
-        key = self.results.key(write.task_id)
         kind = "end" if write.state in READY_STATES else "retry" if write.state == "RETRY" else "plain"
         if kind == "plain" and states.reported(write) is not None:
             kind = "report"
@@ -108,8 +143,7 @@ class RedisStore(Store):
         way = "store" if write.result is not None else "follows" if write.result_follows else "publish"
         expires = write.expires if write.result is not None else self.results.expires
         words: list[Word] = [
-            self._hash(key),
-            key,
+            *self._keys(write.task_id),
             write.state,
             micros(write.at),
             "" if write.attempt is None else write.attempt,
@@ -120,28 +154,56 @@ class RedisStore(Store):
         ]
         if write.attempt is None:
             words += ["" if write.retries is None else write.retries, write.worker or ""]
-        answer: int = self._run(WRITE, [words], patient=patient)[0]
+        answer: int = self._run(self._names.scripts.write, [words], patient=patient)[0]
         return WRITTEN[answer]
 
     def beat(self, task_ids: Sequence[str], worker: str, lifetime: float) -> frozenset[str]:
         if not task_ids:
             return frozenset()
         life, kept = _milliseconds(lifetime), self._lives(None)[1]
-        asked = self._run(BEAT, [(self._hash(self.results.key(task_id)), worker, life, kept) for task_id in task_ids])
+        asked = self._run(self._names.scripts.beat, [(*self._keys(task_id), worker, life, kept) for task_id in task_ids])
         return frozenset(task_id for task_id, cancel in zip(task_ids, asked, strict=True) if cancel)
 
     def request_cancel(self, task_id: str, at: datetime) -> Snapshot | None:
-        key, notice = self.results.key(task_id), self.results.encode(states.notice(task_id, "PENDING"))
-        words: list[Word] = [self._hash(key), key, micros(at), notice, self._lives(None)[1]]
-        return self.read([task_id])[0] if self._run(CANCEL, [words])[0] else None
+        notice = self.results.encode(states.notice(task_id, "PENDING"))  # Celery's own readers wait for an end only
+        words: list[Word] = [*self._keys(task_id), micros(at), notice, self._lives(None)[1]]
+        return self.read([task_id])[0] if self._run(self._names.scripts.cancel, [words])[0] else None
+
+    def find(self, query: Query) -> Page:
+        return page(self, query, datetime.now(UTC))
+
+    def places(self, indexes: Sequence[str], part: Range) -> Sequence[Sequence[Place]]:
+        newest = b"+" if part.after is None else b"(" + _member(part.after)
+        oldest = b"[" + _member(Place(part.since, ""))
+        words: tuple[Word, ...] = (newest, oldest, "LIMIT", 0, part.most)
+        own = self._names.own
+        replies = self._exchange([pack(b"", 0, ["ZREVRANGEBYLEX", own + index.encode(), *words]) for index in indexes])
+        return [[Place(int(member[:16]), str(member[16:], "utf-8")) for member in reply] for reply in replies]
+
+    def looks(self, task_ids: Sequence[str]) -> Sequence[Snapshot]:
+        if not task_ids:
+            return []
+        replies = self._run(LOOK, [self._keys(task_id) for task_id in task_ids])
+        return [
+            self._snapshot(task_id, fields, raw, life, {"status": "SUCCESS", "result": None} if succeeded else None)
+            for task_id, (fields, raw, life, succeeded) in zip(task_ids, replies, strict=True)
+        ]
+
+    def mend(self, stale: Sequence[tuple[Entry, Status | None]]) -> None:
+        # Between the look and this an execution may have moved on, and is then in two indexes: the next look mends that.
+        commands, own = [], self._names.own
+        for (place, name), status in stale:
+            commands.append(pack(b"", 0, ["ZREM", own + name.encode(), _member(place)]))
+            if status is not None:
+                commands.append(pack(b"", 0, ["ZADD", own + being(status).encode(), 0, _member(place)]))
+        self._exchange(commands)
 
     def read(self, task_ids: Sequence[str]) -> list[Snapshot]:
         if not task_ids:
             return []
         commands = [pack(b"", 0, ["MULTI"])]  # one step: `.state` then `.info` tears (fact 17)
         for task_id in task_ids:
-            key = self.results.key(task_id)
-            record = self._hash(key)
+            record, key = self._keys(task_id)
             commands += pack(b"", 0, ["HGETALL", record]), pack(b"", 0, ["GET", key]), pack(b"", 0, ["EXISTS", record + LIFE])
         replies = self._exchange([*commands, pack(b"", 0, ["EXEC"])])[-1]
         for reply in replies:
@@ -149,7 +211,7 @@ class RedisStore(Store):
         return [self._snapshot(task_id, *replies[3 * n : 3 * n + 3]) for n, task_id in enumerate(task_ids)]
 
     def claim(self, key: str, task_id: str, expires: float) -> str:
-        bound = self._run(CLAIM, [(self._prefix()[0] + b"claim:" + key.encode(), task_id, _milliseconds(expires))])[0]
+        bound = self._run(CLAIM, [(self._names.own + b"claim:" + key.encode(), task_id, _milliseconds(expires))])[0]
         return str(bound, "utf-8")
 
     def ping(self) -> None:
@@ -191,17 +253,19 @@ class RedisStore(Store):
         wait = (backend.connparams.get("socket_timeout") or PATIENCE) if patient else self._timeout
         return Line(client.connection_pool, self._connections, wait)
 
-    def _prefix(self) -> tuple[bytes, bytes]:
-        """What our keys begin with. The global prefix comes first, for servers that permit a user its own prefix only."""
-        if self._names is None:
+    @property
+    def _names(self) -> Names:
+        if self._cached_names is None:
             backend = self.results.backend
             plain = type(backend).task_keyprefix.encode()
             own = bytes(backend.task_keyprefix).removesuffix(plain) + b"hw:"
-            self._names = (own, own + b"{")
-        return self._names
+            self._cached_names = Names(own, own + b"{", Scripts(len(self.results.key("-")) - 1))
+        return self._cached_names
 
-    def _hash(self, result_key: bytes) -> bytes:
-        return self._prefix()[1] + result_key + b"}"
+    def _keys(self, task_id: str) -> tuple[bytes, bytes]:
+        """The registry's hash, and the result."""
+        result = self.results.key(task_id)
+        return self._names.hash + result + b"}", result
 
     def _lives(self, expires: float | None) -> tuple[int, int]:
         """How long a result is kept, and the hash since the last write: as long, and ``TOMBSTONE``. In ms, 0 is for ever."""
@@ -215,8 +279,10 @@ class RedisStore(Store):
         meta = self.results.decode_or_blank(task_id, raw) if raw else None
         return _reported_in(meta)
 
-    def _snapshot(self, task_id: str, fields: Any, raw: bytes | None, life: int) -> Snapshot:
-        meta = self.results.decode_or_blank(task_id, raw)
+    def _snapshot(
+        self, task_id: str, fields: Any, raw: bytes | None, life: int, meta: Mapping[str, Any] | None = None
+    ) -> Snapshot:
+        meta = self.results.decode_or_blank(task_id, raw) if raw is not None else meta
         pairs = fields.items() if isinstance(fields, Mapping) else zip(fields[::2], fields[1::2], strict=True)
         known = {str(name, "utf-8"): value for name, value in pairs}
         if not known:
@@ -276,6 +342,10 @@ def _check(reply: Any) -> Any:
         with translated():
             raise reply
     return reply
+
+
+def _member(place: Place) -> bytes:
+    return b"%016d%b" % (place.at, place.task_id.encode())
 
 
 def _fields(registration: Registration) -> list[str]:

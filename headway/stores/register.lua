@@ -1,13 +1,23 @@
 -- `registered` of core/states.py: what is missing is filled in, and nothing is lost.
--- KEYS: 1 the registry's hash
+-- KEYS: 1 the registry's hash, 2 the result
 -- ARGV: 1 made at (microseconds), 2 the hash's time to live (ms, 0: for ever), then fields and values
-local hash = KEYS[1]
-local READY = {SUCCESS = true, FAILURE = true, REVOKED = true, IGNORED = true, REJECTED = true}
-local known = redis.call('HMGET', hash, 'started_at', 'state')
-local created, started = ARGV[1], known[1]
-if READY[known[2]] then redis.call('HDEL', hash, 'cancel_requested_at') end
-if started and tonumber(started) < tonumber(created) then created = started end
-redis.call('HSETNX', hash, 'created_at', created)
-for i = 3, #ARGV, 2 do redis.call('HSETNX', hash, ARGV[i], ARGV[i + 1]) end
+local hash, result = KEYS[1], KEYS[2]
+local known = redis.call('HMGET', hash, 'started_at', 'state', 'created_at', 'heard_at')
+local made, started, root = ARGV[1], known[1], root_of(hash, result)
+local created, listed = made, known[4] or known[3]
+
+if ENDS[known[2]] then redis.call('HDEL', hash, 'cancel_requested_at') end
+if started and tonumber(started) < tonumber(made) then created = started end
+if not known[3] then redis.call('HSET', hash, 'created_at', created) end
+if not listed then
+    listed = created
+    enter(root, 'in:pending', result, listed, made, ARGV[2])
+end
+for i = 3, #ARGV, 2 do
+    local index = ARGV[i] == 'task' and 'of:' or ARGV[i] == 'owner' and 'by:'
+    if redis.call('HSETNX', hash, ARGV[i], ARGV[i + 1]) == 1 and index then
+        enter_named(root, index .. ARGV[i + 1], result, listed, made, ARGV[2])
+    end
+end
 if ARGV[2] == '0' then redis.call('PERSIST', hash) else redis.call('PEXPIRE', hash, ARGV[2]) end
 return 1

@@ -20,9 +20,10 @@ from sqlalchemy import exc
 
 from headway.core import states
 from headway.errors import Unavailable
-from headway.records import Record, Registration
+from headway.records import Page, Query, Record, Registration, Snapshot, Status
 from headway.stores.base import TOMBSTONE
 from headway.stores.codec import micros, record_from_json, record_to_json
+from headway.stores.listing import Entry, Place, Range, Source, page, place_of, status_of
 from headway.stores.results import Results
 from headway.stores.split import Decision, SplitStore
 
@@ -39,13 +40,23 @@ SWEEP = timedelta(hours=1)
 AWAY = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError, exc.DisconnectionError, OSError)
 
 
+#: Compared byte by byte, as Python does: a cursor is an id too.
+ID = (
+    sa.String(255)
+    .with_variant(sa.String(255, collation="C"), "postgresql")
+    .with_variant(sa.String(255, collation="utf8mb4_bin"), "mysql", "mariadb")
+)
+#: The kind of an index of `listing` -> its column.
+INDEXES = {"in": "status", "of": "task", "by": "owner"}
+
+
 def _tables(schema: str | None) -> tuple[sa.Table, sa.Table]:
     """Times in microseconds since the epoch: databases differ in what they make of a time with a zone."""
     metadata = sa.MetaData(schema=schema)
     executions = sa.Table(
         "headway_executions",
         metadata,
-        sa.Column("task_id", sa.String(255), primary_key=True),
+        sa.Column("task_id", ID, primary_key=True),
         #: Grows with every change: the fence of a write that was decided on an older one.
         sa.Column("version", sa.Integer, nullable=False),
         sa.Column("task", sa.String(255)),
@@ -53,7 +64,7 @@ def _tables(schema: str | None) -> tuple[sa.Table, sa.Table]:
         sa.Column("root_id", sa.String(255)),
         sa.Column("parent_id", sa.String(255)),
         sa.Column("group_id", sa.String(255)),
-        sa.Column("created_at", sa.BigInteger, index=True),
+        sa.Column("created_at", sa.BigInteger),
         sa.Column("started_at", sa.BigInteger),
         sa.Column("updated_at", sa.BigInteger, index=True),
         sa.Column("finished_at", sa.BigInteger),
@@ -70,7 +81,12 @@ def _tables(schema: str | None) -> tuple[sa.Table, sa.Table]:
         sa.Column("sign_attempt", sa.Integer, nullable=False),
         sa.Column("sign_lifetime", sa.Float, nullable=False),
         sa.Column("signed_at", sa.BigInteger),
+        #: Its place in a listing (`listing.Place`), and the status that it is listed under.
+        sa.Column("listed_at", sa.BigInteger, nullable=False),
+        sa.Column("status", sa.String(16), nullable=False),
     )
+    for name in INDEXES.values():
+        sa.Index(f"headway_executions_{name}", executions.c[name], executions.c.listed_at, executions.c.task_id)
     claims = sa.Table(
         "headway_claims",
         metadata,
@@ -81,7 +97,7 @@ def _tables(schema: str | None) -> tuple[sa.Table, sa.Table]:
     return executions, claims
 
 
-class SqlStore(SplitStore):
+class SqlStore(SplitStore, Source):
     """What is known of executions, beside the results of ``app`` in its SQL database."""
 
     def __init__(self, app: Any, *, results: Results | None = None, timeout: float = TIMEOUT) -> None:
@@ -110,6 +126,46 @@ class SqlStore(SplitStore):
         except exc.IntegrityError:  # another process was faster with one of them: each on its own, then
             known = waiting
         super().register(waiting[task_id] for task_id in known)
+
+    def beat(self, task_ids: Sequence[str], worker: str, lifetime: float) -> frozenset[str]:
+        """One statement for all, and one look. By this process' clock: a reader's must not differ by more than the lifetime."""
+        table = self._executions
+        alive = table.c.task_id.in_(task_ids) & (table.c.attempt > table.c.ended)
+        alive &= table.c.worker.is_(None) | (table.c.worker == worker)
+        sign = {"sign_attempt": table.c.attempt, "sign_lifetime": lifetime, "signed_at": micros(self.clock())}
+        asked = sa.select(table.c.task_id).where(alive & table.c.cancel_requested_at.is_not(None))
+        with self._engine() as engine, engine.begin() as connection:
+            connection.execute(table.update().where(alive).values(sign | {"version": table.c.version + 1}))
+            return frozenset(connection.execute(asked).scalars())
+
+    def find(self, query: Query) -> Page:
+        return page(self, query, self.clock())
+
+    def places(self, indexes: Sequence[str], part: Range) -> Sequence[Sequence[Place]]:
+        with self._engine() as engine, engine.connect() as connection:
+            return [
+                [Place(row.listed_at, row.task_id) for row in connection.execute(self._places(index, part))] for index in indexes
+            ]
+
+    def _places(self, index: str, part: Range) -> sa.Select[tuple[int, str]]:
+        table, (kind, _, what) = self._executions, index.partition(":")
+        at, task_id = table.c.listed_at, table.c.task_id
+        wanted = sa.select(at, task_id).where(table.c[INDEXES[kind]] == what, at >= part.since)
+        if part.after is not None:  # said so that the index leads to where it begins
+            wanted = wanted.where(at <= part.after.at, (at < part.after.at) | (task_id < part.after.task_id))
+        return wanted.order_by(at.desc(), task_id.desc()).limit(part.most)
+
+    def looks(self, task_ids: Sequence[str]) -> Sequence[Snapshot]:
+        return self.read(task_ids)
+
+    def mend(self, stale: Sequence[tuple[Entry, Status | None]]) -> None:
+        """What has expired stays until it is swept: the row is the index."""
+        table = self._executions
+        with self._engine() as engine, engine.begin() as connection:
+            for (place, name), status in stale:
+                if status is not None:
+                    found = (table.c.task_id == place.task_id) & (table.c.status == name.partition(":")[2])
+                    connection.execute(table.update().where(found).values(status=status.value))
 
     def claim(self, key: str, task_id: str, expires: float) -> str:
         claims, now = self._claims, micros(datetime.now(UTC))
@@ -250,7 +306,8 @@ class SqlStore(SplitStore):
 
 def _row(record: Record) -> dict[str, Any]:
     values = record_to_json(record)
-    return values | {"version": 1, "progress": None if values["progress"] is None else json.dumps(values["progress"])}
+    listed = {"listed_at": place_of(record).at, "status": status_of(record).value}
+    return values | listed | {"version": 1, "progress": None if values["progress"] is None else json.dumps(values["progress"])}
 
 
 def _record(row: Mapping[str, Any]) -> Record:

@@ -6,7 +6,6 @@
 --       6 the record, 7 its time to live (ms, 0: for ever), 8 the hash's time to live (ms, 0: for ever),
 --       9 retries, 10 worker (of a bystander; '' where unknown)
 -- Returns 1 if it was let in, 0 if not; and 2 more where a cancel is asked for.
-local READY = {SUCCESS = true, FAILURE = true, REVOKED = true, IGNORED = true, REJECTED = true}
 local hash, result = KEYS[1], KEYS[2]
 local now, record = ARGV[2], ARGV[6]
 local kind, way = string.match(ARGV[5], '(%a+)-(%a+)')
@@ -21,12 +20,12 @@ if ARGV[3] ~= '' then
     local own = tonumber(ARGV[3])
     if own == attempt then
         if attempt <= ended then return asked end
-    elseif own < attempt or READY[state] then
+    elseif own < attempt or ENDS[state] then
         return asked
     end
     attempt = own
 else
-    if READY[state] then return asked end
+    if ENDS[state] then return asked end
     local open, retries = attempt > ended, tonumber(known[6]) or 0
     if ARGV[9] ~= '' and attempt > 0 then
         local said = tonumber(ARGV[9])
@@ -44,12 +43,27 @@ if live and kind ~= 'report' and (stores or kind ~= 'plain') then
 end
 
 if state ~= ARGV[1] or not known[1] or attempt ~= tonumber(known[1]) then
-    if not state and redis.call('HEXISTS', hash, 'created_at') == 0 then redis.call('HSETNX', hash, 'heard_at', now) end
+    local ends = kind == 'end' or kind == 'retry'
+    local was, is = status_of(state, (tonumber(known[1]) or 0) > ended), status_of(ARGV[1], not ends and attempt > ended)
+    if not state or was ~= is then
+        local root, times = root_of(hash, result), redis.call('HMGET', hash, 'created_at', 'heard_at')
+        local listed = times[2] or times[1]
+        if not listed then
+            listed = now
+            redis.call('HSET', hash, 'heard_at', now)
+        end
+        leave(root, 'in:' .. was, result, listed)
+        enter(root, 'in:' .. is, result, listed, now, ARGV[8])
+    end
     redis.call('HSET', hash, 'updated_at', now, 'state', ARGV[1], 'attempt', attempt)
 else
     redis.call('HSET', hash, 'updated_at', now)
 end
-if not known[5] and ARGV[4] ~= '' then redis.call('HSET', hash, 'task', ARGV[4]) end
+if not known[5] and ARGV[4] ~= '' then
+    local times = redis.call('HMGET', hash, 'created_at', 'heard_at')
+    redis.call('HSET', hash, 'task', ARGV[4])
+    enter_named(root_of(hash, result), 'of:' .. ARGV[4], result, times[2] or times[1], now, ARGV[8])
+end
 if kind == 'report' then
     if not stores then
         redis.call('HSET', hash, 'progress', record, 'progress_attempt', attempt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from headway.core import states
-from headway.records import READY_STATES, Opened, Opening, Record, Registration, Write
+from headway.errors import ExecutionExpired
+from headway.records import READY_STATES, Opened, Opening, Query, Record, Registration, Status, Write
+from headway.stores.listing import Range, Source, being, matches, place_of, status_of
 from headway.stores.memory import MemoryStore
 from tests.support import stores
 from tests.support.stores import Subject, at, report
@@ -26,6 +29,14 @@ WORKERS = st.sampled_from([None, "w1", "w2"])
 RETRIES = st.integers(0, 2)
 
 
+LIFETIME = 600.0
+
+
+def unsigned(record: Record) -> Record:
+    """Without the time of a sign: a store's own clock says it, where it is kept at all."""
+    return replace(record, signed_at=None)
+
+
 class Machine(RuleBasedStateMachine):
     """``subject`` is set by the test; the model is a dict of records and the pure rules."""
 
@@ -35,6 +46,7 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.known: dict[str, Record] = {}
         self.kept: set[str] = set()
+        self.mended: set[str] = set()
         self.seconds = 0
         self.lose()
 
@@ -89,6 +101,23 @@ class Machine(RuleBasedStateMachine):
         if states.admits(record, write):
             self.known[task_id] = states.written(record, write)
 
+    @rule(task_id=IDS, worker=st.sampled_from(["w1", "w2"]))
+    def beat(self, task_id: str, worker: str) -> None:
+        known = states.signed(self.known.get(task_id), worker, LIFETIME, at(self.now()))
+        asked = known is not None and known.cancel_requested_at is not None
+        assert self.subject.store.beat([task_id], worker, LIFETIME) == ({task_id} if asked else set())
+        if known is not None:
+            self.known[task_id] = known
+
+    @rule(task_id=IDS)
+    def request_cancel(self, task_id: str) -> None:
+        record, now = self.known.get(task_id), at(self.now())
+        known = states.asked(record, task_id, now) if record is not None or task_id in self.kept else None
+        answer = self.subject.store.request_cancel(task_id, now)
+        assert (answer and answer.record and unsigned(answer.record)) == (known and unsigned(known))
+        if known is not None:
+            self.known[task_id] = known
+
     @rule(task_id=IDS)
     def forget(self, task_id: str) -> None:
         known = self.known.get(task_id)
@@ -100,7 +129,7 @@ class Machine(RuleBasedStateMachine):
     def lose(self) -> None:
         """The server comes back without its data."""
         store, app = self.subject.store, self.subject.app
-        self.known, self.kept = {}, set()
+        self.known, self.kept, self.mended = {}, set(), set()
         if isinstance(store, MemoryStore):
             store._records.clear()
             store._results.clear()
@@ -125,7 +154,35 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def same_records(self) -> None:
         snapshots = self.subject.store.read(["a", "b"])
-        assert [snapshot.record for snapshot in snapshots] == [self.known.get("a"), self.known.get("b")]
+        records = [snapshot.record and unsigned(snapshot.record) for snapshot in snapshots]
+        assert records == [known and unsigned(known) for known in (self.known.get("a"), self.known.get("b"))]
+        for snapshot, known in zip(snapshots, (self.known.get("a"), self.known.get("b")), strict=True):
+            signs = known is not None and known.is_open and known.sign_attempt == known.attempt
+            assert snapshot.beating is (True if signs else None)
+
+    @invariant()
+    def listed_where_they_belong(self) -> None:
+        store = self.subject.store
+        assert isinstance(store, Source)
+        shown = {task_id: known for task_id, known in self.known.items() if self.status(task_id) is not None}
+        names = [being(status) for status in Status]
+        # The word PENDING may come with a report: only a look tells that it runs, and mends the index.
+        self.mended |= {task_id for task_id, known in shown.items() if self.status(task_id) is not status_of(known)}
+        for name, places in zip(names, store.places(names, Range(None, 0, 10)), strict=True):
+            sure = {task_id: known for task_id, known in shown.items() if task_id not in self.mended}
+            found = [place for place in places if place.task_id in sure]
+            assert found == sorted((place_of(r) for r in sure.values() if being(status_of(r)) == name), reverse=True)
+        for query in (Query(), Query(owner="ann"), Query(task="tasks.t"), Query(status=frozenset({Status.RUNNING}))):
+            wanted = [r for t, r in shown.items() if matches(query, states.resolve(store.read([t])[0], at(0)), place_of(r))]
+            page = store.find(query)
+            assert [each.task_id for each in page.snapshots] == [r.task_id for r in sorted(wanted, key=place_of, reverse=True)]
+            assert page.cursor is None
+
+    def status(self, task_id: str) -> Status | None:
+        try:
+            return states.resolve(self.subject.look(task_id), at(0)).status
+        except ExecutionExpired:
+            return None
 
     @invariant()
     def results_are_where_they_should_be(self) -> None:

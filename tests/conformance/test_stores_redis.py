@@ -19,7 +19,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from headway.core import states
 from headway.errors import ConfigurationError, Unavailable
-from headway.records import Opening, Progress, Registration, Status, Write
+from headway.records import Opening, Progress, Query, Registration, Status, Write
 from headway.stores.base import TOMBSTONE
 from headway.stores.client import AWAY, REFUSED, connect, translated
 from headway.stores.redis import RedisStore
@@ -56,6 +56,9 @@ def calls(subject: Subject) -> list[Callable[[], object]]:
         lambda: store.open(Opening("a", "tasks.t", at(0))),
         lambda: store.write(Write("a", "PROGRESS", at(1), attempt=1)),
         lambda: store.read(["a"]),
+        lambda: store.beat(["a"], "w", 60),
+        lambda: store.request_cancel("a", at(1)),
+        lambda: store.find(Query()),
         lambda: store.claim("k", "a", 60),
         store.ping,
     ]
@@ -72,10 +75,12 @@ def all_unavailable(subject: Subject) -> None:
 
 class TestKeys:
     def test_where_things_are(self, redis: Subject) -> None:
-        """The hash lies beside the result, in the same slot of a cluster, and nothing else is written."""
+        """The hash lies beside the result, in the same slot of a cluster; two indexes, and nothing else is written."""
         redis.open("a")
         redis.write("a", "PROGRESS", attempt=1, result=report())
-        assert sorted(client_of(redis).keys("*")) == [KEY, HASH]
+        assert sorted(client_of(redis).keys("*")) == [KEY, b"hw:in:running", b"hw:of:tasks.t", HASH]
+        redis.store.beat(["a"], "w", 60)
+        assert client_of(redis).exists(HASH + b":life")
 
     def test_the_global_prefix_comes_first(self, redis_url: str, tmp_path: Path) -> None:
         """Every key begins with the prefix that the server may permit this user alone."""
@@ -84,7 +89,8 @@ class TestKeys:
         subject.write("a", "SUCCESS", attempt=1)
         subject.store.claim("k", "a", 60)
         names = sorted(client_of(subject).keys("*"))
-        assert names == [b"proj:celery-task-meta-a", b"proj:hw:claim:k", b"proj:hw:{proj:celery-task-meta-a}"]
+        ours = [b"claim:k", b"in:completed", b"of:tasks.t", b"{proj:celery-task-meta-a}"]
+        assert names == [b"proj:celery-task-meta-a", *(b"proj:hw:" + name for name in ours)]
         subject.store.close()
 
     def test_lives(self, redis: Subject) -> None:
