@@ -41,6 +41,9 @@ export const execution = (id) => ask(executionUrl(id));
 
 export const start = (task, kwargs = {}) => post(`${base}/executions`, { task, kwargs });
 
+/** Ask for its end; the execution, which is cancelling until its run has confirmed it. */
+export const cancel = (id) => post(`${executionUrl(id)}/cancel`, {});
+
 export function upload(file, name) {
   const form = new FormData();
   form.append("file", file, name);

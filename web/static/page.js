@@ -1,6 +1,6 @@
 // The page: starts jobs, keeps the list of those it started in this browser, and shows each one live.
 
-import { execution, start, token, upload } from "./api.js";
+import { cancel, execution, start, token, upload } from "./api.js";
 import { sample } from "./sample.js";
 import { Stream, terminal } from "./stream.js";
 import { JobView } from "./view.js";
@@ -41,7 +41,7 @@ function linked() {
 }
 
 function add(job, { last = false } = {}) {
-  const view = new JobView(find("job"), job, () => remove(entry));
+  const view = new JobView(find("job"), job, { remove: () => remove(entry), cancel: () => stop(entry) });
   const entry = { job, view, stream: null };
   let open = false; // an end that was there already when the page came isn't news
   entry.stream = new Stream(job.id, {
@@ -70,6 +70,19 @@ async function refresh({ job, view }) {
     view.frame({ type: "look", ...(await execution(job.id)) });
   } catch {
     return; // what the frame said stands
+  }
+}
+
+/** Ask for its end. What comes of it, the stream tells. */
+async function stop(entry) {
+  const { job, view } = entry;
+  view.problem("");
+  try {
+    view.frame({ type: "look", ...(await cancel(job.id)) });
+  } catch (error) {
+    if (error.status === 401) askForToken(() => stop(entry));
+    else if (error.status === 409) refresh(entry); // it has ended meanwhile
+    else view.problem(`It wasn’t cancelled. ${error.message}`);
   }
 }
 

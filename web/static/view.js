@@ -45,9 +45,10 @@ function amount(progress, unit, running) {
 }
 
 export class JobView {
-  #part; #job; #seen = { status: "pending", phase: "queued", progress: null };
+  #part; #job; #problem = ""; #seen = { status: "pending", phase: "queued", progress: null };
 
-  constructor(template, job, remove) {
+  /** `on.remove()` and `on.cancel()` are what the buttons do. */
+  constructor(template, job, on) {
     this.#job = job;
     this.element = template.content.firstElementChild.cloneNode(true);
     this.#part = (name) => this.element.querySelector(name);
@@ -55,7 +56,9 @@ export class JobView {
     this.#part(".bar").setAttribute("aria-label", job.title);
     this.#part(".id").textContent = job.id;
     this.#part(".remove").setAttribute("aria-label", `Remove ${job.title}`);
-    this.#part(".remove").addEventListener("click", remove);
+    this.#part(".remove").addEventListener("click", on.remove);
+    this.#part(".cancel").setAttribute("aria-label", `Cancel ${job.title}`);
+    this.#part(".cancel").addEventListener("click", ({ target }) => target.ariaDisabled !== "true" && on.cancel());
     this.element.dataset.id = job.id;
     this.#show();
   }
@@ -74,7 +77,7 @@ export class JobView {
     if (frame.type === "look") Object.assign(seen, frame);
     else {
       if (!terminal(frame.status)) seen.error = seen.outputs = null; // a new attempt begins afresh
-      seen.phase = ENDS[frame.type] ?? frame.phase ?? (frame.status === "running" ? "running" : seen.phase);
+      seen.phase = ENDS[frame.type] ?? frame.phase ?? (frame.status === "running" && seen.phase !== "cancelling" ? "running" : seen.phase);
       if ("progress" in frame) seen.progress = frame.progress;
       if ("error" in frame) seen.error = frame.error;
       if ("outputs" in frame) seen.outputs = frame.outputs;
@@ -89,6 +92,12 @@ export class JobView {
     this.#show();
   }
 
+  /** What went wrong with a button of the job's own; "" for nothing. */
+  problem(text) {
+    this.#problem = text;
+    this.#show();
+  }
+
   #show() {
     const { status, phase, progress, error, outputs, task } = this.#seen;
     const link = this.element.dataset.link;
@@ -99,16 +108,26 @@ export class JobView {
     this.#bar(status, progress);
     this.#part(".message").textContent = progress?.message ?? (terminal(status) ? "" : this.#waiting(status, link));
     this.#part(".numbers").textContent = progress ? amount(progress, this.#job.unit, status === "running") : "";
-    this.#part(".error").hidden = !error;
-    this.#part(".error").textContent = error ? `${error.type}: ${error.message}` : "";
+    this.#part(".error").hidden = !error && !this.#problem;
+    this.#part(".error").textContent = error ? `${error.type}: ${error.message}` : this.#problem;
+    this.#cancel(phase);
     this.#attributes(progress?.attributes ?? {});
     this.#part(".when").textContent = this.#when();
     this.#part(".outputs").hidden = status !== "completed" || outputs == null;
     if (status === "completed") this.#part("pre").textContent = JSON.stringify(outputs, null, 2);
   }
 
+  /** There while it can be cancelled. Asked for, it isn't disabled: that would take the focus from who uses the keyboard. */
+  #cancel(phase) {
+    const button = this.#part(".cancel");
+    if (this.ended && button === document.activeElement) this.#part(".remove").focus();
+    button.hidden = this.ended;
+    button.ariaDisabled = String(phase === "cancelling");
+  }
+
   #waiting(status, link) {
     if (["unknown", "expired", "forbidden", "lost", "away"].includes(link)) return this.element.dataset.why;
+    if (this.#seen.phase === "cancelling" && status === "pending") return "Ends when a worker gets to it";
     return status === "running" ? "Running, nothing reported yet" : "Waiting for a worker";
   }
 
