@@ -57,11 +57,21 @@ class Bench:
 
 
 @contextmanager
-def bench(broker: str, backend: str | None = None, *, pool: str = "prefork", concurrency: int = 2, **env: str) -> Iterator[Bench]:
-    """A worker of the jobs while the block runs. ``env``: settings of the jobs (``TRACK_STARTED="0"``)."""
+def bench(
+    broker: str,
+    backend: str | None = None,
+    *,
+    pool: str = "prefork",
+    concurrency: int = 2,
+    jobs: str = "worker_jobs",
+    **env: str,
+) -> Iterator[Bench]:
+    """A worker of the jobs while the block runs. ``jobs``: the module that has them. ``env``: their settings
+    (``TRACK_STARTED="0"``).
+    """
     told = {"JOBS_BROKER": broker, "JOBS_BACKEND": backend or broker} | {f"JOBS_{name}": value for name, value in env.items()}
     app = make_app(told)
-    with Worker("tests.acceptance.apps.worker_jobs", env=told, pool=pool, concurrency=concurrency, queues=["jobs"]) as worker:
+    with Worker(f"tests.acceptance.apps.{jobs}", env=told, pool=pool, concurrency=concurrency, queues=["jobs"]) as worker:
         try:
             yield Bench(app, worker)
         finally:
