@@ -14,12 +14,18 @@ logger = logging.getLogger(__name__)
 
 Call = Callable[[float], None]
 
+#: Seconds that a fork waits for the call that is under way.
+FORK_WAIT = 5.0
+
 
 class Scheduler:
     """Calls functions at a time, all of them on one thread that is made on first use.
 
     A thread for each attempt would cost 160-200 us, this costs 1-3 (fact 44). Under gevent or eventlet the thread is a greenlet;
-    its lock is made on first use as well, after the monkey patching. A forked child starts with an empty one.
+    its locks are made on first use as well, after the monkey patching.
+
+    A forked child starts with an empty one, and a fork waits for the call that is under way: it may hold any lock there is, such
+    as that of a module that it imports just then, and the child's copy of it would be held for ever.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -33,6 +39,8 @@ class Scheduler:
         """
         self._heap: list[tuple[float, int, Call]] = []
         self._made: dict[str, threading.Condition] = {}
+        self._calling: dict[str, threading.Lock] = {}
+        self._fork_waits = False
         self._thread: threading.Thread | None = None
         self._closing = False
 
@@ -44,6 +52,7 @@ class Scheduler:
             heapq.heappush(self._heap, (due, next(self._numbers), call))
             if self._thread is None:
                 self._closing = False
+                self._calling.setdefault("now", threading.Lock())
                 self._thread = threading.Thread(target=self._run, args=(changed,), name="headway-scheduler", daemon=True)
                 self._thread.start()
             elif self._heap[0][2] is call:
@@ -61,6 +70,18 @@ class Scheduler:
         thread.join(timeout=10)
         self._thread = None
 
+    def before_fork(self) -> None:
+        """Hold back the thread, for no longer than `FORK_WAIT`: some driver may be in there."""
+        calling = self._calling.get("now")
+        if calling is not None and threading.current_thread() is not self._thread and calling.acquire(timeout=FORK_WAIT):
+            self._fork_waits = True
+
+    def after_fork(self) -> None:
+        """In the parent: let it go on."""
+        if self._fork_waits:
+            self._fork_waits = False
+            self._calling["now"].release()
+
     def _run(self, changed: threading.Condition) -> None:
         while True:
             with changed:
@@ -70,11 +91,12 @@ class Scheduler:
                     return
                 call = heapq.heappop(self._heap)[2]
             try:
-                call(self._clock())
+                with self._calling["now"]:
+                    call(self._clock())
             except Exception:  # the thread serves every attempt of the process: one of them can't end it
                 logger.exception("A scheduled call of Headway failed")
 
 
 #: The process's own. Every attempt of it shares this one.
 shared = Scheduler()
-os.register_at_fork(after_in_child=shared.forget)
+os.register_at_fork(before=shared.before_fork, after_in_parent=shared.after_fork, after_in_child=shared.forget)

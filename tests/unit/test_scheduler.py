@@ -9,7 +9,8 @@ from time import monotonic
 
 import pytest
 
-from headway.worker.scheduler import Scheduler
+from headway.worker import scheduler as module
+from headway.worker.scheduler import Scheduler, shared
 from tests.support.wait import until
 
 
@@ -84,10 +85,11 @@ def test_many_threads_may_begin_at_once(scheduler: Scheduler) -> None:
     assert [thread.name for thread in threading.enumerate()].count("headway-scheduler") == 1
 
 
-def test_a_forked_child_starts_with_none(scheduler: Scheduler) -> None:
-    """The thread isn't in the child, and its lock may be held there for ever: the child makes its own of both."""
-    from headway.worker.scheduler import shared
-
+def test_a_forked_child_starts_with_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread isn't in the child, and its lock may be held there for ever: the child makes its own of both. A call that
+    hangs holds up a fork for a bounded time only.
+    """
+    monkeypatch.setattr(module, "FORK_WAIT", 0.05)
     held = threading.Event()
     go_on = threading.Event()
     shared.call_at(0, lambda now: (held.set(), go_on.wait(10)))
@@ -101,3 +103,25 @@ def test_a_forked_child_starts_with_none(scheduler: Scheduler) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     go_on.set()
     shared.close()
+
+
+def test_a_fork_waits_for_the_call_that_is_under_way() -> None:
+    """A lock that a call holds (a module's, while it is imported) isn't held for ever in the child; afterwards calls go on."""
+    lock, begun, more = threading.Lock(), threading.Event(), threading.Event()
+
+    def call(now: float) -> None:
+        with lock:
+            begun.set()
+            threading.Event().wait(0.2)
+
+    shared.call_at(0, call)
+    try:
+        assert begun.wait(10)
+        pid = os.fork()
+        if not pid:
+            os._exit(0 if lock.acquire(blocking=False) else 1)
+        assert os.waitpid(pid, 0)[1] == 0
+        shared.call_at(0, lambda now: more.set())
+        assert more.wait(10)
+    finally:
+        shared.close()
