@@ -16,11 +16,10 @@ In the Flask app::
     Headway(flask_app, celery=celery_app)
 """
 
-from headway.control import cancel
 from headway.core.meta import progress_from_meta
 from headway.errors import HeadwayError, UsageError
 from headway.records import Execution, Failure, Phase, Progress, Status
-from headway.worker.cancel import TaskCancelled
+from headway.worker.cancel import TaskCancelled, cancel
 from headway.worker.context import RequestContext
 from headway.worker.install import install
 from headway.worker.publishing import owned_by

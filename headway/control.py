@@ -22,7 +22,6 @@ from headway.core.states import resolve
 from headway.errors import ExecutionConflict, ExecutionNotFound, Unavailable
 from headway.records import Execution
 from headway.stores.base import Store
-from headway.worker.installation import installation_of
 
 logger = logging.getLogger(__name__)
 
@@ -32,31 +31,13 @@ BROKER_TIMEOUT = 2.0
 RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
 
 
-def cancel(app: Any, execution_id: str, terminate: bool = False) -> Execution:
-    """Ask for the end of an execution; returns what it is now: ``cancelling``, until its run has confirmed it.
-
-    ``terminate``: kill the process or greenlet that runs it, by Celery's ``revoke(terminate=True)``; a task that never reports
-    and never looks at ``ctx.cancelled`` ends in no other way. The pools ``threads`` and ``solo`` can't. Asking again does no
-    harm, and may add ``terminate``.
-
-    Raises ``ExecutionNotFound``, ``ExecutionExpired``, ``ExecutionConflict`` where it has ended, ``ConfigurationError`` where the
-    app has no result backend that another process could read, and ``Unavailable``: with the result backend away nothing was
-    asked; with the broker away the wish stands, but nothing was terminated.
-    """
-    app = getattr(app, "_get_current_object", lambda: app)()
-    installation = installation_of(app)
-    store = installation.store if installation is not None else None
-    if store is None:
-        from headway.stores.select import store_for  # noqa: PLC0415  with the drivers: only what is used is imported
-
-        store = store_for(app)
-    return request_cancel(app, store, execution_id, terminate=terminate)
-
-
 def request_cancel(
     app: Any, store: Store, execution_id: str, *, terminate: bool, timeout: float = BROKER_TIMEOUT, at: datetime | None = None
 ) -> Execution:
-    """As `cancel`, with a store of the caller's. ``timeout``: seconds for each step of the connection to the broker."""
+    """Ask for the end of an execution; returns what it is then. Raises as ``headway.cancel`` does.
+
+    ``timeout``: seconds for each step of the connection to the broker; ``at``: the time of the wish, now unless given.
+    """
     at = at if at is not None else datetime.now(UTC)
     snapshot = store.request_cancel(execution_id, at)
     if snapshot is None:

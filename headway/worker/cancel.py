@@ -1,4 +1,4 @@
-"""Cancel, as a run sees it: how it learns that it shall end, what is raised in it, and how that end is told.
+"""Cancel, as a run sees it: how it learns that it shall end, what is raised in it, and how that end is told. And how to ask.
 
 Nobody interrupts the task's code. The wish lies in the store; every report's write brings it back in its reply, and
 ``ctx.cancelled`` asks for it. The run then ends itself, by `TaskCancelled`, and only then the execution is ``cancelled``: one
@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Ignore, SoftTimeLimitExceeded
 
+from headway.control import request_cancel
 from headway.errors import HeadwayError
+from headway.records import Execution
 from headway.worker import seams
+from headway.worker.installation import installation_of
 
 if TYPE_CHECKING:
     from headway.worker.attempt import Attempt
@@ -120,3 +123,24 @@ def _announce(task: Any, request: Any) -> None:
         raise
     except Exception as exc:  # noqa: BLE001  an event that is lost is no fault of the task's
         logger.warning("No event was sent of the cancel of %s[%s]: %r", task.name, request.id, exc)
+
+
+def cancel(app: Any, execution_id: str, terminate: bool = False) -> Execution:
+    """Ask for the end of an execution; returns what it is now: ``cancelling``, until its run has confirmed it.
+
+    ``terminate``: kill the process or greenlet that runs it, by Celery's ``revoke(terminate=True)``; a task that never reports
+    and never looks at ``ctx.cancelled`` ends in no other way. The pools ``threads`` and ``solo`` can't. Asking again does no
+    harm, and may add ``terminate``.
+
+    Raises ``ExecutionNotFound``, ``ExecutionExpired``, ``ExecutionConflict`` where it has ended, ``ConfigurationError`` where the
+    app has no result backend that another process could read, and ``Unavailable``: with the result backend away nothing was
+    asked; with the broker away the wish stands, but nothing was terminated.
+    """
+    app = getattr(app, "_get_current_object", lambda: app)()
+    installation = installation_of(app)
+    store = installation.store if installation is not None else None
+    if store is None:
+        from headway.stores.select import store_for  # noqa: PLC0415  with the drivers: only what is used is imported
+
+        store = store_for(app)
+    return request_cancel(app, store, execution_id, terminate=terminate)

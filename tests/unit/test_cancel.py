@@ -17,7 +17,6 @@ import headway
 from headway.core.states import resolve
 from headway.errors import HeadwayError
 from headway.records import Execution, Phase, Registration, Status
-from headway.worker import cancel as cancelling
 from headway.worker.cancel import LOOK_INTERVAL, Cancellation, TaskCancelled, unwinding
 from headway.worker.context import RequestContext
 from headway.worker.reporter import Reporter
@@ -457,8 +456,3 @@ class TestInterrupted:
         reporter.interrupt()
         reporter.close()
         reporter.update(1, 2)
-
-
-def test_the_module_is_the_workers() -> None:
-    """`headway.cancel` is the way to ask, not the worker's module."""
-    assert headway.cancel is not cancelling
