@@ -14,6 +14,7 @@ from celery import Celery, Task
 import headway
 from headway import RequestContext, UsageError
 from headway.stores.memory import MemoryStore
+from headway.worker.reporter import Reporter
 from tests.unit.tracing import Lab
 
 
@@ -44,6 +45,26 @@ def test_in_a_task_it_says_who_is_asked(lab: Lab) -> None:
         {"tenant": "blue"},
         "<RequestContext id-1 attempt 1>",
     )
+
+
+def test_a_retry_is_told_where_the_last_attempt_got_to(lab: Lab) -> None:
+    """`previous` is the last attempt's progress, and None in a first one and where nobody can know."""
+    seen: list[Any] = []
+
+    @lab.task(name="again", bind=True, max_retries=1)
+    def again(self: Any) -> None:
+        progress = RequestContext.get().progress
+        seen.append(progress.previous)
+        progress.update(3, 10, "got here")
+        if not self.request.retries:
+            raise self.retry(countdown=0)
+
+    lab.trace(again, "x")
+    lab.trace(again, "x", retries=1)
+    first, second = seen
+    assert first is None
+    assert (second.current, second.total, second.message) == (3, 10, "got here")
+    assert Reporter(None).previous is None, "outside of a worker"
 
 
 def test_headers_are_read_only(lab: Lab) -> None:
