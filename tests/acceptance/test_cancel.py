@@ -57,6 +57,7 @@ def test_celerys_monitors_agree(redis_url: str) -> None:
         state = State()
         receiver = on.app.events.Receiver(connection, handlers={"*": state.event})
         with receiver.consumer_context(wakeup=False) as (ear, _, _):
+            ear.drain_events(timeout=10)  # a heartbeat: from now on nothing is missed
             task_id = on.send("cancel.update")
             on.wire.heard("running")
             headway.cancel(on.app, task_id)
