@@ -132,6 +132,9 @@ def strike_here(watch: Watch) -> Strike:
     gevent = sys.modules.get("gevent.monkey")
     if gevent is not None and gevent.is_module_patched("threading"):
         return _Greenlet(watch)
+    eventlet = sys.modules.get("eventlet.patcher")
+    if eventlet is not None and eventlet.is_monkey_patched("thread"):
+        return _Nobody()  # a signal would strike whichever greenlet is on just then
     if SIGNAL is not None and threading.current_thread() is threading.main_thread():
         return _MainThread(watch)
     return _Thread(watch)
@@ -142,6 +145,16 @@ _sent: deque[Watch] = deque()
 os.register_at_fork(after_in_child=_sent.clear)
 #: What the signal did before it was ours as well.
 _others: list[Any] = []
+
+
+class _Nobody:
+    """Where nothing can be struck safely: the silence is logged, and that is all."""
+
+    def __call__(self) -> None:
+        logger.warning("progress_timeout can't end a task under eventlet")
+
+    def call_off(self) -> None:
+        """Nothing was done."""
 
 
 class _MainThread:
