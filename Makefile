@@ -5,7 +5,7 @@ VENV = $(PYTHON) tools/venv.py
 RUN = .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit lint format bench clean python
+.PHONY: help demo test unit lint format bench faults clean python
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,10 @@ format: python ## let ruff put the code in order
 bench: python ## side by side with what one would use instead, as ratios (BENCH="update --quick")
 	@$(VENV) bench
 	@$(RUN) -m benchmarks $(BENCH)
+
+faults: python ## every fault many times over, on two releases of Celery, as a table (FAULTS="child_killed --scale 0.3")
+	@$(VENV) faults
+	@$(RUN) -m tests.faults $(FAULTS)
 
 clean: ## remove what was made here: .venv, caches, builds, the demo's data
 	@rm -rf .venv build dist *.egg-info .headway .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -3,6 +3,7 @@
     python3 tools/venv.py service    what the service runs on: requirements.txt
     python3 tools/venv.py dev        that, and what tests and lint need: requirements-dev.txt
     python3 tools/venv.py bench      that, and what benchmarks put beside Headway: requirements-bench.txt
+    python3 tools/venv.py faults     that of dev, and an older Celery in a folder of its own: requirements-celery56.txt
 
 The second call is instant and needs no network: a stamp remembers what was installed. Two calls at once wait for each other.
 HEADWAY=dist/x.whl installs that wheel in place of the checkout.
@@ -28,7 +29,10 @@ LISTS = {
     "service": ["requirements.txt"],
     "dev": ["requirements.txt", "requirements-dev.txt"],
     "bench": ["requirements.txt", "requirements-dev.txt", "requirements-bench.txt"],
+    "faults": ["requirements.txt", "requirements-dev.txt", "requirements-celery56.txt"],
 }
+#: Lists that go into a folder of .venv, for whoever puts that on PYTHONPATH: all else stays the same in one environment.
+OVERLAYS = {"requirements-celery56.txt": "celery-5.6"}
 
 
 def main(kind):
@@ -60,7 +64,7 @@ def install(kind):
     """Everything that is pinned, then Headway itself."""
     say("installing what it stands on (once; the network is needed for this alone)")
     pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    lists = [word for name in LISTS[kind] for word in ("-r", str(ROOT / name))]
+    lists = [word for name in LISTS[kind] if name not in OVERLAYS for word in ("-r", str(ROOT / name))]
     wheel = os.environ.get("HEADWAY")
     # The build's own needs are installed too, so that an editable install asks the network for nothing more.
     steps = [[*pip, *build_needs(), *lists]]
@@ -68,6 +72,8 @@ def install(kind):
         steps.append([*pip, "--no-deps", "--force-reinstall", str(Path(wheel).resolve())])
     else:
         steps.append([*pip, "--no-deps", "--no-build-isolation", "--editable", str(ROOT)])
+    for name in [name for name in LISTS[kind] if name in OVERLAYS]:
+        steps.append([*pip, "--no-deps", "--upgrade", "--target", str(VENV / OVERLAYS[name]), "-r", str(ROOT / name)])
     for step in steps:
         if subprocess.run(step, check=False).returncode:
             stop("pip could not install everything (see above). Is the package index reachable?")
