@@ -392,6 +392,19 @@ class TestLooks:
         assert all(cancellation.look() for _ in range(1000))
         assert answers.call_count == 2
 
+    def test_one_look_serves_all_threads(self) -> None:
+        """While one thread asks, the others don't ask as well."""
+        asked = []
+
+        def slow() -> bool:
+            asked.append("once")
+            assert not cancellation.look(), "as another thread would meanwhile"
+            return True
+
+        cancellation = Cancellation(slow, clock=lambda: 0.0)
+        assert cancellation.look()
+        assert asked == ["once"]
+
     def test_a_reply_is_a_look(self) -> None:
         """A task that reports needn't ask."""
         time, answers = [0.0], mock.Mock(return_value=True)
@@ -449,6 +462,30 @@ class TestInterrupted:
         assert [meta["current"] for meta in metas] == [1, 100]
         reporter.close()
         assert [meta["current"] for meta in metas] == [1, 100, 101]
+
+    def test_the_timer_lets_none_pass(self) -> None:
+        """What is left while the timer writes doesn't set it anew: the next report would take the fast way, and raise nothing."""
+        time = [0.0]
+
+        def sink(meta: dict[str, Any]) -> None:
+            if meta["current"] == 2:
+                leave(3)
+
+        def leave(current: int) -> None:
+            try:
+                raise TaskCancelled
+            except TaskCancelled:
+                reporter.update(current, 10)
+
+        reporter = Reporter(sink, clock=lambda: time[0], interval=0.25)
+        reporter.update(1, 10)
+        reporter.interrupt()
+        leave(2)
+        time[0] += 0.25
+        reporter.tick(time[0])
+        with pytest.raises(TaskCancelled):
+            reporter.update(4, 10)
+        reporter.close()
 
     def test_after_the_end(self) -> None:
         """A late thread's report is ignored, cancelled or not."""
