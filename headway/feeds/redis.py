@@ -72,6 +72,8 @@ class RedisFeed(Feed):
         self._lock = threading.Lock()
         self._listener: Guarded | None = None
         self._wanted: dict[bytes, _Watch] = {}
+        #: Whether ``_wanted`` was changed since the feed's thread looked: it mostly wasn't, when a message comes.
+        self._woken = False
         self._cut = False
         self._connected = False
         self._closing = threading.Event()
@@ -132,6 +134,7 @@ class RedisFeed(Feed):
 
     def _wake(self) -> None:
         """Called with the lock held."""
+        self._woken = True
         if self._waker is not None:
             try:
                 self._waker.send(b"!")
@@ -232,12 +235,13 @@ class _Line:
             # A private name, and the same in every redis-py since 2.0: nothing public lets one wait for two sockets.
             selector.register(self._connection._sock, selectors.EVENT_READ)
             selector.register(self._sleeper, selectors.EVENT_READ)
+            self._reconcile()
             while not self._feed._closing.is_set():
-                self._reconcile()
+                if self._feed._woken:
+                    self._reconcile()
                 if self._drain():
                     self._feed._restored()
                     selector.select(self._patience())
-                    self._empty_sleeper()
                 self._check_life()
 
     def close(self) -> None:
@@ -248,6 +252,9 @@ class _Line:
     def _reconcile(self) -> None:
         """Subscribe what is wanted and no more."""
         with self._feed._lock:
+            # With the lock that whoever wakes holds: a byte that is left without its flag would let `select` spin.
+            self._feed._woken = False
+            self._empty_sleeper()
             wanted = set(self._feed._wanted)
             for channel in wanted & self._subscribed - self._unanswered.keys():
                 watch = self._feed._wanted[channel]

@@ -43,6 +43,7 @@ class Attempt:
         "began_at",
         "cancellation",
         "ending",
+        "frame",
         "installation",
         "left",
         "number",
@@ -67,6 +68,9 @@ class Attempt:
         self.store_started = False
         #: Whether anybody tried to store an end of it.
         self.ending = False
+        #: The record of a report as Celery makes it. Of the next one only the result and the children differ, and to make it anew
+        #: takes longer than all else but the encoding.
+        self.frame: dict[str, Any] | None = None
         #: The last state that it left in the result backend, other than an end.
         self.left: str | None = None
         #: Whether the task put another one in its place (``Task.replace``).

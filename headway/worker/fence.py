@@ -140,7 +140,8 @@ class Fenced:
             nonlocal write
             if attempt is not None:
                 attempt.open(self, patient=patient)
-                write = replace(write, attempt=attempt.number)
+                if write.attempt != attempt.number:
+                    write = replace(write, attempt=attempt.number)
             return _heard(attempt, store.write(write, patient=patient))
 
         if not patient:
@@ -168,7 +169,8 @@ class Fenced:
         try:
             if attempt is not None:
                 attempt.open(self, patient=patient)
-                write = replace(write, attempt=attempt.number)
+                if write.attempt != attempt.number:
+                    write = replace(write, attempt=attempt.number)
             return _heard(attempt, store.write(write, patient=patient))
         except Unavailable as exc:
             if not patient:
@@ -247,7 +249,13 @@ class Fenced:
 
     def headway_record(self: Any, task_id: Any, result: Any, state: str, traceback: Any, request: Any) -> bytes:
         """The record as Celery's key-value backends encode it (fact 39)."""
-        meta = self._get_result_meta(result=result, state=state, traceback=traceback, request=request)
+        attempt = attempt_of(request, task_id) if state == "PROGRESS" and ours.get() else None
+        if attempt is not None and attempt.frame is not None:
+            meta = attempt.frame | {"result": result, "children": self.current_task_children(request)}
+        else:
+            meta = self._get_result_meta(result=result, state=state, traceback=traceback, request=request)
+            if attempt is not None:
+                attempt.frame = meta
         meta["task_id"] = str(task_id)
         raw = self.encode(meta)
         if isinstance(raw, str) and len(raw) > getattr(self, "_MAX_STR_VALUE_SIZE", len(raw)):
