@@ -68,10 +68,10 @@ def admits(record: Record | None, write: Write) -> bool:
     if known.state in READY_STATES:
         return False
     if write.retries is not None and known.attempt:
-        if write.retries < known.retries:
+        # That run has ended in RETRY; its time limit may still fire in the worker's main process (fact 42).
+        ended = write.retries == known.retries and not known.is_open
+        if write.retries < known.retries or ended:
             return False
-        if write.retries == known.retries and not known.is_open:
-            return False  # that run has ended in RETRY; its time limit may still fire in the worker's main process (fact 42)
     if write.state == "REVOKED" and write.retries is None and known.is_open:
         return False  # Celery 5.6 says so of every task that is flagged, and one that runs already goes on (fact 14)
     # The same message, delivered twice: the worker that lost it speaks of its own run, not of the newer one (fact 13).
@@ -156,9 +156,7 @@ def written(record: Record | None, write: Write) -> Record:
         result_stored=ends and (write.result is not None or write.result_follows),
         heard_at=_heard_at(known, write.at),
         # Whoever reports lives: also the child of a worker that was killed.
-        signed_at=max(known.signed_at, write.at)
-        if known.signed_at is not None and write.attempt is not None
-        else known.signed_at,
+        signed_at=_latest(known.signed_at, write.at) if known.signed_at and write.attempt is not None else known.signed_at,
     )
     progress = reported(write)
     return changed if progress is None else replace(changed, progress=progress, progress_attempt=attempt)
@@ -255,7 +253,7 @@ def resolve(snapshot: Snapshot, now: datetime) -> Execution:
         task=record.task or _text(meta.get("name")),
         attempt=record.attempt or _guessed_attempt(record, status, meta),
         outputs=result if status is Status.COMPLETED else None,
-        error=failure(state, result) if status is Status.FAILED else None,
+        error=failure(state, result, began=record.attempt > 0) if status is Status.FAILED else None,
         created_at=record.created_at,
         started_at=record.started_at,
         updated_at=_latest(record.updated_at, finished_at, progress.timestamp if progress is not None else None),
@@ -324,13 +322,14 @@ def _guessed_attempt(record: Record, status: Status, meta: Mapping[str, Any]) ->
     return retries + 1 if isinstance(retries, int) else 1
 
 
-def failure(state: str | None, result: object) -> Failure:
+def failure(state: str | None, result: object, *, began: bool = True) -> Failure:
     """Why it failed, from the backend's record. A hand-made FAILURE (fact 8) may hold anything."""
     if isinstance(result, Mapping) and "exc_type" in result:
         module = result.get("exc_module")
         return Failure(str(result["exc_type"]), _sentence(result.get("exc_message")), {"module": str(module)} if module else None)
     if state == "REJECTED":
-        return Failure("Reject", "The worker rejected the message")
+        never = "It never ran: its message could not be published, or a worker rejected it"
+        return Failure("Reject", "The worker rejected the message" if began else never)
     said = progress_from_meta("FAILURE", result)
     return Failure("Failure", (said.message if said is not None else None) or "The task failed without saying why")
 

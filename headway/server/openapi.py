@@ -9,7 +9,7 @@ from flask import Blueprint, Response, request
 import headway as package
 from headway.core import frames
 from headway.records import Phase, Status
-from headway.server import tensorlake
+from headway.server import listing, tensorlake
 from headway.server.rest import uncached
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def description(prefix: str, with_tensorlake: bool, wants_token: bool) -> frames
         f"{prefix}/executions/{{execution_id}}": {"get": _get_execution()},
         f"{prefix}/executions/{{execution_id}}/progress": {"get": _get_progress()},
         f"{prefix}/executions/{{execution_id}}/cancel": {"post": _cancel()},
-        f"{prefix}/executions": {"post": _start(prefix)},
+        f"{prefix}/executions": {"get": _list(), "post": _start(prefix)},
         f"{prefix}/tickets": {"post": _ticket()},
         f"{prefix}/healthz": {"get": _probe("The process is up", always=True)},
         f"{prefix}/readyz": {"get": _probe("Result backend and feed answer", always=False)},
@@ -155,6 +155,7 @@ _ERRORS = {
     415: "The body is no JSON",
     422: "A malformed id, query or body",
     429: "Too many viewers",
+    501: "The result backend can't do that",
     503: "The result backend or the broker can't be reached",
 }
 
@@ -210,6 +211,36 @@ def _get_progress() -> Json:
 def _get_tensorlake(names: list[str]) -> Json:
     found = _json("The last progress", {"$ref": "#/components/schemas/TensorlakeProgress"}, headers=_ETAG)
     return _read("Progress, as Tensorlake's clients read it", {"200": found} | _NOTHING_YET, [*names, "request_id"])
+
+
+def _list() -> Json:
+    def several(words: type[Status | Phase]) -> Json:
+        return {"type": "array", "items": {"enum": [word.value for word in words]}, "minItems": 1}
+
+    word = {"type": "string", "minLength": 1, "maxLength": listing.MAX_WORD}
+    time = {"type": "string", "format": "date-time"}
+    filters: dict[str, tuple[str, Json]] = {
+        "status": ("One or more, with commas between", several(Status)),
+        "phase": ("One or more, with commas between", several(Phase)),
+        "task": ("The task's name, in full", word),
+        "owner": ("Whom it belongs to", word),
+        "q": ("Part of the id or of the task's name, in whatever case", word),
+        "since": ("First heard of at this time or later", time),
+        "until": ("First heard of before this time", time),
+        "limit": ("How many at most", {"type": "integer", "minimum": 1, "maximum": listing.MOST, "default": listing.LIMIT}),
+        "cursor": ("Where the page before ended", {"type": "string"}),
+    }
+    parameters = [
+        {"name": name, "in": "query", "description": text, "schema": schema}
+        | ({"style": "form", "explode": False} if schema["type"] == "array" else {})
+        for name, (text, schema) in filters.items()
+    ]
+    cursor = _or_null("string", description="Where the next page begins; null at the end. A page may be short and have one")
+    line = _object(
+        {name: schema for name, schema in EXECUTION["properties"].items() if name != "outputs"}, additionalProperties=True
+    )
+    page = _json("A page, newest first", _object({"executions": {"type": "array", "items": line}, "cursor": cursor}))
+    return _operation("List executions", {"200": page} | _problems(401, 403, 422, 501, 503), parameters=parameters)
 
 
 def _start(prefix: str) -> Json:

@@ -120,7 +120,7 @@ def place_of(record: Record) -> Place:
 def page(source: Source, query: Query, now: datetime) -> Page:
     """Walk until the page is full, the indexes are at their end, or enough was looked at."""
     indexes = names(query)
-    after, since = _begin(query), micros(query.since) if query.since is not None else 0
+    after, since = _begin(query), _at(query.since) if query.since is not None else 0
     found: list[Snapshot] = []
     stale: list[tuple[Entry, Status | None]] = []
     seen = 0
@@ -153,7 +153,7 @@ def matches(query: Query, execution: Execution, place: Place) -> bool:
         and query.task in (None, execution.task)
         and query.owner in (None, execution.owner)
         and (text in execution.execution_id.casefold() or text in (execution.task or "").casefold())
-        and (query.since is None or place.at >= micros(query.since))
+        and (query.since is None or place.at >= _at(query.since))
     )
 
 
@@ -193,10 +193,15 @@ def _page(source: Source, found: Sequence[Snapshot], stale: Sequence[tuple[Entry
 def _begin(query: Query) -> Place | None:
     """Where to begin: after the page before, and not later than ``until``."""
     # No id is smaller than the empty one: all that is of that very time comes before it.
-    places = [Place(micros(query.until), "")] if query.until is not None else []
+    places = [Place(_at(query.until), "")] if query.until is not None else []
     if query.cursor is not None:
         places.append(_place(query.cursor))
     return min(places, default=None)
+
+
+def _at(time: datetime) -> int:
+    """In 16 digits, as many as a store may count on."""
+    return min(micros(time), 10**16 - 1)
 
 
 def _cursor(place: Place) -> str:

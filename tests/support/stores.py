@@ -11,7 +11,7 @@ from typing import Any
 from celery import Celery
 from celery.backends.base import BaseBackend
 
-from headway.records import Opened, Opening, Record, Snapshot, Write
+from headway.records import Opened, Opening, Record, Snapshot, Write, Written
 from headway.stores.base import Store
 from headway.stores.memory import MemoryStore
 from headway.stores.results import Results
@@ -64,15 +64,15 @@ class Subject:
         """A new attempt, as a worker announces it."""
         return self.store.open(Opening(task_id, "tasks.t", at(seconds), **more))
 
-    def write(self, task_id: str, state: str, seconds: float = 1, *, result: Any = None, **more: Any) -> bool:
+    def write(self, task_id: str, state: str, seconds: float = 1, *, result: Any = None, **more: Any) -> Written:
         """A state with its ``result``, stored as a caller does: in the write, or by the backend's own code afterwards."""
         write = Write(task_id, state, at(seconds), meta=result, expires=3600, **more)
         if self.store.keeps_results:
-            return bool(self.store.write(replace(write, result=self.encode(task_id, state, result))))
-        admitted = bool(self.store.write(replace(write, result_follows=True)))
-        if admitted:
+            return self.store.write(replace(write, result=self.encode(task_id, state, result)))
+        answer = self.store.write(replace(write, result_follows=True))
+        if answer:
             self.put(task_id, state, result)
-        return admitted
+        return answer
 
     def encode(self, task_id: str, state: str, result: Any) -> bytes:
         """Celery's record as its backend would store it."""

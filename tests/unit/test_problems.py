@@ -52,6 +52,7 @@ def test_the_table_is_the_contracts() -> None:
         "ExecutionExpired": 410,
         "InvalidRequest": 422,
         "TooManyRequests": 429,
+        "NotSupported": 501,
         "Unavailable": 503,
     }
     assert {cls.__name__: int(status) for cls, status in problems.STATUS.items() if status != 500} == wanted

@@ -1,0 +1,119 @@
+"""``GET /executions``: what there is, newest first, in pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, TypeVar
+
+from flask import Blueprint, Response, request
+
+from headway.core import frames
+from headway.core.states import resolve
+from headway.errors import ExecutionExpired, ExecutionNotFound, InvalidRequest, NotAllowed, NotAuthenticated
+from headway.records import Execution, Phase, Query, Snapshot, Status
+from headway.server.auth import Action
+from headway.server.rest import uncached
+
+if TYPE_CHECKING:
+    from headway.server.extension import Headway
+
+#: Executions on a page: unless told otherwise, and at most.
+LIMIT, MOST = 50, 200
+#: Of a task's name, an owner and a text, in characters.
+MAX_WORD = 255
+
+FILTERS = ("status", "phase", "task", "owner", "q", "since", "until", "limit", "cursor")
+
+WordT = TypeVar("WordT", bound=StrEnum)
+
+
+def register(blueprint: Blueprint, headway: Headway) -> None:
+    """Add the route."""
+
+    @blueprint.get("/executions")
+    def executions() -> Response:
+        headway.policy.authorize(request, Action.LIST)
+        page = headway.store.find(read_query())
+        shown = [entry(found) for found in _resolved(page.snapshots, headway.clock()) if _may_see(headway, found)]
+        return uncached({"executions": shown, "cursor": page.cursor})
+
+
+def entry(execution: Execution) -> frames.Json:
+    """One line of a listing: the execution without what it returned, which may be of any size."""
+    line = frames.execution_json(execution)
+    del line["outputs"]
+    return line
+
+
+def read_query() -> Query:
+    """The request's query. Raises ``InvalidRequest``, which names the parameter and what it may be."""
+    if unknown := sorted(set(request.args) - {*FILTERS, "ticket"}):
+        raise InvalidRequest(f"There is no filter {unknown[0][:100]!r}; there are {', '.join(FILTERS)}")
+    return Query(
+        status=_words("status", Status),
+        phase=_words("phase", Phase),
+        task=_text("task"),
+        owner=_text("owner"),
+        text=_text("q"),
+        since=_time("since"),
+        until=_time("until"),
+        limit=_limit(),
+        cursor=request.args.get("cursor"),
+    )
+
+
+def _may_see(headway: Headway, execution: Execution) -> bool:
+    try:
+        headway.policy.authorize(request, Action.READ, execution.execution_id)
+    except (NotAllowed, NotAuthenticated):
+        return False
+    return True
+
+
+def _resolved(snapshots: Iterable[Snapshot], now: datetime) -> Iterable[Execution]:
+    for snapshot in snapshots:
+        try:
+            yield resolve(snapshot, now)
+        except (ExecutionNotFound, ExecutionExpired):
+            continue  # it went while the page was made
+
+
+def _words(name: str, kind: type[WordT]) -> frozenset[WordT]:
+    """``?status=running,failed``, or the parameter several times."""
+    try:
+        return frozenset(kind(word) for given in request.args.getlist(name) for word in given.split(","))
+    except ValueError:
+        raise InvalidRequest(f"{name} must be one or more of {', '.join(kind)}, with commas between") from None
+
+
+def _text(name: str) -> str | None:
+    given = request.args.get(name)
+    if given is not None and (not 0 < len(given) <= MAX_WORD or not given.isprintable()):
+        raise InvalidRequest(f"{name} must be 1 to {MAX_WORD} printable characters")
+    return given
+
+
+def _time(name: str) -> datetime | None:
+    given = request.args.get(name)
+    if given is None:
+        return None
+    try:
+        # A plus sign that wasn't escaped arrives as a blank.
+        time = datetime.fromisoformat(given.replace(" ", "+"))
+        if time.tzinfo is None or not given.isascii():
+            raise ValueError(given)
+        time = time.astimezone(UTC)
+        if time.year < 1970:
+            raise ValueError(given)
+    except (ValueError, OverflowError):
+        raise InvalidRequest(f"{name} must be a time with its zone, such as 2026-01-31T12:00:00Z") from None
+    return time
+
+
+def _limit() -> int:
+    given = request.args.get("limit", str(LIMIT))
+    if not (given.isascii() and given.isdecimal() and len(given) <= len(str(MOST)) and 1 <= int(given) <= MOST):
+        raise InvalidRequest(f"limit must be a whole number from 1 to {MOST}")
+    return int(given)

@@ -1,0 +1,289 @@
+"""Signs of life, cancel requests and listings: what every store owes (``headway/stores/base.py``), each store in turn."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from headway.core import states
+from headway.errors import InvalidRequest, NotSupported
+from headway.records import READY_STATES, Opening, Phase, Query, Registration, Status
+from headway.stores.memory import MemoryStore
+from tests.support.stores import Subject, at, report
+from tests.support.wait import until
+
+#: Seconds: longer than any test takes, and shorter than it takes to lose patience.
+LONG, SHORT = 600.0, 0.05
+
+
+def phase(subject: Subject, task_id: str = "a") -> Phase:
+    return states.resolve(subject.look(task_id), at(1)).phase
+
+
+def falls_silent(subject: Subject) -> None:
+    """The last sign of "a" is over."""
+    until(lambda: subject.look("a").beating is False, what="the signs to stop")
+
+
+class TestSigns:
+    def test_silence_means_nothing_at_first(self, subject: Subject) -> None:
+        """An attempt whose worker never gave a sign isn't stalled."""
+        subject.open("a", worker="w")
+        assert subject.look("a").beating is None
+        assert phase(subject) is Phase.RUNNING
+
+    def test_signs_that_stop(self, subject: Subject) -> None:
+        """While signs are given it runs, when they stop it is stalled, when they come back it runs."""
+        subject.open("a", worker="w")
+        subject.store.beat(["a"], "w", SHORT)
+        falls_silent(subject)
+        assert phase(subject) is Phase.STALLED
+        subject.store.beat(["a"], "w", LONG)
+        assert subject.look("a").beating is True
+        assert phase(subject) is Phase.RUNNING
+
+    def test_who_reports_lives(self, subject: Subject) -> None:
+        """A report is a sign too: the child of a worker that was killed isn't stalled while it works."""
+        subject.open("a", worker="w")
+        subject.store.beat(["a"], "w", SHORT)
+        falls_silent(subject)
+
+        def reported() -> bool:
+            now = (datetime.now(UTC) - at(0)).total_seconds()
+            assert subject.write("a", "PROGRESS", now, attempt=1, result=report())
+            return subject.look("a").beating is True
+
+        until(reported, what="a report that is a sign")
+
+    def test_a_bystanders_word_is_no_sign(self, subject: Subject) -> None:
+        """What somebody else stores says nothing of the attempt's life."""
+        subject.open("a", worker="w")
+        subject.store.beat(["a"], "w", SHORT)
+        falls_silent(subject)
+        subject.write("a", "PROGRESS", 1, result=report())
+        assert subject.look("a").beating is False
+
+    def test_a_new_attempt_begins_without(self, subject: Subject) -> None:
+        """The signs of the attempt before say nothing of the new one, neither while they last nor after."""
+        subject.open("a", worker="w")
+        subject.store.beat(["a"], "w", LONG)
+        subject.open("a", 1, worker="w")
+        assert subject.look("a").beating is None
+        subject.store.beat(["a"], "w", LONG)
+        assert subject.look("a").beating is True
+
+    def test_only_its_own_worker(self, subject: Subject) -> None:
+        """The worker that lost a task (fact 13) gives no sign for the one that has it now."""
+        subject.open("a", worker="w2")
+        subject.store.beat(["a"], "w1", LONG)
+        assert subject.look("a").beating is None
+
+    @pytest.mark.parametrize("state", ["RETRY", *sorted(READY_STATES)])
+    def test_what_has_ended_has_no_life(self, subject: Subject, state: str) -> None:
+        """No sign is taken for an attempt that has ended, and its silence is no news."""
+        subject.open("a", worker="w")
+        subject.store.beat(["a"], "w", LONG)
+        subject.write("a", state, 1, attempt=1)
+        before = subject.record("a")
+        subject.store.beat(["a"], "w", LONG)
+        assert subject.record("a") == before
+        assert subject.look("a").beating is None
+
+    def test_many_at_once_and_who_is_unknown(self, subject: Subject) -> None:
+        """One call serves all; ids that nobody knows stay unknown, and none at all is fine."""
+        for n in range(20):
+            subject.open(f"t{n}", worker="w")
+        subject.store.beat([f"t{n}" for n in range(25)], "w", LONG)
+        assert [each.beating for each in subject.store.read([f"t{n}" for n in range(20)])] == [True] * 20
+        assert subject.look("t20").record is None
+        assert subject.store.beat([], "w", LONG) == frozenset()
+
+    def test_the_cancel_comes_back(self, subject: Subject) -> None:
+        """A sign of life is answered by the ids whose cancel is asked for."""
+        for task_id in "abc":
+            subject.open(task_id, worker="w")
+        subject.open("d", worker="other")
+        for task_id in "bd":
+            subject.store.request_cancel(task_id, at(1))
+        assert subject.store.beat(["a", "b", "c", "d", "e"], "w", LONG) == {"b"}
+
+
+class TestCancel:
+    def test_an_unknown_id(self, subject: Subject) -> None:
+        """Nobody knows it: nothing is noted."""
+        assert subject.store.request_cancel("a", at(0)) is None
+        assert subject.look("a").record is None
+
+    def test_a_queued_one(self, subject: Subject) -> None:
+        """It is cancelling, and the attempt that opens is told."""
+        subject.store.register([Registration("a", "tasks.t", at(0))])
+        answer = subject.store.request_cancel("a", at(1))
+        assert answer is not None
+        assert states.resolve(answer, at(1)).phase is Phase.CANCELLING
+        assert subject.open("a", 2).cancel_requested
+
+    def test_a_running_one_is_told(self, subject: Subject) -> None:
+        """Each write is answered by it, those that are refused too."""
+        subject.open("a")
+        assert not subject.write("a", "PROGRESS", 1, attempt=1, result=report()).cancel_requested
+        subject.store.request_cancel("a", at(2))
+        answer = subject.write("a", "PROGRESS", 3, attempt=1, result=report())
+        assert (answer.admitted, answer.cancel_requested) == (True, True)
+        answer = subject.write("a", "PROGRESS", 4, attempt=0, result=report())
+        assert (answer.admitted, answer.cancel_requested) == (False, True)
+        assert phase(subject) is Phase.CANCELLING
+
+    def test_a_retried_one_keeps_it(self, subject: Subject) -> None:
+        """A new attempt is told, although the retry has published the id again."""
+        subject.open("a")
+        subject.store.request_cancel("a", at(1))
+        subject.store.register([Registration("a", "tasks.t", at(2))])
+        subject.write("a", "RETRY", 2, attempt=1)
+        assert phase(subject) is Phase.CANCELLING
+        assert subject.open("a", 3, retries=1).cancel_requested
+
+    @pytest.mark.parametrize("end", sorted(READY_STATES))
+    def test_an_ended_one(self, subject: Subject, end: str) -> None:
+        """What has ended is what it was."""
+        subject.open("a")
+        subject.write("a", end, 1, attempt=1, result=1)
+        before = subject.record("a")
+        answer = subject.store.request_cancel("a", at(2))
+        assert answer is not None
+        assert answer.record == before
+
+    def test_a_new_publication_takes_it_back(self, subject: Subject) -> None:
+        """A nightly job with a fixed id that was cancelled once runs the next night; a redelivery of it doesn't."""
+        subject.open("a")
+        subject.store.request_cancel("a", at(1))
+        subject.write("a", "REVOKED", 2, attempt=1)
+        assert subject.open("a", 3).cancel_requested
+        subject.write("a", "REVOKED", 4, attempt=2)
+        subject.store.register([Registration("a", "tasks.t", at(100))])
+        assert not subject.open("a", 101).cancel_requested
+
+    def test_asked_twice(self, subject: Subject) -> None:
+        """The first request is the one that is kept."""
+        subject.open("a")
+        subject.store.request_cancel("a", at(1))
+        subject.store.request_cancel("a", at(2))
+        assert subject.record("a").cancel_requested_at == at(1)
+
+    def test_one_that_only_the_backend_knows(self, subject: Subject) -> None:
+        """A task of a worker without Headway can be asked for as well."""
+        subject.put("a", "PROGRESS", report())
+        assert subject.store.request_cancel("a", at(1)) is not None
+        assert phase(subject) is Phase.CANCELLING
+
+
+@pytest.fixture
+def listing(subject: Subject) -> Subject:
+    """Each store that can list."""
+    if not isinstance(subject.store, MemoryStore) and subject.app is not None:
+        try:
+            subject.store.find(Query())
+        except NotSupported:
+            pytest.skip("finds things by their names only")
+    return subject
+
+
+def pages(subject: Subject, query: Query) -> Iterator[list[str]]:
+    """Page by page, to the end."""
+    for _ in itertools.count():
+        page = subject.store.find(query)
+        yield [each.task_id for each in page.snapshots]
+        if page.cursor is None:
+            return
+        query = replace(query, cursor=page.cursor)
+
+
+def found(subject: Subject, **query: object) -> list[str]:
+    """All that fits."""
+    return [task_id for page in pages(subject, Query(**query)) for task_id in page]  # type: ignore[arg-type]
+
+
+class TestFind:
+    def test_nothing(self, listing: Subject) -> None:
+        """Where there is nothing, one empty page."""
+        assert list(pages(listing, Query())) == [[]]
+
+    def test_those_of_one_moment(self, listing: Subject) -> None:
+        """A group that was published in one moment is paged through like any other, each member once."""
+        names = [f"{n:x}-{n}" for n in range(30)]
+        listing.store.register([Registration(name, "tasks.t", at(0)) for name in names])
+        assert [len(page) for page in pages(listing, Query(limit=7))] == [7, 7, 7, 7, 2]
+        assert found(listing, limit=7) == sorted(names, reverse=True)
+
+    def test_each_index(self, listing: Subject) -> None:
+        """By status, by task and by owner, whatever it went through."""
+        for n, state in enumerate(["PENDING", "STARTED", "PROGRESS", "RETRY", *sorted(READY_STATES)]):
+            listing.store.register([Registration(state, f"tasks.t{n % 2}", at(n), owner="ann" if n < 3 else None)])
+            if state != "PENDING":
+                listing.store.open(Opening(state, f"tasks.t{n % 2}", at(10 + n)))
+            if state not in ("PENDING", "STARTED"):
+                listing.write(state, state, 20, attempt=1, result=report() if state == "PROGRESS" else None)
+        assert {status: sorted(found(listing, status=frozenset({status}))) for status in Status} == {
+            Status.PENDING: ["PENDING"],
+            Status.RUNNING: ["PROGRESS", "RETRY", "STARTED"],
+            Status.COMPLETED: ["IGNORED", "SUCCESS"],
+            Status.FAILED: ["FAILURE", "REJECTED"],
+            Status.CANCELLED: ["REVOKED"],
+        }
+        assert found(listing, task="tasks.t1") == ["REVOKED", "IGNORED", "RETRY", "STARTED"]
+        assert found(listing, owner="ann") == ["PROGRESS", "STARTED", "PENDING"]
+        both = frozenset({Status.RUNNING, Status.FAILED})
+        assert found(listing, text="re", status=both) == [
+            "REJECTED",
+            "FAILURE",
+            "RETRY",
+            "PROGRESS",
+        ]
+
+    def test_first_heard_of_from_its_worker(self, listing: Subject) -> None:
+        """Without a publication it stands where it was first heard of, and a later publication doesn't move it."""
+        listing.open("a", 5)
+        listing.open("b", 6)
+        listing.write("c", "REVOKED", 7, task="tasks.t")
+        assert found(listing) == found(listing, task="tasks.t") == ["c", "b", "a"]
+        listing.store.register([Registration("a", "tasks.t", at(9), owner="ann")])
+        assert found(listing) == ["c", "b", "a"]
+        assert found(listing, owner="ann") == ["a"]
+
+    def test_opened_again(self, listing: Subject) -> None:
+        """An execution that begins again is listed once, and as running."""
+        listing.open("a")
+        listing.write("a", "FAILURE", 1, attempt=1)
+        listing.open("a", 2)
+        if not listing.store.keeps_results:
+            listing.put("a", "STARTED")  # as the fence does
+        assert found(listing) == found(listing, status=frozenset({Status.RUNNING})) == ["a"]
+        assert found(listing, status=frozenset({Status.FAILED})) == []
+
+    def test_expired(self, listing: Subject) -> None:
+        """What has expired isn't listed; begun anew, it is."""
+        listing.store.register([Registration("a", "tasks.t", at(0), owner="ann")])
+        listing.open("a")
+        listing.write("a", "SUCCESS", 1, attempt=1, result=1)
+        listing.forget("a")
+        for query in ({}, {"task": "tasks.t"}, {"owner": "ann"}):
+            assert found(listing, **query) == []
+        listing.open("a", 100)
+        for query in ({}, {"task": "tasks.t"}, {"owner": "ann"}):
+            assert found(listing, **query) == ["a"]
+
+    def test_ended_by_others(self, listing: Subject) -> None:
+        """The end that a worker without Headway stores is found out, and is right from then on."""
+        listing.store.register([Registration("a", "tasks.t", at(0))])
+        listing.put("a", "SUCCESS", 1)
+        assert found(listing, status=frozenset({Status.PENDING})) == []
+        assert found(listing, status=frozenset({Status.COMPLETED})) == ["a"]
+
+    def test_what_a_cursor_is(self, listing: Subject) -> None:
+        """Anything but a cursor is refused, whatever it is."""
+        for cursor in ("", "!", "x", "MTc3MjM2NjQwMDEyMzQ1NjcuYQ", "\N{SNOWMAN}"):
+            with pytest.raises(InvalidRequest):
+                listing.store.find(Query(cursor=cursor))

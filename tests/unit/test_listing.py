@@ -1,0 +1,257 @@
+"""``GET /executions``: filters, pages, and who may see what; and the walk over the indexes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from headway.records import Opening, Phase, Query, Registration, Snapshot, Status
+from headway.server.auth import Action
+from headway.stores import listing
+from headway.stores.keyvalue import KeyValueStore
+from headway.stores.listing import Entry, Place, Range, Source
+from tests.support.mounting import Mounted, mounted
+from tests.support.stores import at
+from tests.unit.test_problems import assert_problem
+
+LIST = "/api/v1/executions"
+
+
+@pytest.fixture
+def server() -> Iterator[Mounted]:
+    with mounted() as made:
+        yield made
+
+
+def fill(server: Mounted, count: int = 5, **more: Any) -> list[str]:
+    """So many executions, one a second; their ids, newest first."""
+    for n in range(count):
+        server.store.register([Registration(f"e{n}", "tasks.some", server.clock(), **more)])
+        server.clock.tick(1)
+    return [f"e{n}" for n in reversed(range(count))]
+
+
+def ids(server: Mounted, **query: Any) -> list[str]:
+    answer = server.client.get(LIST, query_string=query)
+    assert answer.status_code == 200, answer.text
+    return [each["execution_id"] for each in answer.json["executions"]]
+
+
+class TestPages:
+    def test_newest_first(self, server: Mounted) -> None:
+        """The last one that was published stands first."""
+        wanted = fill(server)
+        assert ids(server) == wanted
+
+    def test_nothing(self, server: Mounted) -> None:
+        """Where there is nothing, a page of nothing, and nothing after it."""
+        assert server.client.get(LIST).json == {"executions": [], "cursor": None}
+
+    def test_a_line_is_the_execution(self, server: Mounted) -> None:
+        """A line says what the execution's own URL says, but for what it returned."""
+        server.publish("x")
+        server.begin("x")
+        server.report("x", 2, 5, "processing", batch="3")
+        whole = server.client.get(f"{LIST}/x").json
+        [line] = server.client.get(LIST).json["executions"]
+        assert whole.pop("outputs") is None
+        assert line == whole
+
+    def test_pages_follow_each_other(self, server: Mounted) -> None:
+        """Page by page each is seen once, although more come in and others end in between."""
+        wanted = fill(server, 7)
+        seen, cursor = [], None
+        for n in range(10):
+            query = {"limit": 2} | ({"cursor": cursor} if cursor else {})
+            answer = server.client.get(LIST, query_string=query).json
+            seen += [each["execution_id"] for each in answer["executions"]]
+            cursor = answer["cursor"]
+            if cursor is None:
+                break
+            server.clock.tick(1)
+            server.publish(f"later{n}")
+            server.begin(wanted[3])
+        assert seen == wanted
+
+
+class TestFilters:
+    @pytest.fixture(autouse=True)
+    def some(self, server: Mounted) -> None:
+        """One in every state, of two tasks and two owners."""
+        for n, name in enumerate(["queued", "running", "retrying", "done", "failed", "cancelled", "cancelling"]):
+            owner = "ann" if n % 2 else None
+            server.store.register([Registration(name, f"tasks.T{n % 3}", server.clock(), owner=owner)])
+            server.clock.tick(60)
+            if name != "queued":
+                server.store.open(Opening(name, f"tasks.T{n % 3}", server.clock()))
+        server.end("retrying", "RETRY")
+        server.end("done", result=1)
+        server.end("failed", "FAILURE", {"exc_type": "E", "exc_message": ["no"]})
+        server.end("cancelled", "REVOKED")
+        server.store.request_cancel("cancelling", server.clock())
+
+    @pytest.mark.parametrize(
+        ("query", "wanted"),
+        [
+            ("status=pending", ["queued"]),
+            ("status=running", ["cancelling", "retrying", "running"]),
+            ("status=completed,failed", ["failed", "done"]),
+            ("status=completed&status=failed", ["failed", "done"]),
+            ("status=cancelled", ["cancelled"]),
+            ("phase=retrying", ["retrying"]),
+            ("phase=running", ["running"]),
+            ("phase=cancelling", ["cancelling"]),
+            ("phase=succeeded,queued", ["done", "queued"]),
+            ("phase=stalled", []),
+            ("status=failed&phase=queued", []),
+            ("task=tasks.T1", ["failed", "running"]),
+            ("task=tasks.T", []),
+            ("owner=ann", ["cancelled", "done", "running"]),
+            ("owner=ann&status=running", ["running"]),
+            ("owner=bob", []),
+            ("q=CANCEL", ["cancelling", "cancelled"]),
+            ("q=t2", ["cancelled", "retrying"]),
+            ("since=2026-01-02T03:08:05Z", ["cancelling", "cancelled", "failed"]),
+            ("until=2026-01-02T03:06:05Z", ["running", "queued"]),
+            ("since=2026-01-02T04:05:05%2B01:00&until=2026-01-02T03:07:05.5Z", ["done", "retrying", "running"]),
+            ("until=9999-12-31T23:59:59Z&limit=1", ["cancelling"]),
+        ],
+    )
+    def test_each(self, server: Mounted, query: str, wanted: list[str]) -> None:
+        """Each filter narrows down, together they narrow down further."""
+        answer = server.client.get(f"{LIST}?{query}").json
+        assert [each["execution_id"] for each in answer["executions"]] == wanted
+
+    @pytest.mark.parametrize(
+        ("query", "says"),
+        [
+            ("status=done", "status must be one or more of pending, running"),
+            ("status=", "status must be"),
+            ("phase=gone", "phase must be"),
+            ("task=", "task must be"),
+            ("owner=" + "a" * 256, "owner must be"),
+            ("q=%00", "q must be"),
+            ("since=yesterday", "since must be a time with its zone"),
+            ("since=2026-01-01T00:00:00", "since must be a time with its zone"),
+            ("until=0001-01-01T00:00:00Z", "until must be"),
+            ("until=9999-12-31T23:59:59-23:59", "until must be"),
+            ("limit=0", "limit must be a whole number from 1 to 200"),
+            ("limit=201", "limit must be"),
+            ("limit=ten", "limit must be"),
+            ("cursor=x", "cursor must be"),
+            ("cursor=MTIz", None),
+            ("cursor=LTEuYQ", "cursor must be"),
+            ("stauts=running", "There is no filter 'stauts'"),
+        ],
+    )
+    def test_what_is_no_filter(self, server: Mounted, query: str, says: str | None) -> None:
+        """A word that means nothing is refused, and the answer says what would."""
+        answer = server.client.get(f"{LIST}?{query}")
+        if says is None:
+            assert answer.status_code == 200
+        else:
+            assert_problem(answer, 422, says)
+
+
+class TestWhoMaySee:
+    def test_each_is_asked_for(self) -> None:
+        """Who may list is shown what it may read, and no more."""
+        with mounted(authorize=lambda _, action, execution_id: action is Action.LIST or execution_id in ("e1", "e3")) as server:
+            fill(server)
+            assert ids(server) == ["e3", "e1"]
+
+    def test_who_may_not_list(self) -> None:
+        """Who may read each one may not list them for that."""
+        with mounted(authorize=lambda _, action, __: action is not Action.LIST) as server:
+            assert_problem(server.client.get(LIST), 403, "You may not list")
+
+    def test_tokens(self) -> None:
+        """Where there are tokens it wants one."""
+        with mounted(tokens=["secret-secret-secret"]) as server:
+            assert server.client.get(LIST).status_code == 401
+            assert server.client.get(LIST, headers={"Authorization": "Bearer secret-secret-secret"}).status_code == 200
+
+
+class TestFaults:
+    def test_the_backend_is_away(self, server: Mounted) -> None:
+        """503, and when to try again."""
+        server.store.away = True
+        answer = server.client.get(LIST)
+        assert_problem(answer, 503, "The result backend can't be reached")
+        assert int(answer.headers["Retry-After"]) > 0
+
+    def test_a_backend_without_order(self, server: Mounted) -> None:
+        """501 where the result backend finds things by their names only."""
+        server.headway.store = KeyValueStore(server.celery)
+        assert_problem(server.client.get(LIST), 501, "can't list executions")
+
+
+class Shelf(Source):
+    """An index of made-up places that counts what it is asked for; nothing on it can be seen."""
+
+    def __init__(self, count: int, visible: int = 0) -> None:
+        self.all = [Place(n, f"e{n}") for n in reversed(range(count))]
+        self.visible = visible
+        self.looked = 0
+        self.mended: list[tuple[Entry, Status | None]] = []
+
+    def places(self, indexes: Sequence[str], part: Range) -> Sequence[Sequence[Place]]:
+        """All of them, in every index."""
+        found = [place for place in self.all if part.after is None or place < part.after][: part.most]
+        return [found for _ in indexes]
+
+    def looks(self, task_ids: Sequence[str]) -> Sequence[Snapshot]:
+        """Gone, but for the oldest ones, which others have ended."""
+        self.looked += len(task_ids)
+        ended = {"status": "SUCCESS", "result": None}
+        return [Snapshot(t, None, ended if int(t[1:]) < self.visible else None) for t in task_ids]
+
+    def mend(self, stale: Sequence[tuple[Entry, Status | None]]) -> None:
+        """Noted."""
+        self.mended += stale
+
+
+class TestTheWalk:
+    def test_it_is_bounded(self) -> None:
+        """However many there are of which none fits: a page looks at so many, and says where it goes on."""
+        shelf = Shelf(listing.SCAN * 3, visible=5)
+        query, pages, found = Query(owner="ann", limit=10), 0, 0
+        while True:
+            before = shelf.looked
+            page = listing.page(shelf, query, at(0))
+            assert shelf.looked - before <= listing.SCAN
+            pages, found = pages + 1, found + len(page.snapshots)
+            if page.cursor is None:
+                break
+            query = Query(owner="ann", limit=10, cursor=page.cursor)
+        assert (pages, found) == (4, 0)  # the last of them is empty; an owner is nobody that others' results name
+
+    def test_what_is_gone_is_taken_out(self) -> None:
+        """What isn't there any more leaves the index that led to it."""
+        shelf = Shelf(3, visible=1)
+        listing.page(shelf, Query(task="tasks.t"), at(0))
+        assert shelf.mended == [(Entry(Place(n, f"e{n}"), "of:tasks.t"), None) for n in (2, 1)]
+
+    def test_what_others_ended_is_moved(self) -> None:
+        """An end that never passed the store is found on the way; while it stands in two indexes it is shown once."""
+        shelf = Shelf(1, visible=1)
+        page = listing.page(shelf, Query(), at(0))
+        assert [each.task_id for each in page.snapshots] == ["e0"]
+        others = sorted(listing.being(status) for status in Status if status is not Status.COMPLETED)
+        assert sorted((entry.name, true) for entry, true in shelf.mended) == [(name, Status.COMPLETED) for name in others]
+
+    def test_a_full_page_costs_no_more(self) -> None:
+        """Where everything fits, no more is looked at than is shown, but for one that says whether there is more."""
+        shelf = Shelf(1000, visible=1000)
+        page = listing.page(shelf, Query(status=frozenset({Status.COMPLETED}), limit=50), at(0))
+        assert (len(page.snapshots), shelf.looked) == (50, 51)
+
+    @pytest.mark.parametrize("phase", list(Phase))
+    def test_every_phase_has_its_indexes(self, phase: Phase) -> None:
+        """A query by phase walks the statuses that the phase may have, and no other."""
+        assert listing.names(Query(phase=frozenset({phase})))
+        assert listing.names(Query(phase=frozenset({phase}), status=frozenset(Status))) == listing.names(
+            Query(phase=frozenset({phase}))
+        )
