@@ -125,7 +125,7 @@ class RedisStore(Store, Source):
             opening.task or "",
             record,
             int(opening.store_result),
-            *self._lives(self.results.expires),
+            *self._lives(self.results.expires, ends=False),
             0 if opening.lifetime is None else _milliseconds(opening.lifetime),
         ]
         attempt, cancel, previous = self._run(self._names.scripts.open, [words], patient=patient)[0]
@@ -150,7 +150,7 @@ class RedisStore(Store, Source):
             write.task or "",
             f"{kind}-{way}",
             record,
-            *self._lives(expires),
+            *self._lives(expires, ends=kind == "end"),
         ]
         if write.attempt is None:
             words += ["" if write.retries is None else write.retries, write.worker or ""]
@@ -267,13 +267,18 @@ class RedisStore(Store, Source):
         result = self.results.key(task_id)
         return self._names.hash + result + b"}", result
 
-    def _lives(self, expires: float | None) -> tuple[int, int]:
-        """How long a result is kept, and the hash since the last write: as long, and ``TOMBSTONE``. In ms, 0 is for ever."""
+    def _lives(self, expires: float | None, *, ends: bool = True) -> tuple[int, int]:
+        """How long a result is kept, and the hash since the last write: as long, and ``TOMBSTONE``. In ms, 0 is for ever.
+
+        What isn't an end is kept as long as the hash. It holds the last progress, and a job may be silent for longer than results
+        are kept: it would read as PENDING for Celery's readers, and its progress would be gone for ours (fact 15).
+        """
         usual = self.results.expires
         if self._last_lives[0] != (expires, usual):  # nearly always the same: a rounding saved is a microsecond
             kept = max(usual, expires or 0.0) + TOMBSTONE.total_seconds() if usual else None
             self._last_lives = (expires, usual), (_milliseconds(expires), _milliseconds(kept))
-        return self._last_lives[1]
+        life, kept_for = self._last_lives[1]
+        return (life if ends else kept_for), kept_for
 
     def _progress(self, task_id: str, raw: bytes | None) -> Progress | None:
         meta = self.results.decode_or_blank(task_id, raw) if raw else None

@@ -126,6 +126,7 @@ def _limits(app: Celery) -> None:
         except SoftTimeLimitExceeded:
             if not catches:
                 raise
+            wire.tell(f"{self.request.id}-caught")
         return "in time"
 
     @app.task(name="faults.limited", bind=True, time_limit=3)

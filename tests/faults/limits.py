@@ -30,13 +30,18 @@ def hard_limit_by_hand(room: Room) -> None:
 
 @row(INTERVAL="0.001")
 def soft_limit(room: Room) -> None:
-    """soft time limit in a tight loop of progress.update: failed if the job lets it through, completed if it ends in time"""
+    """soft time limit in a tight loop of progress.update: completed if the job catches it and ends in time, else failed"""
     worker = room.worker(6)
+    struck = Truth(Status.FAILED, error="SoftTimeLimitExceeded")
+    catching: list[str] = []
     for _ in room.times(3):
-        ids = [room.send("soft", False, truth=Truth(Status.FAILED, attempt=1, error="SoftTimeLimitExceeded")) for _ in range(3)]
-        ids += [room.send("soft", True, truth=Truth(Status.COMPLETED, attempt=1, outputs="in time")) for _ in range(3)]
-        room.ended(*ids)
+        some = [room.send("soft", True) for _ in range(3)]
+        catching += some
+        room.ended(*some, *[room.send("soft", False, truth=struck) for _ in range(3)])
     stop(worker)
+    for task_id in catching:  # on a busy machine the limit may strike before the job's own `try` is reached
+        caught = room.wire.was_told(f"{task_id}-caught")
+        room.expect(task_id, Truth(Status.COMPLETED, attempt=1, outputs="in time") if caught else struck)
 
 
 @row()
