@@ -273,8 +273,9 @@ class SqlStore(SplitStore, Source):
             wait = {} if patient else {"timeout": self._timeout}
             options["connect_args"] = wait | dict(options.get("connect_args") or {})
         engine = sa.create_engine(backend.url, **options)
-        if backend.session_manager.engine_callback is not None:
-            backend.session_manager.engine_callback(engine)
+        callback = getattr(backend.session_manager, "engine_callback", None)  # 5.6.3 has none
+        if callback is not None:
+            callback(engine)
         return engine
 
     def _prepare(self, engine: sa.Engine) -> None:
