@@ -84,6 +84,9 @@ class Fenced:
             attempt = request._headway = Attempt(installation, request)
             attempt.store_started = True
             return self._store_started(attempt, result, traceback, kwargs)
+        if state == "RETRY" and attempt is None and self._gives_up(request):
+            logger.info("Task %s was stopped with its worker, and nobody will retry it", task_id)
+            return result
         if attempt is not None and state in ENDING:
             attempt.ending = True
         write = self._write_of(task_id, result, state, request, attempt)
@@ -103,6 +106,15 @@ class Fenced:
         elif attempt is not None and state not in ENDING:
             attempt.left = state
         return result
+
+    def _gives_up(self: Any, request: Any) -> bool:
+        """Whether this RETRY is the main process's, at a cold shutdown, of a task whose message is acknowledged.
+
+        Celery says so of every task that it kills then; only one with ``acks_late`` comes back, by its broker. The others would
+        be retrying for ever; left open they are stalled as soon as their worker has gone.
+        """
+        task = self.app.tasks.get(getattr(request, "task", None))
+        return task is not None and not task.acks_late
 
     def _store_started(self: Any, attempt: Attempt, result: Any, traceback: Any, kwargs: Any) -> Any:
         """STARTED opens the attempt.

@@ -83,6 +83,19 @@ def test_the_main_process_ends_what_is_open(lab: Lab) -> None:
     assert lab.progress("x").current == 1
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_a_cold_shutdown_makes_no_retry_of_what_does_not_come_back(lab: Lab, late: bool) -> None:
+    """The worker says RETRY of all that it kills; where the message was acknowledged nobody retries, and it stays open."""
+
+    def body(self: Any) -> None:
+        lab.app.backend.mark_as_retry("x", ValueError("cancelled by Celery"), request=bystander(task="running"))
+        said.append(lab.record("x").state)
+
+    said: list[str | None] = []
+    lab.run(running(lab, body, acks_late=late), "x")
+    assert said == ["RETRY" if late else "STARTED"]
+
+
 def test_a_second_delivery_is_another_attempt(lab: Lab) -> None:
     """A redelivery is in no header: the store counts, and the older run's words are refused (fact 13)."""
 
