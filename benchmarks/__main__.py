@@ -93,6 +93,14 @@ def publish(url: str, quick: bool) -> Iterator[Row]:
     yield from compared("apply_async, a task", taken, ("ours", "plain"), "without Headway")
 
 
+def listing(url: str, quick: bool) -> Iterator[Row]:
+    """Beside a million executions, and beside a thousand."""
+    from benchmarks import listing as pages
+
+    for what, taken, (many, few) in pages.measure(url, quick=quick):
+        yield from compared(f"{what}, of {many:.0e}", taken, ("many", "few"), f"of {few:.0e}", 2.0)
+
+
 def viewer(url: str, quick: bool) -> Iterator[Row]:
     """From the task to the socket."""
     from benchmarks import viewers
@@ -110,7 +118,7 @@ def viewer(url: str, quick: bool) -> Iterator[Row]:
         yield Row(what, ours, "pub/sub through a bare relay", relay, ours / relay)
 
 
-BENCHMARKS = {"update": update, "track": track, "stored": stored, "publish": publish, "viewer": viewer}
+BENCHMARKS = {"update": update, "track": track, "stored": stored, "publish": publish, "listing": listing, "viewer": viewer}
 
 
 def main() -> None:

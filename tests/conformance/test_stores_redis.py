@@ -116,6 +116,20 @@ class TestKeys:
                 client.pexpire(KEY, 50_000)
         assert 3590_000 < client.pttl(KEY) <= 3600_000
 
+    def test_what_is_gone_leaves_its_indexes(self, redis: Subject) -> None:
+        """Whoever comes in sees out what is gone; one that is as old and still there stays."""
+        client, names = client_of(redis), [f"old{n}" for n in range(20)]
+        old, new = 0, 30 * 24 * 3600
+        redis.store.register(Registration(name, "tasks.t", at(old + n), owner="ann") for n, name in enumerate(names))
+        for name in names[1:]:
+            client.delete(HASH.replace(b"-a}", b"-" + name.encode() + b"}"))
+        redis.store.register(Registration(f"new{n}", "tasks.t", at(new + n), owner="ann") for n in range(100))
+        for index in (b"hw:in:pending", b"hw:of:tasks.t", b"hw:by:ann"):
+            members = client.zrange(index, 0, -1)
+            assert len(members) == 101
+            assert members[0].endswith(b"old0")
+        assert client.pttl("hw:by:ann") > 0
+
     def test_for_ever(self, redis_url: str, tmp_path: Path) -> None:
         """Where results live for ever, so does what is known of them."""
         subject = stores.make("redis-forever", tmp_path, redis_url)
