@@ -44,6 +44,8 @@ def request_cancel(
         raise ExecutionNotFound(execution_id)
     execution = resolve(snapshot, at)
     if execution.status.terminal:
+        if snapshot.record is not None and snapshot.record.cancel_requested_at == at:
+            return execution  # it went on until this very wish was noted, and was done with it before it was read again
         raise ExecutionConflict(f"Execution '{execution_id}' is {execution.status} already; there is nothing left to cancel")
     runs = snapshot.record is not None and snapshot.record.is_open
     if terminate:
