@@ -12,6 +12,7 @@ import faulthandler
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -61,6 +62,7 @@ def main() -> int:
 def play(name: str, scale: float) -> int:
     """One row, in this process."""
     row, error = ROWS[name], None
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing of the room is left behind
     faulthandler.dump_traceback_later(LIMIT - 5)  # where it stands, if it is about to be stopped
     with Room(row.settings, scale=scale) as room:
         try:

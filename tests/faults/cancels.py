@@ -34,7 +34,7 @@ def cancel_held(room: Room) -> None:
     """cancelled while it waits, and it reports once more: cancelling until then, then cancelled"""
     worker = room.worker(4)
     for _ in room.times(4):
-        ids = [room.send("held", truth=replace(CANCELLED, once=frozenset({Phase.CANCELLING}))) for _ in range(4)]
+        ids = [room.send("goes_on", truth=replace(CANCELLED, once=frozenset({Phase.CANCELLING}))) for _ in range(4)]
         for task_id in ids:
             room.begun(task_id)
             headway.cancel(room.app, task_id)

@@ -51,6 +51,7 @@ def backend_crashed_at_the_end(room: Room) -> None:
 def backend_lost_its_data(room: Room) -> None:
     """result backend restarted in mid-run without its data: what runs is shown again and ends; what had ended is unknown"""
     worker = room.worker(4)
+    forgotten: list[str] = []
     for _ in room.times(3):
         over = [room.send("count", truth=Truth(None, forgotten=True)) for _ in range(2)]
         room.ended(*over)
@@ -58,11 +59,17 @@ def backend_lost_its_data(room: Room) -> None:
         ids = [room.send("held", truth=truth) for _ in range(4)]
         for task_id in ids:
             room.begun(task_id)
+        forgotten += over
         room.backend.stop()
         room.backend.start(fresh=True)
         for task_id in ids:
             room.go_on(task_id)
         room.ended(*ids)
+        for task_id in ids:
+            room.check(task_id, truth)
+        for task_id in forgotten:  # those of the rounds before as well
+            room.expect(task_id, Truth(None, forgotten=True))
+        forgotten += ids
     stop(worker)
 
 
