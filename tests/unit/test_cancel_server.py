@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from werkzeug.test import TestResponse
 
 import headway
 from headway.errors import ConfigurationError, ExecutionConflict, ExecutionNotFound, Unavailable
-from headway.records import Phase, Status
+from headway.records import Phase, Snapshot, Status
 from headway.server.auth import Action, Identity
 from tests.support.mounting import Mounted, mounted
 from tests.unit.test_problems import assert_problem
@@ -152,6 +153,22 @@ class TestRefused:
     def test_unknown(self, server: Mounted) -> None:
         """404, as for reading it."""
         assert_problem(cancel(server, "nobody"), 404, "Execution 'nobody' not found")
+
+    def test_obeyed_at_once(self, server: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A run that ends by this very wish before it is read again was cancelled by it: no conflict."""
+        ask = server.store.request_cancel
+
+        def obeyed(execution_id: str, at: datetime) -> Snapshot | None:
+            ask(execution_id, at)
+            server.end(execution_id, "REVOKED", None)
+            return server.store.read([execution_id])[0]
+
+        with monkeypatch.context() as patched:
+            patched.setattr(server.store, "request_cancel", obeyed)
+            answer = cancel(server, "running")
+        assert (answer.status_code, answer.get_json()["status"]) == (202, "cancelled")
+        server.clock.tick(1)
+        assert_problem(cancel(server, "running"), 409, "is cancelled already")
 
     @pytest.mark.parametrize(("execution_id", "word"), [("done", "completed"), ("failed", "failed")])
     def test_ended(self, server: Mounted, execution_id: str, word: str) -> None:
