@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,7 @@ class Attempt:
         "installation",
         "left",
         "number",
+        "pid",
         "previous",
         "replaced",
         "reporter",
@@ -59,6 +61,8 @@ class Attempt:
     def __init__(self, installation: Installation, request: Any) -> None:
         self.installation = installation
         self.request = request
+        #: The process that runs it. A fork of it that unwinds through the task's frames says nothing of its end.
+        self.pid = os.getpid()
         self.began_at = datetime.now(UTC)
         #: Starts at 1; 0: the execution has succeeded already, and whatever this run writes is refused; None: not opened yet.
         self.number: int | None = None if installation.store is not None else self.guess
@@ -144,6 +148,8 @@ class Attempt:
     def leave(self, exc: BaseException | None) -> None:
         """The task's code has ended, and Celery hasn't stored its end yet: write the last report, and latch (fact 11)."""
         assert self.reporter is not None
+        if os.getpid() != self.pid:
+            return
         if self.watch is not None:
             self.watch.stop()
             if isinstance(exc, ProgressTimeout) and not exc.args:
@@ -159,7 +165,7 @@ class Attempt:
 
     def conclude(self, state: str | None, value: object) -> None:
         """Celery is done with the run (``task_postrun``): record an end that it has stored nowhere (facts 7, 50)."""
-        if self.ending or self.task is None or state is None:
+        if self.ending or self.task is None or state is None or os.getpid() != self.pid:
             return
         left = self.left == "PROGRESS"  # it would stay so for ever, for readers of the result backend
         if state == "SUCCESS" and self.ignores_result:

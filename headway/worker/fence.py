@@ -84,7 +84,8 @@ class Fenced:
             attempt = request._headway = Attempt(installation, request)
             attempt.store_started = True
             return self._store_started(attempt, result, traceback, kwargs)
-        if state == "RETRY" and attempt is None and self._gives_up(request):
+        # A run without an attempt is one of a task that isn't covered (only its neighbour has our base): its RETRY is true.
+        if state == "RETRY" and attempt is None and not installation.runs(request, task_id) and self._gives_up(request):
             logger.info("Task %s was stopped with its worker, and nobody will retry it", task_id)
             return result
         if attempt is not None and state in ENDING:

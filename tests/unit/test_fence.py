@@ -96,6 +96,42 @@ def test_a_cold_shutdown_makes_no_retry_of_what_does_not_come_back(lab: Lab, lat
     assert said == ["RETRY" if late else "STARTED"]
 
 
+def test_a_neighbour_without_our_base_may_retry() -> None:
+    """Where only one task of an app reports, the others' RETRY is stored as Celery stores it, STARTED or not."""
+    with Lab(install=False) as lab:
+        lab.app.conf.update(task_track_started=False)
+
+        @lab.task(base=headway.ProgressTask)
+        def ours() -> None:
+            """The one that brings the fence."""
+
+        @lab.task(bind=True)
+        def theirs(self: Any) -> None:
+            raise self.retry(exc=ValueError("later"), countdown=9)
+
+        lab.app.finalize()
+        lab.use(lab.store)
+        lab.trace(theirs, "x")
+        assert lab.meta("x")["status"] == "RETRY"
+
+
+def test_a_fork_that_unwinds_ends_nothing(lab: Lab) -> None:
+    """``os.fork`` in a task and ``sys.exit`` in the child: the child leaves the task's frames, and the run is its parent's."""
+
+    def body(self: Any) -> str:
+        attempt = self.request._headway
+        attempt.pid += 1  # what a fork's copy sees: another process than its own
+        attempt.leave(SystemExit(0))
+        attempt.pid -= 1
+        said.append(lab.record("x").state)
+        return "the parent's"
+
+    said: list[str | None] = []
+    assert lab.run(running(lab, body), "x") == "the parent's"
+    assert said == ["STARTED"]
+    assert lab.record("x").state == "SUCCESS"
+
+
 def test_a_second_delivery_is_another_attempt(lab: Lab) -> None:
     """A redelivery is in no header: the store counts, and the older run's words are refused (fact 13)."""
 
