@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV = $(PYTHON) tools/venv.py
 RUN = .venv/bin/python
+# Most tests wait for processes of their own, so three at a time keep two cores busy. A file stays in one hand: its fixtures are dear.
+SPREAD ?= -n 3 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test unit lint format bench faults clean python
@@ -15,7 +17,7 @@ demo: python ## a worker, a web server and a Valkey: open the address that it pr
 	@exec $(RUN) -m app.demo
 
 test: lint ## everything that CI runs: lint, types, then all tests
-	@$(RUN) -m pytest $(PYTEST)
+	@$(RUN) -m pytest $(SPREAD) $(PYTEST)
 
 unit: python ## the fast tests alone
 	@$(VENV) dev
