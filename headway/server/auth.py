@@ -82,7 +82,10 @@ class Policy:
 
     def authorize(self, request: Request, action: Action, execution_id: str | None = None) -> Identity:
         """Let the request through, or raise ``NotAuthenticated`` (401, 4401) or ``NotAllowed`` (403, 4403)."""
-        who = self._identify(request, action)
+        return self.permit(self._identify(request, action), request, action, execution_id)
+
+    def permit(self, who: Identity, request: Request, action: Action, execution_id: str | None = None) -> Identity:
+        """`authorize`, of one who is known already: for a stream that asks again long after its ticket opened it, and expired."""
         if self._authorize is not None:
             if self._authorize(who, action, execution_id):
                 return who

@@ -11,7 +11,7 @@ from flask_sock import Sock
 
 from headway.errors import HeadwayError
 from headway.server import upgrade
-from headway.server.auth import Action
+from headway.server.auth import NOBODY, Action
 from headway.server.line import Line
 from headway.server.viewer import CLOSES, CODES, FAULT, NOT_ALLOWED, NOT_AUTHENTICATED, Close, SocketViewer
 
@@ -37,7 +37,7 @@ def register(blueprint: Blueprint, headway: Headway, sock: Sock) -> None:
         viewer = ManyViewer(ws, upgrade.line_of(request), headway)
 
         def look_on() -> None:
-            headway.policy.authorize(request, Action.WATCH)
+            viewer.who = headway.policy.authorize(request, Action.WATCH)
             with headway.hub.budget.seat(), headway.hub.keeper.keeping(viewer):
                 try:
                     viewer.stay()
@@ -56,6 +56,8 @@ class ManyViewer(SocketViewer):
         super().__init__(ws, line, headway)
         self._headway = headway
         self._watched: set[str] = set()
+        #: Who opened the socket. Not found out again by each subscription: a ticket is good for the opening only.
+        self.who = NOBODY
         line.max_waiting += 4 * MAX_WATCHED  # an outage is told of each
 
     def heard(self, message: str | bytes) -> None:
@@ -97,7 +99,7 @@ class ManyViewer(SocketViewer):
             self.complain("too_many", f"One socket watches {MAX_WATCHED} executions at most", execution_id)
             return
         try:
-            self._headway.policy.authorize(request, Action.WATCH, self._headway.checked_id(execution_id))
+            self._headway.policy.permit(self.who, request, Action.WATCH, self._headway.checked_id(execution_id))
             self._watched.add(execution_id)
             self._headway.hub.attach(execution_id, self)
         except HeadwayError as exc:

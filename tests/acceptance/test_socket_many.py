@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import requests
 import websocket
 
 from tests.acceptance.test_socket import APP, viewers_of
@@ -37,8 +38,9 @@ def runs(backend: ValkeyServer) -> Runs:
 class Many:
     """A viewer of many."""
 
-    def __init__(self, server: WebServer, **options: Any) -> None:
-        self.socket = websocket.create_connection(f"{server.ws_url}/api/v1/progress/ws", timeout=10, **options)
+    def __init__(self, server: WebServer, ticket: str = "", **options: Any) -> None:
+        url = f"{server.ws_url}/api/v1/progress/ws?ticket={ticket}"
+        self.socket = websocket.create_connection(url, timeout=10, **options)
 
     def say(self, **orders: Any) -> None:
         self.socket.send(json.dumps(orders))
@@ -111,6 +113,28 @@ def test_tokens(own_valkey: ValkeyServer) -> None:
         viewer = Many(server, header=["Authorization: Bearer sesame"])
         viewer.say(subscribe=[run.id])
         assert viewer.next()["type"] == "status"
+
+
+def test_a_ticket_opens_the_socket_and_no_more(own_valkey: ValkeyServer) -> None:
+    """Who came in by a ticket goes on subscribing after the ticket has expired: it was to open the socket only."""
+    env = {"STREAMS_BACKEND": own_valkey.url, "HEADWAY_TOKENS": "sesame", "HEADWAY_TICKET_LIFETIME": "3"}
+    with WebServer("gevent", APP, env=env) as server:
+        run = Runs.on(own_valkey.url).begin()
+        answer = requests.post(f"{server.url}/api/v1/tickets", headers={"Authorization": "Bearer sesame"}, timeout=10)
+        ticket = answer.json()["ticket"]
+        viewer = Many(server, ticket)
+
+        def expired() -> bool:
+            late = Many(server, ticket)
+            late.say(subscribe=["nobody"])
+            opcode, data = late.socket.recv_data()
+            late.socket.close()
+            return opcode == websocket.ABNF.OPCODE_CLOSE and int.from_bytes(data[:2], "big") == 4401
+
+        until(expired)
+        viewer.say(subscribe=[run.id])
+        assert viewer.next()["type"] == "status"
+        viewer.socket.close()
 
 
 def watched(backend: ValkeyServer, some: list[Any]) -> int:

@@ -155,6 +155,17 @@ class TestTickets:
         with pytest.raises(NotAuthenticated):
             lock.authorize(asked, Action.WATCH, "x")
 
+    def test_who_came_by_it_stays_who_it_is(self) -> None:
+        """What was opened with a ticket outlives it: later questions are about who came, not about the ticket again."""
+        clock = Clock()
+        lock = policy(clock, tokens=TOKENS, ticket_lifetime=30)
+        asked = a_request(f"/?ticket={self.ticket(lock)}")
+        who = lock.authorize(asked, Action.WATCH)
+        clock.tick(3600)
+        assert lock.permit(who, asked, Action.WATCH, "x") == who
+        with pytest.raises(NotAuthenticated):
+            lock.permit(Identity(None), asked, Action.WATCH, "x")
+
     def test_it_ends_with_its_token(self) -> None:
         """Taking a token off the list ends its tickets."""
         clock = Clock()
