@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from io import BytesIO
 from typing import Any
 from unittest import mock
 
@@ -192,11 +193,18 @@ class TestRefused:
             assert start(server, "tasks.loose").status_code == 202
             assert_problem(start(server, "tasks.loose", "x" * 100), 413, "100")
 
-    def test_no_length(self, server: Mounted) -> None:
-        """A body whose length nobody said is a 411."""
-        environ = {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True, "CONTENT_LENGTH": ""}
-        response = server.client.post(URL, content_type="application/json", environ_overrides=environ)
-        assert_problem(response, 411)
+    @pytest.mark.parametrize(
+        ("word", "length"),
+        [("chunked", ""), ("Chunked", ""), ("gzip, CHUNKED", ""), ("chunked", "2"), ("Chunked", "2"), (None, "")],
+    )
+    def test_no_length(self, server: Mounted, word: str | None, length: str) -> None:
+        """A body whose length nobody said, or said beside an encoding that overrules it, isn't read."""
+        sent = BytesIO(b"x" * 1000)
+        environ = {"wsgi.input_terminated": True, "CONTENT_LENGTH": length, "wsgi.input": sent}
+        encoding = {} if word is None else {"HTTP_TRANSFER_ENCODING": word}
+        response = server.client.post(URL, content_type="application/json", environ_overrides=environ | encoding)
+        assert_problem(response, 411 if word else 422)
+        assert sent.tell() == 0
 
 
 class TestAway:
