@@ -75,12 +75,15 @@ class Settings:
             "ticket_lifetime",
             "max_body",
             "broker_timeout",
+            "idempotency_lifetime",
             "ping_interval",
             "send_buffer",
             "poll_interval",
         ):
             if not getattr(self, name) > 0:
                 raise ConfigurationError(f"{name} must be above 0, not {getattr(self, name)!r}")
+        if self.max_viewers < 0:
+            raise ConfigurationError(f"max_viewers must be 0 (as many as the server can hold) or above, not {self.max_viewers!r}")
 
     @classmethod
     def load(cls, explicit: Mapping[str, Any], config: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:

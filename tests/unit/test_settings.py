@@ -53,6 +53,8 @@ def test_yes_and_no(word: str, value: bool) -> None:
         {"url_prefix": "/api/"},
         {"max_wait": 0},
         {"ping_interval": -1},
+        {"idempotency_lifetime": 0},
+        {"max_viewers": -1},
         {"origins": "*"},
         {"origins": "app.example"},
         {"origins": "https://app.example/path"},
