@@ -20,7 +20,7 @@ from kombu.exceptions import OperationalError
 
 from headway.core.states import resolve
 from headway.errors import ExecutionConflict, ExecutionNotFound, Unavailable
-from headway.records import Execution
+from headway.records import READY_STATES, Execution
 from headway.stores.base import Store
 
 logger = logging.getLogger(__name__)
@@ -39,15 +39,17 @@ def request_cancel(
     ``timeout``: seconds for each step of the connection to the broker; ``at``: the time of the wish, now unless given.
     """
     at = at if at is not None else datetime.now(UTC)
+    # An end that only the result backend knows (a worker without Headway) is none to the registry, which would note the wish
+    # and hold it against the next run of the id.
+    _check_open(resolve(store.read([execution_id])[0], at))
     snapshot = store.request_cancel(execution_id, at)
     if snapshot is None:
         raise ExecutionNotFound(execution_id)
-    execution = resolve(snapshot, at)
-    if execution.status.terminal:
-        if snapshot.record is not None and snapshot.record.cancel_requested_at == at:
-            return execution  # it went on until this very wish was noted, and was done with it before it was read again
-        raise ExecutionConflict(f"Execution '{execution_id}' is {execution.status} already; there is nothing left to cancel")
-    runs = snapshot.record is not None and snapshot.record.is_open
+    execution, record = resolve(snapshot, at), snapshot.record
+    if record is not None and record.state in READY_STATES and record.cancel_requested_at == at:
+        return execution  # it went on until this very wish was noted, and was done with it before it was read again
+    _check_open(execution)
+    runs = record is not None and record.is_open
     if terminate:
         tell_workers(app, execution_id, terminate=True, timeout=timeout)
     elif not runs:
@@ -56,6 +58,13 @@ def request_cancel(
         except Unavailable as exc:
             logger.warning("The workers weren't told that %s is cancelled; whoever gets it will know: %s", execution_id, exc)
     return execution
+
+
+def _check_open(execution: Execution) -> None:
+    if execution.status.terminal:
+        raise ExecutionConflict(
+            f"Execution '{execution.execution_id}' is {execution.status} already; there is nothing left to cancel"
+        )
 
 
 def tell_workers(app: Any, task_id: str, *, terminate: bool, timeout: float) -> None:

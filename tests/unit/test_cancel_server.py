@@ -176,6 +176,17 @@ class TestRefused:
         assert_problem(cancel(server, execution_id), 409, f"is {word} already")
         assert server.headway.look(execution_id).status.value == word
 
+    @pytest.mark.parametrize("published", [True, False])
+    def test_ended_by_a_worker_without_headway(self, server: Mounted, workers: Workers, published: bool) -> None:
+        """An end that only the result backend knows is an end: 409 at the first call, and nothing waits for the id's next run."""
+        if published:
+            server.publish("theirs")
+        server.store.put_result("theirs", {"task_id": "theirs", "status": "SUCCESS", "result": 1})
+        assert_problem(cancel(server, "theirs", {"terminate": True}), 409, "is completed already")
+        record = server.store.read(["theirs"])[0].record
+        assert record is None or record.cancel_requested_at is None
+        assert workers.told() == []
+
     def test_the_store_is_away(self, server: Mounted, workers: Workers) -> None:
         """503: nothing was asked, and nobody was told."""
         server.store.away = True
