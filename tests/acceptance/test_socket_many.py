@@ -10,11 +10,13 @@ import pytest
 import requests
 import websocket
 
-from tests.acceptance.test_socket import APP, viewers_of
-from tests.support.by_hand import Runs
+from tests.acceptance.test_socket import APP, PREFIX, Watching, viewers_of
+from tests.support.by_hand import Run, Runs
 from tests.support.processes import WebServer
 from tests.support.valkey import ValkeyServer
 from tests.support.wait import until
+
+CHOOSY_APP = "tests.acceptance.apps.streams:create_choosy_app()"
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +91,18 @@ def test_what_makes_no_sense(server: WebServer, runs: Runs) -> None:
     viewer.socket.close()
 
 
+@pytest.mark.parametrize("bad", ["", "a/b", "a\nb", "\ufffd", "x" * 1000])
+def test_what_can_be_no_id(server: WebServer, runs: Runs, bad: str) -> None:
+    """An id that can be none is answered with an ``error`` frame; the others of the same message, and the socket, go on."""
+    run = runs.begin()
+    viewer = Many(server)
+    viewer.say(subscribe=[bad, run.id])
+    refusal = viewer.next()
+    assert (refusal["type"], refusal["code"], refusal["execution_id"]) == ("error", "not_found", bad)
+    assert viewer.next()["type"] == "status"
+    viewer.socket.close()
+
+
 def test_nothing_is_watched_afterwards(server: WebServer, runs: Runs, backend: ValkeyServer) -> None:
     """When the socket goes, so do its subscriptions upstream; an execution's end takes its own along before that."""
     some = [runs.begin() for _ in range(5)]
@@ -135,6 +149,40 @@ def test_a_ticket_opens_the_socket_and_no_more(own_valkey: ValkeyServer) -> None
         viewer.say(subscribe=[run.id])
         assert viewer.next()["type"] == "status"
         viewer.socket.close()
+
+
+def test_the_app_is_asked_about_each(own_valkey: ValkeyServer) -> None:
+    """The app's rule decides on each execution, however it is watched: what it forbids is refused, what it allows streams."""
+    runs = Runs.on(own_valkey.url)
+    allowed, forbidden = runs.begin(), runs.begin()
+    env = {"STREAMS_BACKEND": own_valkey.url, "STREAMS_ALLOWED": allowed.id}
+    with WebServer("gevent", CHOOSY_APP, env=env) as server:
+        viewer = Many(server)
+        viewer.say(subscribe=[forbidden.id])
+        refusal = viewer.next()
+        assert (refusal["type"], refusal["code"], refusal["execution_id"]) == ("error", "not_allowed", forbidden.id)
+        viewer.say(subscribe=[allowed.id, forbidden.id])
+        frames = {frame["execution_id"]: frame for frame in (viewer.next(), viewer.next())}
+        assert frames[allowed.id]["type"] == "status"
+        assert frames[forbidden.id]["code"] == "not_allowed"
+        forbidden.report(1, 2)
+        allowed.report(1, 2)
+        frame = viewer.next()
+        assert (frame["type"], frame["execution_id"]) == ("progress", allowed.id)
+        viewer.socket.close()
+
+        assert Watching(server, forbidden.id).rest()[:2] == ([], 4403)
+        single = Watching(server, allowed.id)
+        assert single.next()["type"] == "status"
+        single.socket.close()
+
+        def events(run: Run) -> int:
+            url = f"{server.url}{PREFIX}/{run.id}/progress/events"
+            with requests.get(url, stream=True, timeout=10) as answer:
+                return answer.status_code
+
+        assert events(forbidden) == 403
+        assert events(allowed) == 200
 
 
 def watched(backend: ValkeyServer, some: list[Any]) -> int:
