@@ -59,7 +59,11 @@ def register(blueprint: Blueprint, headway: Headway) -> None:
         if key is None:
             execution_id, status = starter.publish(order, str(uuid.uuid4())), Status.PENDING
         else:
-            execution_id, status = starter.publish_once(order, headway.checked_id(key, "Idempotency-Key"), who.name or "")
+            headway.checked_id(key, "Idempotency-Key")
+            if who.name is None:
+                # Those whom the app's own rule lets in without a token would share keys, and be handed each other's executions.
+                raise InvalidRequest("An Idempotency-Key needs a caller who is known: send a token with it, or leave it out")
+            execution_id, status = starter.publish_once(order, key, who.name)
         where = url_for(f"{blueprint.name}.execution", execution_id=execution_id)
         response = uncached({"execution_id": execution_id, "status": status.value, "status_url": where}, 202)
         response.headers["Location"] = where
@@ -116,6 +120,7 @@ class Starter:
 
         A claim can't be given back, so a try whose publishing failed is left behind, marked as withdrawn, and the next one claims
         the next place of the same key. Two calls at once: the claim is atomic, the second one finds the first one's id.
+        Raises ``NotAllowed`` where the caller may not read what was found.
         """
         headway = self._headway
         hashed = hashlib.sha256(f"{scope}\0{key}".encode()).hexdigest()
@@ -129,6 +134,7 @@ class Starter:
                 raise InvalidRequest("This Idempotency-Key was used for another task or other arguments before")
             snapshot = headway.store.read([execution_id])[0]
             if not _withdrawn(snapshot):
+                headway.policy.authorize(request, Action.READ, execution_id)
                 return execution_id, self._status(snapshot)
         raise Unavailable("The message broker can't be reached; nothing was started", retry_after=60.0)
 

@@ -14,6 +14,7 @@ from kombu.exceptions import EncodeError, OperationalError
 from werkzeug.test import TestResponse
 
 from headway.errors import Unavailable
+from headway.server.auth import Action, Identity
 from headway.server.start import TRIES
 from tests.support.mounting import Mounted, mounted
 from tests.unit.test_problems import assert_problem
@@ -290,6 +291,29 @@ class TestIdempotency:
                 for token in ("one-token", "two-token")
             }
             assert len(ids) == 2
+
+    def test_a_key_of_nobody(self) -> None:
+        """Callers whom the app's own rule lets in without a token can't be told apart, so no key is theirs: 422."""
+        with mounted(celery=celery_app(), startable=STARTABLE, authorize=lambda *_: True) as server:
+            assert_problem(start(server, "tasks.loose", key="k"), 422, "Idempotency-Key", "token")
+            assert messages(server) == []
+            assert start(server, "tasks.loose").status_code == 202
+
+    def test_a_found_execution_that_may_not_be_read(self) -> None:
+        """What a key finds is shown to those who may read it: 403 for others, though they may start."""
+        readable: set[str | None] = set()
+
+        def rule(_: Identity, action: Action, execution_id: str | None) -> bool:
+            return action is Action.START or execution_id in readable
+
+        with mounted(celery=celery_app(), startable=STARTABLE, tokens="a-token", authorize=rule) as server:
+            bearer = {"Authorization": "Bearer a-token"}
+            first = start(server, "tasks.loose", key="k", headers=bearer).get_json()
+            refused = start(server, "tasks.loose", key="k", headers=bearer)
+            assert_problem(refused, 403, "You may not read")
+            readable.add(first["execution_id"])
+            assert start(server, "tasks.loose", key="k", headers=bearer).get_json() == first
+            assert len(messages(server)) == 1
 
     @pytest.mark.parametrize("key", ["", "x" * 256, "a\x7fb"])
     def test_a_malformed_key(self, server: Mounted, key: str) -> None:
