@@ -7,7 +7,7 @@ RUN = .venv/bin/python
 SPREAD ?= -n 3 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit lint format bench faults clean python
+.PHONY: help demo test unit lint format bench faults pictures clean python
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,10 @@ bench: python ## side by side with what one would use instead, as ratios (BENCH=
 faults: python ## every fault many times over, on two releases of Celery, as a table (FAULTS="child_killed --scale 0.3")
 	@$(VENV) faults
 	@$(RUN) -m tests.faults $(FAULTS)
+
+pictures: python ## the README's pictures, taken anew from the page by its browser tests
+	@$(VENV) dev
+	@SCREENSHOTS=1 $(RUN) -m pytest -q tests/browser/test_page.py -k fits
 
 clean: ## remove what was made here: .venv, caches, builds, the demo's data
 	@rm -rf .venv build dist *.egg-info .headway .mypy_cache .ruff_cache .pytest_cache .hypothesis
