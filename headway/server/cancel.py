@@ -33,7 +33,8 @@ def register(blueprint: Blueprint, headway: Headway) -> None:
             at=headway.clock(),
         )
         response = uncached(frames.execution_json(execution), 202)
-        response.headers["Retry-After"] = str(headway.settings.retry_after)
+        if not execution.status.terminal:
+            response.headers["Retry-After"] = str(headway.settings.retry_after)
         return response
 
 

@@ -281,7 +281,7 @@ def _cancel() -> Json:
     accepted = _json(
         "Asked for; its phase is cancelling until its run has confirmed it",
         {"$ref": "#/components/schemas/Execution"},
-        headers={"Retry-After": {"required": True, "schema": {"type": "integer"}}},
+        headers={"Retry-After": {"description": "While it hasn't ended", "schema": {"type": "integer"}}},
     )
     return _operation(
         "Ask for the end of an execution, with terminate by force",

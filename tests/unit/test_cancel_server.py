@@ -167,6 +167,7 @@ class TestRefused:
             patched.setattr(server.store, "request_cancel", obeyed)
             answer = cancel(server, "running")
         assert (answer.status_code, answer.get_json()["status"]) == (202, "cancelled")
+        assert "Retry-After" not in answer.headers  # it has ended: there's nothing to come back for
         server.clock.tick(1)
         assert_problem(cancel(server, "running"), 409, "is cancelled already")
 
