@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar
@@ -15,12 +16,15 @@ from headway.errors import ExecutionExpired, ExecutionNotFound, InvalidRequest, 
 from headway.records import Execution, Phase, Query, Snapshot, Status
 from headway.server.auth import Action
 from headway.server.rest import uncached
+from headway.stores.listing import Place, begin, cursor_of, named_by, place_of
 
 if TYPE_CHECKING:
     from headway.server.extension import Headway
 
 #: Executions on a page: unless told otherwise, and at most.
 LIMIT, MOST = 50, 200
+#: Of the store's pages, at most this many for one of which the caller may read nothing.
+PAGES = 5
 #: Of a task's name, an owner and a text, in characters.
 MAX_WORD = 255
 
@@ -35,9 +39,8 @@ def register(blueprint: Blueprint, headway: Headway) -> None:
     @blueprint.get("/executions")
     def executions() -> Response:
         headway.policy.authorize(request, Action.LIST)
-        page = headway.store.find(read_query())
-        shown = [entry(found) for found in _resolved(page.snapshots, headway.clock()) if _may_see(headway, found)]
-        return uncached({"executions": shown, "cursor": page.cursor})
+        shown, cursor = _permitted(headway, read_query())
+        return uncached({"executions": [entry(each) for each in shown], "cursor": cursor})
 
 
 def entry(execution: Execution) -> frames.Json:
@@ -64,18 +67,44 @@ def read_query() -> Query:
     )
 
 
-def _may_see(headway: Headway, execution: Execution) -> bool:
+def _permitted(headway: Headway, query: Query) -> tuple[list[Execution], str | None]:
+    """A page of what the caller may read, and a cursor that names nothing else: a store's own names what it looked at last.
+
+    It names the last one that is shown, then. Where none is, the walk goes on for a while, and the cursor tells a time: after all
+    that is newer, so that the next page neither repeats nor leaves out what is of that very time.
+    """
+    start, now, walk, pages = begin(query), headway.clock(), query, 0
+    while True:
+        page = headway.store.find(walk)
+        pages += 1
+        seen = [(each, found) for each, found in _resolved(page.snapshots, now) if _may_see(headway, found.execution_id)]
+        shown = [found for _, found in seen]
+        end = named_by(page.cursor) if page.cursor is not None else None
+        if len(shown) <= query.limit and (end is None or _may_see(headway, end.task_id)):
+            return shown, page.cursor
+        if named := [place_of(each.record) for each, _ in seen[: query.limit] if each.record is not None]:
+            return shown[: query.limit], cursor_of(named[-1])
+        if end is None:
+            return shown, None
+        # At least to the end of one time, or the next page would begin where this one did.
+        before = Place(end.at + 1, "")
+        if (shown or pages >= PAGES) and (start is None or before < start):
+            return shown[: query.limit], cursor_of(before)
+        walk = replace(query, cursor=page.cursor, limit=MOST)
+
+
+def _may_see(headway: Headway, execution_id: str) -> bool:
     try:
-        headway.policy.authorize(request, Action.READ, execution.execution_id)
+        headway.policy.authorize(request, Action.READ, execution_id)
     except (NotAllowed, NotAuthenticated):
         return False
     return True
 
 
-def _resolved(snapshots: Iterable[Snapshot], now: datetime) -> Iterable[Execution]:
+def _resolved(snapshots: Iterable[Snapshot], now: datetime) -> Iterable[tuple[Snapshot, Execution]]:
     for snapshot in snapshots:
         try:
-            yield resolve(snapshot, now)
+            yield snapshot, resolve(snapshot, now)
         except (ExecutionNotFound, ExecutionExpired):
             continue  # it went while the page was made
 

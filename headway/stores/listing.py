@@ -120,7 +120,7 @@ def place_of(record: Record) -> Place:
 def page(source: Source, query: Query, now: datetime) -> Page:
     """Walk until the page is full, the indexes are at their end, or enough was looked at."""
     indexes = names(query)
-    after, since = _begin(query), _at(query.since) if query.since is not None else 0
+    after, since = begin(query), _at(query.since) if query.since is not None else 0
     found: list[Snapshot] = []
     stale: list[tuple[Entry, Status | None]] = []
     seen = 0
@@ -187,15 +187,15 @@ def _page(source: Source, found: Sequence[Snapshot], stale: Sequence[tuple[Entry
     """``end``: the last place that was looked at, where there may be more."""
     if stale:
         source.mend(stale)
-    return Page(tuple(found), None if end is None else _cursor(end))
+    return Page(tuple(found), None if end is None else cursor_of(end))
 
 
-def _begin(query: Query) -> Place | None:
+def begin(query: Query) -> Place | None:
     """Where to begin: after the page before, and not later than ``until``."""
     # No id is smaller than the empty one: all that is of that very time comes before it.
     places = [Place(_at(query.until), "")] if query.until is not None else []
     if query.cursor is not None:
-        places.append(_place(query.cursor))
+        places.append(named_by(query.cursor))
     return min(places, default=None)
 
 
@@ -204,11 +204,13 @@ def _at(time: datetime) -> int:
     return min(micros(time), 10**16 - 1)
 
 
-def _cursor(place: Place) -> str:
+def cursor_of(place: Place) -> str:
+    """The cursor of the page that comes after a place. Whoever holds it can read the place."""
     return base64.urlsafe_b64encode(f"{place.at}.{place.task_id}".encode()).decode().rstrip("=")
 
 
-def _place(cursor: str) -> Place:
+def named_by(cursor: str) -> Place:
+    """The place that a cursor names. Raises ``InvalidRequest`` for what is no cursor."""
     try:
         at, _, task_id = base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True).decode().partition(".")
         if not at.isdecimal() or not at.isascii() or len(at) > 16:

@@ -162,6 +162,33 @@ class TestWhoMaySee:
             fill(server)
             assert ids(server) == ["e3", "e1"]
 
+    @pytest.mark.parametrize("at_once", [True, False])
+    @pytest.mark.parametrize("most", [3, 200])
+    @pytest.mark.parametrize("limit", [1, 2, 3])
+    @pytest.mark.parametrize("mine", [{0, 7, 8, 29}, {15}, set(), {29, 28, 27}, set(range(30))])
+    def test_a_cursor_names_nothing_else(
+        self, monkeypatch: pytest.MonkeyPatch, mine: set[int], limit: int, most: int, at_once: bool
+    ) -> None:
+        """No cursor holds an id that the caller may not read; page by page each that it may is seen once."""
+        monkeypatch.setattr("headway.server.listing.MOST", most)
+        allowed = {f"e{n:02}" for n in mine}
+        with mounted(authorize=lambda _, action, execution_id: action is Action.LIST or execution_id in allowed) as server:
+            for n in range(30):
+                server.store.register([Registration(f"e{n:02}", "tasks.some", server.clock())])
+                server.clock.tick(0 if at_once else 1)
+            seen, cursors, cursor = [], [], None
+            while True:
+                query = {"limit": limit} | ({"cursor": cursor} if cursor else {})
+                answer = server.client.get(LIST, query_string=query).json
+                assert len(answer["executions"]) <= limit
+                seen += [each["execution_id"] for each in answer["executions"]]
+                if (cursor := answer["cursor"]) is None:
+                    break
+                cursors.append(cursor)
+                assert len(cursors) <= 31
+        assert seen == sorted(allowed, reverse=True)
+        assert {listing.named_by(each).task_id for each in cursors} <= allowed | {""}
+
     def test_who_may_not_list(self) -> None:
         """Who may read each one may not list them for that."""
         with mounted(authorize=lambda _, action, __: action is not Action.LIST) as server:
