@@ -77,9 +77,9 @@ class Line:
         self._flushing = False
         #: Nothing more can be sent.
         self.broken = False
-        #: More waits than any viewer that reads would have: more than this many.
+        #: More than any viewer that reads would have waiting; twice as many is what is held at most.
         self.max_waiting = MAX_WAITING
-        self.overrun = False
+        self._lost = False
         #: The handshake was answered: HTTP is over on this connection.
         self.upgraded = False
         #: The last was read from the viewer, and what is then to be called.
@@ -126,9 +126,11 @@ class Line:
             if self._head is None and not self._backlog:
                 self._head = memoryview(item.on_wire)
                 self._push()
-            else:
+            elif len(self._backlog) < 2 * self.max_waiting:
                 self._backlog.put(item)
-                self.overrun = len(self._backlog) > self.max_waiting
+            else:
+                # simple-websocket answers pings for as long as it reads, and nobody is asked: the bound must be here.
+                self._lost = True
             begins = self._head is not None and not self._flushing
             self._flushing |= begins
         if begins:
@@ -138,6 +140,11 @@ class Line:
     def waiting(self) -> bool:
         """Whether something waits for the viewer to read."""
         return self._head is not None
+
+    @property
+    def overrun(self) -> bool:
+        """Whether more than ``max_waiting`` wait for a viewer, or something was lost to it: it is to be let go."""
+        return self._lost or len(self._backlog) > self.max_waiting
 
     def flush(self) -> bool:
         """Send what can be sent; True where nothing waits any more. For the flusher."""

@@ -119,13 +119,15 @@ class SocketViewer:
     def complain(self, code: str, message: str, execution_id: str | None) -> None:
         """Send an ``error`` frame."""
         self._line.put(Frame(frames.error_frame(code, message, self._clock(), execution_id)))
+        if self._line.overrun:
+            self.end(*TOO_SLOW)
 
     # -- keeper.Stream, by the keeper's thread
 
     def check(self, now: float) -> None:
         """Ping a quiet viewer, and let go of one that doesn't answer, or takes nothing of what waits for it."""
         line = self._line
-        if line.waiting and now - line.moved > self._patience:
+        if line.overrun or (line.waiting and now - line.moved > self._patience):
             self.end(*TOO_SLOW)
         elif self._asked is None or line.heard >= self._asked:
             self._asked = None
@@ -194,6 +196,8 @@ class SocketViewer:
     def _drain(self) -> None:
         """Wait while the viewer reads what it hasn't yet: an end is never dropped, but one that stands still is."""
         patience = DRAIN_INTERVAL if self._ending == TOO_SLOW else self._patience
+        # Who let too much pile up may not hold its seat by reading a little now and then.
+        latest = time.monotonic() + CLOSE_TIMEOUT if self._ending == TOO_SLOW else float("inf")
         pause = threading.Event()
-        while self._line.waiting and time.monotonic() - self._line.moved < patience:
+        while self._line.waiting and time.monotonic() < latest and time.monotonic() - self._line.moved < patience:
             pause.wait(DRAIN_INTERVAL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -183,6 +184,24 @@ def test_the_app_is_asked_about_each(own_valkey: ValkeyServer) -> None:
 
         assert events(forbidden) == 403
         assert events(allowed) == 200
+
+
+def test_one_that_pings_and_never_reads(server: WebServer) -> None:
+    """A viewer that has us answer without end, and reads no answer, loses its place though it is never quiet."""
+    viewer = Many(server, sockopt=((socket.SOL_SOCKET, socket.SO_RCVBUF, 4096),))
+    until(lambda: viewers_of(server) == 1)
+
+    def cut_off() -> bool:
+        try:
+            for _ in range(200):
+                viewer.socket.ping("x" * 120)
+        except OSError:
+            return True
+        return viewers_of(server) == 0
+
+    until(cut_off, within=30)
+    until(lambda: viewers_of(server) == 0)
+    viewer.socket.shutdown()
 
 
 def watched(backend: ValkeyServer, some: list[Any]) -> int:

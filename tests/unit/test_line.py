@@ -139,6 +139,16 @@ def test_line_says_when_too_much_waits(pair: Pair) -> None:
     assert pair.line.overrun
 
 
+def test_line_holds_so_much_and_no_more(pair: Pair) -> None:
+    """Beyond twice what may wait nothing is taken: memory is bounded, whoever is late to act on it, and it isn't forgotten."""
+    pair.line.put(Bytes(b"-" * 500_000))
+    for _ in range(10 * MAX_WAITING):
+        pair.line.put(Bytes(b"x"))
+    assert pair.read(500_000 + 2 * MAX_WAITING)[500_000:] == b"x" * 2 * MAX_WAITING
+    until(lambda: not pair.line.waiting)
+    assert pair.line.overrun, "it lacks something, so it may not go on as if nothing were"
+
+
 def test_line_of_a_viewer_that_left(pair: Pair) -> None:
     """Sending to a viewer that has gone raises nothing, keeps nothing, and the flusher lets go of it."""
     pair.line.put(Bytes(b"-" * 500_000))

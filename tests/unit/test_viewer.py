@@ -1,0 +1,71 @@
+"""One socket's viewer, with no server behind it: what it does about one that takes nothing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from headway.server.hub import utc_now
+from headway.server.line import MAX_WAITING, Bytes
+from headway.server.viewer import TOO_SLOW, SocketViewer
+from headway.server.wire import PING
+from tests.unit.test_line import Pair
+
+
+class Ended(SocketViewer):
+    """A viewer whose end can be looked at."""
+
+    def __init__(self, line: Any) -> None:
+        ws = SimpleNamespace(event=threading.Event(), ping_interval=None, input_buffer=[])
+        settings = SimpleNamespace(ping_interval=3600.0)
+        super().__init__(ws, line, SimpleNamespace(clock=utc_now, settings=settings))  # type: ignore[arg-type]
+
+    @property
+    def ended(self) -> Any:
+        return self._ending
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    pair = Pair()
+    pair.line.put(Bytes(b"-" * 500_000))
+    yield pair
+    pair.line.shut()
+    pair.ours.close()
+    pair.viewer.close()
+
+
+def test_pongs_that_pile_up(pair: Pair) -> None:
+    """A viewer that pings and reads nothing is let go by the keeper's next look, long before its patience is over."""
+    viewer = Ended(pair.line)
+    for _ in range(MAX_WAITING):
+        pair.line.put(Bytes(PING))
+    viewer.check(pair.line.moved)
+    assert viewer.ended is None
+    pair.line.put(Bytes(PING))
+    viewer.check(pair.line.moved)
+    assert viewer.ended == TOO_SLOW
+
+
+def test_complaints_that_pile_up(pair: Pair) -> None:
+    """A viewer that asks for what isn't there and reads no answer is let go as soon as too much waits."""
+    viewer = Ended(pair.line)
+    for _ in range(MAX_WAITING):
+        viewer.complain("not_found", "There is none", "x")
+    assert viewer.ended is None
+    viewer.complain("not_found", "There is none", "x")
+    assert viewer.ended == TOO_SLOW
+
+
+def test_one_that_catches_up_stays(pair: Pair) -> None:
+    """Much that waited once is no reason to let go of a viewer that has read it since."""
+    viewer = Ended(pair.line)
+    for _ in range(MAX_WAITING + 1):
+        pair.line.put(Bytes(PING))
+    pair.read(500_000 + (MAX_WAITING + 1) * len(PING))
+    viewer.check(pair.line.moved)
+    assert viewer.ended is None
