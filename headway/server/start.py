@@ -24,7 +24,6 @@ from headway.records import Registration, Snapshot, Status, Write
 from headway.server.auth import Action
 from headway.server.body import read_body
 from headway.server.rest import uncached
-from headway.stores.base import TOMBSTONE
 
 if TYPE_CHECKING:
     from headway.server.extension import Headway
@@ -134,25 +133,16 @@ class Starter:
             if digest != order.digest:
                 raise InvalidRequest("This Idempotency-Key was used for another task or other arguments before")
             snapshot = headway.store.read([execution_id])[0]
-            if self._never_registered(snapshot):
-                # Who claimed it lost the registry before it could publish, and was told 503: "pending" would be an empty promise.
-                # Or is about to register it, in this very moment: then one id is published twice, at worst, which costs a run.
-                return self.publish(order, execution_id), Status.PENDING
             if not _withdrawn(snapshot):
                 headway.policy.authorize(request, Action.READ, execution_id)
                 return execution_id, self._status(snapshot)
         raise Unavailable("The message broker can't be reached; nothing was started", retry_after=60.0)
 
-    def _never_registered(self, snapshot: Snapshot) -> bool:
-        """Whether a claimed id got no further. A registered one outlives its claim, unless claims live for very long."""
-        unknown = snapshot.record is None and snapshot.meta is None
-        return unknown and self._headway.settings.idempotency_lifetime <= TOMBSTONE.total_seconds()
-
     def _status(self, snapshot: Snapshot) -> Status:
         try:
             return resolve(snapshot, self._headway.clock()).status
         except ExecutionNotFound:
-            return Status.PENDING  # not for certain, see `_never_registered`, but more can't be said
+            return Status.PENDING  # claimed by a call that is just about to register it
 
     @cached_property
     def _connection(self) -> Connection:

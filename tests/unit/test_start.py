@@ -15,7 +15,7 @@ from werkzeug.test import TestResponse
 
 from headway.errors import Unavailable
 from headway.server.auth import Action, Identity
-from headway.server.start import TRIES, Order, Starter
+from headway.server.start import TRIES
 from tests.support.mounting import Mounted, mounted
 from tests.unit.test_problems import assert_problem
 
@@ -346,47 +346,25 @@ class TestIdempotency:
         assert_problem(response, 503)
         assert len(server.store._claims) == TRIES
 
-    def test_a_claim_that_nothing_came_of(self, server: Mounted) -> None:
-        """A call that claimed its key and then lost the registry leaves no empty promise: the next one publishes its id, once."""
-        with mock.patch.object(server.store, "register", side_effect=Unavailable()):
-            assert_problem(start(server, "tasks.add", 1, key="k"), 503)
-        assert messages(server) == []
-        first = start(server, "tasks.add", 1, key="k").get_json()
-        assert first["status"] == "pending"
-        assert start(server, "tasks.add", 1, key="k").get_json() == first
-        assert messages(server) == [(first["execution_id"], "tasks.add", ([1], {}))]
-        assert len(server.store._claims) == 1
+    def test_one_that_is_being_published_now(self, server: Mounted) -> None:
+        """A second call while the first one is on its way finds its id, which nobody has registered yet: pending."""
+        claimed: list[str] = []
+        claim = server.store.claim
 
-    def test_one_whose_message_is_on_its_way(self, server: Mounted) -> None:
-        """A second call while the first one publishes finds what is registered already, and publishes nothing."""
-        inner: list[TestResponse] = []
-        send = Starter._send
+        def slow(key: str, value: str, expires: float) -> str:
+            return claimed[0] if claimed else claim(key, value, expires)
 
-        def slow(starter: Starter, order: Order, execution_id: str) -> None:
-            inner.append(start(server, "tasks.add", 1, key="k"))
-            send(starter, order, execution_id)
-
-        with mock.patch.object(Starter, "_send", slow):
-            first = start(server, "tasks.add", 1, key="k")
-        assert [each.get_json() for each in inner] == [first.get_json()]
-        assert len(messages(server)) == 1
-
-    def test_one_that_outlived_its_record(self, server: Mounted) -> None:
-        """Only the result is known: it has run, and isn't run again."""
-        with mock.patch.object(server.store, "register", side_effect=Unavailable()):
-            start(server, "tasks.add", 1, key="k")
-        ((bound, _),) = server.store._claims.values()
-        server.store.put_result(bound.split()[0], {"task_id": bound.split()[0], "status": "SUCCESS", "result": 1})
-        assert start(server, "tasks.add", 1, key="k").get_json()["status"] == "completed"
-        assert messages(server) == []
-
-    def test_a_claim_that_may_have_outlived_its_record(self) -> None:
-        """Where claims live for longer than records, an unknown id may have run long ago: it isn't run again."""
-        with mounted(celery=celery_app(), startable=STARTABLE, idempotency_lifetime=8 * 86400) as server:
-            with mock.patch.object(server.store, "register"):
-                first = start(server, "tasks.add", 1, key="k").get_json()
-            assert start(server, "tasks.add", 1, key="k").get_json() == first
-            assert len(messages(server)) == 1
+        digest = ""
+        with mock.patch.object(server.store, "claim", side_effect=claim) as spy:
+            start(server, "tasks.add", 1, key="other")
+            digest = spy.call_args.args[1].partition(" ")[2]
+        claimed.append(f"on-its-way {digest}")
+        with mock.patch.object(server.store, "claim", slow):
+            assert start(server, "tasks.add", 1, key="k").get_json() == {
+                "execution_id": "on-its-way",
+                "status": "pending",
+                "status_url": f"{URL}/on-its-way",
+            }
 
     def test_the_registry_is_away(self, server: Mounted) -> None:
         """Without the registry no key can be claimed: 503, nothing published."""
