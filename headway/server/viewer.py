@@ -127,6 +127,8 @@ class SocketViewer:
     def check(self, now: float) -> None:
         """Ping a quiet viewer, and let go of one that doesn't answer, or takes nothing of what waits for it."""
         line = self._line
+        if self._ending is not None:
+            return  # its close may be under way, and nothing may come after that, a ping least of all
         if line.overrun or (line.waiting and now - line.moved > self._patience):
             self.end(*TOO_SLOW)
         elif self._asked is None or line.heard >= self._asked:

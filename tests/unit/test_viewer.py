@@ -69,3 +69,19 @@ def test_one_that_catches_up_stays(pair: Pair) -> None:
     pair.read(500_000 + (MAX_WAITING + 1) * len(PING))
     viewer.check(pair.line.moved)
     assert viewer.ended is None
+
+
+def test_no_ping_follows_an_end() -> None:
+    """The keeper's look may come between a viewer's end and its leave: nothing may follow the close."""
+    pair = Pair()
+    try:
+        viewer = Ended(pair.line)
+        viewer.end(1000, "over")
+        viewer.check(pair.line.heard + 1e6)
+        pair.viewer.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            pair.viewer.recv(100)
+    finally:
+        pair.line.shut()
+        pair.ours.close()
+        pair.viewer.close()
