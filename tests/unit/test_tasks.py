@@ -284,6 +284,7 @@ def test_unknown_length(reports: Reports) -> None:
 def test_direct_calls_are_harmless(data: Path) -> None:
     """Called as plain functions, outside any worker and with no server there, the jobs do their work all the same."""
     (data / "it.csv").write_text("id\n1\n")
+    app.celery.set_current()  # shared tasks are the current app's, and other tests made apps of their own
     assert os.environ.get("CELERY_RESULT_BACKEND") is None
     assert tasks.import_csv("it.csv")["rows"] == 1
     assert tasks.checksum(".", passes=1)["files"] == 2
