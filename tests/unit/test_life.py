@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
@@ -15,26 +15,9 @@ from headway.stores.memory import MemoryStore
 from headway.worker import seams
 from headway.worker.installation import Installation, installation_of
 from headway.worker.life import LifeStep, Signs
+from tests.support.timer import Timer
 from tests.support.wait import until
 from tests.unit.tracing import Lab
-
-
-class Timer:
-    """A scheduler whose time the test makes."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.due: list[tuple[float, Callable[[float], None]]] = []
-
-    def call_at(self, due: float, call: Callable[[float], None]) -> None:
-        self.due.append((due, call))
-
-    def pass_to(self, then: float) -> None:
-        """Let the time pass."""
-        while self.due and self.due[0][0] <= then:
-            self.now, call = self.due.pop(0)
-            call(self.now)
-        self.now = then
 
 
 class Listening(MemoryStore):

@@ -19,32 +19,9 @@ from headway.worker import timeout
 from headway.worker.report import Report
 from headway.worker.scheduler import Scheduler
 from headway.worker.timeout import Watch
+from tests.support.timer import Timer
 from tests.support.wait import until
 from tests.unit.tracing import Lab
-
-
-class Timer:
-    """A scheduler whose time the test makes."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.due: list[tuple[float, Callable[[float], None]]] = []
-
-    def call_at(self, due: float, call: Callable[[float], None]) -> None:
-        self.due.append((due, call))
-
-    def pass_to(self, then: float) -> None:
-        """Let the time pass, with every call in time."""
-        while self.due and self.due[0][0] <= then:
-            self.now, call = self.due.pop(0)
-            call(self.now)
-        self.now = then
-
-    def jump_to(self, then: float) -> None:
-        """Let the time pass with nothing called meanwhile, as where the process was stopped."""
-        self.now = then
-        for _, call in [self.due.pop(0) for _ in range(len(self.due))]:
-            call(then)
 
 
 class Silence:
