@@ -216,6 +216,17 @@ def heard(snapshot: Snapshot, meta: Mapping[str, Any], at: datetime) -> Snapshot
     return replace(snapshot, record=written(record, write), meta=meta, beating=beats)
 
 
+def outruns(record: Record | None, meta: Mapping[str, Any] | None) -> bool:
+    """Whether the result backend speaks of what this record of the registry doesn't know: an end, or a later attempt."""
+    if meta is None:
+        return False
+    known = record if record is not None else Record("")
+    result = meta.get("result")
+    said = result.get("attempt") if isinstance(result, Mapping) else None
+    later = isinstance(said, int) and said > known.attempt
+    return later or (meta.get("status") in READY_STATES and known.state not in READY_STATES)
+
+
 def notice(task_id: str, state: str) -> dict[str, Any]:
     """Celery's record of a state with nothing in it, for a store to tell watchers of what is kept nowhere else."""
     return {"status": state, "result": None, "traceback": None, "children": [], "date_done": None, "task_id": task_id}

@@ -56,7 +56,9 @@ class SplitStore(Store):
             answer = states.answered(record, opening, result_gone=gone)
             return states.opened(record, opening) if answer.attempt else None
 
-        self._change(opening.task_id, decide, patient=patient)
+        # Always with patience. A report that is lost is followed by another one; a run whose opening is lost is shown as the one
+        # before it, and isn't told of its cancel. Celery's own start waits as long, in the same database.
+        self._change(opening.task_id, decide, patient=True)
         return answer
 
     def write(self, write: Write, *, patient: bool = False) -> Written:
@@ -84,9 +86,14 @@ class SplitStore(Store):
         return self.read([task_id])[0]
 
     def read(self, task_ids: Sequence[str]) -> list[Snapshot]:
-        # The registry first: an end that comes between the two reads is then seen with its result, and not without it.
-        records = self._records(task_ids)
+        # The registry first: an end that comes between the two reads is then seen with its result, and not without it. But a
+        # whole run may begin and end between them, and its result stand beside the attempt before it. Every state was in the
+        # registry before its result was stored, so a second look at the registry knows it.
+        records = dict(self._records(task_ids))
         metas = self._results(task_ids)
+        torn = [task_id for task_id, meta in zip(task_ids, metas, strict=True) if states.outruns(records.get(task_id), meta)]
+        if torn:
+            records |= self._records(torn)
         now = self.clock()
         return [
             Snapshot(task_id, record := records.get(task_id), meta, one_step=False, beating=states.beating(record, now))

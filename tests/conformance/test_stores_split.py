@@ -1,0 +1,58 @@
+"""Where registry and results are two things: what lies between two reads, and between two processes that write one file."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headway.core import states
+from headway.errors import Unavailable
+from headway.records import Status
+from headway.stores.split import SplitStore
+from tests.support import stores
+from tests.support.stores import Subject, at, report
+
+
+@pytest.mark.parametrize("name", ["sql", "files", "other"])
+@pytest.mark.parametrize("state", ["PROGRESS", "SUCCESS"])
+def test_what_happens_between_two_reads(name: str, state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole attempt between the look at the registry and the one at the results is shown under its own number."""
+    subject = stores.make(name, tmp_path)
+    assert isinstance(subject.store, SplitStore)
+    results = subject.store._results
+    subject.open("a", 0)
+
+    def meanwhile(task_ids: Sequence[str]) -> Sequence[Mapping[str, Any] | None]:
+        monkeypatch.undo()
+        subject.write("a", "RETRY", 1, attempt=1)
+        subject.open("a", 2, retries=1)
+        subject.write("a", state, 3, attempt=2, result=report(2, attempt=2) if state == "PROGRESS" else "done")
+        return results(task_ids)
+
+    monkeypatch.setattr(subject.store, "_results", meanwhile)
+    execution = states.resolve(subject.look("a"), at(4))
+    subject.store.close()
+    assert (execution.status, execution.attempt) == ((Status.COMPLETED, 2) if state == "SUCCESS" else (Status.RUNNING, 2))
+
+
+def test_an_opening_outwaits_a_report(tmp_path: Path) -> None:
+    """SQLite is locked for longer than a report waits: the start of an attempt, which was there before, is not lost."""
+    subject: Subject = stores.make("sql", tmp_path)
+    subject.open("other", 0)
+    locked = sqlite3.connect(tmp_path / "results.sqlite", isolation_level=None)
+    locked.execute("BEGIN IMMEDIATE")
+    with ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(subject.open, "a", 0)
+        try:
+            with pytest.raises(Unavailable):
+                subject.write("other", "PROGRESS", 1, attempt=1, result=report())
+        finally:
+            locked.execute("COMMIT")
+            locked.close()
+        assert opening.result(timeout=20).attempt == 1
+    subject.store.close()
