@@ -23,6 +23,7 @@ from headway.worker.cancel import TaskCancelled, cancel
 from headway.worker.context import RequestContext
 from headway.worker.install import install
 from headway.worker.publishing import owned_by
+from headway.worker.step import Step
 from headway.worker.task import ProgressTask
 from headway.worker.timeout import ProgressTimeout
 
@@ -36,6 +37,7 @@ __all__ = [
     "ProgressTimeout",
     "RequestContext",
     "Status",
+    "Step",
     "TaskCancelled",
     "UsageError",
     "cancel",

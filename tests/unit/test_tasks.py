@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ import pytest
 import app
 import headway
 import tasks
+from headway.worker.step import Step, Steps
 from tasks import checksums, imports
 from tasks.data import OutsideDataError, data_folder, inside
 from tasks.imports import NotImportableError
@@ -26,7 +27,7 @@ from tasks.packing import DamagedArchiveError
 class Reports:
     """Stands in the place of ``RequestContext`` and keeps what a task reports."""
 
-    seen: list[tuple[float, float, str | None, Mapping[str, str] | None]] = field(default_factory=list)
+    seen: list[tuple[float, float, str | None, dict[str, str] | None]] = field(default_factory=list)
 
     @property
     def progress(self) -> Reports:
@@ -35,10 +36,11 @@ class Reports:
     def get(self) -> Reports:
         return self
 
-    def update(
-        self, current: float, total: float, message: str | None = None, attributes: Mapping[str, str] | None = None
-    ) -> None:
+    def update(self, current: float, total: float, message: str | None = None, attributes: dict[str, str] | None = None) -> None:
         self.seen.append((current, total, message, attributes))
+
+    def step(self, name: str) -> Step:
+        return Step(Steps(self.update, lambda: self.seen[-1]), name, 1)
 
     def track(self, iterable: list[Any], message: str | None = None) -> Iterator[Any]:
         for number, item in enumerate(iterable):

@@ -1,0 +1,185 @@
+"""tqdm's bars, reported: ``from headway.tqdm import tqdm`` in the place of ``from tqdm import tqdm``.
+
+In a task that runs in a worker a bar is the task's progress: ``n`` of ``total``, the description as message, the postfix as
+attributes. Nothing is printed there. Elsewhere (a terminal, a notebook's kernel, a direct call of the task) it is tqdm's own bar.
+
+Libraries that bring their own ``from tqdm.auto import tqdm`` report too, after one call of `everywhere` in the Celery app's
+module.
+
+Which bar speaks: one at a time, the first that is open; those that a loop inside of it makes are silent, as the attempt has one
+progress. Within ``with ctx.progress.step(...)`` a bar moves that step. tqdm is the extra ``celery-headway[tqdm]``.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any
+from weakref import ref
+
+from tqdm import std
+
+from headway.worker import context
+from headway.worker.reporter import Reporter
+from headway.worker.step import Step, innermost
+
+__all__ = ["everywhere", "tqdm", "trange"]
+
+Target = Reporter | Step
+Bar = Any  # a std.tqdm; for a type checker it lacks what is kept on it here
+
+
+class Nowhere(io.TextIOBase):
+    """Where a bar draws itself that nobody sees. Not os.devnull: a file that is opened for each bar would want to be closed."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+#: The bar that speaks here, and for what: of another task or step, or closed, it holds nobody back.
+_speaking: ContextVar[tuple[Target, ref[Bar]] | None] = ContextVar("headway_tqdm", default=None)
+
+
+def _target() -> Target | None:
+    """What a bar that is made here reports to; None outside a worker's task."""
+    found = context.current.get()
+    return None if found is None or not found.progress.stores else innermost.get() or found.progress
+
+
+def _is_free(target: Target) -> bool:
+    """Whether no open bar speaks for ``target`` yet."""
+    speaking = _speaking.get()
+    if speaking is None or speaking[0] is not target:
+        return True
+    bar = speaking[1]()
+    return bar is None or bar.disable
+
+
+def _new(original: Callable[..., Bar]) -> Callable[..., Bar]:
+    def __new__(cls: type[Bar], *args: Any, **options: Any) -> Bar:
+        if _target() is None:
+            return original(cls, *args, **options)
+        # Without tqdm's monitor thread: it wakes bars whose loop has become slow, and here each item is told.
+        bar: Bar = object.__new__(cls)
+        with cls.get_lock():
+            cls._instances.add(bar)
+        return bar
+
+    return __new__
+
+
+def _init(original: Callable[..., None]) -> Callable[..., None]:
+    def __init__(self: Bar, *args: Any, **options: Any) -> None:
+        target = _target()
+        self._headway = None
+        if target is None:
+            original(self, *args, **options)
+        elif options.get("disable") or not _is_free(target):
+            original(self, *args, **options | {"disable": True})
+        else:
+            # disable=None asks for a terminal, which a worker hasn't.
+            original(self, *args, **options | {"disable": False, "file": Nowhere()})
+            self._headway, self._attributes = target, None
+            _speaking.set((target, ref(self)))
+            _tell(self)
+
+    return __init__
+
+
+def _iter(original: Callable[[Bar], Iterator[Any]]) -> Callable[[Bar], Iterator[Any]]:
+    def __iter__(self: Bar) -> Iterator[Any]:
+        return original(self) if self._headway is None else _counted(self)
+
+    return __iter__
+
+
+def _counted(bar: Bar) -> Iterator[Any]:
+    """The items, each told when it is done: tqdm's own loop tells every so many, and a slow one behind fast ones never."""
+    try:
+        for item in bar.iterable:
+            yield item
+            bar.n += 1
+            _tell(bar)
+    finally:
+        bar.close()
+
+
+def _update(original: Callable[..., bool | None]) -> Callable[..., bool | None]:
+    def update(self: Bar, n: float | None = 1) -> bool | None:
+        if self._headway is None or self.disable:
+            return original(self, n)
+        self.n += n
+        _tell(self)
+        return True
+
+    return update
+
+
+def _refresh(original: Callable[..., bool | None]) -> Callable[..., bool | None]:
+    def refresh(self: Bar, *args: Any, **options: Any) -> bool | None:
+        if self._headway is None or self.disable:
+            return original(self, *args, **options)
+        _tell(self)
+        return True
+
+    return refresh
+
+
+def _set_postfix(original: Callable[..., None]) -> Callable[..., None]:
+    def set_postfix(self: Bar, ordered_dict: Any = None, refresh: bool = True, **pairs: Any) -> None:
+        if self._headway is not None:
+            said = dict(ordered_dict or {}) | pairs
+            self._attributes = {
+                str(key): self.format_num(value) if isinstance(value, int | float) else str(value) for key, value in said.items()
+            }
+        original(self, ordered_dict, refresh, **pairs)
+
+    return set_postfix
+
+
+def _tell(bar: Bar) -> None:
+    """Report where the bar stands. May raise ``TaskCancelled``, as any report."""
+    message = bar.desc.removesuffix(": ") if bar.desc else None  # tqdm puts the colon there
+    bar._headway.update(_count(bar.n), _count(bar.total), message, bar._attributes)
+
+
+def _count(value: Any) -> int | float:
+    """A count of tqdm's as a report's: it takes numpy's numbers, None and going back below zero."""
+    if type(value) is int and value >= 0:
+        return value
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return 0
+    return max(number, 0.0) if math.isfinite(number) else 0
+
+
+_ways: dict[str, Callable[[Any], Any]] = {
+    "__new__": _new,
+    "__init__": _init,
+    "__iter__": _iter,
+    "update": _update,
+    "refresh": _refresh,
+    "set_postfix": _set_postfix,
+}
+_methods = {name: way(getattr(std.tqdm, name)) for name, way in _ways.items()} | {"_headway": None}
+
+
+#: tqdm's class, whose bars report in a worker.
+tqdm: Any = type("tqdm", (std.tqdm,), _methods | {"__doc__": std.tqdm.__doc__, "__module__": __name__})
+
+
+def trange(*args: int, **options: Any) -> Any:
+    """``tqdm(range(*args), **options)``."""
+    return tqdm(range(*args), **options)
+
+
+def everywhere() -> None:
+    """Have the bars of every library of this process report, those that were imported before too. A second call does nothing.
+
+    It changes tqdm's own class, which all its kinds (``tqdm.auto``, ``tqdm.asyncio``, ``tqdm.contrib``) are made from.
+    """
+    for name, method in _methods.items():
+        setattr(std.tqdm, name, staticmethod(method) if name == "__new__" else method)

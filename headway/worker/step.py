@@ -1,0 +1,145 @@
+"""`Step`: a part of a task that reports on its own, as so much of the whole.
+
+::
+
+    progress.update(0, 4)
+    with progress.step("load", weight=3) as step:
+        for row in step.track(rows): ...
+    with progress.step("index"):  # 3 of 4
+        ...
+
+The arithmetic: a step moves what it is part of (the attempt's report, or another step) from where that stood to ``weight`` more.
+The total stays the one that was reported last. While none was, it is unknown and so is the percentage: a sum of weights that
+are still to come would be a guess, and a bar that goes back when the next step begins.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar, Token
+from types import TracebackType
+from typing import Self, TypeVar
+
+from headway.errors import UsageError
+from headway.worker.report import Report, checked, length_of
+
+T = TypeVar("T")
+Say = Callable[[int | float, int | float, str | None, dict[str, str] | None], None]
+
+
+class Steps:
+    """The steps of one level, which may be several at a time in threads: the level stands at what is done plus their parts."""
+
+    __slots__ = ("_done", "_lock", "_newest", "_parts", "_say", "_total")
+
+    def __init__(self, say: Say, newest: Callable[[], Report | None]) -> None:
+        self._say, self._newest = say, newest
+        self._lock = threading.Lock()
+        self._parts: dict[Step, float] = {}
+        self._done: int | float = 0
+        self._total: int | float = 0
+
+    def enter(self, step: Step) -> None:
+        with self._lock:
+            if not self._parts:  # what was reported in between counts too
+                newest = self._newest()
+                self._done, self._total = (0, 0) if newest is None else newest[:2]
+            self._parts[step] = 0
+
+    def move(self, step: Step, part: int | float, message: str | None, attributes: dict[str, str] | None) -> None:
+        with self._lock:
+            if step not in self._parts:
+                return  # a late thread's report: the step has ended, as an attempt has (contract, section 1)
+            self._parts[step] = part
+            current = self._done + sum(self._parts.values())
+        self._say(current, self._total, message, attributes)
+
+    def leave(self, step: Step) -> None:
+        with self._lock:
+            self._done += self._parts.pop(step)
+
+
+class Step:
+    """A context manager: inside of it, `update`, `track` and `step` speak of this part of the task alone.
+
+    Made by ``ctx.progress.step``. A step that ends without an exception counts in full; one that raises leaves the bar where
+    it was.
+    """
+
+    __slots__ = ("_name", "_newest", "_of", "_steps", "_token", "_weight")
+
+    def __init__(self, of: Steps, name: str, weight: int | float) -> None:
+        if not isinstance(name, str):
+            raise UsageError(f"progress.step: name must be a str, got {name!r}; pass str(name)")
+        if type(weight) not in (int, float) or not 0 <= weight < float("inf"):
+            raise UsageError(f"progress.step: weight must be a finite number that is not negative, got {weight!r}")
+        self._of, self._name, self._weight = of, name, weight
+        self._newest: Report | None = None
+        self._steps: Steps | None = None
+        self._token: Token[Step | None] | None = None
+
+    def update(
+        self,
+        current: int | float,
+        total: int | float,
+        message: str | None = None,
+        attributes: dict[str, str] | None = None,
+    ) -> None:
+        """Say how far the step is, as ``ctx.progress.update`` says it of the task; the message stands behind the step's name.
+
+        While its total is unknown (0) the step counts as not begun: the bar waits, and the message tells.
+        """
+        self._newest = report = checked(current, total, message, attributes)
+        done, whole = report[:2]
+        self._tell(min(done / whole, 1.0) * self._weight if whole else 0, message, report[3])
+
+    def track(
+        self,
+        iterable: Iterable[T],
+        total: int | float | None = None,
+        message: str | None = None,
+        attributes: dict[str, str] | None = None,
+    ) -> Iterator[T]:
+        """The items of ``iterable``, counted as ``ctx.progress.track`` counts them."""
+        whole = checked(0, length_of(iterable) if total is None else total, message, attributes)[1]
+        return self._tracked(iterable, whole, message, attributes)
+
+    def _tracked(
+        self, iterable: Iterable[T], total: int | float, message: str | None, attributes: dict[str, str] | None
+    ) -> Iterator[T]:
+        self.update(0, total, message, attributes)
+        for done, item in enumerate(iterable, 1):
+            yield item
+            self.update(done, total, message, attributes)
+
+    def step(self, name: str, weight: int | float = 1) -> Step:
+        """A part of this step: ``weight`` of the total that the step reported last."""
+        if self._steps is None:
+            self._steps = Steps(self.update, lambda: self._newest)
+        return Step(self._steps, name, weight)
+
+    def _tell(self, part: int | float, message: str | None, attributes: dict[str, str] | None) -> None:
+        self._of.move(self, part, f"{self._name}: {message}" if message else self._name, attributes)
+
+    def __enter__(self) -> Self:
+        if self._token is not None:
+            raise UsageError(f"progress.step({self._name!r}) was entered twice; make another one")
+        self._of.enter(self)
+        self._token = innermost.set(self)
+        self._tell(0, None, None)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        assert self._token is not None
+        innermost.reset(self._token)
+        try:
+            if kind is None:
+                newest = self._newest
+                self._tell(self._weight, None, None if newest is None else newest[3])
+        finally:
+            self._of.leave(self)
+
+
+#: The step that the code is in: where a library's bar reports (`headway.tqdm`). None: in none, or not in a task.
+innermost: ContextVar[Step | None] = ContextVar("headway_step", default=None)

@@ -1,0 +1,158 @@
+"""`headway.tqdm`: bars that report in a worker, and are tqdm's own elsewhere."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import tqdm as theirs
+from tqdm import std
+
+import headway.tqdm
+from headway import RequestContext
+from headway.records import Progress
+from headway.tqdm import tqdm, trange
+from tests.unit.tracing import Lab
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with Lab() as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def no_monitor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """tqdm's own bars start a thread that never ends."""
+    monkeypatch.setattr(std.tqdm, "monitor_interval", 0)
+
+
+def run(lab: Lab, work: Any) -> Progress:
+    """What is known of a task that does ``work``, at its end."""
+
+    @lab.task(name="work")
+    def task() -> None:
+        work()
+
+    lab.run(task, "x")
+    return lab.progress("x")
+
+
+def said(progress: Progress) -> tuple[Any, ...]:
+    return progress.current, progress.total, progress.message, progress.attributes
+
+
+def test_a_loop_is_the_progress(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    """Count, total, description and postfix are reported, and nothing is printed into the worker's log."""
+
+    def work() -> None:
+        bar = tqdm("abcd", desc="Reading")
+        for _ in bar:
+            bar.set_postfix(loss=0.25, kind="x")
+
+    assert said(run(lab, work)) == (4, 4, "Reading", {"loss": "0.25", "kind": "x"})
+    assert capsys.readouterr() == ("", "")
+
+
+def test_each_item_is_told(lab: Lab) -> None:
+    """Behind a fast start one slow item is told too: tqdm's own loop would wait for as many as it was used to."""
+    seen: list[Any] = []
+
+    def work() -> None:
+        progress = RequestContext.get().progress
+        for number in trange(100_000):
+            if number == 99_999:
+                seen.append(progress.newest)
+
+    run(lab, work)
+    assert seen[0][:2] == (99_999, 100_000)
+
+
+def test_by_hand(lab: Lab) -> None:
+    """``update``, a total that is set later, ``reset``, odd numbers: as code in the wild uses it."""
+
+    def work() -> None:
+        with tqdm(total=None, unit="B") as bar:
+            bar.update(3)
+            bar.update(-5)
+            assert RequestContext.get().progress.newest == (0, 0, None, None)
+            bar.reset(total=10)
+            bar.update(2.5)
+            bar.set_description("late")
+
+    assert said(run(lab, work)) == (2.5, 10, "late", None)
+
+
+def test_an_inner_loop_is_silent(lab: Lab) -> None:
+    """One bar speaks at a time: the outermost; the next one after its end."""
+    seen: list[Any] = []
+
+    def work() -> None:
+        for _ in tqdm("ab", desc="outer"):
+            for _ in tqdm("xyz", desc="inner"):
+                seen.append(RequestContext.get().progress.newest)
+        for _ in tqdm("c", desc="after"):
+            pass
+
+    assert said(run(lab, work)) == (1, 1, "after", None)
+    assert [report[2] for report in seen] == ["outer"] * 6
+
+
+def test_a_bar_in_a_step_moves_the_step(lab: Lab) -> None:
+    """``with ctx.progress.step(...)``: what a library loops over is a part of the whole."""
+
+    def work() -> None:
+        progress = RequestContext.get().progress
+        progress.update(0, 2)
+        with progress.step("load"):
+            for number in tqdm("ab", desc="rows"):
+                if number == "b":
+                    assert progress.newest == (0.5, 2, "load: rows", None)
+
+    assert said(run(lab, work))[:3] == (1, 2, "load")
+
+
+def test_disabled_bars_say_nothing(lab: Lab) -> None:
+    """``disable=True`` is the caller's word; ``disable=None`` only asks for a terminal."""
+
+    def work() -> None:
+        list(tqdm("abc", disable=True))
+        list(tqdm("ab", disable=None))
+
+    assert said(run(lab, work))[:2] == (2, 2)
+
+
+def test_elsewhere_it_is_tqdms_own_bar(lab: Lab) -> None:
+    """Outside a task, and in a task that is called directly, the bar is drawn."""
+
+    def drawn() -> str:
+        screen = io.StringIO()
+        list(tqdm("ab", file=screen, desc="Here"))
+        return screen.getvalue()
+
+    assert "Here: 100%" in drawn()
+    assert "Here: 100%" in lab.task(name="direct")(drawn)()
+    assert isinstance(tqdm([], file=io.StringIO()), theirs.tqdm)
+
+
+def test_everywhere(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libraries with a tqdm of their own report too, and bars outside of tasks are drawn as ever."""
+    for name in headway.tqdm._methods:  # put back at the end
+        monkeypatch.setattr(std.tqdm, name, getattr(std.tqdm, name, None), raising=False)
+    old = theirs.tqdm(total=1, file=io.StringIO())
+    headway.tqdm.everywhere()
+    headway.tqdm.everywhere()
+    old.update(1)
+    old.close()
+
+    def work() -> None:
+        from tqdm.auto import tqdm as automatic
+
+        list(automatic("abc", desc="theirs"))
+
+    assert said(run(lab, work))[:3] == (3, 3, "theirs")
+    screen = io.StringIO()
+    list(theirs.tqdm("ab", file=screen))
+    assert "100%" in screen.getvalue()
