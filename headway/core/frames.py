@@ -145,9 +145,14 @@ def error_frame(code: str, message: str, at: datetime, execution_id: str | None 
     }
 
 
-def opening_frames(execution: Execution, at: datetime) -> Iterator[Json]:
-    """What a viewer is sent at connect: ``status``, and the end where it has come already."""
+def opening_frames(execution: Execution, at: datetime, before: Execution | None = None) -> Iterator[Json]:
+    """What a viewer is sent at connect: ``status``, and the end where it has come already.
+
+    The same after a gap in the stream, with what was shown ``before`` it: what began meanwhile is said to have ``started``.
+    """
     yield status_frame(execution, at)
+    if before is not None and before.status is Status.PENDING and _has_begun(before, execution):
+        yield _frame("started", execution, at)
     if execution.status.terminal:
         yield terminal_frame(execution, at)
 

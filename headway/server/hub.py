@@ -27,7 +27,7 @@ from headway.feeds.base import Feed
 from headway.records import Execution, Phase, Snapshot, Status
 from headway.server.capacity import Budget
 from headway.server.keeper import Keeper
-from headway.server.news import Change, Frame, Viewer
+from headway.server.news import Change, Frame, Step, Viewer
 from headway.server.waiter import Waiter
 from headway.stores.base import Store
 
@@ -379,14 +379,16 @@ class Hub:
             joiners, viewers = list(watched.joiners), list(watched.viewers)
             watched.viewers |= watched.joiners
             watched.joiners.clear()
-        anew, watched.away = watched.away or before is None, False
-        if anew:
-            joiners, viewers = joiners + viewers, []
+        gap, watched.away = watched.away, False
         if joiners:
             opening = tuple(Frame(content) for content in frames.opening_frames(execution, at))
             self._tell(joiners, Change(watched.execution_id, execution, opening))
-        if viewers and before is not None and before != execution:
-            news = tuple(Frame(content) for content in frames.frames_between(before, execution, at))
+        if viewers and (gap or before is None):
+            again = tuple(Frame(content) for content in frames.opening_frames(execution, at, before))
+            self._tell(viewers, Change(watched.execution_id, execution, again))
+        elif viewers and before is not None and before != execution:
+            step = Step(before.progress, execution.progress)
+            news = tuple(Frame(content, step) for content in frames.frames_between(before, execution, at))
             self._tell(viewers, Change(watched.execution_id, execution, news))
 
     def _go_away(self, watched: _Watched) -> None:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from headway.server.news import Backlog
+from headway.server.news import Backlog, Step
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,10 @@ class Outgoing(Protocol):
         """Whether a newer one may take its place."""
 
     @property
+    def step(self) -> Step | None:
+        """See `news.Frame.step`."""
+
+    @property
     def on_wire(self) -> bytes:
         """Whole frames, as bytes."""
 
@@ -44,6 +48,7 @@ class Bytes:
     __slots__ = ("on_wire",)
     execution_id = None
     merges = False
+    step = None
 
     def __init__(self, on_wire: bytes) -> None:
         self.on_wire = on_wire

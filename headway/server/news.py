@@ -10,19 +10,30 @@ from typing import Generic, Protocol, TypeVar
 from headway.core import frames
 from headway.core.frames import TERMINAL_FRAMES, Json
 from headway.errors import HeadwayError
-from headway.records import Execution
+from headway.records import Execution, Progress
 from headway.server import wire
 
 _ENDS = frozenset(TERMINAL_FRAMES.values())
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """From one report to another."""
+
+    #: What its viewers were shown before.
+    before: Progress | None
+    after: Progress | None
+
+
 class Frame:
     """One message of the contract. Its bytes are made on first use and shared by every viewer."""
 
-    def __init__(self, content: Json) -> None:
+    def __init__(self, content: Json, step: Step | None = None) -> None:
         self.content = content
         self.execution_id: str | None = content["execution_id"]
         self.kind: str = content["type"]
+        #: Of a report: where it leads from and to. None of anything else, and where nothing was shown before.
+        self.step = step if self.merges else None
 
     @property
     def ends(self) -> bool:
@@ -77,6 +88,10 @@ class Item(Protocol):
     def merges(self) -> bool:
         """See `Frame.merges`."""
 
+    @property
+    def step(self) -> Step | None:
+        """See `Frame.step`."""
+
 
 ItemT = TypeVar("ItemT", bound=Item)
 
@@ -87,27 +102,40 @@ class Backlog(Generic[ItemT]):
     __slots__ = ("_waiting",)
 
     def __init__(self) -> None:
-        self._waiting: deque[ItemT] = deque()
+        #: Each with the first that waited in its place: what its viewer was shown before that is what it was shown last.
+        self._waiting: deque[tuple[ItemT, ItemT]] = deque()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, item: ItemT) -> None:
-        """Add at the end; a report takes the place of a report of the same execution that nothing of it has followed yet."""
+    def put(self, item: ItemT) -> int:
+        """Add at the end; a report takes the place of a report of the same execution that nothing of it has followed yet.
+
+        One that leads back to what the viewer was shown last (10 %, then a 20 % that waits, then 10 % again) goes with the one
+        that it would replace: no report is told twice. Returns how many will not be sent.
+        """
         if item.merges:
             for i in range(len(self._waiting) - 1, -1, -1):
-                waiting = self._waiting[i]
+                waiting, first = self._waiting[i]
                 if waiting.execution_id == item.execution_id:
-                    if waiting.merges:
-                        self._waiting[i] = item
-                        return
-                    break
-        self._waiting.append(item)
+                    if not waiting.merges:
+                        break
+                    if _leads_back(first.step, item.step):
+                        del self._waiting[i]
+                        return 2
+                    self._waiting[i] = (item, first)
+                    return 1
+        self._waiting.append((item, item))
+        return 0
 
     def take(self) -> ItemT | None:
         """The oldest, or None."""
-        return self._waiting.popleft() if self._waiting else None
+        return self._waiting.popleft()[0] if self._waiting else None
 
     def clear(self) -> None:
         """Drop everything: the viewer has gone."""
         self._waiting.clear()
+
+
+def _leads_back(first: Step | None, last: Step | None) -> bool:
+    return first is not None and last is not None and last.after is not None and last.after.same_as(first.before)

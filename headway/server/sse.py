@@ -20,7 +20,7 @@ from headway.core.frames import Json
 from headway.errors import HeadwayError, Unavailable
 from headway.records import Execution
 from headway.server.auth import Action
-from headway.server.news import Backlog, Change, Frame
+from headway.server.news import Backlog, Change, Frame, Step
 from headway.server.upgrade import SOCKETS
 
 if TYPE_CHECKING:
@@ -167,6 +167,10 @@ class _Event:
     @property
     def merges(self) -> bool:
         return self.frame.merges
+
+    @property
+    def step(self) -> Step | None:
+        return self.frame.step
 
     def encoded(self) -> bytes:
         """With an id that says enough to tell, when the client comes back with it, whether it has seen the end."""

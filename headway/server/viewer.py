@@ -96,6 +96,8 @@ class SocketViewer:
 
     def tell(self, change: Change) -> None:
         """See `news.Viewer`."""
+        if self._ending is not None:
+            return  # the hub tells until the close is answered, and nothing may come after that: a new attempt least of all
         first = not self._told and change.execution is not None
         self._told |= first
         for frame in change.frames:

@@ -224,6 +224,20 @@ class TestFrames:
     @pytest.mark.parametrize(
         ("before", "after", "expected"),
         [
+            (QUEUED, QUEUED, ["status"]),
+            (QUEUED, REPORTED, ["status", "started"]),
+            (QUEUED, COMPLETED, ["status", "started", "completed"]),
+            (QUEUED, DROPPED, ["status", "cancelled"]),
+            (REPORTED, COMPLETED, ["status", "completed"]),
+        ],
+    )
+    def test_after_a_gap(self, before: Execution, after: Execution, expected: list[str]) -> None:
+        """After a gap a viewer is told the status, that it started where it began meanwhile, and the end where it has come."""
+        assert [frame["type"] for frame in opening_frames(after, AT, before)] == expected
+
+    @pytest.mark.parametrize(
+        ("before", "after", "expected"),
+        [
             (QUEUED, QUEUED, []),
             (QUEUED, RUNNING, ["started"]),
             (QUEUED, REPORTED, ["started", "progress"]),

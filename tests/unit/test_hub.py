@@ -15,7 +15,7 @@ from headway.feeds.memory import MemoryFeed
 from headway.records import Execution, Snapshot, Status
 from headway.server import hub as hub_module
 from headway.server.hub import Hub
-from headway.server.news import Change, Frame
+from headway.server.news import Backlog, Change, Frame
 from headway.stores.memory import MemoryStore
 from tests.support.by_hand import Run, Runs
 from tests.support.wait import until
@@ -378,6 +378,35 @@ def test_an_end_during_an_outage(house: House) -> None:
     house.feed.mend()
     until(lambda: eye.kinds[-1] == "completed")
     assert eye.kinds == ["status", "error", "status", "completed"]
+
+
+def test_begun_and_ended_during_an_outage(house: House) -> None:
+    """Who saw it pending before an outage is told that it ``started`` before its end; who comes then is not."""
+    run = house.runs.publish()
+    eye = house.looking(run)
+    house.feed.cut()
+    until(lambda: eye.kinds == ["status", "error"])
+    run.open().succeed()
+    house.feed.mend()
+    until(lambda: eye.kinds == ["status", "error", "status", "started", "completed"])
+    late = house.look(run)
+    until(lambda: late.kinds == ["status", "completed"])
+
+
+def test_a_report_that_comes_back(house: House) -> None:
+    """Reports that lead back to what a slow viewer was shown last are not told to it: never twice the same."""
+    run = house.runs.begin().report(1, 10)
+    eye = house.looking(run)
+    for current in (2, 1, 3):
+        run.report(current, 10)
+        until(lambda current=current: eye.currents[-1] == current)
+    backlog: Backlog[Frame] = Backlog()
+    two, one, three = eye.frames[1:]
+    assert [backlog.put(two), backlog.put(one), len(backlog)] == [0, 2, 0]
+    assert [backlog.put(each) for each in (two, three, one)] == [0, 1, 2]
+    assert backlog.take() is None
+    assert [backlog.put(each) for each in (two, one, three)] == [0, 2, 0]
+    assert backlog.take() is three
 
 
 def test_after_an_outage_all_are_read_in_batches(house: House) -> None:

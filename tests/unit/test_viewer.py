@@ -11,6 +11,7 @@ import pytest
 
 from headway.server.hub import utc_now
 from headway.server.line import MAX_WAITING, Bytes
+from headway.server.news import Change, Frame
 from headway.server.viewer import TOO_SLOW, SocketViewer
 from headway.server.wire import PING
 from tests.unit.test_line import Pair
@@ -69,6 +70,24 @@ def test_one_that_catches_up_stays(pair: Pair) -> None:
     pair.read(500_000 + (MAX_WAITING + 1) * len(PING))
     viewer.check(pair.line.moved)
     assert viewer.ended is None
+
+
+def test_no_frame_follows_an_end() -> None:
+    """The hub tells a viewer until it has left; a new attempt that begins meanwhile is not told behind the close."""
+    pair = Pair()
+    try:
+        viewer = Ended(pair.line)
+        viewer.tell(Change("x", None, (Frame({"type": "failed", "execution_id": "x"}),)))
+        assert b"failed" in pair.viewer.recv(100)
+        assert viewer.ended is not None
+        viewer.tell(Change("x", None, (Frame({"type": "status", "execution_id": "x"}),)))
+        pair.viewer.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            pair.viewer.recv(100)
+    finally:
+        pair.line.shut()
+        pair.ours.close()
+        pair.viewer.close()
 
 
 def test_no_ping_follows_an_end() -> None:
