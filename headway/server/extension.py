@@ -16,7 +16,7 @@ from headway.errors import ConfigurationError, InvalidRequest
 from headway.feeds.base import Feed
 from headway.feeds.select import feed_for
 from headway.records import Execution
-from headway.server import cancel, health, listing, openapi, problems, rest, socket, sse, start, tensorlake
+from headway.server import cancel, health, listing, modules, openapi, problems, rest, socket, sse, start, tensorlake
 from headway.server.auth import Authorize, Policy, allow_origin
 from headway.server.hub import Hub
 from headway.server.metrics import Metrics
@@ -136,7 +136,7 @@ class Headway:
             problems.register(blueprint)
             blueprint.before_request(self._before)
             blueprint.after_request(self._after)
-        for part in (rest, listing, start, cancel, socket, sse, health, openapi):
+        for part in (rest, listing, start, cancel, socket, sse, health, openapi, modules):
             part.register(self.blueprint, self)
         if self.settings.operations_at_root:
             health.register(self.root_blueprint, self)

@@ -14,13 +14,13 @@ from flask import Flask
 from flask_sock import Sock
 
 from headway.errors import ConfigurationError
-from headway.server import Action, Headway, Identity
+from headway.server import Action, Headway, Identity, modules
 from tests.support.mounting import Mounted, mounted
 from tests.unit.test_problems import assert_problem
 
 TOKEN = {"Authorization": "Bearer a-token"}
 #: The routes that want no token: they tell nothing of anybody's work.
-OPEN = frozenset({"/healthz", "/readyz", "/openapi.json"})
+OPEN = frozenset({"/healthz", "/readyz", "/openapi.json", *(f"/{name}" for name in modules.NAMES)})
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ class TestMounting:
 
 class TestLock:
     def test_every_route_wants_the_token(self) -> None:
-        """With tokens set no route answers a stranger but the probes and the description: whatever is added later, too."""
+        """With tokens set no route answers a stranger but probes, description and scripts: whatever is added later, too."""
         with mounted(tokens="a-token", operations_at_root=True) as server:
             server.publish("x")
             routes = our_routes(server)
