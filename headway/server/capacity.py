@@ -10,8 +10,10 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from typing import Any
 
 from headway.errors import TooManyRequests
@@ -46,6 +48,15 @@ def capacity(worker: Any | None) -> int:
     return limit
 
 
+class Skin(StrEnum):
+    """How a viewer looks on."""
+
+    SOCKET = "websocket"
+    MANY = "websocket_many"
+    EVENTS = "events"
+    POLL = "poll"
+
+
 class Budget:
     """Seats for viewers. ``limit`` 0: as many as the server can hold; a higher one than that is lowered to it."""
 
@@ -53,12 +64,21 @@ class Budget:
         self._asked = limit
         self._limit: int | None = None
         self._lock = threading.Lock()
-        self._taken = 0
+        self._taken: Counter[Skin] = Counter()
+        self._refused: Counter[Skin] = Counter()
 
     @property
     def taken(self) -> int:
         """How many seats are taken now."""
-        return self._taken
+        return self._taken.total()
+
+    def taken_by(self, skin: Skin) -> int:
+        """How many of them by such viewers."""
+        return self._taken[skin]
+
+    def refused(self, skin: Skin) -> int:
+        """How many such viewers found none, so far."""
+        return self._refused[skin]
 
     @property
     def limit(self) -> int:
@@ -69,14 +89,15 @@ class Budget:
         return self._limit
 
     @contextmanager
-    def seat(self) -> Iterator[None]:
+    def seat(self, skin: Skin) -> Iterator[None]:
         """Take a seat for the block; raises ``TooManyRequests`` where none is free."""
         with self._lock:
-            if self._taken >= self.limit:
+            if self._taken.total() >= self.limit:
+                self._refused[skin] += 1
                 raise TooManyRequests("Too many viewers")
-            self._taken += 1
+            self._taken[skin] += 1
         try:
             yield
         finally:
             with self._lock:
-                self._taken -= 1
+                self._taken[skin] -= 1

@@ -15,17 +15,20 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
+
+from prometheus_client import Histogram
 
 from headway.core import frames, states
 from headway.core.meta import progress_from_meta
 from headway.errors import ExecutionExpired, ExecutionNotFound, HeadwayError, Unavailable
 from headway.feeds.base import Feed
 from headway.records import Execution, Phase, Snapshot, Status
-from headway.server.capacity import Budget
+from headway.server.capacity import Budget, Skin
+from headway.server.counts import Count, Counts
 from headway.server.keeper import Keeper
 from headway.server.news import Change, Frame, Step, Viewer
 from headway.server.waiter import Waiter
@@ -46,6 +49,8 @@ TELL_BURST = 200
 #: its data has it again with the attempt's next write.
 MISSING_GRACE = 60.0
 JOIN_TIMEOUT = 5.0
+#: Seconds. A healthy feed takes milliseconds; a reporter may hold a report for its interval; beyond that something is wrong.
+LAG_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 def utc_now() -> datetime:
@@ -105,8 +110,13 @@ class Hub:
         self._cut = False
         self._closed = False
         self._thread: threading.Thread | None = None
-        #: How many it has had, for ``/metrics``.
-        self.counts = dict.fromkeys(("frames", "reads", "reports", "sweeps", "outages"), 0)
+        self.counts = Counts()
+        self.lag = Histogram(
+            "headway_feed_lag_seconds",
+            "From a report in its task (which may wait there to be written) to its viewers being told of it",
+            buckets=LAG_BUCKETS,
+            registry=None,
+        )
         feed.listen(self)
 
     # -- for viewers: from any thread
@@ -160,7 +170,7 @@ class Hub:
         Raises what `states.resolve` raises, ``Unavailable``, and ``TooManyRequests`` where no seat is free.
         """
         waiter = Waiter()
-        with self.budget.seat(), self.keeper.keeping(waiter):
+        with self.budget.seat(Skin.POLL), self.keeper.keeping(waiter):
             self.attach(execution_id, waiter)
             try:
                 return waiter.wait(is_news, timeout)
@@ -202,7 +212,7 @@ class Hub:
         """See `feeds.base.Listener`."""
         with self._changed:
             self._cut = True
-            self.counts["outages"] += 1
+            self.counts.add(Count.OUTAGES)
             for watched in self._watched.values():
                 watched.gap = True
                 self._note(watched)
@@ -211,6 +221,7 @@ class Hub:
         """See `feeds.base.Listener`."""
         with self._changed:
             self._cut = False
+            self.counts.add(Count.RECONNECTS)
             for watched in self._watched.values():
                 watched.gap = watched.stale = True
                 self._note(watched)
@@ -263,7 +274,7 @@ class Hub:
             self._retry, self._retry_at = set(), None
         if now >= self._sweep_at:
             self._sweep_at = self._next_sweep()
-            self.counts["sweeps"] += 1
+            self.counts.add(Count.SWEEPS)
             for watched in self._watched.values():
                 if watched.wanted and (watched.execution is None or not watched.execution.status.terminal):
                     watched.stale = True
@@ -313,13 +324,15 @@ class Hub:
             return False
         if shown.progress is not None and (shown.progress.timestamp is None or progress.timestamp <= shown.progress.timestamp):
             return False
+        # Two machines' clocks: what comes before it was sent came at once.
+        self.lag.observe(max(0.0, (self.clock() - progress.timestamp).total_seconds()))
         heard = max(progress.timestamp, shown.updated_at or progress.timestamp)
-        self.counts["reports"] += 1
+        self.counts.add(Count.REPORTS)
         self._show(watched, replace(shown, progress=progress, updated_at=heard))
         return True
 
     def _read(self, batch: Sequence[_Watched]) -> None:
-        self.counts["reads"] += 1
+        self.counts.add(Count.READS)
         try:
             snapshots = self.store.read([watched.execution_id for watched in batch])
         except Unavailable as exc:
@@ -404,10 +417,10 @@ class Hub:
             frame = Frame(frames.error_frame("unavailable", text, self.clock(), watched.execution_id, status))
             self._tell(told, Change(watched.execution_id, None, (frame,)))
 
-    def _tell(self, viewers: Iterable[Viewer], change: Change) -> None:
+    def _tell(self, viewers: Collection[Viewer], change: Change) -> None:
+        self.counts.add(Count.FRAMES, len(viewers) * len(change.frames))
         for number, viewer in enumerate(viewers, 1):
             self._safely(viewer.tell, change)
-            self.counts["frames"] += len(change.frames)
             if number % TELL_BURST == 0:
                 time.sleep(0)  # noqa: TID251 - not a wait: it lets other greenlets run
 

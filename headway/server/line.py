@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from headway.server.counts import Count, Counts
 from headway.server.news import Backlog, Step
 
 log = logging.getLogger(__name__)
@@ -62,13 +63,14 @@ class Flusher(Protocol):
 
 
 class Line:
-    """See the module's text. ``sock`` is the server's connection; ``send_buffer`` what its kernel may hold, in bytes.
+    """See the module's text. ``sock`` is the server's connection; ``send_buffer`` what its kernel may hold, in bytes;
+    ``counts`` are told what of the frames isn't sent.
 
     The kernel's own buffer would grow to some megabytes and hide a slow viewer: nothing would merge, and every report would be
     old (web fact 9).
     """
 
-    def __init__(self, sock: Any, flusher: Flusher, send_buffer: int) -> None:
+    def __init__(self, sock: Any, flusher: Flusher, send_buffer: int, counts: Counts) -> None:
         self._sock = sock
         # gevent's socket waits by itself where the kernel takes no more; its inner one says so.
         self._raw: socket.socket = getattr(sock, "_sock", sock)
@@ -76,6 +78,7 @@ class Line:
         if self._raw.family != socket.AF_UNIX:
             self._raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._flusher = flusher
+        self._counts = counts
         self._lock = threading.Lock()
         self._head: memoryview | None = None
         self._backlog: Backlog[Outgoing] = Backlog()
@@ -127,15 +130,18 @@ class Line:
         """Send it, or let it wait. Never waits itself, never raises."""
         with self._lock:
             if self.broken:
+                self._drop(item)
                 return
             if self._head is None and not self._backlog:
                 self._head = memoryview(item.on_wire)
                 self._push()
             elif len(self._backlog) < 2 * self.max_waiting:
-                self._backlog.put(item)
+                if merged := self._backlog.put(item):
+                    self._counts.add(Count.MERGED, merged)
             else:
                 # simple-websocket answers pings for as long as it reads, and nobody is asked: the bound must be here.
                 self._lost = True
+                self._drop(item)
             begins = self._head is not None and not self._flushing
             self._flushing |= begins
         if begins:
@@ -187,5 +193,12 @@ class Line:
 
     def _break(self) -> None:
         self.broken = True
+        if self._head is not None:
+            self._counts.add(Count.DROPPED)
         self._head = None
-        self._backlog.clear()
+        while (item := self._backlog.take()) is not None:
+            self._drop(item)
+
+    def _drop(self, item: Outgoing) -> None:
+        if not isinstance(item, Bytes):
+            self._counts.add(Count.DROPPED)

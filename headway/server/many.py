@@ -12,6 +12,7 @@ from flask_sock import Sock
 from headway.errors import HeadwayError
 from headway.server import upgrade
 from headway.server.auth import NOBODY, Action
+from headway.server.capacity import Skin
 from headway.server.line import Line
 from headway.server.viewer import CLOSES, CODES, FAULT, NOT_ALLOWED, NOT_AUTHENTICATED, Close, SocketViewer
 
@@ -38,7 +39,7 @@ def register(blueprint: Blueprint, headway: Headway, sock: Sock) -> None:
 
         def look_on() -> None:
             viewer.who = headway.policy.authorize(request, Action.WATCH)
-            with headway.hub.budget.seat(), headway.hub.keeper.keeping(viewer):
+            with headway.hub.budget.seat(Skin.MANY), headway.hub.keeper.keeping(viewer):
                 try:
                     viewer.stay()
                 finally:

@@ -9,6 +9,9 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from headway.server.capacity import Skin
+from headway.server.counts import HELP
+
 if TYPE_CHECKING:
     from headway.server.extension import Headway
 
@@ -25,6 +28,7 @@ class Metrics:
             "headway_executions_started", "Tasks published by POST /executions", ["task"], registry=self.registry
         )
         self.registry.register(_HubCollector(headway))
+        self.registry.register(headway.hub.lag)
 
     def count_request(self, endpoint: str, status: int) -> None:
         """Count one answer. The endpoint is the view's name, never the URL: ids would make a series each."""
@@ -43,9 +47,14 @@ class _HubCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         hub = self._headway.hub
-        yield GaugeMetricFamily(
-            "headway_viewers", "Open streams: WebSockets, event streams and held polls", value=hub.budget.taken
-        )
+        viewers = GaugeMetricFamily("headway_viewers", "Open streams and held polls", labels=["skin"])
+        refused = CounterMetricFamily("headway_viewers_refused", "Viewers turned away: no seat was free (1013)", labels=["skin"])
+        for skin in Skin:
+            viewers.add_metric([skin], hub.budget.taken_by(skin))
+            refused.add_metric([skin], hub.budget.refused(skin))
+        yield viewers
+        yield refused
+        yield GaugeMetricFamily("headway_viewers_limit", "Seats for viewers in this process", value=hub.budget.limit)
         yield GaugeMetricFamily("headway_watched_executions", "Executions that somebody looks at", value=len(hub.watched))
-        for name, count in hub.counts.items():
-            yield CounterMetricFamily(f"headway_hub_{name}", f"How many {name} the hub has had", value=count)
+        for what, text in HELP.items():
+            yield CounterMetricFamily(f"headway_{what}", text, value=hub.counts[what])

@@ -132,10 +132,6 @@ class Backlog(Generic[ItemT]):
         """The oldest, or None."""
         return self._waiting.popleft()[0] if self._waiting else None
 
-    def clear(self) -> None:
-        """Drop everything: the viewer has gone."""
-        self._waiting.clear()
-
 
 def _leads_back(first: Step | None, last: Step | None) -> bool:
     return first is not None and last is not None and last.after is not None and last.after.same_as(first.before)

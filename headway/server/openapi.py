@@ -303,5 +303,8 @@ def _probe(summary: str, *, always: bool) -> Json:
 
 
 def _metrics() -> Json:
-    text = {"description": "Prometheus text", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    text = {
+        "description": "Prometheus text: viewers, frames, reads, the feed, answers",
+        "content": {"text/plain": {"schema": {"type": "string"}}},
+    }
     return _operation("Counters of this process", {"200": text} | _problems(401, 403))

@@ -9,6 +9,7 @@ from flask_sock import Sock
 
 from headway.server import many, upgrade
 from headway.server.auth import Action
+from headway.server.capacity import Skin
 from headway.server.viewer import SocketViewer
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ PATH = "/executions/<execution_id>/progress/ws"
 
 def register(blueprint: Blueprint, headway: Headway) -> None:
     """Add the route."""
-    upgrade.install(blueprint, send_buffer=headway.settings.send_buffer)
+    upgrade.install(blueprint, send_buffer=headway.settings.send_buffer, counts=headway.hub.counts)
     upgrade.refuse_plain(blueprint, PATH, "plain_stream")
 
     def stream(ws: Any, execution_id: str) -> None:
@@ -28,7 +29,7 @@ def register(blueprint: Blueprint, headway: Headway) -> None:
         def look_on() -> None:
             headway.policy.authorize(request, Action.WATCH, execution_id)
             headway.checked_id(execution_id)
-            with headway.hub.budget.seat(), headway.hub.keeper.keeping(viewer):
+            with headway.hub.budget.seat(Skin.SOCKET), headway.hub.keeper.keeping(viewer):
                 headway.hub.attach(execution_id, viewer)
                 try:
                     viewer.stay()

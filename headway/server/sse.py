@@ -20,6 +20,8 @@ from headway.core.frames import Json
 from headway.errors import HeadwayError, Unavailable
 from headway.records import Execution
 from headway.server.auth import Action
+from headway.server.capacity import Skin
+from headway.server.counts import Count, Counts
 from headway.server.news import Backlog, Change, Frame, Step
 from headway.server.upgrade import SOCKETS
 
@@ -59,10 +61,10 @@ def stream(headway: Headway, execution_id: str, shape: Shape | None = None) -> R
     """
     if request.method == "HEAD":
         return _response(iter(()))
-    viewer = EventViewer(shape, headway.settings.ping_interval)
     hub = headway.hub
+    viewer = EventViewer(shape, headway.settings.ping_interval, hub.counts)
     with ExitStack() as leaving:
-        leaving.enter_context(hub.budget.seat())
+        leaving.enter_context(hub.budget.seat(Skin.EVENTS))
         leaving.enter_context(hub.keeper.keeping(viewer))
         leaving.callback(hub.detach, execution_id, viewer)
         hub.attach(execution_id, viewer)
@@ -79,9 +81,10 @@ def stream(headway: Headway, execution_id: str, shape: Shape | None = None) -> R
 class EventViewer:
     """One event stream: the hub fills its backlog, the server's thread writes it out at the client's pace."""
 
-    def __init__(self, shape: Shape | None, heartbeat: float) -> None:
+    def __init__(self, shape: Shape | None, heartbeat: float, counts: Counts) -> None:
         self._shape = shape
         self._heartbeat = heartbeat
+        self._counts = counts
         self._socket = next((request.environ[name] for name in SOCKETS if name in request.environ), None)
         self._changed = threading.Condition()
         self._backlog: Backlog[_Event] = Backlog()
@@ -98,7 +101,8 @@ class EventViewer:
             if change.execution is None and not len(self._backlog):
                 self._error = Unavailable()
             for frame in change.frames:
-                self._backlog.put(_Event(frame, change.execution))
+                if merged := self._backlog.put(_Event(frame, change.execution)):
+                    self._counts.add(Count.MERGED, merged)
             self._changed.notify()
 
     def refuse(self, execution_id: str, error: HeadwayError) -> None:
@@ -110,8 +114,10 @@ class EventViewer:
     def check(self, now: float) -> None:
         """Cut off a client that takes nothing: the server would wait for it without end."""
         if self._writing is not None and now - self._writing > 2 * self._heartbeat and self._socket is not None:
+            cut_off, self._socket = self._socket, None
+            self._counts.add(Count.CUT_OFF)
             try:
-                getattr(self._socket, "_sock", self._socket).shutdown(socket.SHUT_RDWR)
+                getattr(cut_off, "_sock", cut_off).shutdown(socket.SHUT_RDWR)
             except OSError as exc:
                 log.debug("The client was gone already: %s", exc)
 

@@ -15,6 +15,7 @@ from flask import Blueprint, Request, Response, request
 from wsproto.utilities import RemoteProtocolError
 
 from headway.server import wire
+from headway.server.counts import Counts
 from headway.server.flush import GreenletFlusher, SelectorFlusher
 from headway.server.line import Flusher, Line
 from headway.server.problems import problem
@@ -29,8 +30,8 @@ LINE = "headway.line"
 VERSION = "13"
 
 
-def install(blueprint: Blueprint, *, send_buffer: int) -> None:
-    """Prepare every WebSocket route of the blueprint. ``send_buffer`` in bytes: see `Line`."""
+def install(blueprint: Blueprint, *, send_buffer: int, counts: Counts) -> None:
+    """Prepare every WebSocket route of the blueprint. ``send_buffer`` in bytes, and ``counts``: see `Line`."""
     selector_flusher, greenlet_flusher = SelectorFlusher(), GreenletFlusher()
 
     def before() -> Response | None:
@@ -41,7 +42,7 @@ def install(blueprint: Blueprint, *, send_buffer: int) -> None:
             return refusal
         connection = _connection(request)
         flusher: Flusher = greenlet_flusher if hasattr(connection, "_sock") else selector_flusher
-        line = Line(connection, flusher, send_buffer)
+        line = Line(connection, flusher, send_buffer, counts)
         request.environ[LINE] = line
         for name in SOCKETS:
             if name in request.environ:

@@ -23,6 +23,7 @@ from headway.errors import (
     Unavailable,
 )
 from headway.server import wire
+from headway.server.counts import Count
 from headway.server.keeper import GOING_DOWN
 from headway.server.line import Bytes, Line
 from headway.server.news import Change, Frame
@@ -78,6 +79,7 @@ class SocketViewer:
         self._ws = ws
         self._line = line
         self._clock = headway.clock
+        self._counts = headway.hub.counts
         self._patience = headway.settings.ping_interval
         self._asked: float | None = None
         self._told = False
@@ -145,6 +147,8 @@ class SocketViewer:
         """See `keeper.Stream`. The first reason counts."""
         if self._ending is None:
             self._ending = (code, reason)
+            if self._ending == TOO_SLOW:
+                self._counts.add(Count.CUT_OFF)
             # Wakes `stay`. simple-websocket has no way to do that from outside: it waits for a message, so it gets one.
             self._ws.input_buffer.append(None)
             self._ws.event.set()

@@ -324,7 +324,7 @@ def test_the_apps_own_socket_stays_its_own(server: WebServer) -> None:
 def viewers_of(server: WebServer) -> int:
     """Seats taken, as ``/metrics`` says."""
     text = requests.get(f"{server.url}/api/v1/metrics", timeout=10).text
-    return int(float(next(line.split()[1] for line in text.splitlines() if line.startswith("headway_viewers "))))
+    return int(sum(float(line.split()[1]) for line in text.splitlines() if line.startswith("headway_viewers{")))
 
 
 def threads_of(server: WebServer) -> int:

@@ -263,7 +263,6 @@ class TestOperations:
         text = response.get_data(as_text=True)
         assert 'headway_http_requests_total{endpoint="execution",status="200"} 1.0' in text
         assert 'headway_http_requests_total{endpoint="execution",status="404"} 1.0' in text
-        assert "headway_viewers 0.0" in text
         assert "some-id" not in text
 
 

@@ -14,6 +14,7 @@ from headway.errors import ExecutionExpired, ExecutionNotFound, HeadwayError, To
 from headway.feeds.memory import MemoryFeed
 from headway.records import Execution, Snapshot, Status
 from headway.server import hub as hub_module
+from headway.server.counts import Count
 from headway.server.hub import Hub
 from headway.server.news import Backlog, Change, Frame
 from headway.stores.memory import MemoryStore
@@ -488,7 +489,7 @@ def test_the_sweep_finds_a_lost_message() -> None:
         house.feed._watched.clear()  # the server forgot to publish, or the message was dropped
         run.succeed()
         until(lambda: "completed" in eye.kinds)
-        assert house.hub.counts["sweeps"] >= 1
+        assert house.hub.counts[Count.SWEEPS] >= 1
     finally:
         house.hub.close()
 
@@ -504,7 +505,7 @@ def test_the_sweep_sees_life_stop_and_come_back() -> None:
         house.store.beat([run.id], "w1@test", 60)
         until(lambda: eye.phases[-1] == "running")
         assert eye.phases == ["running", "stalled", "running"]
-        assert house.hub.counts["sweeps"] >= 2
+        assert house.hub.counts[Count.SWEEPS] >= 2
     finally:
         house.hub.close()
 
@@ -539,7 +540,7 @@ def test_a_fault_in_a_round_is_not_the_end(house: House, monkeypatch: pytest.Mon
     with monkeypatch.context() as broken:
         broken.setattr(house.hub, "_show", lambda *_: 1 / 0)
         run.report(1, 3)
-        until(lambda: house.hub.counts["reports"])
+        until(lambda: house.hub.counts[Count.REPORTS])
     run.report(2, 3)
     until(lambda: eye.currents[-1:] == [2])
 

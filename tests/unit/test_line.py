@@ -18,12 +18,14 @@ from wsproto.events import Ping, TextMessage
 from headway.core.frames import error_frame
 from headway.errors import TooManyRequests
 from headway.server import capacity, wire
-from headway.server.capacity import Budget
+from headway.server.capacity import Budget, Skin
+from headway.server.counts import Count, Counts
 from headway.server.flush import SelectorFlusher
 from headway.server.hub import utc_now
 from headway.server.keeper import GOING_DOWN, Keeper
 from headway.server.line import MAX_WAITING, Bytes, Line
 from headway.server.news import Backlog, Frame
+from headway.server.wire import PING
 from tests.support.wait import until
 
 
@@ -79,7 +81,8 @@ class Pair:
         ours, self.viewer = socket.socketpair()
         self.ours = ours
         self.flusher = SelectorFlusher()
-        self.line = Line(ours, self.flusher, send_buffer=4096)
+        self.counts = Counts()
+        self.line = Line(ours, self.flusher, 4096, self.counts)
         self.viewer.settimeout(10)
 
     def read(self, size: int) -> bytes:
@@ -127,6 +130,8 @@ def test_line_merges_what_waits(pair: Pair) -> None:
     pair.line.put(end)
     wanted = reports[-1].on_wire + end.on_wire
     assert pair.read(500_000 + len(wanted))[500_000:] == wanted
+    assert pair.counts[Count.MERGED] == 999
+    assert pair.counts[Count.DROPPED] == 0
 
 
 def test_line_says_when_too_much_waits(pair: Pair) -> None:
@@ -147,16 +152,20 @@ def test_line_holds_so_much_and_no_more(pair: Pair) -> None:
     assert pair.read(500_000 + 2 * MAX_WAITING)[500_000:] == b"x" * 2 * MAX_WAITING
     until(lambda: not pair.line.waiting)
     assert pair.line.overrun, "it lacks something, so it may not go on as if nothing were"
+    assert pair.counts[Count.DROPPED] == 0, "only frames are counted"
 
 
 def test_line_of_a_viewer_that_left(pair: Pair) -> None:
-    """Sending to a viewer that has gone raises nothing, keeps nothing, and the flusher lets go of it."""
+    """Sending to a viewer that has gone raises nothing, keeps nothing, and the flusher lets go of it; frames are counted."""
     pair.line.put(Bytes(b"-" * 500_000))
+    pair.line.put(frame("status", "x", 1))
+    pair.line.put(Bytes(PING))
     pair.viewer.close()
     until(lambda: pair.line.broken)
     assert not pair.line.waiting
-    pair.line.put(Bytes(b"more"))
+    pair.line.put(frame("status", "x", 2))
     assert not pair.line.waiting
+    assert pair.counts[Count.DROPPED] == 3
 
 
 def test_line_that_is_shut_while_it_waits(pair: Pair) -> None:
@@ -215,9 +224,10 @@ def test_capacity(of: Any, limit: int, caplog: pytest.LogCaptureFixture) -> None
 def test_budget() -> None:
     """A seat is given back when its block ends; beyond the limit there is none, nor more than the server holds."""
     budget = Budget(2)
-    with budget.seat(), budget.seat(), pytest.raises(TooManyRequests), budget.seat():
+    with budget.seat(Skin.SOCKET), budget.seat(Skin.POLL), pytest.raises(TooManyRequests), budget.seat(Skin.POLL):
         pass
     assert budget.taken == 0
+    assert (budget.refused(Skin.SOCKET), budget.refused(Skin.POLL)) == (0, 1)
     assert Budget(10**9).limit == capacity.UNKNOWN_SERVER
     assert Budget().limit == capacity.UNKNOWN_SERVER
 

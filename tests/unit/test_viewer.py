@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from headway.server.counts import Count
 from headway.server.hub import utc_now
 from headway.server.line import MAX_WAITING, Bytes
 from headway.server.news import Change, Frame
@@ -21,9 +22,10 @@ class Ended(SocketViewer):
     """A viewer whose end can be looked at."""
 
     def __init__(self, line: Any) -> None:
+        hub = SimpleNamespace(counts=line._counts)
         ws = SimpleNamespace(event=threading.Event(), ping_interval=None, input_buffer=[])
         settings = SimpleNamespace(ping_interval=3600.0)
-        super().__init__(ws, line, SimpleNamespace(clock=utc_now, settings=settings))  # type: ignore[arg-type]
+        super().__init__(ws, line, SimpleNamespace(clock=utc_now, settings=settings, hub=hub))  # type: ignore[arg-type]
 
     @property
     def ended(self) -> Any:
@@ -60,6 +62,8 @@ def test_complaints_that_pile_up(pair: Pair) -> None:
     assert viewer.ended is None
     viewer.complain("not_found", "There is none", "x")
     assert viewer.ended == TOO_SLOW
+    viewer.end(*TOO_SLOW)
+    assert pair.counts[Count.CUT_OFF] == 1
 
 
 def test_one_that_catches_up_stays(pair: Pair) -> None:

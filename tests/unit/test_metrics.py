@@ -1,0 +1,60 @@
+"""What ``/metrics`` says of the hub and its viewers."""
+
+from __future__ import annotations
+
+import pytest
+
+from headway.server.capacity import Skin
+from headway.server.waiter import Waiter
+from tests.support.mounting import mounted
+from tests.support.wait import until
+
+
+def test_metrics_of_the_streams() -> None:
+    """Viewers by skin, whom no seat was left for, and what the hub did for them, each as a series of its own."""
+    with mounted(max_viewers=1) as server:
+        hub = server.headway.hub
+        eye = Waiter()
+        sample = server.headway.metrics.registry.get_sample_value
+        server.publish("some-id")
+        attempt = server.begin("some-id")
+        assert attempt == 1
+        with hub.budget.seat(Skin.SOCKET):
+            hub.attach("some-id", eye)
+            until(lambda: sample("headway_backend_reads_total") == 1.0)
+            assert server.client.get("/api/v1/executions/some-id/progress?wait=5").status_code == 429
+            server.clock.tick(1)
+            server.report("some-id", 1, 2)
+            until(lambda: sample("headway_frames_total") == 2.0)
+            assert sample("headway_viewers", {"skin": "websocket"}) == 1.0
+            assert sample("headway_viewers", {"skin": "poll"}) == 0.0
+            assert sample("headway_viewers_refused_total", {"skin": "poll"}) == 1.0
+            assert sample("headway_viewers_limit") == 1.0
+            assert sample("headway_watched_executions") == 1.0
+            server.feed.cut()
+            server.feed.mend()
+            until(lambda: sample("headway_feed_reconnects_total") == 1.0)
+            assert sample("headway_feed_outages_total") == 1.0
+            hub.detach("some-id", eye)
+        assert sample("headway_viewers", {"skin": "websocket"}) == 0.0
+
+
+def test_feed_lag() -> None:
+    """The time from a report in its task to the hub is a histogram; a clock that runs ahead gives 0, and not less."""
+    with mounted() as server:
+        eye = Waiter()
+        sample = server.headway.metrics.registry.get_sample_value
+        server.publish("some-id")
+        server.begin("some-id")
+        server.headway.hub.attach("some-id", eye)
+        until(lambda: sample("headway_backend_reads_total") == 1.0)
+        stamp = server.clock().timestamp() * 1000
+        for number, lag in enumerate((400, 0, -7000), 1):
+            said = {"current": number, "total": 9, "timestamp": stamp + number - lag, "attempt": 1}
+            server.feed.publish("some-id", {"status": "PROGRESS", "result": said})
+            until(lambda number=number: sample("headway_feed_lag_seconds_count") == number)
+        assert sample("headway_reports_total") == 3.0
+        assert sample("headway_feed_lag_seconds_bucket", {"le": "0.25"}) == 2.0
+        assert sample("headway_feed_lag_seconds_bucket", {"le": "0.5"}) == 3.0
+        assert sample("headway_feed_lag_seconds_sum") == pytest.approx(0.399)
+        server.headway.hub.detach("some-id", eye)
