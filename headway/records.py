@@ -174,6 +174,11 @@ class Opening:
     #: Seconds that this start counts as a sign of life: others will follow (`Store.beat`), and a worker that is killed before the
     #: first of them shall be found out as well. None: its worker gives none.
     lifetime: float | None = None
+    #: A word that no other run has, a redelivery of the same message included. Said again it is the same attempt: who got no
+    #: answer may ask again. None: each opening is another attempt.
+    run: str | None = None
+    #: Whom it belongs to, as its message says, for a store that its publisher hasn't told.
+    owner: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +214,8 @@ class Write:
     result: bytes | None = None
     #: What ``update_state`` was given, JSON-safe, for a store that keeps progress on its own; None where the state carries none.
     meta: Any = None
+    #: The run that a bystander speaks of (``Opening.run``); None where it doesn't know.
+    run: str | None = None
     #: Seconds to keep ``result``; None or 0 for ever.
     expires: float | None = None
     #: True: the result backend will be given a record by the caller itself, after `write` returned True (a store without
@@ -252,6 +259,8 @@ class Record:
     #: ``request.retries`` of the last attempt.
     retries: int = 0
     worker: str | None = None
+    #: The run that is the last attempt (``Opening.run``).
+    run: str | None = None
     #: The last progress of an earlier state, kept where the result backend's own record has moved on.
     progress: Progress | None = None
     #: The attempt that reported ``progress``.

@@ -74,9 +74,13 @@ def admits(record: Record | None, write: Write) -> bool:
             return False
     if write.state == "REVOKED" and write.retries is None and known.is_open:
         return False  # Celery 5.6 says so of every task that is flagged, and one that runs already goes on (fact 14)
-    # The same message, delivered twice: the worker that lost it speaks of its own run, not of the newer one (fact 13).
-    other_worker = write.worker is not None and known.worker is not None and write.worker != known.worker
-    return not (known.is_open and other_worker)
+    # The same message, delivered twice: who lost it speaks of its own run, not of the newer one (fact 13). Of two runs on one
+    # worker only the mark tells which.
+    return not (known.is_open and (_differ(write.worker, known.worker) or _differ(write.run, known.run)))
+
+
+def _differ(said: str | None, known: str | None) -> bool:
+    return said is not None and known is not None and said != known
 
 
 def opens(record: Record | None, *, result_gone: bool = False) -> bool:
@@ -86,6 +90,11 @@ def opens(record: Record | None, *, result_gone: bool = False) -> bool:
     id) begins anew, as it would without Headway: the registry outlives the result, and may not hold the id hostage.
     """
     return record is None or record.state != "SUCCESS" or (record.result_stored and result_gone)
+
+
+def repeats(record: Record | None, opening: Opening) -> bool:
+    """Whether this very run has been opened already: its worker got no answer in time, and asks again."""
+    return record is not None and opening.run is not None and record.run == opening.run
 
 
 def registered(record: Record | None, registration: Registration) -> Record:
@@ -109,8 +118,9 @@ def registered(record: Record | None, registration: Registration) -> Record:
 
 
 def opened(record: Record | None, opening: Opening) -> Record:
-    """What is known after a new attempt was let in (`opens`)."""
+    """What is known after a new attempt was let in (`opens`, and not `repeats`)."""
     known = record if record is not None else Record(opening.task_id)
+    previous = _own_progress(known)
     # Celery's own count is right too where the store lost its data, or the runs before were not Headway's.
     attempt = max(known.attempt, opening.retries) + 1
     if opening.lifetime is not None:
@@ -122,6 +132,10 @@ def opened(record: Record | None, opening: Opening) -> Record:
         state="STARTED",
         retries=opening.retries,
         worker=opening.worker,
+        run=opening.run,
+        owner=known.owner or opening.owner,
+        progress=previous,
+        progress_attempt=known.attempt if previous is not None else 0,
         started_at=known.started_at or opening.at,
         updated_at=opening.at,
         finished_at=None,
@@ -134,6 +148,8 @@ def answered(record: Record | None, opening: Opening, *, result_gone: bool = Fal
     """What its worker is told of a new attempt, given what was known before it."""
     known = record if record is not None else Record(opening.task_id)
     cancel = known.cancel_requested_at is not None
+    if repeats(known, opening):  # what it was told: of the attempts before it only the last one's progress was kept
+        return Opened(known.attempt, cancel, known.progress if known.progress_attempt != known.attempt else None)
     if not opens(record, result_gone=result_gone):
         return Opened(0, cancel)
     return Opened(opened(record, opening).attempt, cancel, _own_progress(known))

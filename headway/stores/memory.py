@@ -71,7 +71,7 @@ class MemoryStore(Store, Source):
             record = self._records.get(opening.task_id)
             there = self._result(opening.task_id)
             answer = states.answered(record, opening, result_gone=there is None)
-            if not answer.attempt:
+            if not answer.attempt or states.repeats(record, opening):
                 return answer
             self._records[opening.task_id] = states.opened(record, opening)
             raw = opening.result or self._encode(states.notice(opening.task_id, "STARTED"))

@@ -1,18 +1,22 @@
--- A new attempt: `opens`, `opened` and `answered` of core/states.py, in one step.
+-- A new attempt: `opens`, `repeats`, `opened` and `answered` of core/states.py, in one step.
 -- KEYS: 1 the registry's hash, 2 the result (also the channel that Celery publishes it on)
 -- ARGV: 1 now (microseconds), 2 retries, 3 worker, 4 task (3-4: '' where unknown), 5 the record of the start,
 --       6 '1': store it, 7 its time to live (ms, 0: for ever), 8 the hash's time to live (ms, 0: for ever),
---       9 how long this counts as a sign of life (ms, 0: not at all)
+--       9 how long this counts as a sign of life (ms, 0: not at all), 10 the run's mark, 11 owner (10-11: '' where unknown)
 -- Returns the attempt's number (0: refused), 1 if a cancel was asked for, and the record with the last progress of the attempt before.
 local hash, result = KEYS[1], KEYS[2]
 local now, record = ARGV[1], ARGV[5]
 
 local known = redis.call('HMGET', hash, 'attempt', 'state', 'live', 'progress', 'progress_attempt', 'started_at',
-    'result_stored', 'cancel_requested_at', 'created_at', 'heard_at', 'task', 'owner', 'ended')
+    'result_stored', 'cancel_requested_at', 'created_at', 'heard_at', 'task', 'owner', 'ended', 'run')
 local attempt, live = tonumber(known[1]) or 0, known[3]
 local cancel = known[8] and 1 or 0
 local there = redis.call('EXISTS', result) == 1
 
+-- This very run again, whose first answer was lost.
+if ARGV[10] ~= '' and known[14] == ARGV[10] then
+    return {attempt, cancel, not live and tonumber(known[5]) ~= attempt and known[4] or false}
+end
 if known[2] == 'SUCCESS' and not (known[7] == '1' and not there) then return {0, cancel, false} end
 
 local progress, reporter = known[4], known[5]
@@ -24,6 +28,7 @@ if live then
     end
 end
 local previous = progress and (tonumber(reporter) or 0) == attempt and progress or false
+if not previous then redis.call('HDEL', hash, 'progress', 'progress_attempt') end
 
 -- Its places in the indexes. What has ended may have left them, with its result.
 local root, kept, state = root_of(hash, result), ARGV[8], known[2]
@@ -36,7 +41,9 @@ if was ~= 'running' then
 end
 if known[11] and task ~= known[11] then leave(root, 'of:' .. known[11], result, listed) end
 if task and (task ~= known[11] or ENDS[state]) then enter_named(root, 'of:' .. task, result, listed, now, kept) end
-if known[12] and ENDS[state] then enter_named(root, 'by:' .. known[12], result, listed, now, kept) end
+local owner = known[12] or ARGV[11] ~= '' and ARGV[11]
+if owner and (not known[12] or ENDS[state]) then enter_named(root, 'by:' .. owner, result, listed, now, kept) end
+if owner and not known[12] then redis.call('HSET', hash, 'owner', owner) end
 
 attempt = math.max(attempt, tonumber(ARGV[2])) + 1
 redis.call('HSET', hash, 'attempt', attempt, 'state', 'STARTED', 'retries', ARGV[2], 'updated_at', now)
@@ -44,6 +51,7 @@ redis.call('HDEL', hash, 'finished_at', 'result_stored', 'live')
 if not known[6] then redis.call('HSET', hash, 'started_at', now) end
 if ARGV[4] ~= '' then redis.call('HSET', hash, 'task', ARGV[4]) end
 if ARGV[3] ~= '' then redis.call('HSET', hash, 'worker', ARGV[3]) else redis.call('HDEL', hash, 'worker') end
+if ARGV[10] ~= '' then redis.call('HSET', hash, 'run', ARGV[10]) else redis.call('HDEL', hash, 'run') end
 
 if ARGV[9] ~= '0' then
     redis.call('HSET', hash, 'sign', attempt .. ' ' .. ARGV[9])

@@ -127,6 +127,8 @@ class RedisStore(Store, Source):
             int(opening.store_result),
             *self._lives(self.results.expires, ends=False),
             0 if opening.lifetime is None else _milliseconds(opening.lifetime),
+            opening.run or "",
+            opening.owner or "",
         ]
         attempt, cancel, previous = self._run(self._names.scripts.open, [words], patient=patient)[0]
         return Opened(attempt, bool(cancel), self._progress(opening.task_id, previous))
@@ -153,7 +155,7 @@ class RedisStore(Store, Source):
             *self._lives(expires, ends=kind == "end"),
         ]
         if write.attempt is None:
-            words += ["" if write.retries is None else write.retries, write.worker or ""]
+            words += ["" if write.retries is None else write.retries, write.worker or "", write.run or ""]
         answer: int = self._run(self._names.scripts.write, [words], patient=patient)[0]
         return WRITTEN[answer]
 
@@ -331,6 +333,7 @@ def _record(task_id: str, known: Mapping[str, bytes], progress: Progress | None,
         state=text("state"),
         retries=int(known.get("retries", 0)),
         worker=text("worker"),
+        run=text("run"),
         progress=progress,
         progress_attempt=progress_attempt if progress is not None else 0,
         result_stored=known.get("result_stored") == b"1",

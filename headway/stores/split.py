@@ -54,7 +54,7 @@ class SplitStore(Store):
             nonlocal answer
             gone = self._is_gone(record, opening.at)
             answer = states.answered(record, opening, result_gone=gone)
-            return states.opened(record, opening) if answer.attempt else None
+            return states.opened(record, opening) if answer.attempt and not states.repeats(record, opening) else None
 
         # Always with patience. A report that is lost is followed by another one; a run whose opening is lost is shown as the one
         # before it, and isn't told of its cancel. Celery's own start waits as long, in the same database.

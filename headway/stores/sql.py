@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from headway.core import states
-from headway.errors import Unavailable
+from headway.errors import ConfigurationError, Unavailable
 from headway.records import Page, Query, Record, Registration, Snapshot, Status
 from headway.stores.base import TOMBSTONE
 from headway.stores.codec import micros, record_from_json, record_to_json
@@ -39,6 +39,11 @@ SWEEP = timedelta(hours=1)
 #: The database is away, or too slow: nothing to learn from but that. All else is logged.
 AWAY = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError, exc.DisconnectionError, OSError)
 
+
+OTHER_TABLE = (
+    "The table {table!r} in the results' database was made by another version of Headway: it has no column {missing}. Drop it "
+    "while no worker runs; it is made anew, and results are not touched"
+)
 
 #: Compared byte by byte, as Python does: a cursor is an id too.
 ID = (
@@ -73,6 +78,7 @@ def _tables(schema: str | None) -> tuple[sa.Table, sa.Table]:
         sa.Column("state", sa.String(255)),
         sa.Column("retries", sa.Integer, nullable=False),
         sa.Column("worker", sa.String(255)),
+        sa.Column("run", sa.String(64)),
         sa.Column("progress", sa.Text),
         sa.Column("progress_attempt", sa.Integer, nullable=False),
         sa.Column("result_stored", sa.Boolean, nullable=False),
@@ -289,6 +295,10 @@ class SqlStore(SplitStore, Source):
             except exc.DatabaseError:  # another process created them between the look and the statement
                 if not sa.inspect(engine).has_table(table.name, schema=table.schema):
                     raise
+        for table in (self._executions, self._claims):
+            there = {column["name"] for column in sa.inspect(engine).get_columns(table.name, schema=table.schema)}
+            if missing := sorted(set(table.c.keys()) - there):
+                raise ConfigurationError(OTHER_TABLE.format(table=table.name, missing=", ".join(missing)))
         self._prepared = True
 
     def _sweep(self, now: datetime) -> None:

@@ -4,7 +4,7 @@
 --       5 what it is: 'report' (carries progress), 'plain', 'retry', 'end'; then '-store' where the record is stored, '-publish' where
 --         it is only told, '-follows' where it is told and the caller stores another (a word each costs more than one word)
 --       6 the record, 7 its time to live (ms, 0: for ever), 8 the hash's time to live (ms, 0: for ever),
---       9 retries, 10 worker (of a bystander; '' where unknown)
+--       9 retries, 10 worker, 11 the run's mark (of a bystander; '' where unknown)
 -- Returns 1 if it was let in, 0 if not; and 2 more where a cancel is asked for.
 local hash, result = KEYS[1], KEYS[2]
 local now, record = ARGV[2], ARGV[6]
@@ -33,6 +33,10 @@ else
     end
     if open and ARGV[1] == 'REVOKED' and ARGV[9] == '' then return asked end
     if open and ARGV[10] ~= '' and known[7] and known[7] ~= ARGV[10] then return asked end
+    if open and ARGV[11] ~= '' then
+        local run = redis.call('HGET', hash, 'run')
+        if run and run ~= ARGV[11] then return asked end
+    end
 end
 
 -- The last progress lives in the result's record until another record takes its place: only then it is copied.

@@ -53,6 +53,7 @@ class Attempt:
         "replaced",
         "reporter",
         "request",
+        "run",
         "store_started",
         "task",
         "watch",
@@ -61,6 +62,8 @@ class Attempt:
     def __init__(self, installation: Installation, request: Any) -> None:
         self.installation = installation
         self.request = request
+        #: Its mark: the same for all who speak of this run, and for each try to open it, whichever thread makes it.
+        self.run: str = seams.run_of(request) or os.urandom(8).hex()
         #: The process that runs it. A fork of it that unwinds through the task's frames says nothing of its end.
         self.pid = os.getpid()
         self.began_at = datetime.now(UTC)

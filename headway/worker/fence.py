@@ -21,8 +21,10 @@ from headway.core.meta import progress_from_meta
 from headway.errors import Unavailable
 from headway.records import Opened, Opening, Write, Written
 from headway.stores.base import Store
+from headway.worker import seams
 from headway.worker.attempt import ENDING, Attempt, attempt_of, ours
 from headway.worker.installation import installation_of
+from headway.worker.publishing import owner_in
 
 logger = logging.getLogger(__name__)
 
@@ -112,10 +114,11 @@ class Fenced:
         """Whether this RETRY is the main process's, at a cold shutdown, of a task whose message is acknowledged.
 
         Celery says so of every task that it kills then; only one with ``acks_late`` comes back, by its broker. The others would
-        be retrying for ever; left open they are stalled as soon as their worker has gone.
+        be retrying for ever; left open they are stalled as soon as their worker has gone. From 5.7 on it also says so of a lost
+        child's task that it has published again (``retry_on_worker_lost``).
         """
         task = self.app.tasks.get(getattr(request, "task", None))
-        return task is not None and not task.acks_late
+        return task is not None and not task.acks_late and not getattr(task, "retry_on_worker_lost", False)
 
     def _store_started(self: Any, attempt: Attempt, result: Any, traceback: Any, kwargs: Any) -> Any:
         """STARTED opens the attempt.
@@ -140,6 +143,7 @@ class Fenced:
             attempt=attempt.number if attempt is not None else None,
             retries=getattr(request, "retries", None) if bystander else None,
             worker=getattr(request, "hostname", None) if bystander else None,
+            run=seams.run_of(request) if bystander else None,
             task=getattr(request, "task", None),
             meta=_plain_meta(state, result),
             expires=_seconds(expires),
@@ -231,6 +235,8 @@ class Fenced:
             result=raw,
             store_result=attempt.store_started and installation.keeps_results,
             lifetime=installation.sign_lifetime if installation.gives_signs else None,
+            run=attempt.run,
+            owner=owner_in(request.headers),
         )
         return installation.store.open(opening, patient=patient)
 

@@ -7,7 +7,7 @@ import types
 from functools import cache
 from typing import Any
 
-from celery.signals import task_postrun
+from celery.signals import task_postrun, task_received
 
 from headway.errors import UsageError
 from headway.stores.base import Store
@@ -69,8 +69,14 @@ def prepare(app: Any) -> Installation:
         logger.warning("headway.install on an unknown release of Celery: %s", exc)
     publishing.watch(installation)
     app.steps["worker"].add(LifeStep)
+    task_received.connect(_received, weak=False, dispatch_uid="headway")
     task_postrun.connect(concluded, weak=False, dispatch_uid="headway")
     return installation
+
+
+def _received(request: Any = None, **_: Any) -> None:
+    """``task_received``, in a worker's main process, before anything is known of the run."""
+    seams.mark_run(request)
 
 
 def _cover(task: Any, app: Any) -> None:

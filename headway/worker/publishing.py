@@ -95,19 +95,22 @@ def _owner_of_what_runs(installation: Installation) -> str | None:
     after the task's code has returned.
     """
     task = installation.app.current_worker_task
-    headers = task.request.headers if task is not None else None
+    return owner_in(task.request.headers) if task is not None else None
+
+
+def owner_in(headers: Any) -> str | None:
+    """Whom a message with these headers belongs to; None where it doesn't say."""
     owner = headers.get(OWNER) if isinstance(headers, dict) else None
     return None if owner is None else str(owner)
 
 
 def registration(headers: dict[str, Any], custom: Any = None) -> Registration:
     """What a message says of its task; ``custom``: its headers, where the rest is in its body."""
-    owner = custom.get(OWNER) if isinstance(custom, dict) else headers.get(OWNER)
     return Registration(
         headers["id"],
         headers.get("task", ""),
         datetime.now(UTC),
-        owner=None if owner is None else str(owner),
+        owner=owner_in(custom if isinstance(custom, dict) else headers),
         root_id=headers.get("root_id"),
         parent_id=headers.get("parent_id"),
         group_id=headers.get("group") or headers.get("taskset"),

@@ -7,6 +7,7 @@ weaker.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,9 @@ from celery.app.task import Task
 
 #: The releases of Celery that all of this was proved on.
 PROVED = ("5.6.3", "5.7.0")
+
+#: The property of a received message that is the mark of its run.
+RUN = "headway_run"
 
 
 class SeamMissing(Exception):
@@ -118,6 +122,25 @@ def request_on_top(task: Any, request: Any) -> Iterator[None]:
         yield
     finally:
         stack.pop()
+
+
+def mark_run(request: Any) -> None:
+    """Let a worker's ``Request``, made for each delivery of a message, carry a mark to all who speak of this run: the pool's
+    child, and the main process that watches over it. No broker's delivery tag would do: Redis keeps it over a redelivery.
+
+    ``request.request_dict["properties"]``, proved on 5.6.3 and 5.7.0. Not a header: those are the task's (``request.headers``),
+    and its retries inherit them; and not ``delivery_info``, which a retry takes for options to publish with.
+    """
+    told = getattr(request, "request_dict", None)
+    if isinstance(told, dict):
+        told["properties"] = {**(told.get("properties") or {}), RUN: os.urandom(8).hex()}
+
+
+def run_of(request: Any) -> str | None:
+    """The mark of a run (`mark_run`), for its child and its main process alike; None where it wasn't received by our worker."""
+    properties = getattr(request, "properties", None)
+    mark = properties.get(RUN) if isinstance(properties, dict) else None
+    return mark if isinstance(mark, str) else None
 
 
 def running_tasks() -> list[str]:

@@ -103,6 +103,30 @@ class TestOpen:
         assert subject.open("a", 100).attempt == 2
         assert subject.write("a", "SUCCESS", 101, attempt=2, result=43)
 
+    def test_the_same_run_is_opened_once(self, subject: Subject) -> None:
+        """A worker that got no answer asks again: the same number, the same answer, and no end of its run is undone."""
+        subject.open("a", 0, run="r1")
+        subject.write("a", "PROGRESS", 1, attempt=1, result=report(4))
+        subject.write("a", "RETRY", 2, attempt=1)
+        answer = subject.open("a", 3, retries=1, run="r2")
+        assert answer == Opened(2, previous=Progress(4, 10))
+        before = subject.look("a")
+        assert subject.open("a", 4, retries=1, run="r2") == answer
+        assert subject.look("a") == before
+        subject.write("a", "FAILURE", 5, retries=1, result={"exc_type": "WorkerLostError", "exc_message": []})
+        assert subject.open("a", 6, retries=1, run="r2") == answer
+        assert subject.record("a").state == "FAILURE"
+        assert subject.open("a", 7, retries=1, run="r3").attempt == 3
+
+    def test_the_owner_that_the_message_names(self, subject: Subject) -> None:
+        """Where no publisher has told the store, the worker's first word says whose it is; else the publisher's counts."""
+        subject.open("a", 0, owner="ann")
+        subject.open("a", 1, owner="bob")
+        assert subject.record("a").owner == "ann"
+        subject.store.register([Registration("b", "tasks.t", at(0), owner="ann")])
+        subject.open("b", 1, owner="bob")
+        assert subject.record("b").owner == "ann"
+
     def test_the_progress_before(self, subject: Subject) -> None:
         """A new attempt is told the last progress of the attempt before it, and nothing of one before that."""
         subject.open("a", 0)
@@ -198,6 +222,17 @@ class TestWrite:
         assert not subject.write("a", "FAILURE", 4, retries=0, worker="w2")
         assert not subject.write("a", "FAILURE", 4, retries=1, worker="w1")
         assert subject.write("a", "FAILURE", 4, retries=1, worker="w2")
+
+    def test_a_bystander_of_another_run_on_the_same_worker_is_refused(self, subject: Subject) -> None:
+        """One worker got a message twice: only the mark tells which run was lost. Where one has none, the worker decides."""
+        subject.open("a", 0, worker="w1", run="r1")
+        subject.open("a", 1, worker="w1", run="r2")
+        assert not subject.write("a", "FAILURE", 2, retries=0, worker="w1", run="r1")
+        assert subject.write("a", "FAILURE", 3, retries=0, worker="w1", run="r2")
+        subject.open("b", 0, worker="w1", run="r1")
+        assert subject.write("b", "FAILURE", 1, retries=0, worker="w1")
+        subject.open("c", 0, worker="w1")
+        assert subject.write("c", "FAILURE", 1, retries=0, worker="w1", run="r1")
 
     def test_a_revoke_that_knows_no_run_does_not_end_one(self, subject: Subject) -> None:
         """Celery 5.6 stores REVOKED for a task that is only flagged; a run that is open goes on and ends by itself (fact 14)."""

@@ -27,6 +27,12 @@ RESULTS = st.one_of(
 )
 WORKERS = st.sampled_from([None, "w1", "w2"])
 RETRIES = st.integers(0, 2)
+RUNS = st.sampled_from([None, "r1", "r2"])
+OWNERS = st.sampled_from([None, "ann", "bob"])
+OPENINGS = st.builds(
+    Opening, IDS, st.just("tasks.t"), st.just(at(0)), RETRIES, WORKERS, store_result=st.booleans(), run=RUNS, owner=OWNERS
+)
+BYSTANDERS = st.builds(Write, IDS, STATES, st.just(at(0)), retries=st.none() | RETRIES, worker=WORKERS, run=RUNS, meta=RESULTS)
 
 
 LIFETIME = 600.0
@@ -54,26 +60,24 @@ class Machine(RuleBasedStateMachine):
         self.seconds += 1
         return self.seconds
 
-    @rule(task_id=IDS, owner=st.sampled_from([None, "ann", "bob"]))
+    @rule(task_id=IDS, owner=OWNERS)
     def register(self, task_id: str, owner: str | None) -> None:
         registration = Registration(task_id, "tasks.t", at(self.now()), owner=owner)
         self.subject.store.register([registration])
         self.known[task_id] = states.registered(self.known.get(task_id), registration)
 
-    @rule(task_id=IDS, retries=RETRIES, worker=WORKERS, keep=st.booleans())
-    def open(self, task_id: str, retries: int, worker: str | None, keep: bool) -> None:
+    @rule(opening=OPENINGS)
+    def open(self, opening: Opening) -> None:
         # Past the grace in which a result may still be on its way.
         self.seconds += 60
+        task_id, opening = opening.task_id, replace(opening, at=at(self.now()))
         record = self.known.get(task_id)
-        opening = Opening(task_id, "tasks.t", at(self.now()), retries=retries, worker=worker, store_result=keep)
         expected = states.answered(record, opening, result_gone=task_id not in self.kept)
         answer = self.subject.store.open(opening)
-        if not self.subject.store.keeps_results and keep and expected.attempt:
-            self.subject.put(task_id, "STARTED")
         assert answer == expected
-        if expected.attempt:
+        if expected.attempt and not states.repeats(record, opening):
             self.known[task_id] = states.opened(record, opening)
-            if keep:
+            if opening.store_result:
                 self.kept.add(task_id)
 
     @rule(
@@ -87,9 +91,9 @@ class Machine(RuleBasedStateMachine):
         known = self.known.get(task_id)
         self.write(Write(task_id, state, at(self.now()), attempt=known.attempt if known is not None else 1, meta=result))
 
-    @rule(task_id=IDS, state=STATES, result=RESULTS, retries=st.none() | RETRIES, worker=WORKERS)
-    def write_as_bystander(self, task_id: str, state: str, result: object, retries: int | None, worker: str | None) -> None:
-        self.write(Write(task_id, state, at(self.now()), retries=retries, worker=worker, meta=result))
+    @rule(write=BYSTANDERS)
+    def write_as_bystander(self, write: Write) -> None:
+        self.write(replace(write, at=at(self.now())))
 
     @rule(
         task_id=IDS, state=st.sampled_from(["PROGRESS", "SUCCESS", "IGNORED", "REJECTED"]), attempt=st.none() | st.integers(1, 3)
@@ -141,6 +145,7 @@ class Machine(RuleBasedStateMachine):
         record = self.known.get(write.task_id)
         expected = states.admits(record, write)
         more = {"attempt": write.attempt, "retries": write.retries, "worker": write.worker, "task": write.task}
+        more["run"] = write.run
         admitted = self.subject.write(write.task_id, write.state, self.seconds, result=write.meta, **more)
         assert admitted == states.said_of(record, write)
         if expected:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from headway.core import states
-from headway.errors import Unavailable
+from headway.errors import ConfigurationError, Unavailable
 from headway.records import Status
 from headway.stores.split import SplitStore
 from tests.support import stores
@@ -55,4 +55,15 @@ def test_an_opening_outwaits_a_report(tmp_path: Path) -> None:
             locked.execute("COMMIT")
             locked.close()
         assert opening.result(timeout=20).attempt == 1
+    subject.store.close()
+
+
+def test_a_table_of_another_version_is_named(tmp_path: Path) -> None:
+    """A table that lacks a column is no database that is away: what to do stands in the error."""
+    with sqlite3.connect(tmp_path / "results.sqlite") as before:
+        before.execute("CREATE TABLE headway_executions (task_id VARCHAR PRIMARY KEY, version INTEGER)")
+    before.close()
+    subject = stores.make("sql", tmp_path)
+    with pytest.raises(ConfigurationError, match=r"headway_executions.* attempt, .*Drop it"):
+        subject.open("a", 0)
     subject.store.close()

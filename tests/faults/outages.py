@@ -48,6 +48,31 @@ def backend_crashed_at_the_end(room: Room) -> None:
 
 
 @row(backend="own")
+def backend_frozen_at_the_start(room: Room) -> None:
+    """result backend frozen while the jobs begin: it hears of each start later, and of the next try; that is one attempt"""
+    worker = room.worker(4)
+    for number in room.times(3):
+        # Four at once, so that each child has a connection: what is sent on a new one waits for the server's first word.
+        warm = [room.send("held", truth=WELL) for _ in range(4)]
+        for task_id in warm:
+            room.begun(task_id)
+        for task_id in warm:
+            room.go_on(task_id)
+        room.ended(*warm)
+        queue = f"frozen-{number}"
+        ids = [room.send("held", truth=WELL, queue=queue) for _ in range(4)]
+        room.backend.pause()
+        room.app.control.add_consumer(queue, reply=True, timeout=20, limit=1)
+        for task_id in ids:
+            room.begun(task_id)
+        room.backend.resume()
+        for task_id in ids:
+            room.go_on(task_id)
+        room.ended(*ids)
+    stop(worker)
+
+
+@row(backend="own")
 def backend_lost_its_data(room: Room) -> None:
     """result backend restarted in mid-run without its data: what runs is shown again and ends; what had ended is unknown"""
     worker = room.worker(4)

@@ -6,9 +6,10 @@ import os
 import signal
 
 from headway.records import Phase, Status
-from tests.faults.room import Room, stop
+from tests.faults.room import PATIENCE, Room, stop
 from tests.faults.rows import row
 from tests.faults.watching import Truth
+from tests.support.wait import until
 
 AGAIN = Truth(Status.COMPLETED, attempt=2, current=10, outputs=10, never=frozenset({Phase.FAILED, Phase.CANCELLED}))
 
@@ -90,6 +91,24 @@ def two_workers_newer_ends_first(room: Room) -> None:
 def two_workers_newer_fails(room: Room) -> None:
     """two workers run one id, the newer run fails, the older one then ends well: the newest attempt counts"""
     _twice(room, first="new", then="old", way="badly")
+
+
+@row()
+def one_worker_older_lost(room: Room) -> None:
+    """one worker runs one id twice, and the older run's child is killed: that isn't the end of the newer run"""
+    truth = Truth(Status.COMPLETED, attempt=2, current=10, outputs="new", never=frozenset({Phase.FAILED, Phase.CANCELLED}))
+    worker = room.worker(4)
+    for number in room.times(6):
+        task_id = room.send("twice", "old", truth=truth)
+        child = room.begun(f"{task_id}-old")
+        room.send("twice", "new", task_id=task_id)
+        room.begun(f"{task_id}-new")
+        os.kill(child, signal.SIGKILL)
+        lost = number + 1  # the main process says so after it has stored the FAILURE
+        until(lambda lost=lost: worker.log().count("raised error: WorkerLostError") >= lost, within=PATIENCE, what="the loss")
+        room.go_on(f"{task_id}-new")
+        room.ended(task_id)
+    stop(worker)
 
 
 def _twice(room: Room, *, first: str, then: str, way: str = "well") -> None:

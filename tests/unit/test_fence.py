@@ -7,6 +7,8 @@ import logging
 import pickle
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -15,14 +17,22 @@ from celery.app.task import Context
 from celery.backends.base import BaseKeyValueStoreBackend
 from celery.backends.cache import CacheBackend
 from celery.exceptions import Ignore, Reject
+from celery.signals import task_received
+from celery.worker.request import Request
+from kombu import Message
 from kombu.exceptions import EncodeError
 
 import headway
 from headway import RequestContext
 from headway.core.states import admits, opens
+from headway.errors import Unavailable
 from headway.records import Opened, Opening, Write
 from headway.stores.memory import MemoryStore
+from headway.worker import seams
 from tests.unit.tracing import Lab
+
+#: As a worker marks two deliveries of one message.
+OLDER, NEWER = {seams.RUN: "r1"}, {seams.RUN: "r2"}
 
 
 @pytest.fixture
@@ -151,6 +161,81 @@ def test_a_second_delivery_is_another_attempt(lab: Lab) -> None:
     lab.run(task, "x")
     assert (lab.record("x").attempt, lab.record("x").state, lab.meta("x")["result"]) == (2, "SUCCESS", "newer")
     assert lab.progress("x").message == "the newer one"
+
+
+def test_a_run_that_was_lost_does_not_end_the_one_beside_it(lab: Lab) -> None:
+    """One worker got a message twice, and the older run's child is killed: its FAILURE isn't the newer run's."""
+
+    def body(self: Any) -> str:
+        if RequestContext.get().attempt == 1:
+            lab.trace(task, "x", properties=NEWER)
+            return "older"
+        lab.app.backend.mark_as_failure("x", ValueError("lost"), request=bystander(properties=OLDER))
+        assert lab.record("x").state == "STARTED"
+        lab.app.backend.mark_as_failure("x", ValueError("lost"), request=bystander(properties=NEWER))
+        return "newer"
+
+    task = running(lab, body)
+    lab.run(task, "x", properties=OLDER)
+    assert (lab.record("x").attempt, lab.record("x").state) == (2, "FAILURE")
+
+
+def test_a_received_message_has_a_mark(lab: Lab) -> None:
+    """Each delivery gets another one; the pool's child and the main process find the same, and the task doesn't see it."""
+    task = running(lab, lambda self: None)
+    lab.app.finalize()
+    headers = {"id": "x", "task": task.name, "headway_owner": "ann", "lang": "py"}
+    message = Message(body=json.dumps([[], {}, {}]), headers=headers, content_type="application/json", content_encoding="utf-8")
+    marks = []
+    for _ in range(2):
+        request = Request(message, app=lab.app, task=task, hostname="w1@lab")
+        task_received.send(sender=None, request=request)
+        child = Context(json.loads(json.dumps(request.request_dict)))
+        assert seams.run_of(child) == seams.run_of(request._context)
+        assert child.headers == {"headway_owner": "ann"}
+        marks.append(seams.run_of(child))
+    assert None not in marks
+    assert len(set(marks)) == 2
+    assert seams.RUN not in message.properties
+
+
+def test_an_opening_whose_answer_is_lost(lab: Lab) -> None:
+    """The store was frozen, and has opened the attempt all the same: asked again, it is the same one."""
+
+    class Frozen(MemoryStore):
+        def open(self, opening: Opening, *, patient: bool = False) -> Opened:
+            opened.append(super().open(opening, patient=patient).attempt)
+            if len(opened) == 1:
+                raise Unavailable
+            return Opened(opened[-1])
+
+    opened: list[int] = []
+    lab.use(Frozen())
+    lab.run(running(lab, lambda self: None), "x")
+    assert opened == [1, 1]
+    assert (lab.record("x").attempt, lab.record("x").state) == (1, "SUCCESS")
+
+
+def test_two_threads_of_a_task_open_one_attempt(lab: Lab) -> None:
+    """Both find it unopened and ask; they are the same run."""
+
+    class Meeting(MemoryStore):
+        def open(self, opening: Opening, *, patient: bool = False) -> Opened:
+            both.wait(timeout=20)
+            return super().open(opening, patient=patient)
+
+    def body(self: Any) -> None:
+        lab.use(Meeting())
+        attempt = self.request._headway
+        with ThreadPoolExecutor(2) as pool:
+            attempt.number = None
+            threads = [pool.submit(attempt.open, lab.app.backend) for _ in range(2)]
+            answers.extend(thread.result() for thread in threads)
+
+    both = Barrier(2)
+    answers: list[Opened] = []
+    lab.run(running(lab, body), "x")
+    assert [answer.attempt for answer in answers] == [1, 1]
 
 
 def test_nothing_opens_a_success(lab: Lab) -> None:
