@@ -7,7 +7,7 @@ import json
 import logging
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -19,19 +19,25 @@ from kombu.pools import producers
 
 from headway.control import RETRY_POLICY
 from headway.core.states import resolve
-from headway.errors import ExecutionNotFound, InvalidRequest, NotAllowed, Unavailable
+from headway.errors import ExecutionExpired, ExecutionNotFound, InvalidRequest, NotAllowed, Unavailable
 from headway.records import Registration, Snapshot, Status, Write
 from headway.server.auth import Action
 from headway.server.body import read_body
 from headway.server.rest import uncached
+from headway.stores.listing import status_of
 
 if TYPE_CHECKING:
     from headway.server.extension import Headway
 
 log = logging.getLogger(__name__)
 
-#: How often one Idempotency-Key may be tried again after its task couldn't be published.
-TRIES = 20
+#: A call that claimed its Idempotency-Key and hasn't published is taken for dead after so many seconds, and so many times the
+#: broker's timeout. By far longer than a live one takes, and than the clocks of web servers differ: a repeat that came sooner
+#: would publish beside it.
+TAKEOVER, ANSWERS = 60.0, 10
+
+#: What is noted of a claim whose message is out.
+SENT = "sent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,26 @@ class Order:
     kwargs: dict[str, Any]
     #: Of all the three: the same order has the same digest, however its JSON was written.
     digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What an Idempotency-Key is bound to in the store."""
+
+    execution_id: str
+    digest: str
+    #: `SENT`, or when it was made, in seconds since the epoch.
+    mark: str
+    #: Of this call alone, so that no two calls can take the same thing for their own.
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def __str__(self) -> str:
+        return f"{self.execution_id} {self.digest} {self.mark} {self.token}"
+
+    @classmethod
+    def read(cls, bound: str) -> Claim:
+        """The claim that was written so."""
+        return cls(*bound.split(" "))
 
 
 def register(blueprint: Blueprint, headway: Headway) -> None:
@@ -118,31 +144,47 @@ class Starter:
     def publish_once(self, order: Order, key: str, scope: str) -> tuple[str, Status]:
         """Publish, or find what was published under the same key by the same caller before.
 
-        A claim can't be given back, so a try whose publishing failed is left behind, marked as withdrawn, and the next one claims
-        the next place of the same key. Two calls at once: the claim is atomic, the second one finds the first one's id.
-        Raises ``NotAllowed`` where the caller may not read what was found.
+        Of calls at once the store lets one claim the key, and the others find its id. After a try that failed the next one begins
+        anew. What a call left behind that died between claim and publishing, a later one takes over, under the same id: should
+        the first message have got out after all, it is one execution still, and delivered twice. Raises ``NotAllowed`` where the
+        caller may not read what was found.
         """
-        headway = self._headway
-        hashed = hashlib.sha256(f"{scope}\0{key}".encode()).hexdigest()
-        for place in range(TRIES):
-            mine = f"{uuid.uuid4()} {order.digest}"
-            bound = headway.store.claim(f"start:{hashed}:{place}", mine, headway.settings.idempotency_lifetime)
-            execution_id, _, digest = bound.partition(" ")
-            if bound == mine:
-                return self.publish(order, execution_id), Status.PENDING
-            if digest != order.digest:
+        headway, name = self._headway, "start:" + hashlib.sha256(f"{scope}\0{key}".encode()).hexdigest()
+        now, patience = headway.clock().timestamp(), TAKEOVER + ANSWERS * headway.settings.broker_timeout
+        fresh, found = Claim(str(uuid.uuid4()), order.digest, str(now)), None
+        mine = fresh
+        while (bound := self._claim(name, mine, instead_of=found)) != str(mine):
+            found = Claim.read(bound)
+            if found.digest != order.digest:
                 raise InvalidRequest("This Idempotency-Key was used for another task or other arguments before")
-            snapshot = headway.store.read([execution_id])[0]
-            if not _withdrawn(snapshot):
-                headway.policy.authorize(request, Action.READ, execution_id)
-                return execution_id, self._status(snapshot)
-        raise Unavailable("The message broker can't be reached; nothing was started", retry_after=60.0)
+            snapshot = headway.store.read([found.execution_id])[0]
+            if found.mark != SENT and _withdrawn(snapshot):
+                mine = fresh
+            elif found.mark != SENT and not _has_begun(snapshot) and now - float(found.mark) > patience:
+                mine = replace(fresh, execution_id=found.execution_id)
+            else:
+                headway.policy.authorize(request, Action.READ, found.execution_id)
+                return found.execution_id, self._status(snapshot)
+        self.publish(order, mine.execution_id)
+        try:
+            self._claim(name, replace(mine, mark=SENT), instead_of=mine)
+        except Unavailable:  # it is out, and that is the answer: a repeat looks at the execution itself
+            log.warning("Execution %s was published, and the registry went away before that was noted", mine.execution_id)
+        return mine.execution_id, Status.PENDING
+
+    def _claim(self, name: str, claim: Claim, *, instead_of: Claim | None) -> str:
+        lifetime = self._headway.settings.idempotency_lifetime
+        old = None if instead_of is None else str(instead_of)
+        return self._headway.store.claim(name, str(claim), lifetime, instead_of=old)
 
     def _status(self, snapshot: Snapshot) -> Status:
         try:
             return resolve(snapshot, self._headway.clock()).status
         except ExecutionNotFound:
             return Status.PENDING  # claimed by a call that is just about to register it
+        except ExecutionExpired:
+            assert snapshot.record is not None
+            return status_of(snapshot.record)  # what was started is known, though its result isn't any more
 
     @cached_property
     def _connection(self) -> Connection:
@@ -162,8 +204,17 @@ class Starter:
 
     def _send(self, order: Order, execution_id: str) -> None:
         with producers[self._connection].acquire(block=True, timeout=self._headway.settings.broker_timeout) as producer:
-            how = {"task_id": execution_id, "producer": producer, "retry": True, "retry_policy": RETRY_POLICY}
             task = self._celery.tasks.get(order.task)
+            how = {
+                "task_id": execution_id,
+                "producer": producer,
+                "retry": True,
+                "retry_policy": RETRY_POLICY,
+                # Celery would subscribe this process to the result, for a `get` that nobody makes here (fact 21), over a
+                # connection with the backend's own patience: 19 s and a RuntimeError where it is away. Workers heed the header.
+                "ignore_result": True,
+                "headers": {"ignore_result": None if task is None else task.ignore_result},
+            }
             if task is not None:
                 task.apply_async(order.args, order.kwargs, **how)
             else:
@@ -180,6 +231,12 @@ class Starter:
 def _withdrawn(snapshot: Snapshot) -> bool:
     record = snapshot.record
     return record is not None and record.state == "REJECTED" and record.attempt == 0
+
+
+def _has_begun(snapshot: Snapshot) -> bool:
+    """Whether more is known than that somebody was about to publish it."""
+    record = snapshot.record
+    return snapshot.meta is not None or (record is not None and (record.attempt > 0 or record.state is not None))
 
 
 def read_order(max_body: int) -> Order:

@@ -92,8 +92,12 @@ class Store(ABC):
         """One look at each, in the order asked for, in one round trip; registry and result of one task never torn apart."""
 
     @abstractmethod
-    def claim(self, key: str, task_id: str, expires: float) -> str:
-        """Bind an idempotency key to a task id for ``expires`` seconds, unless it is bound: returns the id it is bound to."""
+    def claim(self, key: str, value: str, expires: float, *, instead_of: str | None = None) -> str:
+        """Bind an idempotency key for ``expires`` seconds, unless it is bound to anything but ``instead_of``.
+
+        Returns what it is bound to then. Of many callers with the same ``instead_of`` and a ``value`` of their own, one gets its
+        own back. ``value`` is ASCII, 255 characters at most.
+        """
 
     @abstractmethod
     def ping(self) -> None:

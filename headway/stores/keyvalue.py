@@ -49,14 +49,14 @@ class DocumentStore(SplitStore):
         """Not possible: the common part of these backends finds a document by its name only."""
         raise NotSupported("This result backend can't list executions; Redis and SQL databases can")
 
-    def claim(self, key: str, task_id: str, expires: float) -> str:
+    def claim(self, key: str, value: str, expires: float, *, instead_of: str | None = None) -> str:
         name = "claim-" + hashlib.sha256(key.encode()).hexdigest()  # whatever the backend permits in a name
         with self._turn():
             bound = self._load(name)
-            if bound is not None and bound["until"] > time.time():
-                return str(bound["task_id"])
-            self._save(name, {"task_id": task_id, "until": time.time() + expires})
-            return task_id
+            if bound is not None and bound["until"] > time.time() and bound["value"] != instead_of:
+                return str(bound["value"])
+            self._save(name, {"value": value, "until": time.time() + expires})
+            return value
 
     def ping(self) -> None:
         with self._turn():

@@ -139,15 +139,15 @@ class MemoryStore(Store, Source):
     def mend(self, stale: Sequence[tuple[Entry, Status | None]]) -> None:
         """There is nothing to mend: its indexes are made anew for each page."""
 
-    def claim(self, key: str, task_id: str, expires: float) -> str:
+    def claim(self, key: str, value: str, expires: float, *, instead_of: str | None = None) -> str:
         with self._lock:
             self._check()
             now = self._clock().timestamp()
-            bound, until = self._claims.get(key, (task_id, 0.0))
-            if until > now:
+            bound, until = self._claims.get(key, (value, 0.0))
+            if until > now and bound != instead_of:
                 return bound
-            self._claims[key] = (task_id, now + expires)
-            return task_id
+            self._claims[key] = (value, now + expires)
+            return value
 
     def ping(self) -> None:
         self._check()

@@ -212,8 +212,9 @@ class RedisStore(Store, Source):
             _check(reply)
         return [self._snapshot(task_id, *replies[3 * n : 3 * n + 3]) for n, task_id in enumerate(task_ids)]
 
-    def claim(self, key: str, task_id: str, expires: float) -> str:
-        bound = self._run(CLAIM, [(self._names.own + b"claim:" + key.encode(), task_id, _milliseconds(expires))])[0]
+    def claim(self, key: str, value: str, expires: float, *, instead_of: str | None = None) -> str:
+        name = self._names.own + b"claim:" + key.encode()
+        bound = self._run(CLAIM, [(name, value, _milliseconds(expires), instead_of or "")])[0]
         return str(bound, "utf-8")
 
     def ping(self) -> None:

@@ -97,7 +97,7 @@ def _tables(schema: str | None) -> tuple[sa.Table, sa.Table]:
         "headway_claims",
         metadata,
         sa.Column("key", sa.String(255), primary_key=True),
-        sa.Column("task_id", sa.String(255), nullable=False),
+        sa.Column("value", sa.String(255), nullable=False),
         sa.Column("until", sa.BigInteger, nullable=False),
     )
     return executions, claims
@@ -173,19 +173,20 @@ class SqlStore(SplitStore, Source):
                     found = (table.c.task_id == place.task_id) & (table.c.status == name.partition(":")[2])
                     connection.execute(table.update().where(found).values(status=status.value))
 
-    def claim(self, key: str, task_id: str, expires: float) -> str:
+    def claim(self, key: str, value: str, expires: float, *, instead_of: str | None = None) -> str:
         claims, now = self._claims, micros(datetime.now(UTC))
-        mine = {"task_id": task_id, "until": now + round(expires * 1e6)}
+        mine = {"value": value, "until": now + round(expires * 1e6)}
         with self._engine() as engine:
             try:
                 with engine.begin() as connection:
-                    connection.execute(claims.delete().where(claims.c.key == key, claims.c.until <= now))
+                    replaced = (claims.c.until <= now) | (claims.c.value == instead_of)
+                    connection.execute(claims.delete().where(claims.c.key == key, replaced))
                     connection.execute(claims.insert().values(key=key, **mine))
             except exc.IntegrityError:
                 with engine.connect() as connection:
-                    bound = connection.execute(sa.select(claims.c.task_id).where(claims.c.key == key)).scalar()
-                return str(bound) if bound is not None else task_id
-        return task_id
+                    bound = connection.execute(sa.select(claims.c.value).where(claims.c.key == key)).scalar()
+                return str(bound) if bound is not None else value
+        return value
 
     def ping(self) -> None:
         with self._engine() as engine, engine.connect() as connection:

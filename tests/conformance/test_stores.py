@@ -395,6 +395,26 @@ class TestClaim:
         assert [subject.store.claim("k", task_id, 60) for task_id in ("a", "b", "a")] == ["a", "a", "a"]
         assert subject.store.claim("k2 /ä:", "b", 60) == "b"
 
+    def test_it_is_replaced_by_who_knows_it(self, subject: Subject) -> None:
+        """A claim gives way to whoever says what it is bound to just now; a free one to everybody."""
+        claim = subject.store.claim
+        assert claim("k", "a", 60, instead_of="never bound") == "a"
+        assert [claim("k", "b", 60, instead_of=old) for old in ("b", None, "", "a", "a")] == ["a", "a", "a", "b", "b"]
+        assert claim("k", "c", 60) == "b"
+
+    @pytest.mark.parametrize("sharing", ["memory", "redis", "sql", "files"])
+    def test_one_replaces_it(self, sharing: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+        """Of many that know it, at the same moment, one gets its own value, and all are told of it."""
+        url = request.getfixturevalue("redis_url") if sharing == "redis" else None
+        subject = stores.make(sharing, tmp_path, url)
+        vars(subject.store)["_timeout"] = 30.0  # SQLite lets one write at a time
+        subject.store.claim("k", "a", 60)
+        with ThreadPoolExecutor(8) as pool:
+            bound = set(pool.map(lambda n: subject.store.claim("k", f"b{n}", 60, instead_of="a"), range(24)))
+        subject.store.close()
+        assert len(bound) == 1
+        assert bound < {f"b{n}" for n in range(24)}
+
     def test_it_ends(self, subject: Subject) -> None:
         """A claim whose time is over is free again."""
         subject.store.claim("k", "a", 1e-9)  # a server counts in milliseconds, and lets it live for one

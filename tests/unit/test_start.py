@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from typing import Any
 from unittest import mock
@@ -15,7 +18,9 @@ from werkzeug.test import TestResponse
 
 from headway.errors import Unavailable
 from headway.server.auth import Action, Identity
-from headway.server.start import TRIES
+from headway.server.start import Starter
+from headway.stores.base import Store
+from headway.stores.memory import MemoryStore
 from tests.support.mounting import Mounted, mounted
 from tests.unit.test_problems import assert_problem
 
@@ -217,6 +222,22 @@ class TestAway:
         assert response.headers["Retry-After"]
         assert messages(server) == []
 
+    def test_the_backend_behind_the_registry(self) -> None:
+        """Publishing wants nothing of the result backend: one that goes away right after it was told is no hindrance.
+
+        Celery alone would subscribe to the result and try twenty times; the worker is told of ``ignore_result`` as ever.
+        """
+        celery = celery_app()
+        celery.conf.result_backend = "redis://127.0.0.1:1/0"
+        celery.tasks["tasks.loose"].ignore_result = True
+        with mounted(celery=celery, startable=STARTABLE) as server, celery.connection_for_read() as connection:
+            for task, ignored in (("tasks.add", False), ("tasks.loose", True), ("elsewhere.only", None)):
+                assert start(server, task, *([1] if task == "tasks.add" else [])).status_code == 202
+                with connection.SimpleQueue("celery") as queue:
+                    message = queue.get_nowait()
+                    message.ack()
+                assert (message.headers["task"], message.headers["ignore_result"]) == (task, ignored)
+
     def test_the_broker(self, server: Mounted) -> None:
         """503 without the driver's text, and the registered id doesn't stay queued for ever."""
         registered: list[str] = []
@@ -241,6 +262,41 @@ class TestAway:
             assert_problem(start(server, "tasks.add", 1), status)
         execution_id = spy.call_args.args[0][0].task_id
         assert server.client.get(f"{URL}/{execution_id}").get_json()["status"] == "failed"
+
+
+class Died(BaseException):
+    """Stands for the end of the process."""
+
+
+def die() -> None:
+    raise Died
+
+
+def before(what: str, act: Callable[[], None]) -> Any:
+    """Have something happen right before the registry, or the broker, is told."""
+    owner: type = {"register": MemoryStore, "send": Starter}[what]
+    name = {"register": "register", "send": "_send"}[what]
+    real = getattr(owner, name)
+
+    def delayed(*args: Any) -> None:
+        with mock.patch.object(owner, name, real):
+            act()
+            real(*args)
+
+    return mock.patch.object(owner, name, delayed)
+
+
+def in_step(store: Store, method: str, calls: int) -> Any:
+    """Let none of ten threads pass its call of a method before all have made theirs, for so many calls in all."""
+    together, count, real = threading.Barrier(10), itertools.count(), getattr(store, method)
+
+    def stepping(*args: Any, **kwargs: Any) -> Any:
+        number, answer = next(count), real(*args, **kwargs)
+        if number < calls:
+            together.wait(30)
+        return answer
+
+    return mock.patch.object(store, method, stepping)
 
 
 def broker_away(failure: Exception | None = None) -> Any:
@@ -338,33 +394,69 @@ class TestIdempotency:
         assert start(server, "tasks.add", 1, key="k").get_json() == first
         assert [task for _, task, _ in messages(server)] == ["tasks.add"]
 
-    def test_tries_are_counted(self, server: Mounted) -> None:
-        """A broker that is away for long doesn't grow an endless row of claims."""
+    def test_failures_leave_one_claim(self, server: Mounted) -> None:
+        """A broker that is away for long doesn't grow a row of claims."""
         with broker_away():
-            for _ in range(TRIES + 1):
-                response = start(server, "tasks.add", 1, key="k")
-        assert_problem(response, 503)
-        assert len(server.store._claims) == TRIES
+            for _ in range(5):
+                assert_problem(start(server, "tasks.add", 1, key="k"), 503)
+        assert len(server.store._claims) == 1
 
-    def test_one_that_is_being_published_now(self, server: Mounted) -> None:
-        """A second call while the first one is on its way finds its id, which nobody has registered yet: pending."""
-        claimed: list[str] = []
-        claim = server.store.claim
+    @pytest.mark.parametrize("when", ["register", "send"])
+    def test_one_that_is_being_published_now(self, server: Mounted, when: str) -> None:
+        """A second call while the first one is on its way, however slow, finds its id: pending, and publishes nothing."""
+        inner: list[TestResponse] = []
 
-        def slow(key: str, value: str, expires: float) -> str:
-            return claimed[0] if claimed else claim(key, value, expires)
+        def slow() -> None:
+            server.clock.tick(60)
+            inner.append(start(server, "tasks.add", 1, key="k"))
 
-        digest = ""
-        with mock.patch.object(server.store, "claim", side_effect=claim) as spy:
-            start(server, "tasks.add", 1, key="other")
-            digest = spy.call_args.args[1].partition(" ")[2]
-        claimed.append(f"on-its-way {digest}")
-        with mock.patch.object(server.store, "claim", slow):
-            assert start(server, "tasks.add", 1, key="k").get_json() == {
-                "execution_id": "on-its-way",
-                "status": "pending",
-                "status_url": f"{URL}/on-its-way",
-            }
+        with before(when, slow):
+            first = start(server, "tasks.add", 1, key="k")
+        assert [each.get_json() for each in inner] == [first.get_json()]
+        assert len(messages(server)) == 1
+
+    @pytest.mark.parametrize("when", ["register", "send"])
+    def test_one_that_died(self, server: Mounted, when: str) -> None:
+        """What a call left behind that died before it published is published under its id, and by one of ten repeats at once."""
+        with before(when, die), pytest.raises(Died):
+            start(server, "tasks.add", 1, key="k")
+        soon = start(server, "tasks.add", 1, key="k").get_json()
+        assert (soon["status"], messages(server)) == ("pending", [])
+        server.clock.tick(81)
+        with ThreadPoolExecutor(10) as pool, in_step(server.store, "read", 10), in_step(server.store, "claim", 20):
+            late = [
+                future.result().get_json() for future in [pool.submit(start, server, "tasks.add", 1, key="k") for _ in range(10)]
+            ]
+        assert late == [soon] * 10
+        assert messages(server) == [(soon["execution_id"], "tasks.add", ([1], {}))]
+        server.clock.tick(81)
+        assert start(server, "tasks.add", 1, key="k").get_json() == soon
+        assert messages(server) == []
+
+    def test_one_that_got_through_and_could_not_say_so(self, server: Mounted) -> None:
+        """The registry went away behind the message: what has begun by the time of a repeat isn't published again."""
+
+        def leave(*_: Any) -> None:
+            server.store.away = True
+
+        with mock.patch.object(server.headway.metrics.started, "labels", side_effect=lambda _: mock.Mock(inc=leave)):
+            first = start(server, "tasks.add", 1, key="k")
+        assert first.status_code == 202
+        server.store.away = False
+        server.begin(first.get_json()["execution_id"])
+        server.clock.tick(81)
+        assert start(server, "tasks.add", 1, key="k").get_json() == {**first.get_json(), "status": "running"}
+        assert len(messages(server)) == 1
+
+    def test_one_that_has_expired(self, server: Mounted) -> None:
+        """The first execution is answered although its result isn't kept any more."""
+        first = start(server, "tasks.add", 1, key="k").get_json()
+        server.begin(first["execution_id"])
+        server.end(first["execution_id"])
+        server.store._results.clear()
+        assert_problem(server.client.get(first["status_url"]), 410)
+        again = start(server, "tasks.add", 1, key="k")
+        assert (again.status_code, again.get_json()) == (202, {**first, "status": "completed"})
 
     def test_the_registry_is_away(self, server: Mounted) -> None:
         """Without the registry no key can be claimed: 503, nothing published."""
