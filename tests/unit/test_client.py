@@ -1,0 +1,453 @@
+"""The Python client, over real sockets against the real server on the fakes."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from werkzeug.wrappers import Response
+
+import headway
+from headway import errors
+from headway.client import Client, Completed, Failed, Interrupted, Seen, Started, answers
+from headway.client.watching import TRIES, Watch
+from headway.records import Status
+from headway.server import problems, viewer
+from tests.support.mounting import Mounted, mounted
+from tests.support.serving import Serving
+from tests.support.wait import until
+
+
+@pytest.fixture
+def server() -> Iterator[Mounted]:
+    with mounted() as made:
+        yield made
+
+
+@pytest.fixture
+def serving(server: Mounted) -> Iterator[Serving]:
+    with Serving(server.app) as made:
+        yield made
+
+
+@pytest.fixture
+def client(serving: Serving) -> Iterator[Client]:
+    with headway.Client(serving.url) as made:
+        yield made
+
+
+class NoSockets:
+    """A proxy that knows nothing of WebSockets: it passes on a plain GET."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        self.asked: list[str] = []
+
+    def __call__(self, environ: Any, start_response: Any) -> Any:
+        self.asked.append(f"{environ['PATH_INFO'].rsplit('/', 1)[1]}?{environ['QUERY_STRING']}")
+        for name in ("HTTP_UPGRADE", "HTTP_CONNECTION", "HTTP_SEC_WEBSOCKET_KEY", "HTTP_SEC_WEBSOCKET_VERSION"):
+            environ.pop(name, None)
+        return self.app(environ, start_response)
+
+
+class Following(threading.Thread):
+    """A watch in a thread of its own."""
+
+    def __init__(self, client: Client, *ids: str, **options: Any) -> None:
+        super().__init__()
+        self.events: list[Any] = []
+        self.error: Exception | None = None
+        self._watch = client.watch(*ids, **options)
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.events.extend(self._each())
+        except headway.HeadwayError as exc:
+            self.error = exc
+
+    def _each(self) -> Iterator[Any]:
+        for event in self._watch:
+            self.events.append(event)
+        yield from ()
+
+    def kinds(self) -> list[str]:
+        return [type(event).__name__ for event in self.events]
+
+    def until(self, *kinds: str) -> None:
+        """Wait until it was told just these, in this order."""
+        until(lambda: self.kinds() == list(kinds), within=20, what=f"{kinds}, and there were {self.kinds()}")
+
+    def end(self) -> None:
+        """Wait for its end."""
+        self.join(20)
+        assert not self.is_alive(), f"it goes on after {self.kinds()}"
+
+
+class TestAsking:
+    def test_get_and_progress(self, server: Mounted, client: Client) -> None:
+        """An execution and its progress are Headway's own records, as the server has them."""
+        server.publish("a")
+        assert client.get("a") == server.headway.look("a")
+        assert client.progress("a") is None
+        server.begin("a")
+        server.report("a", 2, 5, "two", rows="7")
+        assert client.get("a") == server.headway.look("a")
+        assert client.progress("a") == server.headway.look("a").progress
+
+    def test_list_goes_over_pages(self, server: Mounted, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A listing goes on over all pages, newest first, and stops where it is told to."""
+        monkeypatch.setattr("headway.client.client.PAGE", 3)
+        for number in range(8):
+            server.publish(f"e{number}", "tasks.odd" if number % 2 else "tasks.even")
+            server.clock.tick(1)
+        server.begin("e1")
+        assert [each.execution_id for each in client.list()] == [f"e{number}" for number in reversed(range(8))]
+        assert [each.execution_id for each in client.list(limit=4)] == ["e7", "e6", "e5", "e4"]
+        assert [each.execution_id for each in client.list(status="running")] == ["e1"]
+        assert len(list(client.list(status=["running", "pending"], task="tasks.odd"))) == 3
+        assert list(client.list(limit=0)) == []
+        assert [each.execution_id for each in client.list(since=server.headway.look("e6").created_at)] == ["e7", "e6"]
+
+    def test_cancel(self, server: Mounted, client: Client) -> None:
+        """Cancel answers with what it is then, and a conflict is raised for what has ended."""
+        server.publish("a")
+        assert client.cancel("a").phase == "cancelling"
+        server.publish("b")
+        server.begin("b")
+        server.end("b")
+        with pytest.raises(errors.ExecutionConflict, match="completed already"):
+            client.cancel("b")
+
+    @pytest.mark.parametrize("execution_id", ["a/b", "../healthz", "a?b=c", "a#b", "ä %2f"])
+    def test_an_id_is_an_id(self, client: Client, execution_id: str) -> None:
+        """No id can lead to another URL than an execution's."""
+        with pytest.raises((errors.ExecutionNotFound, errors.InvalidRequest, errors.UnexpectedAnswer)):
+            client.get(execution_id)
+
+    def test_a_token_goes_into_the_header(self) -> None:
+        """A token is sent as a header with calls and with sockets; without it there is ``NotAuthenticated`` on both."""
+        asked: list[str] = []
+        with mounted(tokens=["secret"]) as server, Serving(_noting(server.app, asked)) as serving:
+            server.publish("a")
+            server.begin("a")
+            server.end("a", "REVOKED")
+            with Client(serving.url, token="secret") as known:
+                assert known.get("a").status is Status.CANCELLED
+                assert [type(event).__name__ for event in known.watch("a")] == ["Seen", "Cancelled"]
+            with Client(serving.url) as unknown:
+                with pytest.raises(errors.NotAuthenticated, match="token"):
+                    unknown.get("a")
+                for ids in (["a"], ["a", "b"]):
+                    with pytest.raises(errors.NotAuthenticated):
+                        list(unknown.watch(*ids))
+        assert asked
+        assert not [url for url in asked if "secret" in url]
+
+
+def _noting(app: Any, asked: list[str]) -> Any:
+    def noting(environ: Any, start_response: Any) -> Any:
+        asked.append(environ["PATH_INFO"] + "?" + environ["QUERY_STRING"])
+        return app(environ, start_response)
+
+    return noting
+
+
+class TestErrors:
+    def test_the_table_mirrors_the_servers(self) -> None:
+        """Every error that the server has a status for is raised by the client for that status."""
+        for error, status in problems.STATUS.items():
+            if status < 500 or status in (501, 503):
+                assert type(_error(status)) is error, f"{status} is raised as another error than {error.__name__}"
+        every = {cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, errors.HeadwayError)}
+        assert {type(_error(status)) for status in problems.STATUS.values()} < every
+
+    def test_the_closes_mirror_the_servers(self) -> None:
+        """Every close that means an error to a viewer is known, and every code of an ``error`` frame."""
+        for error, (code, _) in viewer.CLOSES.items():
+            if code in answers.CLOSES:
+                assert type(answers.refusal(answers.CLOSES[code], "x", "")) in (error, errors.ExecutionNotFound)
+        assert set(viewer.CODES.values()) <= set(answers.CODES)
+
+    def test_nobody_there(self) -> None:
+        """A server that isn't there is ``Unavailable``, for calls and for a watch alike, at once."""
+        with Serving(None) as serving:
+            url = serving.url
+        with Client(url) as client:
+            for ask in (lambda: client.get("a"), lambda: list(client.watch("a")), lambda: list(client.list())):
+                with pytest.raises(errors.Unavailable, match="can't be reached"):
+                    ask()
+
+    @pytest.mark.parametrize("status", [200, 404, 500, 302])
+    def test_somebody_else_there(self, status: int) -> None:
+        """What is no Headway is an ``UnexpectedAnswer``, whatever it says; a redirect isn't followed."""
+        page = Response("<html>", status=status, headers={"Location": "http://elsewhere.example/"} if status == 302 else {})
+        with Serving(page) as serving, Client(serving.url) as client:
+            for ask in (lambda: client.get("a"), lambda: list(client.watch("a")), lambda: list(client.list())):
+                with pytest.raises(errors.UnexpectedAnswer):
+                    ask()
+
+    def test_a_server_that_says_nothing(self) -> None:
+        """A server that takes the call and never answers is ``Unavailable`` after the timeout."""
+        release = threading.Event()
+
+        def silent(environ: Any, start_response: Any) -> Any:
+            release.wait(20)
+            return Response("late")(environ, start_response)
+
+        with Serving(silent) as serving, Client(serving.url, timeout=0.2) as client:
+            with pytest.raises(errors.Unavailable, match="doesn't answer"):
+                client.get("a")
+            release.set()
+
+    @pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://x", "http://", "http://x/?token=y", "http://me:pw@x"])
+    def test_addresses_that_are_none(self, url: str) -> None:
+        """An address that can't be one, or that holds a secret, is a ``UsageError``."""
+        with pytest.raises(errors.UsageError):
+            Client(url)
+
+    def test_where_the_api_stands(self) -> None:
+        """A path in the address stands in place of ``/api/v1``."""
+        with mounted(url_prefix="/jobs/api") as server, Serving(server.app) as serving:
+            server.publish("a")
+            with Client(f"{serving.url}/jobs/api/") as client:
+                assert client.get("a").execution_id == "a"
+
+
+def _error(status: int) -> errors.HeadwayError:
+    import requests
+
+    answer = requests.Response()
+    answer.status_code, answer.url, answer._content = status, "http://x/api", b'{"detail": "said"}'
+    answer.headers["Content-Type"] = "application/problem+json"
+    return answers.error_of(answer, "x")
+
+
+class TestWatching:
+    def test_from_queue_to_end(self, server: Mounted, client: Client) -> None:
+        """A watch is told all that the socket says, once, and ends with the execution."""
+        server.publish("a")
+        following = Following(client, "a")
+        following.until("Seen")
+        server.begin("a")
+        following.until("Seen", "Started")
+        server.report("a", 1, 2)
+        following.until("Seen", "Started", "Reported")
+        server.end("a", result=[1, 2])
+        following.end()
+        assert following.kinds() == ["Seen", "Started", "Reported", "Completed"]
+        assert following.events[-1].outputs == [1, 2]
+
+    def test_many_over_one_socket(self, server: Mounted, client: Client) -> None:
+        """Several are watched together; one that nobody knows is told, and the others go on."""
+        for name in ("a", "b"):
+            server.publish(name)
+            server.begin(name)
+        following = Following(client, "a", "nobody", "b")
+        until(lambda: sorted(following.kinds()) == ["Interrupted", "Seen", "Seen"], within=20)
+        refused = next(event for event in following.events if isinstance(event, Interrupted))
+        assert (refused.code, refused.execution_id) == ("not_found", "nobody")
+        server.end("b", "FAILURE", {"exc_type": "ValueError", "exc_message": ["no"], "exc_module": "builtins"})
+        server.end("a", "REVOKED")
+        following.end()
+        assert following.error is None
+        ends = {event.execution_id: type(event).__name__ for event in following.events if event.terminal}
+        assert ends == {"a": "Cancelled", "b": "Failed"}
+        failed = next(event for event in following.events if isinstance(event, Failed))
+        assert (failed.error.type, failed.error.message) == ("ValueError", "no")
+
+    def test_more_ids_than_one_message_holds(self, server: Mounted, client: Client) -> None:
+        """Some hundred ids of full length are asked for, in messages that the server takes."""
+        names = [f"{number:0>200}" for number in range(150)]
+        for name in names:
+            server.publish(name)
+            server.begin(name)
+            server.end(name, "REVOKED")
+        assert {event.execution_id for event in client.watch(*names) if event.terminal} == set(names)
+
+    def test_unknown(self, client: Client) -> None:
+        """The only one raises where nobody knows it."""
+        with pytest.raises(errors.ExecutionNotFound, match="'nobody' not found"):
+            list(client.watch("nobody"))
+
+    def test_a_cut_line(self, server: Mounted, serving: Serving, client: Client) -> None:
+        """A line that is cut is told once, and made again with a fresh ``Seen``; what ended in between is told once."""
+        for name in ("a", "b"):
+            server.publish(name)
+            server.begin(name)
+        following = Following(client, "a", "b")
+        following.until("Seen", "Seen")
+        serving.stop()
+        until(lambda: "Interrupted" in following.kinds(), within=20)
+        server.report("a", 1, 2)
+        server.end("b")
+        serving.start()
+        until(lambda: following.kinds().count("Seen") == 4, within=30)
+        server.end("a")
+        following.end()
+        ends = [event.execution_id for event in following.events if event.terminal]
+        assert sorted(ends) == ["a", "b"]
+        assert following.kinds().count("Interrupted") == 1
+        again = [event for event in following.events if isinstance(event, Seen) and event.progress is not None]
+        assert [event.progress.current for event in again if event.progress] == [1]
+
+    def test_a_server_that_goes_down(self, server: Mounted, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Who is sent away (1012) comes back after a jitter, and is told of the end."""
+        monkeypatch.setattr("headway.client.watching.SENT_AWAY", 0.05)
+        server.publish("a")
+        server.begin("a")
+        following = Following(client, "a")
+        following.until("Seen")
+        for stream in list(server.headway.hub.keeper._streams):
+            stream.end(1012, "The server is going down")
+        following.until("Seen", "Interrupted", "Seen")
+        server.end("a")
+        following.end()
+        assert following.kinds() == ["Seen", "Interrupted", "Seen", "Completed"]
+
+    def test_patience_ends(self, server: Mounted, serving: Serving, client: Client) -> None:
+        """A server that stays away for longer than ``patience`` is ``Unavailable``."""
+        server.publish("a")
+        following = Following(client, "a", patience=0.1)
+        following.until("Seen")
+        serving.stop()
+        following.end()
+        assert isinstance(following.error, errors.Unavailable)
+        assert following.kinds() == ["Seen", "Interrupted"]
+
+    def test_where_no_socket_gets_through(self, server: Mounted) -> None:
+        """Behind a proxy without WebSockets the same events come by polling: held, by ETag, and none twice."""
+        proxy = NoSockets(server.app)
+        with Serving(proxy) as serving, Client(serving.url) as client:
+            server.publish("a")
+            following = Following(client, "a")
+            following.until("Seen")
+            server.begin("a")
+            following.until("Seen", "Started")
+            server.report("a", 1, 2)
+            following.until("Seen", "Started", "Reported")
+            server.end("a", result=5)
+            following.end()
+        assert following.kinds() == ["Seen", "Started", "Reported", "Completed"]
+        assert following.events[-1].outputs == 5
+        assert proxy.asked.count("ws?") == TRIES
+        assert any("wait=" in each for each in proxy.asked)
+
+    def test_many_where_no_socket_gets_through(self, server: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Several are polled side by side; what nobody knows is told, and a cut is told and mended."""
+        monkeypatch.setattr("headway.client.watching.POLL_PAUSE", 0.01)
+        for name in ("a", "b"):
+            server.publish(name)
+            server.begin(name)
+        with Serving(NoSockets(server.app)) as serving, Client(serving.url) as client:
+            following = Following(client, "a", "nobody", "b")
+            until(lambda: sorted(following.kinds()) == ["Interrupted", "Seen", "Seen"], within=20)
+            server.end("b")
+            until(lambda: "Completed" in following.kinds(), within=20)
+            serving.stop()
+            until(lambda: following.kinds().count("Interrupted") == 2, within=20)
+            serving.start()
+            until(lambda: following.kinds().count("Seen") == 3, within=30)
+            server.end("a")
+            following.end()
+        assert sorted(event.execution_id for event in following.events if event.terminal) == ["a", "b"]
+
+    def test_too_many_viewers(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A server that is full of viewers is polled without a seat."""
+        monkeypatch.setattr("headway.client.watching.POLL_PAUSE", 0.01)
+        with mounted(max_viewers=1) as server, Serving(server.app) as serving, Client(serving.url) as client:
+            server.publish("a")
+            with Client(serving.url) as other:
+                first = other.watch("a")
+                assert isinstance(next(first), Seen)
+                following = Following(client, "a")
+                until(lambda: "Seen" in following.kinds(), within=20)
+                server.begin("a")
+                server.end("a")
+                following.end()
+                assert [type(event) for event in first] == [Started, Completed]
+        assert following.kinds()[-1] == "Completed"
+
+    def test_left_in_the_middle(self, server: Mounted, client: Client) -> None:
+        """A watch that is left closes its socket."""
+        server.publish("a")
+        watch = client.watch("a")
+        assert isinstance(next(watch), Seen)
+        watch.close()  # type: ignore[attr-defined]
+        until(lambda: not server.headway.hub.watched, within=20)
+
+    def test_the_backend_is_away(self, server: Mounted, client: Client) -> None:
+        """An outage behind the server is told, and what follows it begins with ``Seen``."""
+        server.publish("a")
+        server.begin("a")
+        following = Following(client, "a")
+        following.until("Seen")
+        server.feed.cut()
+        following.until("Seen", "Interrupted")
+        assert following.events[-1].code == "unavailable"
+        server.feed.mend()
+        following.until("Seen", "Interrupted", "Seen")
+        server.end("a")
+        following.end()
+
+
+class TestWaiting:
+    def test_a_result(self, server: Mounted, client: Client) -> None:
+        """Waiting returns what the task returned."""
+        server.publish("a")
+        server.begin("a")
+        server.end("a", result={"rows": 3})
+        assert client.wait("a") == {"rows": 3}
+
+    def test_a_failure(self, server: Mounted, client: Client) -> None:
+        """A failure is raised with the exception's type, message and details."""
+        server.publish("a")
+        server.begin("a")
+        server.end("a", "FAILURE", {"exc_type": "ValueError", "exc_message": ["no rows"], "exc_module": "builtins"})
+        with pytest.raises(errors.ExecutionFailed, match="'a' failed: ValueError: no rows") as caught:
+            client.wait("a")
+        assert (caught.value.type, caught.value.message) == ("ValueError", "no rows")
+        assert caught.value.details == {"module": "builtins"}
+
+    def test_a_cancel(self, server: Mounted, client: Client) -> None:
+        """A cancelled one is raised as such."""
+        server.publish("a")
+        server.begin("a")
+        server.end("a", "REVOKED")
+        with pytest.raises(errors.ExecutionCancelled, match="'a' was cancelled"):
+            client.wait("a")
+
+    @pytest.mark.parametrize("proxied", [False, True], ids=["socket", "polling"])
+    def test_not_in_time(self, server: Mounted, proxied: bool) -> None:
+        """What doesn't end in time is ``NotFinished``, which is a ``TimeoutError``; it goes on."""
+        server.publish("a")
+        with Serving(NoSockets(server.app) if proxied else server.app) as serving, Client(serving.url) as client:
+            with pytest.raises(errors.NotFinished, match=r"'a' has not ended within 0\.2 s") as caught:
+                client.wait("a", timeout=0.2)
+            assert isinstance(caught.value, TimeoutError)
+            assert client.get("a").status is Status.PENDING
+
+
+def test_pauses_grow_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each pause is drawn between zero and a bound that doubles, up to 20 s: no two clients come back in step."""
+    bounds: list[float] = []
+
+    def draw(low: float, high: float) -> float:
+        assert low == 0
+        bounds.append(high)
+        return 0.0
+
+    monkeypatch.setattr("headway.client.watching.random.uniform", draw)
+    now = iter(range(100))
+    with Serving(None) as serving:
+        url = serving.url
+    with Client(url) as client:
+        watch = Watch(client._http, ["a"], patience=10.0, pause=lambda _: None, monotonic=lambda: float(next(now)))
+        watch._fresh = False  # it was there a moment ago
+        with pytest.raises(errors.Unavailable):
+            list(watch.events())
+    assert bounds[:7] == [0.5, 1, 2, 4, 8, 16, 20]
+    assert len(bounds) == 10
