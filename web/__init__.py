@@ -1,4 +1,4 @@
-"""The Flask application of the service: ``web:create_app()``. The API is Headway's, page and upload are ``web.pages``."""
+"""The service's Flask application: ``web:create_app()``. API and dashboard are Headway's, page and upload are ``web.pages``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ from web.jobs import JOBS
 def create_app(**settings: Any) -> Flask:
     """Make the application; ``settings`` are Headway's, and beat ``HEADWAY_*`` in the environment."""
     app = Flask(__name__)
-    headway = Headway(app, celery=celery, operations_at_root=True, startable=[job.task for job in JOBS], **settings)
+    ours: dict[str, Any] = {
+        "operations_at_root": True,
+        "startable": [job.task for job in JOBS],
+        "dashboard": "/dashboard",  # the start page links to it, so it isn't left to the environment
+    }
+    headway = Headway(app, celery=celery, **(ours | settings))
     pages.register(app, headway)
     return app

@@ -16,7 +16,7 @@ from headway.errors import ConfigurationError, InvalidRequest
 from headway.feeds.base import Feed
 from headway.feeds.select import feed_for
 from headway.records import Execution
-from headway.server import cancel, health, listing, modules, openapi, problems, rest, socket, sse, start, tensorlake
+from headway.server import cancel, dashboard, health, listing, modules, openapi, problems, rest, socket, sse, start, tensorlake
 from headway.server.auth import Authorize, Policy, allow_origin
 from headway.server.hub import Hub
 from headway.server.metrics import Metrics
@@ -145,6 +145,7 @@ class Headway:
             tensorlake.register(self.root_blueprint, self)
         app.register_blueprint(self.blueprint)
         app.register_blueprint(self.root_blueprint)
+        dashboard.register(app, self)
         problems.answer_unmatched(app, self.settings.url_prefix)
 
     def _before(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -10,6 +11,8 @@ from headway.errors import ConfigurationError
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off", ""})
+#: A path without anything that a route or a URL would take for more than a name.
+_PLACE = re.compile(r"/|(?:/[\w.~-]+)+/?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,8 @@ class Settings:
     #: Where the API stands in the Flask app; begins with a slash. The root itself can't be had: unmatched URLs below the prefix
     #: are answered by Headway, and an app's own pages must stay its own.
     url_prefix: str = "/api/v1"
+    #: Where the dashboard stands, such as ``/jobs``; ``/`` for an app that has nothing else. None or empty: it isn't served.
+    dashboard: str | None = None
     #: Who may ask: with tokens, every call wants ``Authorization: Bearer <one of them>``. Empty: loopback clients only. Make one
     #: with ``python -c "import secrets; print(secrets.token_urlsafe(32))"``.
     tokens: tuple[str, ...] = field(default=(), repr=False)
@@ -65,6 +70,11 @@ class Settings:
                 f"url_prefix must begin with a slash, must not end with one and can't be the root, so {prefix!r} won't do. "
                 "Use for example '/api/v1' or '/headway'."
             )
+        if self.dashboard is not None:
+            if not _PLACE.fullmatch(self.dashboard):
+                raise ConfigurationError(f"dashboard must be a path such as '/jobs' or '/', not {self.dashboard!r}")
+            if f"{self.dashboard.rstrip('/')}/".startswith(f"{prefix}/"):
+                raise ConfigurationError(f"dashboard can't stand below url_prefix, which is {prefix!r}: {self.dashboard!r}")
         for origin in self.origins:
             if "://" not in origin or origin.count("/") != 2:
                 raise ConfigurationError(
@@ -122,6 +132,10 @@ def _text(value: Any) -> str:
     return value
 
 
+def _text_or_nothing(value: Any) -> str | None:
+    return _text(value) or None
+
+
 def _yes_or_no(value: Any) -> bool:
     word = value.strip().lower() if isinstance(value, str) else value
     if word in _TRUE or word is True:
@@ -133,6 +147,7 @@ def _yes_or_no(value: Any) -> bool:
 
 _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "str": _text,
+    "str | None": _text_or_nothing,
     "tuple[str, ...]": _strings,
     "int": int,
     "float": float,

@@ -384,6 +384,8 @@ def test_by_keyboard(home: Page) -> None:
     home.keyboard.press("Tab")
     expect(home.get_by_role("link", name="Skip to the jobs")).to_be_focused()
     home.keyboard.press("Tab")
+    expect(home.get_by_role("link", name="Dashboard")).to_be_focused()
+    home.keyboard.press("Tab")
     button = home.get_by_role("button", name="Start Checksums")
     expect(button).to_be_focused()
     assert button.evaluate("it => getComputedStyle(it).outlineStyle") == "solid"

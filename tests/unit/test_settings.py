@@ -27,8 +27,22 @@ def test_an_empty_argument_counts() -> None:
 
 def test_every_setting_can_come_from_the_environment() -> None:
     """Each field has a parser for text, lists are split at commas, blanks are dropped."""
-    texts = {"str": "/x", "tuple[str, ...]": "http://a.example, http://b.example,", "int": "5", "float": "2.5", "bool": "Yes"}
-    wanted = {"str": "/x", "tuple[str, ...]": ("http://a.example", "http://b.example"), "int": 5, "float": 2.5, "bool": True}
+    texts = {
+        "str": "/x",
+        "str | None": "/x",
+        "tuple[str, ...]": "http://a.example, http://b.example,",
+        "int": "5",
+        "float": "2.5",
+        "bool": "Yes",
+    }
+    wanted = {
+        "str": "/x",
+        "str | None": "/x",
+        "tuple[str, ...]": ("http://a.example", "http://b.example"),
+        "int": 5,
+        "float": 2.5,
+        "bool": True,
+    }
     for each in fields(Settings):
         settings = Settings.load({}, {}, {f"HEADWAY_{each.name.upper()}": texts[str(each.type)]})
         assert getattr(settings, each.name) == wanted[str(each.type)]
