@@ -54,6 +54,12 @@ def _page(headway: Headway) -> Blueprint:
         # Free for all, like the files in static: it holds nothing that is secret, and asks for a token where one is wanted.
         return render_template("index.html", jobs=JOBS, api=headway.settings.url_prefix)
 
+    @page.get("/headway.js")
+    def module() -> Response:
+        # A script can't import by a name that it learns at run time and still be ready when the page is: so this name is fixed.
+        where = url_for(f"{headway.name}.module", name="headway.js")
+        return Response(f'export * from "{where}";', mimetype="text/javascript")
+
     @page.get("/favicon.ico")
     def favicon() -> Response:
         return Response(status=302, headers={"Location": url_for("static", filename="icon.svg")})

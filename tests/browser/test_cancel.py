@@ -7,6 +7,7 @@ import json
 import pytest
 from playwright.sync_api import Locator, Page, Route, expect
 
+from tests.browser.streams import Server, frame
 from tests.browser.test_page import END, pretend, start
 from tests.support.service import Service
 
@@ -25,8 +26,8 @@ def home(page: Page, service: Service) -> Page:
 
 
 def open_for_ever(page: Page, execution_id: str) -> Locator:
-    """An execution that runs on, by a socket that says nothing."""
-    page.route_web_socket(f"**/executions/{execution_id}/progress/ws", lambda socket: None)
+    """An execution that runs on: nothing more is said of it."""
+    Server(page, {execution_id: [frame("status", execution_id, progress=None)]})
     return pretend(page, execution_id)
 
 

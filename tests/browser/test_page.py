@@ -17,6 +17,7 @@ import psutil
 import pytest
 from playwright.sync_api import Locator, Page, Route, expect
 
+from tests.browser.streams import Server, frame, progress
 from tests.support.processes import ROOT, WebServer, Worker
 from tests.support.service import Service
 from tests.support.wait import until
@@ -235,17 +236,14 @@ def test_what_has_ended_can_be_removed(home: Page) -> None:
 
 def test_an_id_that_nobody_knows(home: Page) -> None:
     """A wrong id is told as what it is, without a number and without asking for ever."""
-    asked: list[str] = []
-    home.on("request", lambda request: asked.append(request.url) if "no-such-id" in request.url else None)
-    sockets: list[str] = []
-    home.on("websocket", lambda socket: sockets.append(socket.url))
+    said: list[str | bytes] = []
+    home.on("websocket", lambda socket: socket.on("framesent", lambda sent: said.append(sent)))
     job = watch(home, "no-such-id")
     expect(job.locator(".state")).to_have_text("Not found")
     expect(job.locator(".message")).to_have_text("Execution 'no-such-id' not found")
     assert job.get_by_role("progressbar").get_attribute("aria-valuenow") is None
     expect(home.locator("#banner")).to_be_hidden()
-    assert len(asked) == 1
-    assert not sockets
+    assert said == ['{"subscribe":["no-such-id"]}']
 
 
 def test_another_ones_job_can_be_watched(home: Page, service: Service) -> None:
@@ -293,50 +291,35 @@ def test_a_server_that_cannot_start_anything(home: Page) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "reason", "again"),
+    ("code", "said", "link"),
     [
-        (1000, "Execution already completed", True),
-        (1008, "Execution not found", False),
-        (4403, "", False),
-        (1012, "", True),
-        (1013, "", True),
+        ("not_found", "Not found", "unknown"),
+        ("expired", "Expired", "expired"),
+        ("not_allowed", "Not allowed", "forbidden"),
     ],
 )
-def test_after_which_closes_it_comes_back(home: Page, code: int, reason: str, again: bool) -> None:
-    """A close that asking again can't change is the end; after any other the page asks REST and opens a new socket."""
-    opened: list[str] = []
-
-    def close(socket: Any) -> None:
-        opened.append(socket.url)
-        socket.close(code=code, reason=reason)
-
-    home.route_web_socket(re.compile(r"/progress/ws"), close)
+def test_what_cannot_be_watched(home: Page, code: str, said: str, link: str) -> None:
+    """The server's word on it is the end: shown as what it is, and not asked again."""
+    server = Server(home, {"mine": [frame("error", "mine", status=None, code=code, message="Because.")]})
     job = pretend(home, "mine")
-    if again:
-        # Asking the browser lets its events through, which waiting alone doesn't.
-        until(lambda: home.evaluate("1") and len(opened) >= 2, within=20)
-    else:
-        expect(job).to_have_attribute("data-link", "unknown" if code == 1008 else "forbidden", timeout=END)
-        expect(home.locator("#banner")).to_be_hidden()
-        assert len(opened) == 1
-        assert home.get_by_role("button", name="Clear ended").is_visible()
+    expect(job).to_have_attribute("data-link", link, timeout=END)
+    expect(job.locator(".state")).to_have_text(said)
+    expect(job.locator(".message")).to_have_text("Because.")
+    expect(home.locator("#banner")).to_be_hidden()
+    expect(home.get_by_role("button", name="Clear ended")).to_be_visible()
+    assert server.heard == [{"subscribe": ["mine"]}]
 
 
 def test_the_backend_goes_away(home: Page) -> None:
-    """An error frame of the stream is shown as such, and what was seen last stays."""
-    frame = {
-        "type": "error",
-        "execution_id": "x",
-        "status": None,
-        "timestamp": "",
-        "code": "unavailable",
-        "message": "It is away",
-    }
-    home.route_web_socket(re.compile(r"/progress/ws"), lambda socket: socket.send(json.dumps(frame)))
+    """An error frame of the stream is shown as such, what was seen last stays, and it goes on when the backend is back."""
+    server = Server(home, {"mine": [frame("error", "mine", code="unavailable", message="It is away")]})
     job = pretend(home, "mine")
     expect(job).to_have_attribute("data-link", "away", timeout=END)
     expect(home.locator("#banner")).to_contain_text("can’t reach its result backend")
     expect(job.locator(".state")).to_have_text("The result backend is away")
+    server.tell(frame("status", "mine", progress=progress(2, 5)))
+    expect(job).to_have_attribute("data-link", "live")
+    expect(home.locator("#banner")).to_be_hidden()
 
 
 # --- with tokens ---

@@ -1,16 +1,18 @@
 // The page: starts jobs, keeps the list of those it started in this browser, and shows each one live.
 
+import { watch } from "../headway.js";
 import { cancel, execution, start, token, upload } from "./api.js";
 import { sample } from "./sample.js";
-import { Stream, terminal } from "./stream.js";
-import { JobView } from "./view.js";
+import { JobView, terminal } from "./view.js";
 
 const KEY = "headway.jobs";
-const MOST = 50; // a browser holds a few hundred sockets for all of its tabs
+const MOST = 50;
+/** What keeps a job from being watched, by the error's code. */
+const OBSTACLES = { not_found: "unknown", invalid: "unknown", expired: "expired", not_allowed: "forbidden", not_authenticated: "locked" };
 const find = (id) => document.getElementById(id);
 const list = find("jobs");
 
-/** The newest first: `{job: {id, title, unit}, view, stream}`. */
+/** The newest first: `{job: {id, title, unit}, view, watching}`. */
 let entries = [];
 
 function stored() {
@@ -42,32 +44,53 @@ function linked() {
 
 function add(job, { last = false } = {}) {
   const view = new JobView(find("job"), job, { remove: () => remove(entry), cancel: () => stop(entry) });
-  const entry = { job, view, stream: null };
-  let open = false; // an end that was there already when the page came isn't news
-  entry.stream = new Stream(job.id, {
-    frame(frame) {
-      const before = view.ended;
-      view.frame(frame);
-      if (!terminal(frame.status)) open = true;
-      else if (open && !before) announce(view.sentence);
-      if (terminal(frame.type)) refresh(entry);
-      linked();
-    },
-    link(state, text) {
-      if (view.element.dataset.link !== state) view.link(state, text);
-      linked();
-      if (state === "locked") askForToken();
-    },
-  });
+  const entry = { job, view, watching: null };
   if (last) { entries.push(entry); list.append(view.element); }
   else { entries.unshift(entry); list.prepend(view.element); }
-  entry.stream.open();
+  follow(entry);
 }
 
-/** Times and attempts aren't in the frames; an end is worth one more look. */
+/** Show it live, from now on to its end. */
+function follow(entry) {
+  const { job, view } = entry;
+  let open = false; // an end that was there already when the page came isn't news
+  const link = (state, text) => {
+    if (view.element.dataset.link !== state) view.link(state, text);
+    linked();
+  };
+  const show = (frame) => {
+    view.frame(frame);
+    link(terminal(frame.type) ? "ended" : "live");
+  };
+  entry.watching = watch(job.id, {
+    onStatus(frame) {
+      show(frame);
+      if (terminal(frame.status)) return;
+      open = true;
+      refresh(entry);
+    },
+    onStart: show,
+    onProgress: (progress, frame) => show(frame),
+    onEnd(frame) {
+      show(frame);
+      if (open) announce(view.sentence);
+      refresh(entry);
+    },
+    onConnection(state) {
+      if (state === "lost") link("lost", "The server can’t be reached.");
+      else if (state !== "connecting") link("live");
+    },
+    onError(error) {
+      link(OBSTACLES[error.code] ?? "away", error.message);
+      if (error.code === "not_authenticated") askForToken();
+    },
+  });
+}
+
+/** Its task, times and attempts aren't in the frames: worth a look where the state changes. */
 async function refresh({ job, view }) {
   try {
-    view.frame({ type: "look", ...(await execution(job.id)) });
+    view.facts(await execution(job.id));
   } catch {
     return; // what the frame said stands
   }
@@ -78,7 +101,8 @@ async function stop(entry) {
   const { job, view } = entry;
   view.problem("");
   try {
-    view.frame({ type: "look", ...(await cancel(job.id)) });
+    const { status, phase } = await cancel(job.id);
+    if (!view.ended) view.frame({ status, phase }); // the stream may have been quicker, with the end
   } catch (error) {
     if (error.status === 401) askForToken(() => stop(entry));
     else if (error.status === 409) refresh(entry); // it has ended meanwhile
@@ -88,7 +112,7 @@ async function stop(entry) {
 
 function remove(entry) {
   const at = entries.indexOf(entry);
-  entry.stream.close();
+  entry.watching.stop();
   entry.view.element.remove();
   entries = entries.filter((other) => other !== entry);
   changed();
@@ -97,7 +121,7 @@ function remove(entry) {
   if (!entries.length) list.focus();
 }
 
-function watch(job) {
+function keep(job) {
   const known = entries.find((entry) => entry.job.id === job.id);
   if (known) remove(known);
   add(job);
@@ -119,7 +143,7 @@ async function act(card, button, work) {
   try {
     const { execution_id: id } = await work();
     problem.hidden = true;
-    watch({ id, title: card.dataset.title, unit: card.dataset.unit });
+    keep({ id, title: card.dataset.title, unit: card.dataset.unit });
   } catch (error) {
     if (error.status === 401) askForToken(() => act(card, button, work));
     else { problem.textContent = `${card.dataset.title} wasn’t started. ${error.message}`; problem.hidden = false; }
@@ -146,7 +170,7 @@ ask.dialog.addEventListener("close", () => {
   find("token").value = "";
   if (ask.dialog.returnValue !== "ok" || !given) return;
   token.set(given);
-  entries.filter(({ view }) => view.element.dataset.link === "locked").forEach(({ stream }) => stream.open());
+  entries.filter(({ view }) => view.element.dataset.link === "locked").forEach(follow);
   waiting.forEach((again) => again());
   linked();
 });
@@ -163,7 +187,7 @@ for (const card of document.querySelectorAll(".card")) {
 find("watch").addEventListener("submit", (event) => {
   event.preventDefault();
   const id = find("watch-id").value.trim();
-  if (id) watch({ id, title: id, unit: "" });
+  if (id) keep({ id, title: id, unit: "" });
   event.target.reset();
 });
 

@@ -1,47 +1,19 @@
 // One job of the list, as elements. Text is set as text, never as HTML: a task may report anything.
 
-import { terminal } from "./stream.js";
+import { PHASES, amount, duration, percent, rate, timeLeft } from "../headway.js";
 
-const PHASES = {
-  queued: "Waiting", running: "Running", retrying: "Retrying", stalled: "No sign of life", cancelling: "Cancelling",
-  succeeded: "Done", failed: "Failed", cancelled: "Cancelled",
-};
-const ENDS = { completed: "succeeded", failed: "failed", cancelled: "cancelled" };
 const LINKS = {
   lost: "Connection lost, trying again", away: "The result backend is away",
   locked: "Wants a token", unknown: "Not found", expired: "Expired", forbidden: "Not allowed",
 };
 
-const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
-const short = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
+export const terminal = (status) => ["completed", "failed", "cancelled"].includes(status);
 
-export function bytes(count) {
-  const units = ["B", "kB", "MB", "GB", "TB"];
-  let at = 0;
-  while (count >= 999.5 && at < units.length - 1) { count /= 1000; at += 1; }
-  return `${at === 0 || count >= 99.95 ? whole.format(count) : short.format(count)} ${units[at]}`;
-}
-
-export function duration(seconds) {
-  if (seconds < 1) return "under 1 s";
-  if (seconds < 99.5) return `${Math.round(seconds)} s`;
-  if (seconds < 99.5 * 60) return `${Math.round(seconds / 60)} min`;
-  return `${short.format(seconds / 3600)} h`;
-}
-
-/** Cut, not rounded: 99.97 % isn't 100 %. */
-const percent = (percentage) => `${percentage === 100 ? "100" : (Math.floor(percentage * 10) / 10).toFixed(1)} %`;
-
-function amount(progress, unit, running) {
-  const show = unit === "bytes" ? bytes : (count) => (Number.isInteger(count) ? whole : short).format(count);
-  const name = unit && unit !== "bytes" ? ` ${unit}` : "";
-  const parts = [];
-  if (!progress.indeterminate) parts.push(percent(progress.percentage), `${show(progress.current)} of ${show(progress.total)}${name}`);
-  else if (progress.current) parts.push(`${show(progress.current)}${name}`);
-  if (running && progress.rate && unit !== "steps") parts.push(`${unit === "bytes" ? bytes(progress.rate) : (progress.rate < 100 ? short : whole).format(progress.rate) + name}/s`);
-  if (running && progress.eta_seconds != null) parts.push(`${duration(progress.eta_seconds)} left`);
+function numbers(progress, unit, running) {
+  const parts = [progress.indeterminate ? "" : percent(progress.percentage), amount(progress, unit)];
+  if (running) parts.push(unit === "steps" ? "" : rate(progress, unit), timeLeft(progress));
   // A line breaks between the parts, not inside one.
-  return parts.map((part) => part.replaceAll(" ", "\u00a0")).join(" · ");
+  return parts.filter(Boolean).map((part) => part.replaceAll(" ", "\u00a0")).join(" · ");
 }
 
 export class JobView {
@@ -73,16 +45,18 @@ export class JobView {
   }
 
   frame(frame) {
-    const seen = { ...this.#seen, status: frame.status };
-    if (frame.type === "look") Object.assign(seen, frame);
-    else {
-      if (!terminal(frame.status)) seen.error = seen.outputs = null; // a new attempt begins afresh
-      seen.phase = ENDS[frame.type] ?? frame.phase ?? (frame.status === "running" && seen.phase !== "cancelling" ? "running" : seen.phase);
-      if ("progress" in frame) seen.progress = frame.progress;
-      if ("error" in frame) seen.error = frame.error;
-      if ("outputs" in frame) seen.outputs = frame.outputs;
-    }
+    const seen = { ...this.#seen, status: frame.status, phase: frame.phase };
+    if (!terminal(frame.status)) seen.error = seen.outputs = null; // a new attempt begins afresh
+    if ("progress" in frame) seen.progress = frame.progress;
+    if ("error" in frame) seen.error = frame.error;
+    if ("outputs" in frame) seen.outputs = frame.outputs;
     this.#seen = seen;
+    this.#show();
+  }
+
+  /** What no frame says. The rest of the execution is left alone: the frames may be newer. */
+  facts({ task, attempt, created_at, started_at, finished_at }) {
+    Object.assign(this.#seen, { task, attempt, created_at, started_at, finished_at });
     this.#show();
   }
 
@@ -107,7 +81,7 @@ export class JobView {
     this.#part(".state").textContent = (!terminal(status) && LINKS[link]) || PHASES[phase] || phase;
     this.#bar(status, progress);
     this.#part(".message").textContent = progress?.message ?? (terminal(status) ? "" : this.#waiting(status, link));
-    this.#part(".numbers").textContent = progress ? amount(progress, this.#job.unit, status === "running") : "";
+    this.#part(".numbers").textContent = progress ? numbers(progress, this.#job.unit, status === "running") : "";
     this.#part(".error").hidden = !error && !this.#problem;
     this.#part(".error").textContent = error ? `${error.type}: ${error.message}` : this.#problem;
     this.#cancel(phase);
