@@ -237,7 +237,11 @@ def test_what_has_ended_can_be_removed(home: Page) -> None:
 def test_an_id_that_nobody_knows(home: Page) -> None:
     """A wrong id is told as what it is, without a number and without asking for ever."""
     said: list[str | bytes] = []
-    home.on("websocket", lambda socket: socket.on("framesent", lambda sent: said.append(sent)))
+
+    def note(sent: str | bytes) -> None:  # Playwright can't take a method of a list
+        said.append(sent)
+
+    home.on("websocket", lambda socket: socket.on("framesent", note))
     job = watch(home, "no-such-id")
     expect(job.locator(".state")).to_have_text("Not found")
     expect(job.locator(".message")).to_have_text("Execution 'no-such-id' not found")
