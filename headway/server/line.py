@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from headway.server import wire
 from headway.server.counts import Count, Counts
 from headway.server.news import Backlog, Step
 
@@ -88,6 +89,8 @@ class Line:
         #: More than any viewer that reads would have waiting; twice as many is what is held at most.
         self.max_waiting = MAX_WAITING
         self._lost = False
+        #: The close was taken: nothing may follow.
+        self._closed = False
         #: The handshake was answered: HTTP is over on this connection.
         self.upgraded = False
         #: The last was read from the viewer, and what is then to be called.
@@ -102,9 +105,10 @@ class Line:
 
     def send(self, data: bytes) -> int:
         """Take whole frames. Never waits, never raises."""
-        self.upgraded = True
         if data:
-            self.put(Bytes(data))
+            # The handshake's answer comes first, and is no frame.
+            self.put(Bytes(data), last=self.upgraded and wire.holds_close(data))
+        self.upgraded = True
         return len(data)
 
     def recv(self, size: int) -> bytes:
@@ -126,12 +130,17 @@ class Line:
 
     # -- ours
 
-    def put(self, item: Outgoing) -> None:
-        """Send it, or let it wait. Never waits itself, never raises."""
+    def put(self, item: Outgoing, *, last: bool = False) -> None:
+        """Send it, or let it wait. Never waits itself, never raises. Nothing is sent behind the ``last``.
+
+        A close is that. It may be simple-websocket's answer to the viewer's own, of which nobody else knows yet: the hub goes on
+        telling, and a client would be told of a broken protocol.
+        """
         with self._lock:
-            if self.broken:
+            if self.broken or self._closed:
                 self._drop(item)
                 return
+            self._closed = last
             if self._head is None and not self._backlog:
                 self._head = memoryview(item.on_wire)
                 self._push()

@@ -10,7 +10,7 @@ import base64
 import binascii
 import struct
 
-_TEXT, _PING = 0x81, 0x89  # FIN and the opcode
+_TEXT, _CLOSE, _PING = 0x81, 0x88, 0x89  # FIN and the opcode
 
 
 def text(body: bytes) -> bytes:
@@ -20,6 +20,16 @@ def text(body: bytes) -> bytes:
 
 #: A ping without content: any byte that comes back is a sign of life, so there is nothing to compare.
 PING = bytes((_PING, 0))
+
+
+def holds_close(frames: bytes) -> bool:
+    """Whether a close is among the control frames that simple-websocket sends: unmasked, 125 bytes at most (section 5.5)."""
+    begin = 0
+    while begin + 1 < len(frames):
+        if frames[begin] == _CLOSE:
+            return True
+        begin += 2 + frames[begin + 1]
+    return False
 
 
 def _header(first: int, length: int) -> bytes:

@@ -155,6 +155,20 @@ def test_line_holds_so_much_and_no_more(pair: Pair) -> None:
     assert pair.counts[Count.DROPPED] == 0, "only frames are counted"
 
 
+def test_nothing_follows_a_close(pair: Pair) -> None:
+    """What is told behind a close isn't sent, nor behind simple-websocket's own answer to one, wherever it stands."""
+    pair.line.send(b"HTTP/1.1 101 Switching Protocols")  # 0x48: by its last four bits this would be a close
+    pair.line.put(frame("status", "x", 1))
+    pong, close = b"\x8a\x02\x88\x00", b"\x88\x02\x03\xe8"
+    pair.line.send(pong)
+    pair.line.put(end := frame("completed", "x", 2))
+    pair.line.send(pong + close)
+    pair.line.put(frame("progress", "x", 3))
+    pair.line.send(pong)
+    pair.line.shut()
+    assert pair.viewer.recv(65536).endswith(pong + end.on_wire + pong + close)
+
+
 def test_line_of_a_viewer_that_left(pair: Pair) -> None:
     """Sending to a viewer that has gone raises nothing, keeps nothing, and the flusher lets go of it; frames are counted."""
     pair.line.put(Bytes(b"-" * 500_000))
