@@ -7,7 +7,7 @@ RUN = .venv/bin/python
 SPREAD ?= -n 3 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit lint format bench faults pictures clean python
+.PHONY: help demo test unit lint format bench faults soak pictures clean python
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,10 @@ format: python ## let ruff put the code in order
 bench: python ## side by side with what one would use instead, as ratios (BENCH="update --quick")
 	@$(VENV) bench
 	@$(RUN) -m benchmarks $(BENCH)
+
+soak: python ## thousands of viewers on one web process, coming, going and hanging; nothing may be left (SOAK=--small)
+	@$(VENV) dev
+	@$(RUN) -m tests.soak $(SOAK)
 
 faults: python ## every fault many times over, on two releases of Celery, as a table (FAULTS="child_killed --scale 0.3")
 	@$(VENV) faults
