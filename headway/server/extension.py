@@ -146,7 +146,8 @@ class Headway:
         app.register_blueprint(self.blueprint)
         app.register_blueprint(self.root_blueprint)
         dashboard.register(app, self)
-        problems.answer_unmatched(app, self.settings.url_prefix)
+        is_like = tensorlake.is_like if self.settings.tensorlake else None
+        problems.answer_unmatched(app, self.settings.url_prefix, self.root_blueprint, is_like)
 
     def _before(self) -> None:
         # Reading by plain GET is left to the browser: it keeps the answer from a foreign page by itself. What changes something,

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
 from flask import Blueprint, Flask, Response, request
-from werkzeug.exceptions import HTTPException, default_exceptions
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, default_exceptions
 
 from headway import errors
 from headway.core import frames
@@ -100,21 +100,39 @@ def register(blueprint: Blueprint) -> None:
     blueprint.register_error_handler(Exception, of_unforeseen)
 
 
-def answer_unmatched(app: Flask, prefix: str) -> None:
-    """Answer unmatched URLs and methods below ``prefix``: no blueprint sees those (web fact 21).
+def answer_unmatched(app: Flask, prefix: str, root: Blueprint, is_like: Callable[[str], bool] | None) -> None:
+    """Answer unmatched URLs and methods that are ours: no blueprint sees those (web fact 21).
 
-    A handler in ``app.errorhandler(404)`` would replace the app's own, or be replaced by it; a catch-all route would take 405 and
-    the app's own routes below the prefix. Here the app's handlers stay what they are, for every other path.
+    Ours is what lies below ``prefix``; a path of the blueprint ``root``, asked by another method; and what ``is_like`` such a
+    path and isn't one (an id with an encoded slash). A handler in ``app.errorhandler(404)`` would replace the app's own, or be
+    replaced by it; a catch-all route would take 405 and the app's own routes below the prefix. Here the app's handlers stay what
+    they are, for every other path.
     """
 
     def unmatched() -> Response | None:
         error = request.routing_exception
         if not isinstance(error, HTTPException) or error.code not in _NO_SUCH:
             return None
-        below = request.path == prefix or request.path.startswith(prefix + "/")
-        return secured(of_http(error)) if below else None
+        ours = request.path == prefix or request.path.startswith(prefix + "/")
+        if isinstance(error, MethodNotAllowed):
+            ours = ours or _owner(app, error) == root.name
+        else:
+            ours = ours or (is_like is not None and is_like(request.path))
+        return secured(of_http(error)) if ours else None
 
     app.before_request(unmatched)
+
+
+def _owner(app: Flask, error: MethodNotAllowed) -> str:
+    """The name of the blueprint that has the path, and takes other methods there."""
+    adapter = app.create_url_adapter(request)
+    if adapter is None or not error.valid_methods:
+        return ""
+    try:
+        endpoint, _ = adapter.match(method=next(iter(error.valid_methods)))
+    except HTTPException:  # the router's redirect, to a path that is the app's: none of ours ends with a slash
+        return ""
+    return str(endpoint).rpartition(".")[0]
 
 
 def secured(response: Response) -> Response:

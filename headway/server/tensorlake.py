@@ -40,6 +40,12 @@ def register(blueprint: Blueprint, headway: Headway) -> None:
         return response
 
 
+def is_like(path: str) -> bool:
+    """Whether a path looks like one of the two, whatever its names are: with a slash in one of them, nothing is there."""
+    before, _, after = path.partition("/applications/")
+    return (not before or before.startswith("/v1/namespaces/")) and "/requests/" in after and after.endswith("/progress")
+
+
 def wants_stream() -> bool:
     """Whether the client asks for events rather than JSON; one that takes anything gets JSON."""
     offered = ["application/json", "text/event-stream"]

@@ -77,28 +77,44 @@ def test_a_more_special_error_keeps_its_status() -> None:
         ("POST", "/api/v1/executions/a/b/c"),
         ("OPTIONS", "/api/v1/nothing"),
         ("GET", "/api/v1/executions/a%2Fb/progress/no"),
+        ("GET", "/applications/a/requests/x%2Fy/progress"),
+        ("POST", "/applications/a%2Fb/requests/x/progress"),
+        ("GET", "/v1/namespaces/n%2Fm/applications/a/requests/x/progress"),
     ],
 )
 def test_an_unmatched_url(server: Mounted, method: str, path: str) -> None:
-    """What isn't there at all, below the prefix, is a problem document too."""
+    """What isn't there at all, below the prefix or where Tensorlake's clients ask, is a problem document too."""
     assert_problem(server.client.open(path, method=method), 404)
 
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("DELETE", "/api/v1/executions/x"), ("POST", "/api/v1/executions/x/progress"), ("PUT", "/api/v1/tickets")],
+    [
+        ("DELETE", "/api/v1/executions/x"),
+        ("POST", "/api/v1/executions/x/progress"),
+        ("GET", "/api/v1/tickets"),
+        ("POST", "/applications/a/requests/x/progress"),
+        ("DELETE", "/v1/namespaces/n/applications/a/requests/x/progress"),
+        ("POST", "/healthz"),
+    ],
 )
-def test_an_unmatched_method(server: Mounted, method: str, path: str) -> None:
-    """405 says which methods there are."""
-    response = server.client.open(path, method=method)
+def test_an_unmatched_method(method: str, path: str) -> None:
+    """405 says which methods there are, below the prefix and at the root."""
+    with mounted(operations_at_root=True) as server:
+        response = server.client.open(path, method=method)
     assert_problem(response, 405)
-    assert response.headers["Allow"]
+    wanted = {"POST", "OPTIONS"} if path.endswith("tickets") else {"GET", "HEAD", "OPTIONS"}
+    assert wanted <= set(response.headers["Allow"].split(", "))
 
 
 def test_other_paths_are_left_alone(server: Mounted) -> None:
-    """Outside the prefix the app answers as it always did, a prefix of the prefix included."""
-    for path in ("/nothing", "/api", "/api/v10", "/api/v1x/executions"):
+    """Outside the prefix the app answers as it always did, near misses of our paths included."""
+    server.app.add_url_rule("/healthz", "own", lambda: "mine")
+    server.app.add_url_rule("/folder/", "folder", lambda: "mine")
+    for path in ("/nothing", "/api", "/api/v10", "/api/v1x/executions", "/applications/a", "/applications/a/requests/x"):
         assert server.client.get(path).mimetype == "text/html"
+    for path in ("/healthz", "/folder/", "/folder"):
+        assert server.client.post(path).mimetype == "text/html"
 
 
 def test_the_apps_own_handlers_are_untouched() -> None:
