@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from redis import Redis
 
 
-def feed_for(app: Any, store: Store, *, poll_interval: float = INTERVAL) -> Feed:
+def feed_for(app: Any, store: Store, *, poll_interval: float = INTERVAL, allow_pickle: bool = False) -> Feed:
     """The feed that tells of what ``store`` holds: Redis' own publish (fact 22), or looking every ``poll_interval`` seconds.
 
-    Makes no connection. A new feed at each call: it has one listener.
+    ``allow_pickle``: as for the store. Makes no connection. A new feed at each call: it has one listener.
     """
     if isinstance(store, MemoryStore):
         return MemoryFeed(store)
-    results = Results(app)
+    results = Results(app, allow_pickle=allow_pickle)
     # By name: importing Celery's Redis backend to ask for its class would want redis-py on a machine that has no use for it.
     if not any(cls.__name__ == "RedisBackend" for cls in type(results.backend).__mro__):
         return PollingFeed(store, interval=poll_interval)

@@ -126,7 +126,8 @@ class Headway:
         return found
 
     def _own_feed(self) -> Feed:
-        return feed_for(self.celery, self.store, poll_interval=self.settings.poll_interval)
+        settings = self.settings
+        return feed_for(self.celery, self.store, poll_interval=settings.poll_interval, allow_pickle=settings.allow_pickle)
 
     def _mount(self, app: Flask) -> None:
         # Built here and not at import: routes that are added to a registered blueprint raise (web fact 21).

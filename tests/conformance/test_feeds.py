@@ -21,6 +21,7 @@ from headway.feeds.select import feed_for
 from headway.stores.client import connect
 from headway.stores.memory import MemoryStore
 from headway.stores.results import Results
+from headway.stores.select import store_for
 from tests.support.valkey import ValkeyServer
 from tests.support.wait import until
 
@@ -383,7 +384,20 @@ def test_the_right_feed(redis_url: str, tmp_path: Any) -> None:
     redis_app = Celery("a", backend=redis_url)
     other = Celery("b", backend=f"db+sqlite:///{tmp_path}/r.sqlite")
     assert isinstance(feed_for(redis_app, MemoryStore()), MemoryFeed)
-    from headway.stores.select import store_for
-
     assert isinstance(feed_for(redis_app, store_for(redis_app)), RedisFeed)
     assert isinstance(feed_for(other, store_for(other)), PollingFeed)
+
+
+def test_pickles_are_heard_of_where_they_are_read(redis_url: str) -> None:
+    """What the setting allows the store it allows the feed: a change that carries its record is told with it."""
+    app = Celery("pickled", backend=redis_url, set_as_current=False)
+    app.conf.update(result_serializer="pickle", accept_content=["pickle"])
+    feed, ear = feed_for(app, store_for(app, allow_pickle=True), allow_pickle=True), Ear()
+    feed.listen(ear)
+    try:
+        feed.watch("a")
+        app.backend.store_result("a", {"current": 1}, "PROGRESS")
+        until(lambda: ear.changes("a"), what="the feed to hear of it")
+        assert ear.changes("a")[-1]["result"] == {"current": 1}
+    finally:
+        feed.close()
