@@ -30,12 +30,14 @@ accesslog = "-" if os.environ.get("HEADWAY_ACCESS_LOG") else None
 def post_worker_init(worker: Any) -> None:
     """Refuse to serve beyond this machine without tokens, before the first request is taken.
 
-    Here and not in the master: see above. Also for an address that was given on the command line.
+    Here and not in the master: see above. By the sockets that it really listens on: an address on the command line, a descriptor
+    that was handed over (``fd://3``) and systemd's are none of what is set here.
     """
     from headway.errors import ConfigurationError  # noqa: PLC0415
     from headway.server.auth import check_bind  # noqa: PLC0415
 
-    for address in worker.cfg.address:
+    for listener in worker.sockets:
+        address = listener.getsockname()
         host = address[0] if isinstance(address, tuple) else "unix:"
         try:
             check_bind(host, os.environ.get("HEADWAY_TOKENS"))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import secrets
+import time
 import uuid
+from contextlib import suppress
+from pathlib import Path
 
 from flask import Blueprint, Flask, Response, jsonify, render_template, request, url_for
 
@@ -16,6 +19,8 @@ from web.jobs import JOBS
 
 #: The largest CSV file that is taken, bytes.
 MAX_UPLOAD = 64 * 1024 * 1024
+#: Seconds that uploads and the databases made of them are kept: a week. They are looked at whenever another one comes.
+KEPT = 7 * 86400
 
 # Nothing but this server's own files, and no inline script or style: whatever text a task reports can't become code.
 # ``connect-src`` covers the WebSocket as well (web fact 24).
@@ -44,6 +49,18 @@ def register(app: Flask, headway: Headway) -> None:
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
         response.headers.setdefault("Referrer-Policy", "no-referrer")
         return response
+
+
+def clean(uploads: Path) -> None:
+    """Delete what has lain there for longer than `KEPT`: uploads, and the databases that were made of them.
+
+    By age and not at the end of the import: its database is the result, and a delivery after a crash reads the file again.
+    """
+    oldest = time.time() - KEPT
+    for old in uploads.iterdir():
+        with suppress(FileNotFoundError):  # another process cleans as well
+            if old.stat().st_mtime < oldest:
+                old.unlink()
 
 
 def _page(headway: Headway) -> Blueprint:
@@ -85,11 +102,12 @@ def _upload(headway: Headway) -> Blueprint:
         name = f"uploads/{secrets.token_hex(12)}.csv"
         place = data_folder() / name
         place.parent.mkdir(mode=0o700, exist_ok=True)
-        given.save(place)
+        clean(place.parent)
         try:
+            given.save(place)
             execution_id = starter.publish(Order("tasks.import_csv", [], {"path": name}, ""), str(uuid.uuid4()))
         except Exception:
-            place.unlink()  # nobody will ever read it
+            place.unlink(missing_ok=True)  # nobody will ever read it
             raise
         where = url_for(f"{headway.name}.execution", execution_id=execution_id)
         body = {"execution_id": execution_id, "status": "pending", "status_url": where}

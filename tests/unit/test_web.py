@@ -1,0 +1,90 @@
+"""What the service adds to the extension: the upload's file, and the lock of ``gunicorn.conf.py``."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import socket
+import time
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import pytest
+from celery import Celery
+from werkzeug.datastructures import FileStorage
+from werkzeug.test import TestResponse
+
+from headway.errors import Unavailable
+from headway.server.start import Starter
+from tests.support.mounting import Mounted, mounted
+from tests.support.processes import ROOT
+from tests.unit.test_problems import assert_problem
+from web import pages
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mounted]:
+    monkeypatch.setenv("HEADWAY_DATA", str(tmp_path))
+    with mounted(celery=Celery("uploads", broker="memory://", set_as_current=False)) as made:
+        pages.register(made.app, made.headway)
+        yield made
+
+
+def upload(server: Mounted) -> TestResponse:
+    return server.client.post("/upload", data={"file": (BytesIO(b"id\n1\n"), "rows.csv")})
+
+
+def kept(folder: Path) -> set[str]:
+    return {file.name for file in (folder / "uploads").iterdir()}
+
+
+class TestUpload:
+    def test_old_ones_are_deleted(self, server: Mounted, tmp_path: Path) -> None:
+        """Whenever one comes, files and databases that have lain there for a week are gone; younger ones stay."""
+        assert upload(server).status_code == 202
+        (first,) = kept(tmp_path)
+        for name, age in (("old.csv", 1), ("old.sqlite3", 1), ("young.csv", -60)):
+            (tmp_path / "uploads" / name).touch()
+            then = time.time() - pages.KEPT - age
+            os.utime(tmp_path / "uploads" / name, (then, then))
+        assert upload(server).status_code == 202
+        names = kept(tmp_path)
+        assert {first, "young.csv"} < names
+        assert len(names) == 3
+
+    def test_a_disk_that_is_full(self, server: Mounted, tmp_path: Path) -> None:
+        """What was written of a file that couldn't be kept is taken away."""
+
+        def save(_: Any, place: Path) -> None:
+            place.write_bytes(b"id")
+            raise OSError(28, "No space left on device")
+
+        with mock.patch.object(FileStorage, "save", save):
+            assert_problem(upload(server), 500)
+        assert kept(tmp_path) == set()
+
+    def test_one_that_nobody_will_read(self, server: Mounted, tmp_path: Path) -> None:
+        """Where its import can't be published, a file isn't kept."""
+        with mock.patch.object(Starter, "publish", side_effect=Unavailable()):
+            assert_problem(upload(server), 503)
+        assert kept(tmp_path) == set()
+
+
+@pytest.mark.parametrize(("host", "served"), [("127.0.0.1", True), ("0.0.0.0", False), ("", True)])
+def test_the_lock_is_on_the_sockets_themselves(host: str, served: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However gunicorn came by a socket (``fd://``, systemd): it ends beyond this machine, and serves on this one."""
+    monkeypatch.delenv("HEADWAY_TOKENS", raising=False)
+    check = runpy.run_path(str(ROOT / "gunicorn.conf.py"))["post_worker_init"]
+    with socket.socket(socket.AF_INET if host else socket.AF_UNIX) as bound:
+        bound.bind((host, 0) if host else str(tmp_path / "socket"))
+        worker = SimpleNamespace(sockets=[bound], log=mock.Mock(), cfg=SimpleNamespace(address=[3]))
+        if served:
+            check(worker)
+        else:
+            with pytest.raises(SystemExit):
+                check(worker)
+            assert "HEADWAY_TOKENS" in str(worker.log.error.call_args)
