@@ -14,17 +14,22 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+from celery import Celery
+from kombu.exceptions import OperationalError
 from kombu.utils.url import maybe_sanitize_url
 
 import celeryconfig
 from app.children import Child, Interrupts
 from headway.embedded import EmbeddedServer
-from headway.errors import ConfigurationError
+from headway.errors import ConfigurationError, Unavailable
 from headway.server.auth import check_bind
+from headway.stores.select import store_for
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Seconds that all may take to be ready: a cold disk and a busy machine included.
 PATIENCE = 90.0
+#: Seconds that a server may take to be reached, and to answer.
+ANSWER = 3.0
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (nothing is bound here)
 
 WEB_STEPS = ((signal.SIGTERM, 8.0),)
@@ -73,13 +78,17 @@ class Demo:
     def _start(self, stack: ExitStack) -> None:
         self._check_port()
         broker, backend = celeryconfig.urls("")
+        check_servers(broker, backend)
         if not broker or not backend:
             self._server = stack.enter_context(EmbeddedServer())
         spare = self._server.url if self._server is not None else ""
         say(f"Broker:         {_named(broker, 'CELERY_BROKER_URL')}")
         say(f"Result backend: {_named(backend, 'CELERY_RESULT_BACKEND')}")
         folder = ROOT / ".headway"
-        folder.mkdir(mode=0o700, exist_ok=True)
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+        except OSError as exc:
+            raise DemoError(f"The folder of the logs, {folder}, can't be made ({exc.strerror})") from exc
         env = os.environ | {
             "CELERY_BROKER_URL": broker or spare,
             "CELERY_RESULT_BACKEND": backend or spare,
@@ -134,6 +143,36 @@ class Demo:
 
     def _tails(self) -> str:
         return "\n".join(f"\nThe end of {child.log.relative_to(ROOT)}:\n\n{child.tail()}" for child in self._children)
+
+
+def check_servers(broker: str, backend: str) -> None:
+    """Raise ``DemoError`` where a server that the environment names gives no answer; an empty name is none.
+
+    Worker and web server would wait for it, and say so in their logs only.
+    """
+    celery = Celery("headway_demo", broker=broker, backend=backend, set_as_current=False)
+    if broker:
+        limits = dict.fromkeys(("socket_timeout", "socket_connect_timeout", "read_timeout", "write_timeout"), ANSWER)
+        with celery.connection_for_write(connect_timeout=ANSWER, transport_options=limits) as connection:
+            try:
+                connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, timeout=2 * ANSWER)
+            except (OperationalError, OSError, *connection.connection_errors, *connection.channel_errors) as exc:
+                raise _no_answer("broker", "CELERY_BROKER_URL", broker) from exc
+    if backend:
+        store = store_for(celery)
+        try:
+            store.ping()
+        except Unavailable as exc:
+            raise _no_answer("result backend", "CELERY_RESULT_BACKEND", backend) from exc
+        finally:
+            store.close()
+
+
+def _no_answer(what: str, variable: str, url: str) -> DemoError:
+    return DemoError(
+        f"The {what} gives no answer at {maybe_sanitize_url(url)}. Start it, or set {variable} to one that runs; "
+        "with neither that nor the other one set, the demo brings its own."
+    )
 
 
 def _named(url: str, variable: str) -> str:

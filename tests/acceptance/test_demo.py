@@ -185,6 +185,22 @@ def test_a_port_that_is_none(port: str) -> None:
         assert demo.log() == f"headway: PORT must be a number from 1 to 65535, not {port!r}\n"
 
 
+@pytest.mark.parametrize(("variable", "what"), [("CELERY_BROKER_URL", "broker"), ("CELERY_RESULT_BACKEND", "result backend")])
+@pytest.mark.parametrize("way", ["closed", "silent"])
+def test_a_server_that_gives_no_answer(redis_url: str, variable: str, what: str, way: str) -> None:
+    """A broker or backend that isn't there, or hangs, is named by a sentence, without its password; nothing is started."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}/0"
+        if way == "closed":
+            silent.close()
+        urls = {"CELERY_BROKER_URL": redis_url, "CELERY_RESULT_BACKEND": redis_url, variable: f"redis://:secret@{address}"}
+        with Demo(urls) as demo:
+            assert demo.wait(within=60) == 1
+            said = demo.log()
+    assert said.startswith(f"headway: The {what} gives no answer at redis://:**@{address}. Start it, or set {variable} ")
+    assert said.count("\n") == 1
+
+
 def test_the_broker_that_is_set_is_used(redis_url: str) -> None:
     """With CELERY_BROKER_URL set, no server is embedded; Redis serves as the result backend too, and that is said."""
     with Demo({"CELERY_BROKER_URL": redis_url}) as demo:
