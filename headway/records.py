@@ -153,6 +153,8 @@ class Registration:
     root_id: str | None = None
     parent_id: str | None = None
     group_id: str | None = None
+    #: Until when it may well wait for a worker: its eta, or the time at which it expires. None: nobody said.
+    due_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +223,8 @@ class Write:
     #: True: the result backend will be given a record by the caller itself, after `write` returned True (a store without
     #: ``keeps_results``). Until it is there a reader goes on seeing what came before (``core.states.RESULT_GRACE``).
     result_follows: bool = False
+    #: True: the record is no result. The end left one only so that a report doesn't stand there for ever (``ignore_result``).
+    no_result: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +272,8 @@ class Record:
     #: Whether the result backend was given a record with the end: where it should be and isn't, the result has expired.
     result_stored: bool = False
     cancel_requested_at: datetime | None = None
+    #: Until when it may well wait for its next attempt (``Registration.due_at``).
+    due_at: datetime | None = None
     #: When it was first heard of, where that wasn't by its publication; None where it was.
     heard_at: datetime | None = None
     #: The last attempt that gave a sign of life (`Store.beat`); 0: none did.

@@ -100,9 +100,15 @@ def repeats(record: Record | None, opening: Opening) -> bool:
 def registered(record: Record | None, registration: Registration) -> Record:
     """What is known after a publish: what was missing is filled in, and nothing that is known is lost (fact 45).
 
-    But for a cancel that has had its end: who publishes the same id again wants it to run. A retry publishes before its end.
+    But for a cancel that has had its end, and for a success that left no result (``ignore_result``), which nothing would ever
+    open again: who publishes the same id once more wants it to run. A retry publishes before its end; a redelivery doesn't.
     """
     known = record if record is not None else Record(registration.task_id)
+    cancel = None if known.state in READY_STATES else known.cancel_requested_at
+    if known.state == "SUCCESS" and not known.result_stored:
+        known = replace(
+            known, state=None, finished_at=None, updated_at=registration.created_at, progress=None, progress_attempt=0
+        )
     # First heard of from its worker, and published again by a retry: it was made before it began, not now.
     begun = known.started_at or registration.created_at
     return replace(
@@ -113,7 +119,8 @@ def registered(record: Record | None, registration: Registration) -> Record:
         parent_id=known.parent_id or registration.parent_id,
         group_id=known.group_id or registration.group_id,
         created_at=known.created_at or min(registration.created_at, begun),
-        cancel_requested_at=None if known.state in READY_STATES else known.cancel_requested_at,
+        cancel_requested_at=cancel,
+        due_at=registration.due_at,
     )
 
 
@@ -140,6 +147,7 @@ def opened(record: Record | None, opening: Opening) -> Record:
         updated_at=opening.at,
         finished_at=None,
         result_stored=False,
+        due_at=None,
         heard_at=_heard_at(known, opening.at),
     )
 
@@ -169,7 +177,7 @@ def written(record: Record | None, write: Write) -> Record:
         updated_at=write.at,
         ended=attempt if ends or write.state == "RETRY" else known.ended,
         finished_at=write.at if ends else None,
-        result_stored=ends and (write.result is not None or write.result_follows),
+        result_stored=ends and not write.no_result and (write.result is not None or write.result_follows),
         heard_at=_heard_at(known, write.at),
         # Whoever reports lives: also the child of a worker that was killed.
         signed_at=_latest(known.signed_at, write.at) if known.signed_at and write.attempt is not None else known.signed_at,
@@ -300,10 +308,11 @@ def _true_state(record: Record, snapshot: Snapshot, now: datetime) -> str | None
     stored = _stored_state(snapshot)
     if record.state in READY_STATES:
         return _before_the_end(record, stored) if _result_is_due(record, snapshot, stored, now) else record.state
-    if stored is None or (stored == "PENDING" and record.state is not None):
-        return record.state
-    if stored == "RETRY" and record.is_open:
-        return record.state  # an old attempt's word (fact 42): the next one has begun
+    if stored is None or (stored == "PENDING" and record.state is not None) or (stored == "RETRY" and record.is_open):
+        return record.state  # RETRY: an old attempt's word (fact 42), the next one has begun
+    if record.state is None and record.attempt:
+        # Published again after an end that left no result: what stands there is of that run, unless others have ended it since.
+        return stored if stored in READY_STATES and _is_later(snapshot.meta, record) else None
     if not snapshot.one_step and (record.attempt > 1 or record.state == "RETRY"):
         if stored not in READY_STATES:
             return record.state if record.state in ("STARTED", "RETRY") else stored
@@ -311,6 +320,11 @@ def _true_state(record: Record, snapshot: Snapshot, now: datetime) -> str | None
         if done is not None and record.updated_at is not None and done < record.updated_at:
             return record.state  # the end of the attempt before
     return stored
+
+
+def _is_later(meta: Mapping[str, Any] | None, record: Record) -> bool:
+    done = _date_done(meta)
+    return done is not None and record.updated_at is not None and done > record.updated_at
 
 
 def _result_is_due(record: Record, snapshot: Snapshot, stored: str | None, now: datetime) -> bool:

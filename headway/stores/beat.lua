@@ -17,7 +17,7 @@ else
     -- What runs for longer than anything is kept stays listed.
     local root = root_of(hash, result)
     redis.call('PEXPIRE', hash, ARGV[3])
-    if known[6] then redis.call('PEXPIRE', root .. 'of:' .. known[6], ARGV[3]) end
-    if known[7] then redis.call('PEXPIRE', root .. 'by:' .. known[7], ARGV[3]) end
+    if known[6] then keep(root .. 'of:' .. known[6], ARGV[3]) end
+    if known[7] then keep(root .. 'by:' .. known[7], ARGV[3]) end
 end
 return known[5] and 1 or 0

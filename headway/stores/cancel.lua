@@ -3,7 +3,7 @@
 -- ARGV: 1 now (microseconds), 2 a record for whoever watches, 3 the hash's time to live (ms, 0: for ever)
 -- Returns 0 where nobody knows it.
 local hash, result = KEYS[1], KEYS[2]
-local known = redis.call('HMGET', hash, 'state', 'created_at', 'heard_at')
+local known = redis.call('HMGET', hash, 'state', 'created_at', 'heard_at', 'due_at')
 
 if not known[1] and not known[2] and not known[3] and redis.call('EXISTS', hash, result) == 0 then return 0 end
 if ENDS[known[1]] or redis.call('HSETNX', hash, 'cancel_requested_at', ARGV[1]) == 0 then return 1 end
@@ -13,5 +13,5 @@ if not known[2] and not known[3] then
     enter(root_of(hash, result), 'in:pending', result, ARGV[1], ARGV[1], ARGV[3])
 end
 redis.call('PUBLISH', result, ARGV[2])
-if ARGV[3] == '0' then redis.call('PERSIST', hash) else redis.call('PEXPIRE', hash, ARGV[3]) end
+if ARGV[3] == '0' then redis.call('PERSIST', hash) else redis.call('PEXPIRE', hash, until_due(known[4], ARGV[1], ARGV[3])) end
 return 1

@@ -32,10 +32,21 @@ local function enter(root, index, result, listed_at, now, kept)
     end
 end
 
+-- How long a hash is kept that waits: until it is due, and from then on as long as any other.
+local function until_due(due, now, kept)
+    if not due or kept == '0' then return kept end
+    return string.format('%.0f', kept + math.max(0, due - now) / 1000)
+end
+
+-- No shorter than it is kept already, for something in it that is due late.
+local function keep(key, kept)
+    if redis.call('PTTL', key) < tonumber(kept) then redis.call('PEXPIRE', key, kept) end
+end
+
 -- The indexes of a task and of an owner, of which there may be any number, go when nobody has come for as long as anything is kept.
 local function enter_named(root, index, result, listed_at, now, kept)
     enter(root, index, result, listed_at, now, kept)
-    if kept ~= '0' then redis.call('PEXPIRE', root .. index, kept) end
+    if kept ~= '0' then keep(root .. index, kept) end
 end
 
 local function leave(root, index, result, listed_at) redis.call('ZREM', root .. index, member_of(result, listed_at)) end

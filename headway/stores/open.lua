@@ -47,7 +47,7 @@ if owner and not known[12] then redis.call('HSET', hash, 'owner', owner) end
 
 attempt = math.max(attempt, tonumber(ARGV[2])) + 1
 redis.call('HSET', hash, 'attempt', attempt, 'state', 'STARTED', 'retries', ARGV[2], 'updated_at', now)
-redis.call('HDEL', hash, 'finished_at', 'result_stored', 'live')
+redis.call('HDEL', hash, 'finished_at', 'result_stored', 'live', 'due_at')
 if not known[6] then redis.call('HSET', hash, 'started_at', now) end
 if ARGV[4] ~= '' then redis.call('HSET', hash, 'task', ARGV[4]) end
 if ARGV[3] ~= '' then redis.call('HSET', hash, 'worker', ARGV[3]) else redis.call('HDEL', hash, 'worker') end

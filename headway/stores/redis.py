@@ -142,7 +142,13 @@ class RedisStore(Store, Source):
             record = self.results.encode(
                 states.notice(write.task_id, write.state) | {"result": write.meta if kind == "report" else None}
             )
-        way = "store" if write.result is not None else "follows" if write.result_follows else "publish"
+        way = (
+            ("clear" if write.no_result else "store")
+            if write.result is not None
+            else "follows"
+            if write.result_follows
+            else "publish"
+        )
         expires = write.expires if write.result is not None else self.results.expires
         words: list[Word] = [
             *self._keys(write.task_id),
@@ -339,6 +345,7 @@ def _record(task_id: str, known: Mapping[str, bytes], progress: Progress | None,
         progress_attempt=progress_attempt if progress is not None else 0,
         result_stored=known.get("result_stored") == b"1",
         cancel_requested_at=time("cancel_requested_at"),
+        due_at=time("due_at"),
         heard_at=time("heard_at"),
         sign_attempt=int(sign_attempt),
         sign_lifetime=int(sign_lifetime) / 1000,
@@ -357,9 +364,11 @@ def _member(place: Place) -> bytes:
     return b"%016d%b" % (place.at, place.task_id.encode())
 
 
-def _fields(registration: Registration) -> list[str]:
+def _fields(registration: Registration) -> list[Word]:
+    due_at = "" if registration.due_at is None else micros(registration.due_at)
     names = ("task", "owner", "root_id", "parent_id", "group_id")
-    return [word for name in names if (value := getattr(registration, name)) is not None for word in (name, value)]
+    said = ((name, getattr(registration, name)) for name in names)
+    return [due_at, *(word for pair in said if pair[1] is not None for word in pair)]
 
 
 def _milliseconds(seconds: float | None) -> int:

@@ -83,6 +83,7 @@ def _tables(schema: str | None) -> tuple[sa.Table, sa.Table]:
         sa.Column("progress_attempt", sa.Integer, nullable=False),
         sa.Column("result_stored", sa.Boolean, nullable=False),
         sa.Column("cancel_requested_at", sa.BigInteger),
+        sa.Column("due_at", sa.BigInteger),
         sa.Column("heard_at", sa.BigInteger),
         sa.Column("sign_attempt", sa.Integer, nullable=False),
         sa.Column("sign_lifetime", sa.Float, nullable=False),
@@ -311,8 +312,9 @@ class SqlStore(SplitStore, Source):
         oldest = micros(now - timedelta(seconds=expires) - TOMBSTONE)
         executions, claims = self._executions, self._claims
         last_seen = sa.func.coalesce(executions.c.updated_at, executions.c.created_at)
+        over = executions.c.due_at.is_(None) | (executions.c.due_at < oldest)
         with self._engine() as engine, engine.begin() as connection:
-            connection.execute(executions.delete().where(last_seen < oldest))
+            connection.execute(executions.delete().where(last_seen < oldest, over))
             connection.execute(claims.delete().where(claims.c.until < micros(now)))
 
 

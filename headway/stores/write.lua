@@ -2,14 +2,15 @@
 -- KEYS: 1 the registry's hash, 2 the result (also the channel that Celery publishes it on)
 -- ARGV: 1 state, 2 now (microseconds), 3 attempt ('': a bystander), 4 task ('' where unknown),
 --       5 what it is: 'report' (carries progress), 'plain', 'retry', 'end'; then '-store' where the record is stored, '-publish' where
---         it is only told, '-follows' where it is told and the caller stores another (a word each costs more than one word)
+--         it is only told, '-follows' where it is told and the caller stores another, '-clear' where it is stored and is no result
+--         (a word each costs more than one word)
 --       6 the record, 7 its time to live (ms, 0: for ever), 8 the hash's time to live (ms, 0: for ever),
 --       9 retries, 10 worker, 11 the run's mark (of a bystander; '' where unknown)
 -- Returns 1 if it was let in, 0 if not; and 2 more where a cancel is asked for.
 local hash, result = KEYS[1], KEYS[2]
 local now, record = ARGV[2], ARGV[6]
 local kind, way = string.match(ARGV[5], '(%a+)-(%a+)')
-local stores = way == 'store'
+local stores = way == 'store' or way == 'clear'
 
 local known = redis.call('HMGET', hash, 'attempt', 'ended', 'state', 'live', 'task', 'retries', 'worker',
     'cancel_requested_at', 'sign')
@@ -76,7 +77,7 @@ if kind == 'report' then
         redis.call('HSET', hash, 'live', attempt)
     end
 elseif kind == 'end' then
-    redis.call('HSET', hash, 'ended', attempt, 'finished_at', now, 'result_stored', way == 'publish' and '0' or '1')
+    redis.call('HSET', hash, 'ended', attempt, 'finished_at', now, 'result_stored', (way == 'publish' or way == 'clear') and '0' or '1')
 elseif kind == 'retry' then
     redis.call('HSET', hash, 'ended', attempt)
 end
@@ -98,5 +99,9 @@ if known[9] and (kind == 'report' or kind == 'plain') then
         redis.call('SET', hash .. ':life', '', 'PX', lifetime)
     end
 end
-if ARGV[8] == '0' then redis.call('PERSIST', hash) else redis.call('PEXPIRE', hash, ARGV[8]) end
+if ARGV[8] == '0' then
+    redis.call('PERSIST', hash)
+else
+    redis.call('PEXPIRE', hash, kind == 'retry' and until_due(redis.call('HGET', hash, 'due_at'), now, ARGV[8]) or ARGV[8])
+end
 return 1 + asked

@@ -259,6 +259,7 @@ class Fenced:
             installation.store.write(write)
             return
         stored_state, value = stored
+        write = replace(write, no_result=value is None)
         result = self.encode_result(value, stored_state)
         if installation.store.keeps_results:
             raw = self.headway_record(request.id, result, stored_state, None, request)

@@ -114,4 +114,16 @@ def registration(headers: dict[str, Any], custom: Any = None) -> Registration:
         root_id=headers.get("root_id"),
         parent_id=headers.get("parent_id"),
         group_id=headers.get("group") or headers.get("taskset"),
+        due_at=max((time for name in ("eta", "expires") if (time := _time(headers.get(name))) is not None), default=None),
     )
+
+
+def _time(said: object) -> datetime | None:
+    """A time as Celery writes it into a message. Of one without a zone (``enable_utc`` is off) a few hours don't matter."""
+    try:
+        time = datetime.fromisoformat(said) if isinstance(said, str) else said
+    except ValueError:
+        return None
+    if not isinstance(time, datetime):
+        return None
+    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,36 @@ class TestRegister:
         before = subject.record("a")
         subject.store.register([Registration("a", "tasks.other", at(3), owner="bob")])
         assert subject.record("a") == before
+
+    @pytest.mark.parametrize("reported", [True, False])
+    def test_an_id_whose_result_nobody_wants_is_used_again(self, subject: Subject, reported: bool) -> None:
+        """A success that left no result is taken back by the next publication of its id, and by nothing else."""
+        now = (datetime.now(UTC) - at(0)).total_seconds()  # a backend that keeps its results itself has a clock of its own
+        publish = [Registration("a", "tasks.t", at(now + 0))]
+        subject.store.register(publish)
+        subject.open("a", now + 1)
+        if reported:  # what stood there is replaced by a record that is no result
+            subject.write("a", "PROGRESS", now + 2, attempt=1, result=report(3))
+            subject.write("a", "SUCCESS", now + 3, attempt=1, no_result=True)
+        else:
+            subject.store.write(Write("a", "SUCCESS", at(now + 3), attempt=1))
+        assert states.resolve(subject.look("a"), at(now + 60)).status is Status.COMPLETED
+        assert subject.open("a", now + 61).attempt == 0, "a redelivery"
+        subject.store.register([replace(publish[0], created_at=at(now + 62))])
+        again = states.resolve(subject.look("a"), at(now + 63))
+        assert (again.status, again.progress, again.finished_at) == (Status.PENDING, None, None)
+        assert subject.open("a", now + 64).attempt == 2
+        assert states.resolve(subject.look("a"), at(now + 65)).status is Status.RUNNING
+        assert subject.write("a", "PROGRESS", now + 66, attempt=2, result=report(4, attempt=2))
+
+    def test_a_success_with_a_result_is_not_taken_back(self, subject: Subject) -> None:
+        """Publishing its id again changes nothing while the result is there."""
+        subject.open("a", 1)
+        subject.write("a", "SUCCESS", 2, attempt=1, result=42)
+        before = subject.record("a")
+        subject.store.register([Registration("a", "tasks.t", at(3))])
+        assert subject.record("a") == replace(before, created_at=subject.record("a").created_at)
+        assert subject.open("a", 4).attempt == 0
 
     def test_what_was_missing_is_filled_in(self, subject: Subject) -> None:
         """A task that was first heard of from its worker was made no later than it began."""

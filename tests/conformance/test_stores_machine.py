@@ -32,6 +32,16 @@ OWNERS = st.sampled_from([None, "ann", "bob"])
 OPENINGS = st.builds(
     Opening, IDS, st.just("tasks.t"), st.just(at(0)), RETRIES, WORKERS, store_result=st.booleans(), run=RUNS, owner=OWNERS
 )
+OWN = st.builds(
+    Write,
+    IDS,
+    STATES,
+    st.just(at(0)),
+    st.integers(0, 4),
+    meta=RESULTS,
+    task=st.sampled_from([None, "tasks.t", "tasks.u"]),
+    no_result=st.booleans(),
+)
 BYSTANDERS = st.builds(Write, IDS, STATES, st.just(at(0)), retries=st.none() | RETRIES, worker=WORKERS, run=RUNS, meta=RESULTS)
 
 
@@ -60,9 +70,10 @@ class Machine(RuleBasedStateMachine):
         self.seconds += 1
         return self.seconds
 
-    @rule(task_id=IDS, owner=OWNERS)
-    def register(self, task_id: str, owner: str | None) -> None:
-        registration = Registration(task_id, "tasks.t", at(self.now()), owner=owner)
+    @rule(task_id=IDS, owner=OWNERS, waits=st.sampled_from([None, 0, 86400]))
+    def register(self, task_id: str, owner: str | None, waits: int | None) -> None:
+        due_at = None if waits is None else at(self.seconds + waits)
+        registration = Registration(task_id, "tasks.t", at(self.now()), owner=owner, due_at=due_at)
         self.subject.store.register([registration])
         self.known[task_id] = states.registered(self.known.get(task_id), registration)
 
@@ -80,11 +91,9 @@ class Machine(RuleBasedStateMachine):
             if opening.store_result:
                 self.kept.add(task_id)
 
-    @rule(
-        task_id=IDS, state=STATES, result=RESULTS, attempt=st.integers(0, 4), task=st.sampled_from([None, "tasks.t", "tasks.u"])
-    )
-    def write_own(self, task_id: str, state: str, result: object, attempt: int, task: str | None) -> None:
-        self.write(Write(task_id, state, at(self.now()), attempt=attempt, meta=result, task=task))
+    @rule(write=OWN)
+    def write_own(self, write: Write) -> None:
+        self.write(replace(write, at=at(self.now())))
 
     @rule(task_id=IDS, state=STATES, result=RESULTS)
     def write_open(self, task_id: str, state: str, result: object) -> None:
@@ -145,15 +154,12 @@ class Machine(RuleBasedStateMachine):
         record = self.known.get(write.task_id)
         expected = states.admits(record, write)
         more = {"attempt": write.attempt, "retries": write.retries, "worker": write.worker, "task": write.task}
-        more["run"] = write.run
+        more |= {"run": write.run, "no_result": write.no_result}
         admitted = self.subject.write(write.task_id, write.state, self.seconds, result=write.meta, **more)
         assert admitted == states.said_of(record, write)
         if expected:
             encoded = self.subject.encode(write.task_id, write.state, write.meta)
-            self.known[write.task_id] = states.written(
-                record,
-                Write(write.task_id, write.state, write.at, write.attempt, task=write.task, result=encoded, meta=write.meta),
-            )
+            self.known[write.task_id] = states.written(record, replace(write, result=encoded))
             self.kept.add(write.task_id)
 
     @invariant()

@@ -8,6 +8,7 @@ import pickle
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,25 @@ class TestKeys:
                 assert longer - 10_000 < client.pttl(KEY) <= longer
                 client.pexpire(KEY, 50_000)
         assert 3590_000 < client.pttl(KEY) <= 3600_000
+
+    def test_what_waits_is_known_until_it_is_due(self, redis: Subject) -> None:
+        """A publication with an eta is kept for as long after it as any other; so is a retry, and a wish to cancel it."""
+        longer, month = (24 * 3600 + TOMBSTONE.total_seconds()) * 1000, 30 * 24 * 3600
+        client = client_of(redis)
+        waiting = Registration("a", "tasks.t", at(0), owner="ann", due_at=at(month))
+        redis.store.register([waiting, Registration("b", "tasks.t", at(0), owner="ann")])
+        assert client.pttl(HASH) > longer + month * 1000 - 10_000
+        redis.store.request_cancel("a", at(1))
+        assert client.pttl(HASH) > longer + month * 1000 - 10_000
+        redis.open("a", 2)
+        redis.store.register([replace(waiting, created_at=at(3))])
+        redis.write("a", "RETRY", 4, attempt=1)
+        for key in (HASH, b"hw:of:tasks.t", b"hw:by:ann"):
+            assert client.pttl(key) > longer + month * 1000 - 10_000, key
+        redis.open("a", 5, retries=1)
+        redis.store.beat(["a"], "w1", 20)
+        assert client.pttl(HASH) <= longer
+        assert client.pttl(b"hw:by:ann") > longer
 
     def test_what_is_gone_leaves_its_indexes(self, redis: Subject) -> None:
         """Whoever comes in sees out what is gone; one that is as old and still there stays."""

@@ -12,7 +12,7 @@ import pytest
 
 from headway.core import states
 from headway.errors import ConfigurationError, Unavailable
-from headway.records import Status
+from headway.records import Registration, Status
 from headway.stores.split import SplitStore
 from tests.support import stores
 from tests.support.stores import Subject, at, report
@@ -67,3 +67,14 @@ def test_a_table_of_another_version_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"headway_executions.* attempt, .*Drop it"):
         subject.open("a", 0)
     subject.store.close()
+
+
+def test_what_waits_is_not_swept(tmp_path: Path) -> None:
+    """A row that has outlived every result is deleted by the next publication, unless it is not due yet."""
+    subject = stores.make("sql", tmp_path)
+    year = 365 * 24 * 3600
+    subject.store.register([Registration("old", "t", at(0)), Registration("waits", "t", at(0), due_at=at(2 * year))])
+    subject.store.register([Registration("new", "t", at(year))])
+    snapshots = subject.store.read(["old", "waits", "new"])
+    subject.store.close()
+    assert [snapshot.record is not None for snapshot in snapshots] == [False, True, True]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -254,6 +255,44 @@ def test_publishing_registers_before_the_message_leaves(lab: Lab) -> None:
     assert known == [True]
     record = lab.record(task_id)
     assert (record.task, record.root_id, record.parent_id, record.state) == ("some.task", "r", "p", None)
+
+
+def test_until_when_a_message_may_wait_is_known(lab: Lab) -> None:
+    """Its eta, its countdown, or the time at which it expires, where that is later; whatever else stands there is no fault."""
+    eta = datetime(2031, 5, 1, 12, tzinfo=timezone(timedelta(hours=2)))
+    later = eta + timedelta(days=1)
+
+    def due_at(**options: Any) -> datetime | None:
+        return lab.record(str(lab.app.send_task("any", **options).id)).due_at
+
+    assert due_at() is None
+    assert due_at(eta=eta) == due_at(eta=eta, expires=eta - timedelta(days=1)) == eta
+    assert due_at(eta=eta, expires=later) == due_at(expires=later) == later
+    counted = due_at(countdown=86400)
+    assert counted is not None
+    assert counted > datetime.now(UTC) + timedelta(hours=23)
+    assert registration({"id": "x", "eta": "2031-05-01T12:00:00", "expires": "soon"}).due_at == datetime(
+        2031, 5, 1, 12, tzinfo=UTC
+    )
+
+
+@pytest.mark.parametrize("reported", [True, False])
+def test_a_fixed_id_whose_result_is_ignored_runs_whenever_it_is_published(lab: Lab, reported: bool) -> None:
+    """With `ignore_result` nothing is kept that could expire: each publication is another run, a mere redelivery isn't."""
+
+    @lab.task(name="nightly", ignore_result=True)
+    def nightly() -> None:
+        if reported:
+            RequestContext.get().progress.update(1, 2)
+
+    published: list[int] = []
+    for _ in range(2):
+        lab.app.send_task("nightly", task_id="x")
+        for _ in range(2):
+            lab.trace(nightly, "x")
+            published.append(lab.record("x").attempt)
+    assert published == [1, 1, 2, 2]
+    assert lab.record("x").state == "SUCCESS"
 
 
 def test_each_app_registers_its_own() -> None:

@@ -86,6 +86,17 @@ def test_what_a_task_publishes_is_its_owners(lab: Lab) -> None:
     assert lab.record("followed").owner == "alice"
 
 
+def test_a_publisher_without_headway(lab: Lab) -> None:
+    """The header alone will do: the worker's first word says whose it is."""
+
+    @lab.task(name="alone")
+    def alone() -> None:
+        """Sent by another program."""
+
+    lab.trace(alone, "x", headway_owner="alice")
+    assert lab.record("x").owner == "alice"
+
+
 def test_a_retry_keeps_its_owner(lab: Lab) -> None:
     """The next attempt's message names it too, or what that one publishes would be nobody's."""
     sent: list[Any] = []
