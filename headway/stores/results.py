@@ -154,14 +154,14 @@ def check_readable(app: Any, *, allow_pickle: bool = False) -> None:
     except Exception as exc:  # noqa: BLE001  whatever a driver raises for a setting that it can't use
         # Celery's own words may hold the URL, and its chained traceback would: no password may reach a log.
         given = str(app.conf.result_backend)
-        url, why = _without_password(given), str(exc).replace(given, _without_password(given))
+        url, why = without_password(given), str(exc).replace(given, without_password(given))
         raise ConfigurationError(f"The result backend {url!r} can't be used: {type(exc).__name__}: {why}") from None
     names = {cls.__name__ for cls in type(backend).__mro__}
     if "DisabledBackend" in names:
         raise ConfigurationError(DISABLED)
     if "RPCBackend" in names:
         raise ConfigurationError(RPC)
-    url = _without_password(str(app.conf.result_backend))
+    url = without_password(str(app.conf.result_backend))
     if ("CacheBackend" in names and backend.backend == "memory") or ("DatabaseBackend" in names and _is_memory(str(backend.url))):
         raise ConfigurationError(IN_MEMORY.format(url=url))
     if backend.serializer == "pickle" and not allow_pickle:
@@ -170,7 +170,8 @@ def check_readable(app: Any, *, allow_pickle: bool = False) -> None:
         raise ConfigurationError(NOT_ACCEPTED.format(serializer=backend.serializer, content_type=backend.content_type))
 
 
-def _without_password(url: str) -> str:
+def without_password(url: str) -> str:
+    """A URL that may be shown."""
     # Not by kombu's `maybe_sanitize_url`: it parses, and raises where that is just what is wrong; of several URLs it takes one.
     return re.sub(r"(://[^:@/]*):.*@", r"\1:**@", url)
 

@@ -1,0 +1,42 @@
+"""``cancel``: ask for the end of executions."""
+
+from __future__ import annotations
+
+import click
+
+from headway.cli import words
+from headway.cli.call import Call, as_json, print_json, told
+from headway.core.frames import execution_json
+from headway.errors import HeadwayError
+
+
+@click.command(short_help="Ask executions to end")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@click.option("--terminate", is_flag=True, help="By force: kill the process that runs it (docs/cancel.md).")
+@click.option("-y", "--yes", is_flag=True, help="Don't ask.")
+@as_json
+@click.pass_context
+def cancel(ctx: click.Context, ids: tuple[str, ...], terminate: bool, yes: bool, as_json: bool) -> None:
+    """Ask executions to end. A run ends itself with its next report, and is 'cancelling' until then; watch tells how it goes.
+
+    Exit status: 0 if all were asked, 1 if one had ended already, 2 if one could not be asked.
+    """
+    call: Call = ctx.obj
+    code = 0
+    with call.source() as source:
+        what = ids[0] if len(ids) == 1 else f"{len(ids)} executions"
+        if not yes and not click.confirm(f"{'Kill' if terminate else 'Cancel'} {what}?", err=True):
+            ctx.exit(2)
+        for execution_id in ids:
+            try:
+                execution = source.cancel(execution_id, terminate=terminate)
+            except HeadwayError as exc:
+                problem = told(exc)
+                problem.show()
+                code = max(code, problem.exit_code)
+                continue
+            if as_json:
+                print_json(execution_json(execution))
+            else:
+                click.echo(f"{words.clean(execution_id)}  {words.state(execution)}")
+    ctx.exit(code)

@@ -1,0 +1,64 @@
+"""``watch``: follow executions to their ends."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from headway.cli.call import Call, as_json, complain
+from headway.cli.screens import JsonLines, Lines, Screen
+from headway.cli.source import Trouble
+from headway.records import Query, Status
+
+NO_BARS = "for bars instead of lines: pip install 'celery-headway[cli]'"
+#: The exit status after Ctrl-C: 128 and SIGINT's number, as shells have it.
+INTERRUPTED = 130
+
+
+@click.command(short_help="Follow executions until all have ended")
+@click.argument("ids", nargs=-1, metavar="ID...")
+@click.option("--all", "everything", is_flag=True, help="All that are pending or running now.")
+@as_json
+@click.pass_context
+def watch(ctx: click.Context, ids: tuple[str, ...], everything: bool, as_json: bool) -> None:
+    """Follow executions until all have ended: bars on a terminal, lines elsewhere.
+
+    Exit status: 0 if all completed, 1 if one failed or was cancelled, 2 if one could not be watched, 130 after Ctrl-C. With
+    --json it prints the frames that a WebSocket of the API would say.
+    """
+    if bool(ids) == everything:
+        raise click.UsageError("Give the ids of executions, or --all.")
+    call: Call = ctx.obj
+    screen = _screen(as_json)
+    code = 0
+    try:
+        with call.source() as source:
+            if everything:
+                open_ = Query(status=frozenset({Status.PENDING, Status.RUNNING}))
+                ids = tuple(execution.execution_id for execution in source.list(open_, None))
+            with screen.open():
+                for update in source.follow(ids):
+                    if isinstance(update, Trouble):
+                        screen.trouble(update)
+                        code = 2 if update.execution_id is not None else code
+                    else:
+                        screen.show(update)
+                        if update.status in (Status.FAILED, Status.CANCELLED):
+                            code = max(code, 1)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    ctx.exit(code)
+
+
+def _screen(as_json: bool) -> Screen:
+    if as_json:
+        return JsonLines()
+    if not sys.stdout.isatty():
+        return Lines()
+    try:
+        from headway.cli.bars import Bars  # noqa: PLC0415  (rich is an extra)
+    except ImportError:
+        complain(NO_BARS)
+        return Lines()
+    return Bars()

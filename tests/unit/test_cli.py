@@ -1,0 +1,353 @@
+"""The commands, both ways: straight into a store, and through a server."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Self
+
+import pytest
+from celery import Celery
+from click.testing import CliRunner, Result
+
+from headway.cli.call import Call
+from headway.cli.direct import Direct
+from headway.cli.main import COMMANDS, headway
+from headway.errors import Unavailable
+from headway.feeds.memory import MemoryFeed
+from headway.records import Status
+from tests.support.mounting import Mounted, mounted
+from tests.support.serving import Serving
+from tests.support.wait import until
+
+BOOM = {"exc_type": "ValueError", "exc_message": ["no rows"], "exc_module": "builtins"}
+
+
+class Way:
+    """One way to the executions of a `Mounted`."""
+
+    def __init__(self, server: Mounted, url: str | None) -> None:
+        self.server = server
+        self.feed = MemoryFeed(server.store)
+        self._url = url
+
+    def run(self, *args: str, **options: Any) -> Result:
+        """A command, in this process."""
+        if self._url is not None:
+            return CliRunner().invoke(headway, ["--url", self._url, *args], **options)
+        source = Direct(self.server.celery, store=self.server.store, feed=self.feed, clock=self.server.clock)
+        return CliRunner().invoke(headway, list(args), obj=given(source), **options)
+
+    def watched(self, *ids: str) -> bool:
+        """Whether these are being followed just now."""
+        return set(ids) == (self.feed.watched if self._url is None else self.server.headway.hub.watched)
+
+    def meanwhile(self, act: Callable[[], None], *ids: str) -> threading.Thread:
+        """Do that when these are being followed."""
+
+        def wait_and_act() -> None:
+            until(lambda: self.watched(*ids), within=20)
+            act()
+
+        thread = threading.Thread(target=wait_and_act)
+        thread.start()
+        return thread
+
+
+def given(source: Any) -> Call:
+    class Given(Call):
+        def source(self) -> Any:
+            return source
+
+    return Given()
+
+
+@pytest.fixture
+def server() -> Iterator[Mounted]:
+    celery = Celery("mounted", broker="memory://", set_as_current=False)
+    with mounted(celery=celery) as made:
+        yield made
+
+
+@pytest.fixture(params=["direct", "remote"])
+def way(request: pytest.FixtureRequest, server: Mounted) -> Iterator[Way]:
+    if request.param == "direct":
+        yield Way(server, None)
+        return
+    with Serving(server.app) as serving:
+        yield Way(server, serving.url)
+
+
+def run_to(server: Mounted, execution_id: str, state: str = "SUCCESS", result: Any = None) -> None:
+    server.publish(execution_id)
+    server.begin(execution_id)
+    server.report(execution_id, 3, 10, "three")
+    server.end(execution_id, state, result)
+
+
+def objects(result: Result) -> list[Any]:
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+class TestWatch:
+    @pytest.mark.parametrize(
+        ("ends", "code"), [(["SUCCESS"], 0), (["SUCCESS", "FAILURE"], 1), (["REVOKED", "SUCCESS"], 1), (["SUCCESS", None], 2)]
+    )
+    def test_the_status_tells_how_they_ended(self, way: Way, ends: list[str | None], code: int) -> None:
+        """0 where all completed, 1 where one failed or was cancelled, 2 where one is unknown; the others are told too."""
+        for number, end in enumerate(ends):
+            if end is not None:
+                run_to(way.server, f"e{number}", end, BOOM if end == "FAILURE" else None)
+        result = way.run("watch", *(f"e{number}" for number in range(len(ends))))
+        assert result.exit_code == code, result.output
+        assert len(result.stdout.splitlines()) == len([end for end in ends if end])
+        if "FAILURE" in ends:
+            assert "failed  30%" in result.stdout
+            assert "ValueError: no rows" in result.stdout
+        if None in ends:
+            assert "headway: Execution 'e1' not found" in result.stderr
+
+    def test_from_queue_to_end(self, way: Way) -> None:
+        """What happens is told as it happens, as the frames of a socket with --json: each once, the end last."""
+        server = way.server
+        server.publish("a")
+
+        def work() -> None:
+            server.begin("a")
+            server.report("a", 1, 2, "half")
+            server.end("a", result={"rows": 3})
+
+        worker = way.meanwhile(work, "a")
+        result = way.run("watch", "--json", "a")
+        worker.join()
+        assert result.exit_code == 0, result.output
+        frames = objects(result)
+        kinds = [frame["type"] for frame in frames]
+        assert kinds[0] == "status"
+        assert kinds[1] in ("started", "status")
+        assert kinds[-1] == "completed"
+        assert kinds.count("completed") == 1
+        assert frames[-1]["outputs"] == {"rows": 3}
+        assert frames[-1]["progress"]["current"] == 1
+
+    def test_all(self, way: Way) -> None:
+        """--all follows what is pending or running, and nothing that has ended."""
+        server = way.server
+        run_to(server, "old", "FAILURE", BOOM)
+        server.publish("queued")
+        server.publish("running")
+        server.begin("running")
+
+        def work() -> None:
+            server.begin("queued")
+            server.end("queued")
+            server.end("running")
+
+        worker = way.meanwhile(work, "queued", "running")
+        result = way.run("watch", "--all")
+        worker.join()
+        assert result.exit_code == 0, result.output
+        assert "old" not in result.stdout
+        assert result.stdout.count("succeeded") == 2
+
+    def test_nothing_to_follow(self, way: Way) -> None:
+        """--all with nothing running is done at once."""
+        assert way.run("watch", "--all").exit_code == 0
+
+    @pytest.mark.parametrize("args", [[], ["--all", "a"]])
+    def test_usage(self, way: Way, args: list[str]) -> None:
+        """Ids or --all, and not both."""
+        result = way.run("watch", *args)
+        assert result.exit_code == 2
+        assert "Give the ids of executions, or --all." in result.stderr
+
+    def test_an_outage_is_told_and_outlasted(self, server: Mounted) -> None:
+        """A result backend that goes away and comes back is told once, and the end is there all the same."""
+        server.publish("a")
+        server.begin("a")
+        way = Way(server, None)
+
+        def work() -> None:
+            server.store.away = True
+            way.feed.cut()
+            until(lambda: told)
+            server.store.away = False
+            server.end("a")
+            way.feed.mend()
+
+        told: list[Any] = []
+        worker = way.meanwhile(work, "a")
+        source = Direct(server.celery, store=server.store, feed=way.feed, clock=server.clock)
+        updates = []
+        for update in source.follow(["a"]):
+            updates.append(update)
+            told += [update] if not hasattr(update, "status") else []
+        worker.join()
+        assert len(told) == 1
+        assert "can't be reached" in told[0].message
+        assert updates[-1].status is Status.COMPLETED  # type: ignore[union-attr]
+        assert not way.feed.watched
+
+    def test_ctrl_c(self) -> None:
+        """Ctrl-C leaves with 130, and no traceback."""
+
+        class Interrupted:
+            def __enter__(self) -> Self:
+                return self
+
+            def __exit__(self, *args: object) -> None:
+                pass
+
+            def follow(self, ids: Any) -> Any:
+                raise KeyboardInterrupt
+
+        result = CliRunner().invoke(headway, ["watch", "a"], obj=given(Interrupted()))
+        assert result.exit_code == 130
+        assert not result.output.strip()
+
+
+class TestLs:
+    def test_newest_first_and_filtered(self, way: Way) -> None:
+        """Executions are listed newest first, one a line; the filters narrow it down."""
+        run_to(way.server, "first", "FAILURE", BOOM)
+        way.server.clock.tick(60)
+        run_to(way.server, "second")
+        way.server.clock.tick(60)
+        way.server.publish("third", "tasks.other")
+        lines = way.run("ls").stdout.splitlines()
+        assert [line.split()[0] for line in lines] == ["EXECUTION", "third", "second", "first"]
+        assert "failed" in lines[3]
+        assert "30%" in lines[3]
+        assert "ValueError: no rows" in lines[3]
+
+        def listed(*args: str) -> list[str]:
+            return [line["execution_id"] for line in objects(way.run("ls", "--json", *args))]
+
+        assert listed() == ["third", "second", "first"]
+        assert listed("-n", "2") == ["third", "second"]
+        assert listed("-s", "failed", "-s", "pending") == ["third", "first"]
+        assert listed("-p", "succeeded") == ["second"]
+        assert listed("-t", "tasks.other") == ["third"]
+        assert listed("-q", "IRS") == ["first"]
+        assert listed("--since", "2026-01-02T03:05:00+00:00") == ["third", "second"]
+        assert listed("--until", "2026-01-02T03:05:00Z") == ["first"]
+
+    def test_nothing(self, way: Way) -> None:
+        """An empty list says so on stderr, and nothing on stdout."""
+        result = way.run("ls", "-s", "running")
+        assert (result.exit_code, result.stdout) == (0, "")
+        assert result.stderr == "headway: there is nothing to list\n"
+
+    def test_no_time(self, way: Way) -> None:
+        """What is no time is a usage error that says what one is."""
+        result = way.run("ls", "--since", "yesterday")
+        assert result.exit_code == 2
+        assert "90s, 15m, 2h, 3d" in result.stderr
+
+
+class TestShow:
+    def test_all_that_is_known(self, way: Way) -> None:
+        """A failed execution's page has its state, error, progress, attributes and times; --json is the API's answer."""
+        server = way.server
+        server.publish("a")
+        server.begin("a")
+        server.report("a", 3, 10, "three", rows="7")
+        server.clock.tick(5)
+        server.end("a", "FAILURE", BOOM)
+        said = dict(line.split(None, 1) for line in way.run("show", "a").stdout.splitlines())
+        assert said["state"] == "failed (failed)"
+        assert said["error"] == "ValueError: no rows"
+        assert said["progress"] == "3 of 10 (30%)"
+        assert (said["message"], said[".rows"], said["took"], said["worker"]) == ("three", "7", "0:05", "w@host")
+        assert json.loads(way.run("show", "--json", "a").stdout) == server.client.get("/api/v1/executions/a").json
+
+    def test_unknown(self, way: Way) -> None:
+        """An unknown id is one sentence on stderr, and 2."""
+        result = way.run("show", "nobody")
+        assert (result.exit_code, result.stdout, result.stderr) == (2, "", "headway: Execution 'nobody' not found\n")
+
+
+class TestCancel:
+    def test_it_asks_first(self, way: Way) -> None:
+        """Without --yes it asks; what isn't a yes cancels nothing."""
+        way.server.publish("a")
+        assert way.run("cancel", "a", input="n\n").exit_code == 2
+        assert way.server.headway.look("a").phase == "queued"
+        result = way.run("cancel", "a", input="y\n")
+        assert result.exit_code == 0, result.output
+        assert way.server.headway.look("a").phase == "cancelling"
+
+    def test_each_is_told(self, way: Way) -> None:
+        """Each is asked, whatever becomes of the others: 1 where one had ended, 2 where one is unknown."""
+        run_to(way.server, "ended")
+        way.server.publish("a")
+        result = way.run("cancel", "-y", "ended", "a")
+        assert result.exit_code == 1
+        assert result.stdout == "a  cancelling\n"
+        assert "completed already" in result.stderr
+        assert way.run("cancel", "-y", "nobody", "ended").exit_code == 2
+        way.server.publish("b")
+        assert [body["phase"] for body in objects(way.run("cancel", "-y", "--json", "b"))] == ["cancelling"]
+
+
+class TestEverywhere:
+    def test_nowhere(self) -> None:
+        """Without an app and without a server a command says what to give."""
+        result = CliRunner().invoke(headway, ["ls"], env={"HEADWAY_URL": ""})
+        assert result.exit_code == 2
+        assert result.stderr.startswith("headway: Where?")
+
+    @pytest.mark.parametrize("app", ["no_such_module_anywhere", "json"])
+    def test_no_app(self, app: str) -> None:
+        """A name in which there is no Celery app is one sentence."""
+        result = CliRunner().invoke(headway, ["-A", app, "ls"])
+        assert result.exit_code == 2
+        assert f"There is no Celery app in {app!r}" in result.stderr
+
+    def test_no_backend(self) -> None:
+        """An app whose results nobody can read is told what to set."""
+        result = CliRunner().invoke(headway, ["ls"], obj=Call(app=Celery("bare", broker="memory://", set_as_current=False)))
+        assert result.exit_code == 2
+        assert "Set result_backend" in result.stderr
+
+    @pytest.mark.parametrize("args", [["ls"], ["show", "a"], ["cancel", "-y", "a"], ["watch", "--all"]])
+    def test_away(self, server: Mounted, args: list[str]) -> None:
+        """A result backend that is away is one sentence, and 2."""
+        server.store.away = True
+        result = Way(server, None).run(*args)
+        assert (result.exit_code, result.stderr) == (2, f"headway: {Unavailable()}\n")
+
+    def test_nobody_there(self) -> None:
+        """A server that isn't there is one sentence, and 2."""
+        with Serving(None) as serving:
+            url = serving.url
+        for args in (["ls"], ["watch", "a"]):
+            result = CliRunner().invoke(headway, ["--url", url, *args])
+            assert (result.exit_code, result.stderr) == (2, f"headway: {url}/api/v1 can't be reached\n")
+
+    def test_a_message_can_do_no_harm(self, way: Way) -> None:
+        """What a task says can't move the cursor, ring the bell or begin a line of its own."""
+        server = way.server
+        server.publish("a")
+        server.begin("a")
+        server.report("a", 1, 2, "evil\x1b[2J\x07\nfake  line")
+        for args in (["ls"], ["show", "a"]):
+            output = way.run(*args, color=True).stdout
+            assert "evil [2J fake line" in output
+            assert "\x07" not in output
+            assert "\x1b[2J" not in output
+
+    def test_no_color(self, server: Mounted) -> None:
+        """There are colours on terminals only, and none with NO_COLOR."""
+        run_to(server, "a")
+        assert "\x1b[32m" in Way(server, None).run("ls", color=True).stdout
+        assert "\x1b" not in Way(server, None).run("ls").stdout
+        assert "\x1b" not in Way(server, None).run("ls", color=True, env={"NO_COLOR": "1"}).stdout
+
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_help(self, name: str) -> None:
+        """Every command has a help text."""
+        result = CliRunner().invoke(headway, [name, "--help"])
+        assert result.exit_code == 0
+        assert len(result.stdout.splitlines()) > 5
