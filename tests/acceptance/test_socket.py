@@ -142,6 +142,17 @@ def test_unknown_id(server: WebServer, execution_id: str) -> None:
     assert (code, reason) == (1008, "Execution not found")
 
 
+def test_an_expired_execution(server: WebServer, runs: Runs, backend: ValkeyServer) -> None:
+    """One that was known and whose result is gone gives an ``error`` frame and 4410: not the 1008 of one that never was."""
+    run = runs.begin().succeed()
+    backend.command("DEL", f"celery-task-meta-{run.id}")
+    frames, code, reason = Watching(server, run.id).rest()
+    assert kinds(frames) == ["error"]
+    assert frames[0]["code"] == "expired"
+    assert (code, reason) == (4410, "Execution has expired")
+    assert requests.get(f"{server.url}{PREFIX}/{run.id}", timeout=10).status_code == 410
+
+
 def test_websockets_library(server: WebServer, runs: Runs) -> None:
     """The ``websockets`` library, which checks every byte of the closing, sees a clean 1000; sync and asyncio alike."""
     run = runs.begin()

@@ -227,6 +227,16 @@ class TestFaults:
             own_valkey.resume()
         own.store.ping()
 
+    def test_a_write_waits_no_longer_than_it_says(self, redis: Subject) -> None:
+        """Half a second for a free connection, to connect, and for the answer: what the contract says of `update`."""
+        store = redis.store
+        assert isinstance(store, RedisStore)
+        redis.open("a")
+        (line,) = store._lines.values()
+        (connection,) = line._idle
+        assert (line._wait, connection.socket_connect_timeout, connection.socket_timeout) == (0.5, 0.5, 0.5)
+        assert connection.retry.get_retries() == 0
+
     def test_many_callers_and_a_server_that_hangs(self, own: Subject, own_valkey: ValkeyServer) -> None:
         """However many call at once, none waits for all the others' time-outs one after another."""
         own.store.ping()

@@ -7,7 +7,9 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
+from random import Random
 from typing import Any
+from unittest import mock
 
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded
@@ -115,6 +117,17 @@ def test_the_newest_of_an_interval_is_written(reporter: Reporter, sink: Sink, ti
     assert sink.currents == [0, 3]
 
 
+def test_who_is_killed_loses_an_interval_at_most(reporter: Reporter, sink: Sink, time: Time) -> None:
+    """At any moment what is written is no older than what the task said an interval ago: that is all a SIGKILL can take."""
+    random, said = Random(5), list[tuple[float, int]]()
+    for number in range(1, 500):
+        reporter.update(number, 500)
+        said.append((time.now, number))
+        time.pass_by(random.choice((0.0, 1 / 1024, 1 / 64, 3 / 16, 5 / 16, 1.0)))
+        old = [current for when, current in said if when <= time.now - 0.25]
+        assert not old or sink.currents[-1] >= old[-1]
+
+
 def test_after_a_pause_a_report_is_written_at_once(reporter: Reporter, sink: Sink, time: Time) -> None:
     """The reporter comes to rest, and the next report is a first one again."""
     reporter.update(1, 4)
@@ -205,6 +218,18 @@ def test_the_end_tries_once_more(reporter: Reporter, sink: Sink) -> None:
     reporter.update(1, 10)
     reporter.close()
     assert sink.tries == 2
+
+
+def test_the_end_waits_no_longer_than_it_says(reporter: Reporter, sink: Sink, caplog: pytest.LogCaptureFixture) -> None:
+    """With a write of another thread under way that hangs, the end gives up after the documented two seconds, and says so."""
+    reporter.update(1, 10)
+    reporter.update(2, 10)
+    lock = mock.Mock(**{"acquire.return_value": False})
+    reporter._lock = lock
+    reporter.close()
+    lock.acquire.assert_called_once_with(timeout=2.0)
+    assert (sink.currents, lock.release.called) == ([1], False)
+    assert "hangs" in caplog.text
 
 
 def test_one_outage_is_known_to_all(time: Time, sink: Sink) -> None:

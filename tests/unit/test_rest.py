@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 
@@ -309,15 +310,21 @@ class TestWait:
         assert_problem(server.client.get(PROGRESS, query_string={"wait": "30"}), 503)
 
     def test_no_seat_is_left(self) -> None:
-        """A held poll takes a viewer's seat; with none left it is a 429 that says when to try again."""
+        """A held poll takes a viewer's seat; with none left it is a 429 that says when to try again, as an event stream is."""
         with mounted(max_viewers=1) as server:
             running(server)
             tag = server.client.get(PROGRESS).headers["ETag"]
             held = self.ask(server, f"{PROGRESS}?wait=30", tag)
             until(lambda: server.feed.watched, what="the poll to be held")
-            response = server.client.get(PROGRESS, query_string={"wait": "30"}, headers={"If-None-Match": tag})
-            assert_problem(response, 429)
-            assert response.headers["Retry-After"]
+            for path, more in (
+                (f"{PROGRESS}?wait=30", {"If-None-Match": tag}),
+                (f"{PROGRESS}/events", {}),
+                (TENSORLAKE, {"Accept": "text/event-stream"}),
+                (NAMESPACED, {"Accept": "text/event-stream"}),
+            ):
+                response = server.client.get(path, headers=more)
+                assert_problem(response, 429)
+                assert response.headers["Retry-After"]
             assert server.client.get(PROGRESS).status_code == 200
             server.end("x")
             self.answer(*held)
@@ -336,15 +343,17 @@ class TestTensorlakeStream:
             ("text/event-stream, */*;q=0.1", True),
         ],
     )
-    def test_who_gets_a_stream(self, server: Mounted, accept: str | None, streams: bool) -> None:
-        """Whoever asks for events gets events, whoever takes anything gets JSON."""
+    @pytest.mark.parametrize("path", [TENSORLAKE, NAMESPACED])
+    def test_who_gets_a_stream(self, server: Mounted, path: str, accept: str | None, streams: bool) -> None:
+        """Whoever asks for events gets events, whoever takes anything gets JSON: the same report, and the stream ends with it."""
         running(server)
         server.end("x")
-        response = server.client.get(TENSORLAKE, headers={} if accept is None else {"Accept": accept})
+        response = server.client.get(path, headers={} if accept is None else {"Accept": accept})
         assert response.status_code == 200
         assert response.mimetype == ("text/event-stream" if streams else "application/json")
         assert streams or response.headers["Vary"] == "Accept"
-        response.close()
+        reports = re.findall(r"^data: (.*)$", response.text, re.MULTILINE) if streams else [response.text]
+        assert [json.loads(each)["message"] for each in reports] == ["processing"]
 
     def test_off(self) -> None:
         """An app that has these paths itself can do without them."""

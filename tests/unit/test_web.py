@@ -18,6 +18,7 @@ from celery import Celery
 from werkzeug.datastructures import FileStorage
 from werkzeug.test import TestResponse
 
+from app import demo
 from headway.errors import Unavailable
 from headway.server.start import Starter
 from tests.support.mounting import Mounted, mounted
@@ -72,6 +73,22 @@ class TestUpload:
         with mock.patch.object(Starter, "publish", side_effect=Unavailable()):
             assert_problem(upload(server), 503)
         assert kept(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "bind"),
+    [(None, None, "127.0.0.1:8000"), ("", "", "127.0.0.1:8000"), ("::1", "81", "[::1]:81"), ("0.0.0.0", None, "0.0.0.0:8000")],
+)
+def test_the_address(host: str | None, port: str | None, bind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless told otherwise, the server and the demo listen where the documents' clients ask: 127.0.0.1:8000."""
+    for name, value in (("HOST", host), ("PORT", port)):
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+    monkeypatch.setenv("HEADWAY_TOKENS", "a-token")
+    assert runpy.run_path(str(ROOT / "gunicorn.conf.py"))["bind"] == bind
+    with mock.patch.object(demo, "Interrupts"), mock.patch.object(demo, "Demo") as made:
+        demo.main()
+    address, number, _ = made.call_args.args
+    assert bind == f"{f'[{address}]' if ':' in address else address}:{number}"
 
 
 @pytest.mark.parametrize(("host", "served"), [("127.0.0.1", True), ("0.0.0.0", False), ("", True)])
