@@ -44,28 +44,28 @@ def test_each_thing_is_told_once(lab: Lab) -> None:
     assert lab.page.evaluate("ends") == {"a": "completed"}
 
 
-@pytest.mark.parametrize("end", ["completed", "failed", "cancelled"])
-def test_an_end_that_was_there_already(lab: Lab, end: str) -> None:
+def test_an_end_that_was_there_already(lab: Lab) -> None:
     """Whoever comes late is told the state and the end."""
-    lab.socket.known["a"] = [status("a", 3, end, status=end), frame(end, "a", progress=progress(3, 10))]
-    lab.follow("a")
-    phase = "succeeded" if end == "completed" else end
-    lab.told("a live", f"a status {end} 3", f"a progress 3 {end}", f"a end {end} {phase}")
+    phases = {"completed": "succeeded", "failed": "failed", "cancelled": "cancelled"}
+    for end, phase in phases.items():
+        lab.socket.known[end] = [status(end, 3, phase, status=end), frame(end, end, progress=progress(3, 10))]
+        lab.follow(end)
+        lab.opened(1)
+        lab.turn(1)
+        lab.told(f"{end} live", f"{end} status {phase} 3", f"{end} progress 3 {phase}", f"{end} end {end} {phase}")
 
 
-@pytest.mark.parametrize("code", ["not_found", "expired", "not_allowed", "not_authenticated"])
-def test_what_cannot_be_watched(lab: Lab, code: str) -> None:
+def test_what_cannot_be_watched(lab: Lab) -> None:
     """The server's refusal of one ends its watch, with a code; the others go on over the same socket."""
-    lab.socket.known |= {"a": [frame("error", "a", code=code, message="No.")], "b": [status("b")]}
-    lab.follow("a", "b")
-    lab.told(f"a error {code} true", "b live", "b status running -")
+    codes = ["not_found", "expired", "not_allowed", "not_authenticated"]
+    lab.socket.known |= {code: [frame("error", code, code=code, message="No.")] for code in codes} | {"b": [status("b")]}
+    lab.follow(*codes, "b")
+    lab.told(*(f"{code} error {code} true" for code in codes), "b live", "b status running -")
     lab.socket.tell(report("b", 1))
     lab.told("b progress 1 running")
-    assert lab.page.evaluate("ends") == {"a": code}
-    assert lab.page.evaluate("watches.a.done.catch((error) => [error instanceof headway.HeadwayError, error.message])") == [
-        True,
-        "No.",
-    ]
+    assert lab.page.evaluate("ends") == {code: code for code in codes}
+    known = "watches.expired.done.catch((error) => [error instanceof headway.HeadwayError, error.message])"
+    assert lab.page.evaluate(known) == [True, "No."]
 
 
 def test_the_backend_is_away(lab: Lab) -> None:
@@ -94,6 +94,15 @@ def test_a_second_watch_of_the_same(lab: Lab) -> None:
     assert lab.socket.heard == [{"subscribe": ["a"]}]
 
 
+def test_a_late_word(lab: Lab) -> None:
+    """What was under way to a watch that has ended isn't taken for the first word of the next one: that is a `status`."""
+    lab.follow("a")
+    lab.opened(1)
+    lab.heard(1)
+    lab.socket.tell(report("a", 9), status("a", 1))
+    lab.told("a live", "a status running 1", "a progress 1 running")
+
+
 def test_a_page_that_throws(lab: Lab) -> None:
     """What a page's own function throws is reported as the page's, and keeps nothing from the others."""
     lab.socket.known |= {"a": [status("a")], "b": [status("b")]}
@@ -119,9 +128,10 @@ def test_many_over_one_socket(lab: Lab) -> None:
     lab.opened(1)
     lab.socket.tell(frame("completed", "job-0", progress=None))
     until(lambda: lab.log[-1] == "job-0 end completed succeeded")
-    lab.follow("job-0", name="anew")
     lab.turn(1)
-    assert lab.heard(2) == [{"subscribe": ids}, {"subscribe": ["job-0"]}]
+    lab.follow("job-0", "another", "a third")
+    lab.turn(1)
+    assert lab.heard(2) == [{"subscribe": ids}, {"subscribe": ["job-0", "another", "a third"]}]
     lab.opened(1)
 
 

@@ -44,6 +44,8 @@ async function refusal(response) {
 export class Server {
   #token;
   #listeners = new Set();
+  /** It has answered this page. */
+  #reached = false;
 
   constructor(base, token) {
     this.base = base;
@@ -86,10 +88,22 @@ export class Server {
       response = await fetch(url, { ...options, headers: sent, cache: "no-store", signal: AbortSignal.any(signals) });
     } catch (error) {
       if (signal?.aborted) throw error;
-      throw new HeadwayError("unreachable", "The server can’t be reached.");
+      throw await this.#unreachable();
     }
+    this.#reached = true;
     if (!response.ok && response.status !== 304) throw await refusal(response);
     return response;
+  }
+
+  /** A browser doesn't say whether another origin's server is down or doesn't want this page. Asked both ways, it shows. */
+  async #unreachable() {
+    const [there, here] = [new URL(this.base).origin, globalThis.location?.origin];
+    const answers = (mode) => fetch(`${this.base}/healthz`, { mode, cache: "no-store", signal: AbortSignal.timeout(TIMEOUT) })
+      .then(() => true, () => false);
+    if (!this.#reached && there !== here && await answers("no-cors") && !await answers("cors")) {
+      return new HeadwayError("not_allowed", `The server at ${there} doesn’t let pages of ${here} use it.`);
+    }
+    return new HeadwayError("unreachable", "The server can’t be reached.");
   }
 
   /** The body of a `call`; null where there is none. */
