@@ -18,7 +18,7 @@ from headway.client.answers import CLOSES, CODES, refusal
 from headway.client.http import Http, body_of
 from headway.core import frames
 from headway.core.decode import execution_of
-from headway.core.events import AnyEvent, Interrupted, event_of
+from headway.core.events import AnyEvent, Interrupted, event_of, events_of
 from headway.errors import (
     ExecutionExpired,
     ExecutionNotFound,
@@ -138,7 +138,8 @@ class Watch:
                         heard, self._blocked = True, 0
                         self._restored()
                         self._forget()
-                    yield from self._take(reading(lambda said: event_of(json.loads(said)), frame))
+                    for event in reading(lambda said: events_of(json.loads(said)), frame):
+                        yield from self._take(event)
         except NotFinished:
             raise  # a TimeoutError, and so an OSError
         except ConnectionClosed as exc:

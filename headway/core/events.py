@@ -113,6 +113,12 @@ def event_of(frame: Mapping[str, Any]) -> AnyEvent:
     return _KINDS[frame["type"]](frame, frame["execution_id"], Status(frame["status"]), at)
 
 
+def events_of(frame: Mapping[str, Any]) -> list[AnyEvent]:
+    """What a frame tells of each execution that it names: mostly of one. Raises what `event_of` raises."""
+    named = frame.get("execution_ids")
+    return [event_of(frame)] if named is None else [event_of({**frame, "execution_id": str(each)}) for each in named]
+
+
 def _seen(frame: Mapping[str, Any], execution_id: str, status: Status, at: datetime) -> Seen:
     return Seen(execution_id, status, at, Phase(frame["phase"]), progress_of(frame["progress"]))
 

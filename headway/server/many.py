@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from flask import Blueprint, request
 from flask_sock import Sock
 
+from headway.core import frames
 from headway.errors import HeadwayError
 from headway.server import upgrade
 from headway.server.auth import NOBODY, Action
 from headway.server.capacity import Skin
 from headway.server.line import Line
+from headway.server.news import Frame
 from headway.server.viewer import CLOSES, CODES, FAULT, NOT_ALLOWED, NOT_AUTHENTICATED, Close, SocketViewer
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 PATH = "/progress/ws"
 
-#: Executions that one socket may watch.
+#: Executions that one socket may watch at a time. It bounds what the socket remembers, and what is said at once.
 MAX_WATCHED = 1000
 
 #: The ``code`` of the ``error`` frame of an execution that can't be watched.
@@ -53,6 +55,9 @@ def register(blueprint: Blueprint, headway: Headway, sock: Sock) -> None:
 class ManyViewer(SocketViewer):
     """A socket whose viewer says what it wants to see. It is open until one side closes it; an execution's end ends its watch."""
 
+    #: As many ids as may be watched, of the longest kind; or ten times as many UUIDs, which are refused in words, not by a close.
+    max_message = 512 * 1024
+
     def __init__(self, ws: Any, line: Line, headway: Headway) -> None:
         super().__init__(ws, line, headway)
         self._headway = headway
@@ -70,10 +75,9 @@ class ManyViewer(SocketViewer):
         if not isinstance(wanted, dict) or not wanted or not all(_is_order(*item) for item in wanted.items()):
             self.complain("invalid", HELP, None)
             return
-        orders: dict[str, Callable[[str], None]] = {"unsubscribe": self._drop, "subscribe": self._watch}
-        for order, act in orders.items():
-            for execution_id in dict.fromkeys(wanted.get(order, ())):
-                act(execution_id)
+        for execution_id in wanted.get("unsubscribe", ()):
+            self._drop(execution_id)
+        self._subscribe(wanted.get("subscribe", ()))
 
     def refuse(self, execution_id: str | None, error: HeadwayError) -> None:
         """One execution that can't be seen is no reason to close on the others; without one, it is about the socket."""
@@ -93,12 +97,19 @@ class ManyViewer(SocketViewer):
         for execution_id in list(self._watched):
             self._drop(execution_id)
 
+    def _subscribe(self, ids: Iterable[str]) -> None:
+        """Watch what isn't watched yet. What finds no place is named in one frame: one for each could be thousands."""
+        wanted = [each for each in dict.fromkeys(ids) if each not in self._watched]
+        # Counted once: a place that a refusal frees meanwhile is free for the next message.
+        places = MAX_WATCHED - len(self._watched)
+        for execution_id in wanted[:places]:
+            self._watch(execution_id)
+        if wanted[places:]:
+            text = f"One socket watches {MAX_WATCHED} executions at most; these are not watched"
+            content = frames.error_frame("too_many", text, self._clock())
+            self._line.put(Frame(content | {"execution_ids": wanted[places:]}))
+
     def _watch(self, execution_id: str) -> None:
-        if execution_id in self._watched:
-            return
-        if len(self._watched) >= MAX_WATCHED:
-            self.complain("too_many", f"One socket watches {MAX_WATCHED} executions at most", execution_id)
-            return
         try:
             self._headway.policy.permit(self.who, request, Action.WATCH, self._headway.checked_id(execution_id))
             self._watched.add(execution_id)

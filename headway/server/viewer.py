@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: The largest message that a viewer may send, bytes; a larger one is answered with 1009.
-MAX_MESSAGE = 16 * 1024
 #: Messages that a viewer may send within `FLOOD_WINDOW` seconds.
 FLOOD_LIMIT = 100
 FLOOD_WINDOW = 10.0
@@ -75,6 +73,9 @@ class SocketViewer:
     Ending is asked for by any thread (`end`) and done by its own: only there can the close be awaited (web fact 2).
     """
 
+    #: The largest message that a viewer may send, bytes; a larger one is answered with 1009.
+    max_message = 16 * 1024
+
     def __init__(self, ws: Any, line: Line, headway: Headway) -> None:
         self._ws = ws
         self._line = line
@@ -84,7 +85,7 @@ class SocketViewer:
         self._asked: float | None = None
         self._told = False
         self._ending: Close | None = None
-        ws.max_message_size = MAX_MESSAGE
+        ws.max_message_size = self.max_message
         # simple-websocket wakes `receive` before it notes that a message was too large: who looks in between sleeps for ever.
         line.on_left = ws.event.set
         if line.left:

@@ -78,32 +78,6 @@ def test_many_over_one_socket(server: WebServer, runs: Runs) -> None:
     until(lambda: viewers_of(server) == 0)
 
 
-def test_what_makes_no_sense(server: WebServer, runs: Runs) -> None:
-    """A message that is no order is answered with an ``error`` frame that says what would be right; the socket stays."""
-    viewer = Many(server)
-    for message in ("hello", "[]", "{}", "3", '{"subscribe": "x"}', '{"subscribe": [1]}', '{"watch": []}', "[" * 5000):
-        viewer.socket.send(message)
-        frame = viewer.next()
-        assert (frame["type"], frame["code"]) == ("error", "invalid")
-        assert "subscribe" in frame["message"]
-    run = runs.begin()
-    viewer.say(subscribe=[run.id])
-    assert viewer.next()["type"] == "status"
-    viewer.socket.close()
-
-
-@pytest.mark.parametrize("bad", ["", "a/b", "a\nb", "\ufffd", "x" * 1000])
-def test_what_can_be_no_id(server: WebServer, runs: Runs, bad: str) -> None:
-    """An id that can be none is answered with an ``error`` frame; the others of the same message, and the socket, go on."""
-    run = runs.begin()
-    viewer = Many(server)
-    viewer.say(subscribe=[bad, run.id])
-    refusal = viewer.next()
-    assert (refusal["type"], refusal["code"], refusal["execution_id"]) == ("error", "not_found", bad)
-    assert viewer.next()["type"] == "status"
-    viewer.socket.close()
-
-
 def test_nothing_is_watched_afterwards(server: WebServer, runs: Runs, backend: ValkeyServer) -> None:
     """When the socket goes, so do its subscriptions upstream; an execution's end takes its own along before that."""
     some = [runs.begin() for _ in range(5)]

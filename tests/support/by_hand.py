@@ -57,8 +57,8 @@ class Run:
     def report(self, current: float, total: float, message: str | None = None, attributes: dict[str, str] | None = None) -> Run:
         """It says how far it is."""
         meta = {"current": current, "total": total, "message": message, "attributes": attributes, "attempt": self.attempt}
-        self.write("PROGRESS", meta | {"timestamp": time.time() * 1000, "rate": None}, meta)
-        return self
+        meta |= {"timestamp": int(time.time() * 1000), "rate": None}
+        return self.write("PROGRESS", meta, meta)
 
     def succeed(self, result: Any = None) -> Run:
         """It returns."""

@@ -371,6 +371,18 @@ class TestWatching:
                 assert [type(event) for event in first] == [Started, Completed]
         assert following.kinds()[-1] == "Completed"
 
+    def test_more_than_one_socket_watches(self, server: Mounted, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What finds no place on the socket is told as that, and the rest is followed."""
+        monkeypatch.setattr("headway.server.many.MAX_WATCHED", 1)
+        for each in ("a", "b", "c"):
+            server.publish(each)
+        following = Following(client, "a", "b", "c")
+        until(lambda: sorted(following.kinds()) == ["Interrupted", "Interrupted", "Seen"], within=20)
+        server.begin("a")
+        server.end("a")
+        following.end()
+        assert sorted(event.execution_id for event in following.events if isinstance(event, Interrupted)) == ["b", "c"]
+
     def test_left_in_the_middle(self, server: Mounted, client: Client) -> None:
         """A watch that is left closes its socket."""
         server.publish("a")

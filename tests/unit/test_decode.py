@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headway.core.decode import execution_of, progress_of, time_of
-from headway.core.events import Cancelled, Completed, Failed, Interrupted, Reported, Seen, Started, event_of
+from headway.core.events import Cancelled, Completed, Failed, Interrupted, Reported, Seen, Started, event_of, events_of
 from headway.core.frames import encode, error_frame, execution_json, frames_between, opening_frames, progress_json
 from headway.records import Execution, Failure, Phase, Progress, Status
 
@@ -99,6 +99,9 @@ def test_every_frame_is_an_event() -> None:
     fault = sent(error_frame("unavailable", "away", AT, "x", Status.RUNNING))
     assert event_of(fault) == Interrupted("unavailable", "away", AT, "x", Status.RUNNING)
     assert event_of(sent(error_frame("invalid", "what?", AT))) == Interrupted("invalid", "what?", AT)
+    assert events_of(sent(error_frame("invalid", "what?", AT))) == [Interrupted("invalid", "what?", AT)]
+    several = sent(error_frame("too_many", "no place", AT) | {"execution_ids": ["x", "y"]})
+    assert events_of(several) == [Interrupted("too_many", "no place", AT, each) for each in ("x", "y")]
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,7 @@ class Link {
   #hear(frame) {
     this.#heard = Date.now();
     this.#asked = 0;
+    for (const id of frame.execution_ids ?? []) this.#hear({ ...frame, execution_id: id, execution_ids: [] }); // more than one socket watches
     const subject = this.#subscribed.get(frame.execution_id);
     if (!subject || subject !== this.#subjects.get(subject.id)) return;
     if (frame.type === "error") return this.#trouble(subject, new HeadwayError(frame.code, frame.message));

@@ -1,0 +1,154 @@
+"""Web processes over one store, in this process: the whole server with its sockets, at the speed of the fakes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from celery import Celery
+from flask import Flask
+
+from headway.feeds.base import Feed
+from headway.feeds.memory import MemoryFeed
+from headway.feeds.select import feed_for
+from headway.server import Headway
+from headway.stores.base import Store
+from headway.stores.memory import MemoryStore
+from headway.stores.results import Results
+from headway.stores.select import store_for
+from tests.support.by_hand import Runs
+from tests.support.serving import Serving
+from tests.support.valkey import ValkeyServer
+from tests.support.wait import until
+
+#: Seconds between two sweeps of the hub: what no message tells of is to be seen soon.
+SWEEP = 0.1
+
+
+class Web:
+    """One web process's worth: an app with Headway, over real sockets."""
+
+    def __init__(self, celery: Celery, store: Store, feed: Feed, **settings: Any) -> None:
+        app = Flask("house")
+        self.headway = Headway(app, celery, store=store, feed=feed, **settings)
+        self.headway.hub._sweep_interval = SWEEP
+        self._serving = Serving(app).start()
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return self._serving.url
+
+    @property
+    def viewers(self) -> int:
+        """Seats taken."""
+        return self.headway.hub.budget.taken
+
+    def close(self) -> None:
+        """End it with all its threads."""
+        self.headway.hub.close()
+        self._serving.stop()
+
+
+class House:
+    """One store, as many web processes as are asked for, and a hand that does what workers would."""
+
+    def __init__(
+        self,
+        celery: Celery,
+        store: Store,
+        feed: Callable[[], Feed],
+        encode: Callable[[Mapping[str, Any]], bytes],
+        *,
+        webs: int = 1,
+        **settings: Any,
+    ) -> None:
+        self.celery, self.store = celery, store
+        self.runs = Runs(store, encode)
+        self.feeds = [feed() for _ in range(webs)]
+        self.webs = [Web(celery, store, feed, **settings) for feed in self.feeds]
+
+    @property
+    def url(self) -> str:
+        """The address of the first."""
+        return self.webs[0].url
+
+    def cut(self) -> None:
+        """The backend goes away."""
+        raise NotImplementedError
+
+    def mend(self, then: Callable[[], object]) -> None:
+        """It comes back; ``then`` happens as soon as it can be written to, and mostly before a viewer could hear of it."""
+        raise NotImplementedError
+
+    def expire(self, execution_id: str) -> None:
+        """The result of an execution is gone, while it is known that there was one."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End the web processes."""
+        for web in self.webs:
+            web.close()
+        until(lambda: not any(web.viewers for web in self.webs), what="the viewers to go")
+
+
+class MemoryHouse(House):
+    """Over the fakes."""
+
+    store: MemoryStore
+
+    def __init__(self, **options: Any) -> None:
+        store = MemoryStore()
+        celery = Celery("house", broker="memory://", set_as_current=False)
+        super().__init__(celery, store, lambda: MemoryFeed(store), lambda meta: json.dumps(meta).encode(), **options)
+
+    def cut(self) -> None:
+        self.store.away = True
+        self._each(MemoryFeed.cut)
+
+    def mend(self, then: Callable[[], object]) -> None:
+        self.store.away = False
+        then()
+        self._each(MemoryFeed.mend)
+
+    def expire(self, execution_id: str) -> None:
+        del self.store._results[execution_id]
+
+    def _each(self, act: Callable[[MemoryFeed], None]) -> None:
+        for feed in self.feeds:
+            assert isinstance(feed, MemoryFeed)
+            act(feed)
+
+
+class RedisHouse(House):
+    """Over a real server, which must keep its data."""
+
+    def __init__(self, server: ValkeyServer, **options: Any) -> None:
+        celery = Celery("house", broker="memory://", backend=server.url, set_as_current=False)
+        self._server, self._results, store = server, Results(celery), store_for(celery)
+        super().__init__(celery, store, lambda: feed_for(celery, store), self._results.encode, **options)
+
+    def cut(self) -> None:
+        self._server.stop()
+
+    def mend(self, then: Callable[[], object]) -> None:
+        self._server.start().keep()  # it outlives the test, as the one before it would have
+        then()
+
+    def expire(self, execution_id: str) -> None:
+        assert self._server.command("DEL", self._results.key(execution_id)) == 1
+
+    def close(self) -> None:
+        super().close()
+        self.store.close()
+
+
+@contextmanager
+def house(server: ValkeyServer | None = None, **options: Any) -> Iterator[House]:
+    """A house over ``server``, or over the fakes where none is given."""
+    with ExitStack() as stack:
+        made = MemoryHouse(**options) if server is None else RedisHouse(server, **options)
+        stack.callback(made.close)
+        yield made
