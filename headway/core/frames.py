@@ -123,6 +123,11 @@ def status_frame(execution: Execution, at: datetime) -> Json:
     return _frame("status", execution, at) | {"phase": execution.phase.value, "progress": progress_json(execution.progress)}
 
 
+def started_frame(execution: Execution, at: datetime) -> Json:
+    """From pending to running, whatever it has become since: a client that looks at the status alone waits for the end."""
+    return _frame("started", execution, at) | {"status": Status.RUNNING.value}
+
+
 def terminal_frame(execution: Execution, at: datetime) -> Json:
     """The last frame of an execution that has ended."""
     frame = _frame(TERMINAL_FRAMES[execution.status], execution, at)
@@ -152,7 +157,7 @@ def opening_frames(execution: Execution, at: datetime, before: Execution | None 
     """
     yield status_frame(execution, at)
     if before is not None and before.status is Status.PENDING and _has_begun(before, execution):
-        yield _frame("started", execution, at)
+        yield started_frame(execution, at)
     if execution.status.terminal:
         yield terminal_frame(execution, at)
 
@@ -167,7 +172,7 @@ def frames_between(before: Execution, after: Execution, at: datetime) -> Iterato
         return
     changed = (before.phase, before.attempt) != (after.phase, after.attempt)
     if before.status is Status.PENDING and _has_begun(before, after):
-        yield _frame("started", after, at)
+        yield started_frame(after, at)
         changed = after.phase is not Phase.RUNNING
     if changed and not after.status.terminal:
         yield status_frame(after, at)  # it carries the progress already

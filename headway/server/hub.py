@@ -121,8 +121,11 @@ class Hub:
 
     # -- for viewers: from any thread
 
-    def attach(self, execution_id: str, viewer: Viewer) -> None:
+    def attach(self, execution_id: str, viewer: Viewer, *, fresh: bool = False) -> None:
         """Let a viewer look on; it is told ``status`` first, in the pump's thread, or refused.
+
+        ``fresh``: of what is read from now on, and not of what this process has heard by now. For one that comes back: it may
+        have seen more in another process, and would be led back for a moment.
 
         Returns when the feed watches (fact 23), or has been found away: then the viewer is told so, and the rest when it is back.
         """
@@ -135,6 +138,7 @@ class Hub:
                 watched = self._watched[execution_id] = _Watched(execution_id)
             watched.joiners.add(viewer)
             first, watched.wanted = not watched.wanted, True
+            watched.stale |= fresh
             if not first:
                 self._note(watched)
                 return
@@ -171,7 +175,7 @@ class Hub:
         """
         waiter = Waiter()
         with self.budget.seat(Skin.POLL), self.keeper.keeping(waiter):
-            self.attach(execution_id, waiter)
+            self.attach(execution_id, waiter, fresh=True)
             try:
                 return waiter.wait(is_news, timeout)
             finally:

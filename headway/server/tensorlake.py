@@ -33,7 +33,7 @@ def register(blueprint: Blueprint, headway: Headway) -> None:
         headway.checked_id(request_id, "request id")
         if wants_stream():
             headway.policy.authorize(request, Action.WATCH, request_id)
-            stream: ResponseReturnValue = sse.stream(headway, request_id, _shape)
+            stream: ResponseReturnValue = sse.stream(headway, request_id, frames.tensorlake_json)
             return stream
         response = answer(headway, request_id, _shape)
         response.headers.add("Vary", "Accept")

@@ -52,8 +52,7 @@ class Waiter:
         newest: Execution | None = None
         while True:
             with self._changed:
-                bound = timeout if newest is not None else max(timeout, FIRST_READ)
-                while not self._told and not self._over and (left := begun + bound - time.monotonic()) > 0:
+                while not self._told and (left := begun + self._bound(newest, timeout) - time.monotonic()) > 0:
                     self._changed.wait(left)
                 told, self._told = self._told, False
                 if self._error is not None:
@@ -63,3 +62,9 @@ class Waiter:
                 raise Unavailable
             if not told or self._over or is_news(newest):
                 return newest
+
+    def _bound(self, newest: Execution | None, timeout: float) -> float:
+        """Seconds to wait in all. A server that goes down still answers who asks it now, as soon as it can."""
+        if self._over:
+            return 0.0 if newest is not None else FIRST_READ
+        return timeout if newest is not None else max(timeout, FIRST_READ)

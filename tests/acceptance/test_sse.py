@@ -72,16 +72,15 @@ def test_the_same_stream(server: WebServer, runs: Runs) -> None:
     until(lambda: viewers_of(server) == 0)
 
 
-def test_who_has_seen_the_end_is_told_to_stay_away(server: WebServer, runs: Runs) -> None:
-    """A client that comes back with the id of the end gets 204, which ends a browser's coming back; any other gets the stream."""
+def test_who_comes_back(server: WebServer, runs: Runs) -> None:
+    """A client that comes back with the id of what it saw last is told the rest; with the id of the end, to stay away (204)."""
     run = runs.begin().succeed()
     url = f"{server.url}{PREFIX}/{run.id}/progress/events"
     seen = list(Listening(url))
     assert [event["event"] for event in seen] == ["status", "completed"]
+    assert next(iter(Listening(url, **{"Last-Event-ID": seen[0]["id"]})))["event"] == "completed"
     again = requests.get(url, headers={"Last-Event-ID": seen[-1]["id"]}, timeout=10)
     assert (again.status_code, again.content) == (204, b"")
-    assert len(list(Listening(url, **{"Last-Event-ID": seen[0]["id"]}))) == 2
-    assert len(list(Listening(url, **{"Last-Event-ID": "some garbage"}))) == 2
     until(lambda: viewers_of(server) == 0)
 
 
@@ -124,22 +123,3 @@ def test_tensorlakes_stream(server: WebServer, runs: Runs) -> None:
     assert next(events)["data"]["current"] == 2
     run.succeed()
     assert list(events) == []
-
-
-def test_backend_away(own_valkey: ValkeyServer) -> None:
-    """With the backend away a new stream is a 503 with ``Retry-After``; one that is open is told, and goes on afterwards."""
-    runs = Runs.on(own_valkey.url)
-    with WebServer("gevent", APP, env={"STREAMS_BACKEND": own_valkey.url}) as server:
-        run = runs.begin()
-        url = f"{server.url}{PREFIX}/{run.id}/progress/events"
-        events = iter(Listening(url))
-        assert next(events)["event"] == "status"
-        own_valkey.stop()
-        assert next(events)["data"]["code"] == "unavailable"
-        refused = requests.get(url, timeout=10)
-        assert refused.status_code == 503
-        assert refused.headers["Retry-After"]
-        own_valkey.start()
-        assert next(events)["event"] == "status"
-        run.succeed()
-        assert [event["event"] for event in events] == ["completed"]
