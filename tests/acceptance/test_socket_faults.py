@@ -38,9 +38,9 @@ def serve(kind: Literal["gevent", "gthread", "dev"], backend: ValkeyServer, *arg
     return WebServer(kind, APP, env={"STREAMS_BACKEND": backend.url, **settings}, args=args)
 
 
-def test_backend_away_and_back(kind: Any, own_valkey: ValkeyServer, runs: Runs) -> None:
+def test_backend_away_and_back(own_valkey: ValkeyServer, runs: Runs) -> None:
     """An outage is one ``error`` frame "unavailable"; the socket stays, and gets a fresh ``status`` and the rest afterwards."""
-    with serve(kind, own_valkey) as server:
+    with serve("gevent", own_valkey) as server:
         run = runs.begin().report(1, 10)
         viewer = Watching(server, run.id)
         assert viewer.next()["type"] == "status"
@@ -148,9 +148,9 @@ def test_viewer_with_a_full_buffer_is_cut_off(kind: Any, own_valkey: ValkeyServe
             stuck.rest()
 
 
-def test_too_many_viewers(kind: Any, own_valkey: ValkeyServer, runs: Runs) -> None:
+def test_too_many_viewers(own_valkey: ValkeyServer, runs: Runs) -> None:
     """Beyond the limit a viewer gets 1013, REST still answers, and a place that is left can be taken again."""
-    with serve(kind, own_valkey, HEADWAY_MAX_VIEWERS="3") as server:
+    with serve("gevent", own_valkey, HEADWAY_MAX_VIEWERS="3") as server:
         run = runs.begin()
         viewers = [Watching(server, run.id) for _ in range(3)]
         for viewer in viewers:
@@ -176,9 +176,9 @@ def test_the_limit_lies_below_what_threads_can_hold(own_valkey: ValkeyServer, ru
         assert requests.get(f"{server.url}{PREFIX}/{run.id}", timeout=10).status_code == 200
 
 
-def test_tokens(kind: Any, own_valkey: ValkeyServer, runs: Runs) -> None:
+def test_tokens(own_valkey: ValkeyServer, runs: Runs) -> None:
     """Where tokens are set, a socket without one is closed with 4401; with one, or with a ticket, it is let in."""
-    with serve(kind, own_valkey, HEADWAY_TOKENS="sesame") as server:
+    with serve("gthread", own_valkey, HEADWAY_TOKENS="sesame") as server:
         run = runs.begin()
         assert Watching(server, run.id).rest()[:2] == ([], 4401)
         assert Watching(server, run.id, header=["Authorization: Bearer wrong"]).rest()[1] == 4401
@@ -189,9 +189,9 @@ def test_tokens(kind: Any, own_valkey: ValkeyServer, runs: Runs) -> None:
         assert json.loads(with_ticket.recv())["type"] == "status"
 
 
-def test_not_allowed(kind: Any, own_valkey: ValkeyServer, runs: Runs) -> None:
+def test_not_allowed(own_valkey: ValkeyServer, runs: Runs) -> None:
     """Whoever may not look is closed with 4403: here a viewer that came through a proxy to a server without tokens."""
-    with serve(kind, own_valkey) as server:
+    with serve("dev", own_valkey) as server:
         run = runs.begin()
         assert Watching(server, run.id, header=["X-Forwarded-For: 192.0.2.1"]).rest()[:2] == ([], 4403)
 
