@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
+from typing import Literal
 
 from benchmarks.rounds import Ratio, alternate, ratio
 from headway.embedded import EmbeddedServer
@@ -19,7 +20,7 @@ from tests.support.processes import Worker
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: Headway and what stands beside it. Times in seconds."""
+    """One line of the table: Headway and what stands beside it."""
 
     what: str
     ours: float
@@ -30,6 +31,8 @@ class Row:
     rounds: Ratio | None = None
     #: At most this, by the design; None: no goal, only worth knowing.
     goal: float | None = None
+    #: Of ``ours`` and ``theirs``.
+    unit: Literal["s", "B", "/s"] = "s"
 
 
 def compared(
@@ -118,7 +121,63 @@ def viewer(url: str, quick: bool) -> Iterator[Row]:
         yield Row(what, ours, "pub/sub through a bare relay", relay, ours / relay)
 
 
-BENCHMARKS = {"update": update, "track": track, "stored": stored, "publish": publish, "listing": listing, "viewer": viewer}
+def delivery(url: str, quick: bool) -> Iterator[Row]:
+    """A frame to each of many."""
+    from benchmarks import crowds
+
+    many = f"of {crowds.VIEWERS[quick]} viewers"
+    taken = crowds.delivery(url, quick=quick)
+    yield from compared(f"a frame to one {many}, CPU", taken, ("ours", "theirs"), "websockets' broadcast", 1.0)
+
+
+def handshake(url: str, quick: bool) -> Iterator[Row]:
+    """A viewer who comes."""
+    from benchmarks import crowds
+
+    yield from compared("a viewer who comes, CPU", crowds.handshake(url, quick=quick), ("ours", "theirs"), "websockets, no app")
+
+
+def memory(url: str, quick: bool) -> Iterator[Row]:
+    """A viewer who looks on."""
+    from benchmarks import crowds
+
+    taken = crowds.memory(url, quick=quick)
+    theirs = taken.pop("theirs")
+    for kind, ours in taken.items():
+        yield Row(f"memory a viewer, {kind}", ours, "websockets, a connection", theirs, ours / theirs, unit="B")
+
+
+def commands(url: str, quick: bool) -> Iterator[Row]:
+    """What the backend is asked."""
+    from benchmarks import crowds
+
+    (_, few), (most, many) = crowds.commands(url, quick=quick).items()
+    yield Row(f"Redis commands, {most} viewers", many, "1 viewer", few, many / few, goal=1.05, unit="/s")
+
+
+def rest(url: str, quick: bool) -> Iterator[Row]:
+    """REST beside the streams."""
+    from benchmarks import crowds
+
+    taken = crowds.rest(url, quick=quick)
+    for percent in (50, 95):
+        ours, theirs = (crowds.percentile(taken[side], percent) for side in ("ours", "empty"))
+        yield Row(f"GET beside {crowds.MOST[quick]} viewers, p{percent}", ours, "no viewers", theirs, ours / theirs)
+
+
+BENCHMARKS = {
+    "update": update,
+    "track": track,
+    "stored": stored,
+    "publish": publish,
+    "listing": listing,
+    "viewer": viewer,
+    "delivery": delivery,
+    "handshake": handshake,
+    "memory": memory,
+    "commands": commands,
+    "rest": rest,
+}
 
 
 def main() -> None:
@@ -139,7 +198,7 @@ def main() -> None:
                 rows += benchmark(server.url, wanted.quick)
     show(rows)
     took = f"{time.monotonic() - begin:.0f} s{' (--quick)' if wanted.quick else ''}"
-    print(f"\nratio: Headway's time over the other's. {machine()}; {took}")
+    print(f"\nratio: what Headway takes over what the other takes. {machine()}; {took}")
 
 
 def show(rows: list[Row]) -> None:
@@ -150,12 +209,19 @@ def show(rows: list[Row]) -> None:
         best = "" if row.rounds is None else f"{row.rounds.best:.2f}"
         goal = "" if row.goal is None else f"<= {row.goal:g}"
         missed = " !" if row.goal is not None and row.ratio > row.goal else ""
-        times = f"{spell(row.ours):>9}  {row.beside:32}{spell(row.theirs):>9}"
+        times = f"{spell(row.ours, row.unit):>9}  {row.beside:32}{spell(row.theirs, row.unit):>9}"
         print(f"{row.what:32}{times}{row.ratio:8.2f}  {spread:12}{best:>8}{goal:>8}{missed}")
 
 
-def spell(seconds: float) -> str:
+def spell(number: float, unit: Literal["s", "B", "/s"]) -> str:
     """With the unit that fits."""
+    if unit == "s":
+        return spell_seconds(number)
+    return f"{number / 1024:.1f} KiB" if unit == "B" else f"{number:.1f}/s"
+
+
+def spell_seconds(seconds: float) -> str:
+    """Likewise."""
     for unit, factor in (("ns", 1e9), ("us", 1e6), ("ms", 1e3)):
         if seconds * factor < 1000:
             return f"{seconds * factor:.{0 if seconds * factor >= 100 else 1}f} {unit}"

@@ -97,7 +97,6 @@ class Hall:
         self._size, self._server, self._backend, self._fleets, self._outcome = size, server, backend, fleets, outcome
         self._runs = Runs.on(backend.url)
         self._process = room.process_of(server)
-        self._session = requests.Session()
         self._slowest = 0.0
         self._total = Tally()
         self._shows = 0
@@ -205,7 +204,8 @@ class Hall:
     def _ask(self, execution_id: str) -> None:
         """REST is served beside the streams."""
         begin = time.monotonic()
-        answer = self._session.get(f"{self._server.url}/api/v1/executions/{execution_id}", timeout=60)
+        # A connection for each: one that rested for too long the server may close while it is being written to.
+        answer = requests.get(f"{self._server.url}/api/v1/executions/{execution_id}", timeout=60)
         self._slowest = max(self._slowest, time.monotonic() - begin)
         if answer.status_code != 200:
             self._outcome.faults.append(f"REST answered {answer.status_code}: {answer.text[:200]}")
