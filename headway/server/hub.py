@@ -385,7 +385,10 @@ class Hub:
         with self._changed:
             refused = [*watched.joiners, *(watched.viewers if lasting else ())]
         for viewer in refused:
-            self._safely(viewer.refuse, watched.execution_id, error)
+            try:
+                viewer.refuse(watched.execution_id, error)
+            except Exception:  # one viewer's fault may not reach the others
+                log.exception("A viewer could not be told")
             self.detach(watched.execution_id, viewer)
 
     def _show(self, watched: _Watched, execution: Execution) -> None:
@@ -424,12 +427,9 @@ class Hub:
     def _tell(self, viewers: Collection[Viewer], change: Change) -> None:
         self.counts.add(Count.FRAMES, len(viewers) * len(change.frames))
         for number, viewer in enumerate(viewers, 1):
-            self._safely(viewer.tell, change)
+            try:
+                viewer.tell(change)
+            except Exception:  # one viewer's fault may not reach the others
+                log.exception("A viewer could not be told")
             if number % TELL_BURST == 0:
                 time.sleep(0)  # noqa: TID251 - not a wait: it lets other greenlets run
-
-    def _safely(self, tell: Callable[..., None], *args: object) -> None:
-        try:
-            tell(*args)
-        except Exception:  # one viewer's fault may not reach the others
-            log.exception("A viewer could not be told")

@@ -78,6 +78,7 @@ class Line:
         self._raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         if self._raw.family != socket.AF_UNIX:
             self._raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._send = self._raw.send
         self._flusher = flusher
         self._counts = counts
         self._lock = threading.Lock()
@@ -141,9 +142,19 @@ class Line:
                 self._drop(item)
                 return
             self._closed = last
-            if self._head is None and not self._backlog:
-                self._head = memoryview(item.on_wire)
-                self._push()
+            if self._head is None:  # nothing waits: so it is nearly always, and so this way is short
+                whole = item.on_wire
+                try:
+                    sent = self._send(whole, socket.MSG_DONTWAIT)
+                    self.moved = time.monotonic()
+                    if sent == len(whole):
+                        return
+                    self._head = memoryview(whole)[sent:]
+                except BlockingIOError:
+                    self._head = memoryview(whole)
+                except OSError as exc:
+                    self._lose(exc)
+                    return
             elif len(self._backlog) < 2 * self.max_waiting:
                 if merged := self._backlog.put(item):
                     self._counts.add(Count.MERGED, merged)
@@ -151,8 +162,8 @@ class Line:
                 # simple-websocket answers pings for as long as it reads, and nobody is asked: the bound must be here.
                 self._lost = True
                 self._drop(item)
-            begins = self._head is not None and not self._flushing
-            self._flushing |= begins
+            begins = not self._flushing
+            self._flushing = True
         if begins:
             self._flusher.look_after(self)
 
@@ -164,7 +175,7 @@ class Line:
     @property
     def overrun(self) -> bool:
         """Whether more than ``max_waiting`` wait for a viewer, or something was lost to it: it is to be let go."""
-        return self._lost or len(self._backlog) > self.max_waiting
+        return self._lost or (self._head is not None and len(self._backlog) > self.max_waiting)
 
     def flush(self) -> bool:
         """Send what can be sent; True where nothing waits any more. For the flusher."""
@@ -186,12 +197,11 @@ class Line:
         """Called with the lock held."""
         while self._head is not None and not self.broken:
             try:
-                sent = self._raw.send(self._head, socket.MSG_DONTWAIT)
+                sent = self._send(self._head, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
             except OSError as exc:
-                log.debug("The viewer has gone: %s", exc)
-                self._break()
+                self._lose(exc)
                 return
             self.moved = time.monotonic()
             if sent < len(self._head):
@@ -199,6 +209,10 @@ class Line:
                 continue
             following = self._backlog.take()
             self._head = None if following is None else memoryview(following.on_wire)
+
+    def _lose(self, exc: OSError) -> None:
+        log.debug("The viewer has gone: %s", exc)
+        self._break()
 
     def _break(self) -> None:
         self.broken = True

@@ -32,18 +32,12 @@ class Frame:
         self.content = content
         self.execution_id: str | None = content["execution_id"]
         self.kind: str = content["type"]
+        #: Whether the execution's stream ends with it.
+        self.ends = self.kind in _ENDS
+        #: Whether a newer one of the same execution may take its place while nobody has read it.
+        self.merges = self.kind == "progress"
         #: Of a report: where it leads from and to. None of anything else, and where nothing was shown before.
         self.step = step if self.merges else None
-
-    @property
-    def ends(self) -> bool:
-        """Whether the execution's stream ends with it."""
-        return self.kind in _ENDS
-
-    @property
-    def merges(self) -> bool:
-        """Whether a newer one of the same execution may take its place while nobody has read it."""
-        return self.kind == "progress"
 
     @cached_property
     def body(self) -> bytes:
