@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 from headway.server import wire
@@ -81,7 +82,8 @@ class Line:
         self._send = self._raw.send
         self._flusher = flusher
         self._counts = counts
-        self._lock = threading.Lock()
+        # Under gevent nothing that is done with it gives way to another greenlet, and its lock is dear beside a send.
+        self._lock: AbstractContextManager[object] = threading.Lock() if self._raw is sock else nullcontext()
         self._head: memoryview | None = None
         self._backlog: Backlog[Outgoing] = Backlog()
         self._flushing = False
@@ -211,8 +213,8 @@ class Line:
             self._head = None if following is None else memoryview(following.on_wire)
 
     def _lose(self, exc: OSError) -> None:
-        log.debug("The viewer has gone: %s", exc)
         self._break()
+        log.debug("The viewer has gone: %s", exc)
 
     def _break(self) -> None:
         self.broken = True

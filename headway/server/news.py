@@ -33,9 +33,9 @@ class Frame:
         self.execution_id: str | None = content["execution_id"]
         self.kind: str = content["type"]
         #: Whether the execution's stream ends with it.
-        self.ends = self.kind in _ENDS
+        self.ends: bool = self.kind in _ENDS
         #: Whether a newer one of the same execution may take its place while nobody has read it.
-        self.merges = self.kind == "progress"
+        self.merges: bool = self.kind == "progress"
         #: Of a report: where it leads from and to. None of anything else, and where nothing was shown before.
         self.step = step if self.merges else None
 
