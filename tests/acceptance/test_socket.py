@@ -30,7 +30,7 @@ class Watching:
 
     def __init__(self, server: WebServer, execution_id: str, **options: Any) -> None:
         url = f"{server.ws_url}{PREFIX}/{execution_id}/progress/ws"
-        self.socket = websocket.create_connection(url, timeout=10, **options)
+        self.socket = websocket.create_connection(url, timeout=30, **options)
 
     def next(self) -> Any:
         """The next frame."""

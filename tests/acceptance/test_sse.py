@@ -20,7 +20,7 @@ class Listening:
     """A client of server-sent events, by the rules of HTML's section on them."""
 
     def __init__(self, url: str, **headers: str) -> None:
-        self.response = requests.get(url, headers={"Accept": "text/event-stream", **headers}, stream=True, timeout=10)
+        self.response = requests.get(url, headers={"Accept": "text/event-stream", **headers}, stream=True, timeout=30)
         assert self.response.headers["Content-Type"].startswith("text/event-stream")
         self._lines = self.response.iter_lines(chunk_size=1)
 

@@ -114,7 +114,7 @@ class Process:
             return ""
         return self._log_path.read_text(errors="replace")
 
-    def wait_log(self, pattern: str, *, within: float = 20.0) -> re.Match[str]:
+    def wait_log(self, pattern: str, *, within: float = 60.0) -> re.Match[str]:
         """The first match of ``pattern`` in the log; fails at once where the process ends before it wrote that."""
 
         def look() -> re.Match[str] | None:
@@ -130,7 +130,7 @@ class Process:
         """Send a signal to the process alone (not to its children)."""
         os.kill(self.pid, sig)
 
-    def wait(self, *, within: float = 20.0) -> int:
+    def wait(self, *, within: float = 60.0) -> int:
         """Wait for its end and return the exit code."""
         assert self._popen is not None, f"{self.name} isn't started"
         try:
@@ -162,7 +162,7 @@ class Process:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         popen.wait()
-        until(lambda: not running(family), within=5, what=f"the children of {self.name} to end")
+        until(lambda: not running(family), within=30, what=f"the children of {self.name} to end")
         kept.discard(popen.pid)
         running_now.discard(self)
         self._popen = None
@@ -216,7 +216,7 @@ class Worker(Process):
 
     def wait_ready(self) -> None:
         """It is ready when it takes messages: Celery says so itself."""
-        self.wait_log(rf"{re.escape(self.hostname)} ready\.", within=30)
+        self.wait_log(rf"{re.escape(self.hostname)} ready\.", within=60)
 
 
 class WebServer(Process):
@@ -272,8 +272,8 @@ class WebServer(Process):
 
     def wait_ready(self) -> None:
         """It is ready when it answers HTTP, with whatever status."""
-        self.url = self.wait_log(r"(?:Listening at: |Running on )(http://127\.0\.0\.1:\d+)", within=30)[1]
-        until(self._answers, within=30, what=f"{self.name} to answer on {self.url}")
+        self.url = self.wait_log(r"(?:Listening at: |Running on )(http://127\.0\.0\.1:\d+)", within=60)[1]
+        until(self._answers, within=60, what=f"{self.name} to answer on {self.url}")
 
     def _answers(self) -> bool:
         if not self.alive:

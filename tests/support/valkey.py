@@ -85,7 +85,7 @@ class ValkeyServer(Process):
             except redis.RedisError:
                 return False
 
-        until(pong, within=20, what="valkey to answer")
+        until(pong, within=60, what="valkey to answer")
 
     def client(self, db: int = 0, **options: Any) -> redis.Redis:
         """A client of the test's own; close it (``with server.client() as client``)."""

@@ -45,7 +45,7 @@ class Bench:
         """Celery's own record, as any existing reader gets it."""
         return dict(self.app.backend._get_task_meta_for(task_id))
 
-    def ended(self, task_id: str, *, within: float = 30.0) -> Execution:
+    def ended(self, task_id: str, *, within: float = 60.0) -> Execution:
         """The execution, once it has ended."""
 
         def look() -> Execution | None:
