@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -63,7 +64,9 @@ def test_bash(page: Path, service: Service, redis_url: str, tmp_path: Path) -> N
     """The page's shell blocks run in order, in one shell that stops at the first failure."""
     file = tmp_path / page.name
     file.write_text(script(page, "bash", service, redis_url))
-    with Process(["bash", "-euo", "pipefail", str(file)], env=service.env, name=name_of(page)) as run:
+    # The commands of the environment that runs the tests, activated or not.
+    env = service.env | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    with Process(["bash", "-euo", "pipefail", str(file)], env=env, name=name_of(page)) as run:
         assert run.wait(within=60) == 0, run.log()
 
 

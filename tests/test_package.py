@@ -68,8 +68,11 @@ def test_the_tests_run_on_the_wheel() -> None:
     assert "site-packages" in Path(headway.__file__).parts
 
 
-def test_the_library_alone(bare: Callable[[str], Run]) -> None:
-    """`pip install celery-headway` brings no Flask, and every module that a worker needs imports without it."""
+def test_the_library_alone_and_with_its_command_line(bare: Callable[[str], Run]) -> None:
+    """`pip install celery-headway` brings no Flask, and every module that a worker needs imports without it.
+
+    Its commands say what else they need.
+    """
     run = bare("")
     worker = (
         "headway, headway.worker, headway.core, headway.stores.redis, headway.stores.select, headway.feeds.select, headway.errors"
@@ -82,6 +85,28 @@ def test_the_library_alone(bare: Callable[[str], Run]) -> None:
     assert "celery-headway" in run("import importlib.metadata as m; print(m.metadata('celery-headway')['Name'])")
     install = "from celery import Celery; import headway; headway.install(Celery('x', broker='memory://', backend='redis://'))"
     run(install)
+    # Celery has the sub-command with nothing more installed; what needs more says what to install, and works with it.
+    assert "doctor" in run("from celery.bin.celery import celery; celery(['headway', '--help'])")
+    without = """
+import subprocess, sys
+from pathlib import Path
+program = [str(Path(sys.executable).with_name("headway"))]
+print(subprocess.run([*program, "--url", "http://127.0.0.1:9", "ls"], capture_output=True, text=True).stderr.strip())
+app = [*program, "-A", "shop"]
+Path("shop.py").write_text("from celery import Celery; app = Celery('shop', broker='memory://', backend='file:///tmp')")
+print(subprocess.run([*app, "web"], capture_output=True, text=True).stderr.strip())
+try:
+    import headway; headway.Client
+except ImportError as exc:
+    print(exc)
+"""
+    url, web, client = run(without).splitlines()
+    assert "pip install 'celery-headway[client]'" in url
+    assert "pip install 'celery-headway[web]'" in web
+    assert "pip install 'celery-headway[client]'" in client
+    run = bare("[cli]")
+    assert "can't be reached" in run(without).splitlines()[0]
+    assert "bars" in run("import headway.cli.bars, headway; headway.Client; print(headway.cli.bars.__name__)")
 
 
 def test_the_library_with_its_server(bare: Callable[[str], Run]) -> None:

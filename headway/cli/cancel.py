@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from headway.cli import words
-from headway.cli.call import Call, as_json, print_json, told
+from headway.cli.call import Call, as_json, complain, print_json, told
 from headway.core.frames import execution_json
 from headway.errors import HeadwayError
 
@@ -25,7 +25,7 @@ def cancel(ctx: click.Context, ids: tuple[str, ...], terminate: bool, yes: bool,
     code = 0
     with call.source() as source:
         what = ids[0] if len(ids) == 1 else f"{len(ids)} executions"
-        if not yes and not click.confirm(f"{'Kill' if terminate else 'Cancel'} {what}?", err=True):
+        if not yes and not _agreed(f"{'Kill' if terminate else 'Cancel'} {what}?"):
             ctx.exit(2)
         for execution_id in ids:
             try:
@@ -40,3 +40,11 @@ def cancel(ctx: click.Context, ids: tuple[str, ...], terminate: bool, yes: bool,
             else:
                 click.echo(f"{words.clean(execution_id)}  {words.state(execution)}")
     ctx.exit(code)
+
+
+def _agreed(question: str) -> bool:
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort:
+        complain("nothing was cancelled; give --yes where nobody is there to answer")
+        return False

@@ -23,7 +23,6 @@ def web(ctx: click.Context, host: str, port: int, token: str | None) -> None:
         from headway.server.standalone import serve  # noqa: PLC0415  (Flask and gunicorn are an extra)
     except ImportError as exc:
         raise ConfigurationError(f"The server isn't installed ({exc}): pip install 'celery-headway[web]'") from exc
-    click.echo(
-        f"Headway shows {call.app_name} at http://{f'[{host}]' if ':' in host else host}:{port}/ (Ctrl-C ends it)", err=True
-    )
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}/" if port else "the address below"
+    click.echo(f"Headway shows {call.app_name} at {address} (Ctrl-C ends it)", err=True)
     serve(call.app_name, host, port, token)

@@ -278,6 +278,14 @@ class TestCancel:
         assert result.exit_code == 0, result.output
         assert way.server.headway.look("a").phase == "cancelling"
 
+    def test_nobody_answers(self, way: Way) -> None:
+        """Where nobody is there to answer, nothing is cancelled, and --yes is what would help."""
+        way.server.publish("a")
+        result = way.run("cancel", "a", input="")
+        assert result.exit_code == 2
+        assert "give --yes" in result.stderr
+        assert way.server.headway.look("a").phase == "queued"
+
     def test_each_is_told(self, way: Way) -> None:
         """Each is asked, whatever becomes of the others: 1 where one had ended, 2 where one is unknown."""
         run_to(way.server, "ended")

@@ -1,0 +1,95 @@
+"""The command line as it is installed: Celery's sub-command and the program, on real jobs, and the server that `web` becomes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import requests
+
+from headway import Client
+from tests.support.processes import ROOT, Process, environment
+from tests.support.service import Service
+
+CELERY = [sys.executable, "-m", "celery", "-A", "app", "headway"]
+
+
+def program() -> str:
+    """The console script of the package."""
+    return str(Path(sys.executable).with_name("headway"))
+
+
+def run(argv: list[str], env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(argv, env=environment(env), cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.fixture(params=["celery -A app headway", "headway --url"])
+def way(request: pytest.FixtureRequest, service: Service) -> list[str]:
+    return CELERY if request.param.startswith("celery") else [program(), "--url", service.url]
+
+
+def test_follow_real_jobs(service: Service, way: list[str]) -> None:
+    """Two real jobs are followed to their ends, one good and one bad, by lines and by JSON; the status says so."""
+    (Path(service.data) / "file").write_text("some bytes")
+    good = service.start("tasks.checksum", path=service.data)
+    bad = service.start("tasks.checksum", path="/")
+    done = run([*way, "watch", good, bad], service.env)
+    assert done.returncode == 1, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert any(line.startswith(f"{good}  tasks.checksum  succeeded") for line in lines)
+    assert any(line.startswith(f"{bad}  tasks.checksum  failed") for line in lines)
+    done = run([*way, "watch", "--json", good], service.env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [json.loads(line)["type"] for line in done.stdout.splitlines()] == ["status", "completed"]
+    listed = [json.loads(line) for line in run([*way, "ls", "--json", "-q", bad], service.env).stdout.splitlines()]
+    assert [each["phase"] for each in listed] == ["failed"]
+
+
+def test_ctrl_c_leaves(service: Service) -> None:
+    """SIGINT ends a watch with 130, without a traceback, and the job goes on."""
+    running = service.start("tasks.pipeline")
+    with Process([*CELERY, "watch", running], env=service.env, name="watch") as watch:
+        watch.wait_log(running)
+        watch.kill(signal.SIGINT)
+        assert watch.wait() == 130
+        assert "Traceback" not in watch.log()
+    assert run([*CELERY, "cancel", "--yes", running], service.env).returncode == 0
+    with Client(service.url) as client:
+        assert [event.status for event in client.watch(running, timeout=60) if event.terminal] == ["cancelled"]
+
+
+def test_doctor_on_the_service(service: Service) -> None:
+    """The service of this repository is in none of the traps."""
+    done = run([*CELERY, "doctor"], service.env)
+    assert (done.returncode, done.stdout) == (0, "Nothing to complain about.\n")
+
+
+def test_web_serves_any_project(service: Service) -> None:
+    """`web` serves the dashboard and the API of the project on this machine, ends on SIGTERM, and asks for its token."""
+    execution_id = service.start("tasks.checksum", path=service.data)
+    command = [*CELERY, "web", "--port", "0"]
+    with Process(command, env=service.env, name="web") as web:
+        url = web.wait_log(r"Listening at: (http://127\.0\.0\.1:\d+)", within=40)[1]
+        with Client(url) as client:
+            assert client.wait(execution_id, timeout=40)
+        page = requests.get(f"{url}/", timeout=10)
+        assert (page.status_code, page.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+        web.kill(signal.SIGTERM)
+        assert web.wait() == 0
+        assert "MonkeyPatchWarning" not in web.log()
+    with Process(command, env=service.env | {"HEADWAY_TOKENS": "secret"}, name="web") as web:
+        url = web.wait_log(r"Listening at: (http://127\.0\.0\.1:\d+)", within=40)[1]
+        assert requests.get(f"{url}/api/v1/executions/{execution_id}", timeout=10).status_code == 401
+        with Client(url, "secret") as client:
+            assert client.get(execution_id).status == "completed"
+        web.kill(signal.SIGINT)
+        web.wait()
+    done = run([*command, "--host", "0.0.0.0"], service.env)  # it must not listen at all
+    assert done.returncode == 2
+    assert "where anybody can reach it" in done.stderr
+    assert "Listening" not in done.stderr
