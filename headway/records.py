@@ -312,6 +312,25 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class Report:
+    """One report of an execution, as it is remembered."""
+
+    #: The attempt that reported it, starts at 1; 0 where it came from a run that nobody opened.
+    attempt: int
+    #: Its time is to the millisecond, and always there: when it was stored, where it carried none. Its rate isn't remembered.
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The reports of an execution, oldest first (`core.history` says which)."""
+
+    reports: tuple[Report, ...] = ()
+    #: Whether they are all that there were: none was thinned out.
+    complete: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Query:
     """What to list. Each field narrows it down; what is empty or None doesn't."""
 

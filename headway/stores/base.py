@@ -11,7 +11,7 @@ Obligations of every store:
 * Every call is bounded in time by ``timeout`` (seconds, default 0.5 a round trip) and raises nothing but ``Unavailable`` for a
   fault of the server or the network, with the driver's error as its cause.
 * The rules are ``registered``, ``admits``, ``opens``, ``opened``, ``answered``, ``written``, ``signed`` and ``asked`` of
-  ``core.states``, to the letter; `write`, `open`, `register` and `request_cancel` are atomic.
+  ``core.states``, and those of ``core.history``, to the letter; `write`, `open`, `register` and `request_cancel` are atomic.
 * An id that was never seen is an empty answer, never an error.
 """
 
@@ -19,9 +19,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
-from headway.records import Opened, Opening, Page, Query, Registration, Snapshot, Write, Written
+from headway.records import History, Opened, Opening, Page, Query, Registration, Snapshot, Write, Written
+from headway.stores.reports import entry, reports_in
 
 #: How long a registry entry outlives the result (``result_expires``): so long "expired" (410) and "never existed" (404) differ.
 TOMBSTONE = timedelta(days=7)
@@ -56,7 +58,8 @@ class Store(ABC):
     def write(self, write: Write, *, patient: bool = False) -> Written:
         """Let a state in, or refuse it. Refusal is no error: it is a late word of something that has ended.
 
-        A report of an attempt that has given signs of life is one as well.
+        A report of an attempt that has given signs of life is one as well. What carries progress and is let in is remembered
+        (`history`), in the same step.
 
         ``patient``: wait as long as the result backend itself is configured to wait, instead of ``timeout``. For the writes
         that Celery makes itself: to lose a result is worse than to wait for a slow server.
@@ -90,6 +93,26 @@ class Store(ABC):
     @abstractmethod
     def read(self, task_ids: Sequence[str]) -> list[Snapshot]:
         """One look at each, in the order asked for, in one round trip; registry and result of one task never torn apart."""
+
+    def history(self, task_id: str) -> History:
+        """The reports that were let in, as many as are kept of them (`core.history`), for as long as the record is.
+
+        The first and the newest are always among them. A new attempt goes on with it, but for one after a success, which is
+        another story. Nothing where the result backend has no place for it; then it isn't ``complete``.
+        """
+        kept = self._reports(task_id)
+        if kept.complete or not kept.reports:
+            return kept
+        # After the look at what is kept: it can't be older than that, then.
+        record = self.read([task_id])[0].record
+        if record is None or record.progress is None or record.updated_at is None:
+            return kept
+        newest = next(reports_in(entry(record.progress_attempt, record.progress, record.updated_at)))
+        return kept if newest == kept.reports[-1] else replace(kept, reports=(*kept.reports, newest))
+
+    @abstractmethod
+    def _reports(self, task_id: str) -> History:
+        """What is kept of them."""
 
     @abstractmethod
     def claim(self, key: str, value: str, expires: float, *, instead_of: str | None = None) -> str:

@@ -11,12 +11,10 @@ if attempt <= (tonumber(known[2]) or 0) or (known[3] and known[3] ~= ARGV[1]) th
 local sign = attempt .. ' ' .. ARGV[2]
 if known[4] ~= sign then redis.call('HSET', hash, 'sign', sign) end
 redis.call('SET', hash .. ':life', '', 'PX', ARGV[2])
-if ARGV[3] == '0' then
-    redis.call('PERSIST', hash)
-else
+prolong(hash, ARGV[3])
+if ARGV[3] ~= '0' then
     -- What runs for longer than anything is kept stays listed.
     local root = root_of(hash, result)
-    redis.call('PEXPIRE', hash, ARGV[3])
     if known[6] then keep(root .. 'of:' .. known[6], ARGV[3]) end
     if known[7] then keep(root .. 'by:' .. known[7], ARGV[3]) end
 end

@@ -13,5 +13,5 @@ if not known[2] and not known[3] then
     enter(root_of(hash, result), 'in:pending', result, ARGV[1], ARGV[1], ARGV[3])
 end
 redis.call('PUBLISH', result, ARGV[2])
-if ARGV[3] == '0' then redis.call('PERSIST', hash) else redis.call('PEXPIRE', hash, until_due(known[4], ARGV[1], ARGV[3])) end
+prolong(hash, until_due(known[4], ARGV[1], ARGV[3]))
 return 1

@@ -19,7 +19,7 @@ from threading import Lock
 from typing import Any
 
 from headway.errors import ConfigurationError, NotSupported, Unavailable
-from headway.records import Page, Query, Record
+from headway.records import History, Page, Query, Record
 from headway.stores.codec import record_from_json, record_to_json
 from headway.stores.results import Results
 from headway.stores.split import Decision, SplitStore
@@ -49,6 +49,10 @@ class DocumentStore(SplitStore):
         """Not possible: the common part of these backends finds a document by its name only."""
         raise NotSupported("This result backend can't list executions; Redis and SQL databases can")
 
+    def _reports(self, task_id: str) -> History:
+        """None is kept: each report would write all of it again."""
+        return History(complete=False)
+
     def claim(self, key: str, value: str, expires: float, *, instead_of: str | None = None) -> str:
         name = "claim-" + hashlib.sha256(key.encode()).hexdigest()  # whatever the backend permits in a name
         with self._turn():
@@ -65,7 +69,7 @@ class DocumentStore(SplitStore):
     def close(self) -> None:
         """The backend's driver keeps its connections: Celery has no way to give them back."""
 
-    def _change(self, task_id: str, decide: Decision, *, patient: bool = False) -> bool:
+    def _change(self, task_id: str, decide: Decision, *, report: bytes = b"", patient: bool = False) -> bool:
         with self._turn():
             changed = decide(self._record(task_id))
             if changed is not None:

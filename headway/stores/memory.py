@@ -13,10 +13,13 @@ from threading import RLock
 from typing import Any
 
 from headway.core import states
+from headway.core.history import ROOM, begins_anew, takes, thinned
 from headway.errors import ExecutionExpired, Unavailable
-from headway.records import Opened, Opening, Page, Query, Record, Registration, Snapshot, Status, Write, Written
+from headway.records import History, Opened, Opening, Page, Query, Record, Registration, Snapshot, Status, Write, Written
 from headway.stores.base import Store
+from headway.stores.codec import micros
 from headway.stores.listing import Entry, Place, Range, Source, being, owned_by, page, place_of, runs_of, status_of
+from headway.stores.reports import entry_of, reports_in
 
 #: Told of each state that was let in: the task's id and Celery's record as plain data.
 Callback = Callable[[str, Mapping[str, Any]], None]
@@ -45,6 +48,8 @@ class MemoryStore(Store, Source):
         self._lock = RLock()
         self._records: dict[str, Record] = {}
         self._results: dict[str, tuple[bytes, float | None]] = {}
+        #: What is kept of the reports, and the gap.
+        self._histories: dict[str, tuple[Sequence[bytes], int]] = {}
         self._claims: dict[str, tuple[str, float]] = {}
         self._callbacks: list[Callback] = []
 
@@ -62,8 +67,9 @@ class MemoryStore(Store, Source):
     def register(self, registrations: Iterable[Registration]) -> None:
         with self._lock:
             self._check()
-            for registration in registrations:
-                self._records[registration.task_id] = states.registered(self._records.get(registration.task_id), registration)
+            for each in registrations:
+                known = self._records.get(each.task_id)
+                self._change(known, states.registered(known, each))
 
     def open(self, opening: Opening, *, patient: bool = False) -> Opened:
         with self._lock:
@@ -73,7 +79,7 @@ class MemoryStore(Store, Source):
             answer = states.answered(record, opening, result_gone=there is None)
             if not answer.attempt or states.repeats(record, opening):
                 return answer
-            self._records[opening.task_id] = states.opened(record, opening)
+            self._change(record, states.opened(record, opening))
             raw = opening.result or self._encode(states.notice(opening.task_id, "STARTED"))
             if opening.store_result or there is not None:
                 self._store(opening.task_id, raw, None)
@@ -89,6 +95,7 @@ class MemoryStore(Store, Source):
             if not answer:
                 return answer
             self._records[write.task_id] = states.written(record, write)
+            self._remember(record, write)
             if write.result is not None:
                 self._store(write.task_id, write.result, write.expires)
             else:
@@ -139,6 +146,12 @@ class MemoryStore(Store, Source):
     def mend(self, stale: Sequence[tuple[Entry, Status | None]]) -> None:
         """There is nothing to mend: its indexes are made anew for each page."""
 
+    def _reports(self, task_id: str) -> History:
+        with self._lock:
+            self._check()
+            kept, gap = self._histories.get(task_id, ((), 0))
+            return History(tuple(reports_in(b"".join(kept))), not gap)
+
     def claim(self, key: str, value: str, expires: float, *, instead_of: str | None = None) -> str:
         with self._lock:
             self._check()
@@ -154,6 +167,24 @@ class MemoryStore(Store, Source):
 
     def close(self) -> None:
         """Nothing to give back: what is known stays for whoever asks next."""
+
+    def _change(self, before: Record | None, after: Record) -> None:
+        self._records[after.task_id] = after
+        if begins_anew(None if before is None else before.state, after.state):
+            self._histories.pop(after.task_id, None)
+
+    def _remember(self, before: Record | None, write: Write) -> None:
+        record, at = self._records[write.task_id], micros(write.at)
+        report = entry_of(write, record.attempt)
+        kept, gap = self._histories.get(write.task_id, ((), 0))
+        last = before.updated_at if before is not None else None
+        if report and takes(gap, None if last is None else micros(last), at):
+            kept = [*kept, report]
+            sizes = [len(each) for each in kept]
+            if sum(sizes) > ROOM:
+                staying, gap = thinned(sizes, gap, at - micros(record.started_at or record.listed_at or write.at))
+                kept = [kept[n] for n in staying]
+            self._histories[write.task_id] = kept, gap
 
     def _indexes(self, record: Record) -> set[str]:
         try:

@@ -19,6 +19,9 @@ if ARGV[10] ~= '' and known[14] == ARGV[10] then
 end
 if known[2] == 'SUCCESS' and not (known[7] == '1' and not there) then return {0, cancel, false} end
 
+-- It begins anew under its old id: that is another story.
+if known[2] == 'SUCCESS' then forget(hash) end
+
 local progress, reporter = known[4], known[5]
 if live then
     local last = redis.call('GET', result)
@@ -67,5 +70,5 @@ if there or ARGV[6] == '1' then
     end
 end
 redis.call('PUBLISH', result, record)
-if ARGV[8] == '0' then redis.call('PERSIST', hash) else redis.call('PEXPIRE', hash, ARGV[8]) end
+prolong(hash, ARGV[8])
 return {attempt, cancel, previous}

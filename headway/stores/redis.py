@@ -3,7 +3,7 @@
 Beside each result (``celery-task-meta-<id>``) lies a hash, ``hw:{celery-task-meta-<id>}``: in a cluster both are in one slot
 (fact 39). It outlives the result by ``TOMBSTONE``. What is in it is `Record`, with two things of its own: ``live``, the attempt
 whose last progress is in the result's own record just now (so that a report needn't be stored twice), and ``progress``, the whole
-record of the last report once something else has taken its place.
+record of the last report once something else has taken its place. All reports are in a key of their own (``history.lua``).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from headway.core import states
 from headway.core.meta import progress_from_meta
 from headway.records import (
     READY_STATES,
+    History,
     Opened,
     Opening,
     Page,
@@ -38,12 +39,15 @@ from headway.stores.client import TIMEOUT, connect, translated
 from headway.stores.codec import micros, moment
 from headway.stores.line import Line, Word, pack
 from headway.stores.listing import Entry, Place, Range, Source, being, page
+from headway.stores.reports import entry, reports_in
 from headway.stores.results import Results
 
 #: What the write script answers: 1 for a state that was let in, 2 where a cancel is asked for.
 WRITTEN = [Written(False), Written(True), Written(False, True), Written(True, True)]
 #: The end of the key that exists while an open attempt gives signs of life.
 LIFE = b":life"
+#: The end of the key of the reports.
+HISTORY = b":history"
 #: Connections a process, at most, of each patience. Further callers wait for one, and for no longer than for an answer.
 CONNECTIONS = 16
 #: Celery's own default, where the backend names none (seconds).
@@ -73,7 +77,7 @@ class Scripts:
 
     def __init__(self, id_at: int) -> None:
         """``id_at``: how many bytes of a result's key come before the id. In the text, since it is the same in every call."""
-        shared = b"local ID_AT = %d\n" % (id_at + 1), _lua("listing")
+        shared = b"local ID_AT = %d\n" % (id_at + 1), _lua("listing"), _lua("history")
         self.write, self.open, self.register, self.beat, self.cancel = (
             Script(name, 2, *shared) for name in ("write", "open", "register", "beat", "cancel")
         )
@@ -135,7 +139,8 @@ class RedisStore(Store, Source):
 
     def write(self, write: Write, *, patient: bool = False) -> Written:
         kind = "end" if write.state in READY_STATES else "retry" if write.state == "RETRY" else "plain"
-        if kind == "plain" and states.reported(write) is not None:
+        progress = states.reported(write) if kind == "plain" else None
+        if progress is not None:
             kind = "report"
         record = write.result
         if record is None:
@@ -162,6 +167,8 @@ class RedisStore(Store, Source):
         ]
         if write.attempt is None:
             words += ["" if write.retries is None else write.retries, write.worker or "", write.run or ""]
+        if progress is not None:
+            words.append(entry(write.attempt, progress, write.at))
         answer: int = self._run(self._names.scripts.write, [words], patient=patient)[0]
         return WRITTEN[answer]
 
@@ -217,6 +224,12 @@ class RedisStore(Store, Source):
         for reply in replies:
             _check(reply)
         return [self._snapshot(task_id, *replies[3 * n : 3 * n + 3]) for n, task_id in enumerate(task_ids)]
+
+    def _reports(self, task_id: str) -> History:
+        record = self._keys(task_id)[0]
+        commands: list[list[Word]] = [["MULTI"], ["GET", record + HISTORY], ["HEXISTS", record, "history_gap"], ["EXEC"]]
+        entries, thinned = map(_check, self._exchange([pack(b"", 0, words) for words in commands])[-1])
+        return History(tuple(reports_in(entries or b"")), not thinned)
 
     def claim(self, key: str, value: str, expires: float, *, instead_of: str | None = None) -> str:
         name = self._names.own + b"claim:" + key.encode()

@@ -20,6 +20,7 @@ if ENDS[known[2]] then redis.call('HDEL', hash, 'cancel_requested_at') end
 if known[2] == 'SUCCESS' and known[5] ~= '1' then
     redis.call('HDEL', hash, 'state', 'finished_at', 'progress', 'progress_attempt')
     redis.call('HSET', hash, 'updated_at', made)
+    forget(hash)
     leave(root, 'in:completed', result, listed)
     enter(root, 'in:pending', result, listed, made, kept)
     if known[6] then enter_named(root, 'of:' .. known[6], result, listed, made, kept) end
@@ -37,5 +38,5 @@ for i = 4, #ARGV, 2 do
         enter_named(root, index .. ARGV[i + 1], result, listed, made, kept)
     end
 end
-if ARGV[2] == '0' then redis.call('PERSIST', hash) else redis.call('PEXPIRE', hash, kept) end
+prolong(hash, kept)
 return 1

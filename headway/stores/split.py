@@ -14,6 +14,7 @@ from typing import Any
 from headway.core import states
 from headway.records import Opened, Opening, Record, Registration, Snapshot, Write, Written
 from headway.stores.base import Store
+from headway.stores.reports import entry_of
 
 #: What becomes of a record; None: it stays as it is.
 Decision = Callable[[Record | None], Record | None]
@@ -29,9 +30,10 @@ class SplitStore(Store):
     clock: Callable[[], datetime] = staticmethod(lambda: datetime.now(UTC))
 
     @abstractmethod
-    def _change(self, task_id: str, decide: Decision, *, patient: bool = False) -> bool:
+    def _change(self, task_id: str, decide: Decision, *, report: bytes = b"", patient: bool = False) -> bool:
         """Replace the record of a task by what ``decide`` makes of it, as one step; False where it makes None of it.
 
+        ``report`` (`entry_of`, without the attempt), unless empty, goes into the history in the same step, where it has a place.
         ``decide`` may be called again where somebody else was faster, and must do nothing but answer.
         """
 
@@ -69,7 +71,7 @@ class SplitStore(Store):
             answer = states.said_of(record, write)
             return states.written(record, write) if answer else None
 
-        self._change(write.task_id, decide, patient=patient)
+        self._change(write.task_id, decide, report=entry_of(write, None), patient=patient)
         return answer
 
     def beat(self, task_ids: Sequence[str], worker: str, lifetime: float) -> frozenset[str]:

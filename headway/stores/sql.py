@@ -20,10 +20,12 @@ from sqlalchemy import exc
 
 from headway.core import states
 from headway.errors import ConfigurationError, Unavailable
-from headway.records import Page, Query, Record, Registration, Snapshot, Status
+from headway.records import History, Page, Query, Record, Registration, Snapshot, Status
+from headway.stores import sql_history
 from headway.stores.base import TOMBSTONE
 from headway.stores.codec import micros, record_from_json, record_to_json
 from headway.stores.listing import Entry, Place, Range, Source, page, place_of, status_of
+from headway.stores.reports import reports_in
 from headway.stores.results import Results
 from headway.stores.split import Decision, SplitStore
 
@@ -55,7 +57,7 @@ ID = (
 INDEXES = {"in": "status", "of": "task", "by": "owner"}
 
 
-def _tables(schema: str | None) -> tuple[sa.Table, sa.Table]:
+def _tables(schema: str | None) -> tuple[sa.Table, sa.Table, sa.Table]:
     """Times in microseconds since the epoch: databases differ in what they make of a time with a zone."""
     metadata = sa.MetaData(schema=schema)
     executions = sa.Table(
@@ -91,6 +93,7 @@ def _tables(schema: str | None) -> tuple[sa.Table, sa.Table]:
         #: Its place in a listing (`listing.Place`), and the status that it is listed under.
         sa.Column("listed_at", sa.BigInteger, nullable=False),
         sa.Column("status", sa.String(16), nullable=False),
+        *sql_history.columns(),
     )
     for name in INDEXES.values():
         sa.Index(f"headway_executions_{name}", executions.c[name], executions.c.listed_at, executions.c.task_id)
@@ -101,7 +104,7 @@ def _tables(schema: str | None) -> tuple[sa.Table, sa.Table]:
         sa.Column("value", sa.String(255), nullable=False),
         sa.Column("until", sa.BigInteger, nullable=False),
     )
-    return executions, claims
+    return executions, claims, sql_history.table(metadata, ID)
 
 
 class SqlStore(SplitStore, Source):
@@ -113,7 +116,7 @@ class SqlStore(SplitStore, Source):
         self._engines: dict[tuple[int, bool], sa.Engine] = {}
         self._prepared = False
         self._swept: datetime | None = None
-        self._executions, self._claims = _tables(self.results.backend.task_cls.__table__.schema)
+        self._executions, self._claims, self._reported = _tables(self.results.backend.task_cls.__table__.schema)
 
     def register(self, registrations: Iterable[Registration]) -> None:
         waiting: dict[str, Registration] = {}
@@ -174,6 +177,14 @@ class SqlStore(SplitStore, Source):
                     found = (table.c.task_id == place.task_id) & (table.c.status == name.partition(":")[2])
                     connection.execute(table.update().where(found).values(status=status.value))
 
+    def _reports(self, task_id: str) -> History:
+        # In this order: what is thinned out in between may be missing, and is then known to have been.
+        with self._engine() as engine, engine.connect() as connection:
+            entries = sql_history.entries(connection, self._reported, task_id)
+        with self._engine() as engine:
+            row = self._rows(engine, [task_id]).get(task_id)
+        return History(tuple(reports_in(b"".join(entries))), row is None or not row["history_gap"])
+
     def claim(self, key: str, value: str, expires: float, *, instead_of: str | None = None) -> str:
         claims, now = self._claims, micros(datetime.now(UTC))
         mine = {"value": value, "until": now + round(expires * 1e6)}
@@ -199,7 +210,7 @@ class SqlStore(SplitStore, Source):
             if pid == os.getpid():
                 engine.dispose()
 
-    def _change(self, task_id: str, decide: Decision, *, patient: bool = False) -> bool:
+    def _change(self, task_id: str, decide: Decision, *, report: bytes = b"", patient: bool = False) -> bool:
         deadline = time.monotonic() + (PATIENCE if patient else self._timeout)
         with self._engine(patient=patient) as engine:
             while True:
@@ -207,22 +218,27 @@ class SqlStore(SplitStore, Source):
                 changed = decide(None if row is None else _record(row))
                 if changed is None:
                     return False
-                if self._replace(engine, row, _row(changed)):
+                if self._replace(engine, row, _row(changed), report):
                     return True
                 if time.monotonic() > deadline:
                     raise Unavailable("The result backend is too slow for all that is asked of it")
 
-    def _replace(self, engine: sa.Engine, old: Mapping[str, Any] | None, new: dict[str, Any]) -> bool:
+    def _replace(self, engine: sa.Engine, old: Mapping[str, Any] | None, new: Mapping[str, Any], report: bytes) -> bool:
         """True if nobody was faster."""
         table = self._executions
+        course = sql_history.changed(old, new, report)
+        new = {**new, **course, "version": 1 if old is None else old["version"] + 1}
         try:
             with engine.begin() as connection:
                 if old is None:
                     connection.execute(table.insert().values(new))
-                    return True
-                unchanged = (table.c.task_id == old["task_id"], table.c.version == old["version"])
-                done = connection.execute(table.update().where(*unchanged).values(new | {"version": old["version"] + 1}))
-                return done.rowcount == 1
+                else:
+                    unchanged = (table.c.task_id == old["task_id"], table.c.version == old["version"])
+                    if connection.execute(table.update().where(*unchanged).values(new)).rowcount != 1:
+                        return False
+                if course:
+                    sql_history.store(connection, table, self._reported, new, report)
+                return True
         except exc.IntegrityError:  # inserted by somebody else
             return False
 
@@ -314,6 +330,8 @@ class SqlStore(SplitStore, Source):
         last_seen = sa.func.coalesce(executions.c.updated_at, executions.c.created_at)
         over = executions.c.due_at.is_(None) | (executions.c.due_at < oldest)
         with self._engine() as engine, engine.begin() as connection:
+            gone = sa.select(executions.c.task_id).where(last_seen < oldest, over)
+            connection.execute(self._reported.delete().where(self._reported.c.task_id.in_(gone)))
             connection.execute(executions.delete().where(last_seen < oldest, over))
             connection.execute(claims.delete().where(claims.c.until < micros(now)))
 

@@ -5,7 +5,8 @@
 --         it is only told, '-follows' where it is told and the caller stores another, '-clear' where it is stored and is no result
 --         (a word each costs more than one word)
 --       6 the record, 7 its time to live (ms, 0: for ever), 8 the hash's time to live (ms, 0: for ever),
---       9 retries, 10 worker, 11 the run's mark (of a bystander; '' where unknown)
+--       9 retries, 10 worker, 11 the run's mark (of a bystander; '' where unknown);
+--       the last: of a report what is remembered of it, a bystander's without the attempt's number
 -- Returns 1 if it was let in, 0 if not; and 2 more where a cancel is asked for.
 local hash, result = KEYS[1], KEYS[2]
 local now, record = ARGV[2], ARGV[6]
@@ -13,7 +14,7 @@ local kind, way = string.match(ARGV[5], '(%a+)-(%a+)')
 local stores = way == 'store' or way == 'clear'
 
 local known = redis.call('HMGET', hash, 'attempt', 'ended', 'state', 'live', 'task', 'retries', 'worker',
-    'cancel_requested_at', 'sign')
+    'cancel_requested_at', 'sign', 'history_gap')
 local attempt, ended, state, live = tonumber(known[1]) or 0, tonumber(known[2]) or 0, known[3], known[4]
 local asked = known[8] and 2 or 0
 
@@ -38,6 +39,11 @@ else
         local run = redis.call('HGET', hash, 'run')
         if run and run ~= ARGV[11] then return asked end
     end
+end
+
+if kind == 'report' then
+    local entry = ARGV[#ARGV]
+    remember(hash, known[10], ARGV[3] == '' and attempt .. entry or entry, now, ARGV[8])
 end
 
 -- The last progress lives in the result's record until another record takes its place: only then it is copied.
@@ -78,6 +84,7 @@ if kind == 'report' then
     end
 elseif kind == 'end' then
     redis.call('HSET', hash, 'ended', attempt, 'finished_at', now, 'result_stored', (way == 'publish' or way == 'clear') and '0' or '1')
+    settle(hash)
 elseif kind == 'retry' then
     redis.call('HSET', hash, 'ended', attempt)
 end
@@ -99,9 +106,5 @@ if known[9] and (kind == 'report' or kind == 'plain') then
         redis.call('SET', hash .. ':life', '', 'PX', lifetime)
     end
 end
-if ARGV[8] == '0' then
-    redis.call('PERSIST', hash)
-else
-    redis.call('PEXPIRE', hash, kind == 'retry' and until_due(redis.call('HGET', hash, 'due_at'), now, ARGV[8]) or ARGV[8])
-end
+prolong(hash, kind == 'retry' and until_due(redis.call('HGET', hash, 'due_at'), now, ARGV[8]) or ARGV[8])
 return 1 + asked

@@ -34,6 +34,7 @@ from tests.support.valkey import ValkeyServer
 SOON = 15.0
 
 KEY, HASH = b"celery-task-meta-a", b"hw:{celery-task-meta-a}"
+HISTORY = HASH + b":history"
 
 
 @pytest.fixture
@@ -60,6 +61,7 @@ def calls(subject: Subject) -> list[Callable[[], object]]:
         lambda: store.beat(["a"], "w", 60),
         lambda: store.request_cancel("a", at(1)),
         lambda: store.find(Query()),
+        lambda: store.history("a"),
         lambda: store.claim("k", "a", 60),
         store.ping,
     ]
@@ -76,10 +78,10 @@ def all_unavailable(subject: Subject) -> None:
 
 class TestKeys:
     def test_where_things_are(self, redis: Subject) -> None:
-        """The hash lies beside the result, in the same slot of a cluster; two indexes, and nothing else is written."""
+        """Hash and history lie beside the result, in the same slot of a cluster; two indexes, and nothing else is written."""
         redis.open("a")
         redis.write("a", "PROGRESS", attempt=1, result=report())
-        assert sorted(client_of(redis).keys("*")) == [KEY, b"hw:in:running", b"hw:of:tasks.t", HASH]
+        assert sorted(client_of(redis).keys("*")) == [KEY, b"hw:in:running", b"hw:of:tasks.t", HASH, HISTORY]
         redis.store.beat(["a"], "w", 60)
         assert client_of(redis).exists(HASH + b":life")
 
@@ -112,10 +114,14 @@ class TestKeys:
             step()
             assert longer - 10_000 < client.pttl(HASH) <= longer
             client.pexpire(HASH, 50_000)
+            if client.exists(HISTORY):
+                assert longer - 10_000 < client.pttl(HISTORY) <= longer
+                client.pexpire(HISTORY, 50_000)
             if redis.record("a").state == "PROGRESS":
                 assert longer - 10_000 < client.pttl(KEY) <= longer
                 client.pexpire(KEY, 50_000)
         assert 3590_000 < client.pttl(KEY) <= 3600_000
+        assert client.exists(HISTORY)
 
     def test_what_waits_is_known_until_it_is_due(self, redis: Subject) -> None:
         """A publication with an eta is kept for as long after it as any other; so is a retry, and a wish to cancel it."""
@@ -150,14 +156,41 @@ class TestKeys:
             assert members[0].endswith(b"old0")
         assert client.pttl("hw:by:ann") > 0
 
+    def test_a_history_lives_while_signs_are_given(self, redis: Subject) -> None:
+        """As long as the hash, which the signs keep and the reports don't: new, thinned out, and lost to an eviction."""
+        client = client_of(redis)
+        redis.open("a", worker="w", lifetime=600.0)
+        for number in range(400):
+            redis.write("a", "PROGRESS", number, attempt=1, result=report(number, message="m" * 100))
+        assert not redis.store.history("a").complete
+        assert client.pttl(HISTORY) > 7 * 24 * 3600_000
+        client.delete(HISTORY)
+        redis.write("a", "PROGRESS", 100_000, attempt=1, result=report())
+        assert client.pttl(HISTORY) > 7 * 24 * 3600_000
+        client.pexpire(HISTORY, 50_000)
+        redis.store.beat(["a"], "w", 600.0)
+        assert abs(client.pttl(HISTORY) - client.pttl(HASH)) < 10_000
+
+    def test_a_history_takes_no_more_than_it_needs(self, redis: Subject) -> None:
+        """What was appended to has memory to spare, for as long as it may be appended to."""
+        client = client_of(redis)
+        redis.open("a")
+        for number in range(100):
+            redis.write("a", "PROGRESS", number, attempt=1, result=report(number, message="m" * 60))
+        before = client.memory_usage(HISTORY)
+        redis.write("a", "SUCCESS", 101, attempt=1)
+        assert client.memory_usage(HISTORY) < before
+        assert client.memory_usage(HISTORY) < client.strlen(HISTORY) * 1.25 + 200
+
     def test_for_ever(self, redis_url: str, tmp_path: Path) -> None:
         """Where results live for ever, so does what is known of them."""
         subject = stores.make("redis-forever", tmp_path, redis_url)
         subject.store.register([Registration("a", "tasks.t", at(0))])
         subject.open("a")
+        subject.write("a", "PROGRESS", attempt=1, result=report())
         subject.store.write(Write("a", "SUCCESS", at(1), attempt=1, result=subject.encode("a", "SUCCESS", 1), expires=0))
         client = client_of(subject)
-        assert (client.pttl(KEY), client.pttl(HASH)) == (-1, -1)
+        assert (client.pttl(KEY), client.pttl(HASH), client.pttl(HISTORY)) == (-1, -1, -1)
         subject.store.close()
 
     def test_a_failure_that_is_kept_longer(self, redis: Subject) -> None:
