@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from headway.records import Execution, Phase, Progress, Status
+from headway.records import Execution, History, Phase, Progress, Status
 
 Json = dict[str, Any]
 
@@ -109,6 +109,27 @@ def execution_json(execution: Execution) -> Json:
         "finished_at": iso(execution.finished_at),
         "worker": execution.worker,
         "owner": execution.owner,
+    }
+
+
+def history_json(execution: Execution, history: History) -> Json:
+    """``GET /executions/{id}/history``: its reports, oldest first. Where none is kept of those that were, it isn't complete."""
+    return {
+        "execution_id": execution.execution_id,
+        "complete": history.complete and (bool(history.reports) or execution.progress is None),
+        "reports": [
+            {
+                "attempt": report.attempt,
+                "timestamp": iso(report.progress.timestamp),
+                "current": json_safe(report.progress.current),
+                "total": json_safe(report.progress.total),
+                "percentage": float(report.progress.percentage),
+                "indeterminate": report.progress.indeterminate,
+                "message": report.progress.message,
+                "attributes": json_safe(report.progress.attributes),
+            }
+            for report in history.reports
+        ],
     }
 
 

@@ -16,7 +16,21 @@ from headway.errors import ConfigurationError, InvalidRequest
 from headway.feeds.base import Feed
 from headway.feeds.select import feed_for
 from headway.records import Execution
-from headway.server import cancel, dashboard, health, listing, modules, openapi, problems, rest, socket, sse, start, tensorlake
+from headway.server import (
+    cancel,
+    dashboard,
+    health,
+    history,
+    listing,
+    modules,
+    openapi,
+    problems,
+    rest,
+    socket,
+    sse,
+    start,
+    tensorlake,
+)
 from headway.server.auth import Authorize, Policy, allow_origin
 from headway.server.hub import Hub
 from headway.server.metrics import Metrics
@@ -137,7 +151,7 @@ class Headway:
             problems.register(blueprint)
             blueprint.before_request(self._before)
             blueprint.after_request(self._after)
-        for part in (rest, listing, start, cancel, socket, sse, health, openapi, modules):
+        for part in (rest, history, listing, start, cancel, socket, sse, health, openapi, modules):
             part.register(self.blueprint, self)
         if self.settings.operations_at_root:
             health.register(self.root_blueprint, self)

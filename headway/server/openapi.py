@@ -33,6 +33,7 @@ def description(prefix: str, with_tensorlake: bool, wants_token: bool) -> frames
     paths = {
         f"{prefix}/executions/{{execution_id}}": {"get": _get_execution()},
         f"{prefix}/executions/{{execution_id}}/progress": {"get": _get_progress()},
+        f"{prefix}/executions/{{execution_id}}/history": {"get": _get_history()},
         f"{prefix}/executions/{{execution_id}}/cancel": {"post": _cancel()},
         f"{prefix}/executions": {"get": _list(), "post": _start(prefix)},
         f"{prefix}/tickets": {"post": _ticket()},
@@ -51,7 +52,13 @@ def description(prefix: str, with_tensorlake: bool, wants_token: bool) -> frames
         "info": {"title": "Headway", "version": package.__version__, "description": _ABOUT.format(prefix=prefix)},
         "paths": paths,
         "components": {
-            "schemas": {"Execution": EXECUTION, "Progress": PROGRESS, "TensorlakeProgress": TENSORLAKE, "Problem": PROBLEM},
+            "schemas": {
+                "Execution": EXECUTION,
+                "Progress": PROGRESS,
+                "History": HISTORY,
+                "TensorlakeProgress": TENSORLAKE,
+                "Problem": PROBLEM,
+            },
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{"token": []}] if wants_token else [],
@@ -116,6 +123,28 @@ EXECUTION = _object(
         "owner": _or_null("string"),
     },
     additionalProperties=True,
+)
+
+HISTORY = _object(
+    {
+        "execution_id": {"type": "string"},
+        "complete": {"type": "boolean", "description": "Nothing was thinned out"},
+        "reports": {
+            "type": "array",
+            "description": "Oldest first; the first and the newest are always among them",
+            "items": _object(
+                {
+                    "attempt": {"type": "integer", "minimum": 0},
+                    "timestamp": {"type": "string", "format": "date-time"},
+                    **{
+                        name: PROGRESS["properties"][name]
+                        for name in ("current", "total", "percentage", "indeterminate", "message")
+                    },
+                    "attributes": _LABELS | {"description": "null as well where they were too many to be kept"},
+                }
+            ),
+        },
+    }
 )
 
 TENSORLAKE = _object(
@@ -192,9 +221,9 @@ _WAIT: Json = {
 _IF_NONE_MATCH: Json = {"name": "If-None-Match", "in": "header", "schema": {"type": "string"}}
 
 
-def _read(summary: str, answers: Json, names: list[str]) -> Json:
-    parameters = [*map(_id, names), _WAIT, _IF_NONE_MATCH]
-    failures = _problems(401, 403, 404, 410, 422, 429, 503)
+def _read(summary: str, answers: Json, names: list[str], *, waits: bool = True) -> Json:
+    parameters = [*map(_id, names), *([_WAIT] if waits else []), _IF_NONE_MATCH]
+    failures = _problems(401, 403, 404, 410, 422, *([429] if waits else []), 503)
     return _operation(summary, answers | _NOT_MODIFIED | failures, parameters=parameters)
 
 
@@ -206,6 +235,11 @@ def _get_execution() -> Json:
 def _get_progress() -> Json:
     found = _json("The last progress", {"$ref": "#/components/schemas/Progress"}, headers=_ETAG)
     return _read("Progress alone", {"200": found} | _NOTHING_YET, ["execution_id"])
+
+
+def _get_history() -> Json:
+    found = _json("Its reports", {"$ref": "#/components/schemas/History"}, headers=_ETAG)
+    return _read("The course of its progress", {"200": found}, ["execution_id"], waits=False)
 
 
 def _get_tensorlake(names: list[str]) -> Json:

@@ -44,14 +44,14 @@ def answer(headway: Headway, execution_id: str, shape: Shape) -> Response:
     headway.policy.authorize(request, Action.READ, headway.checked_id(execution_id))
     wait = _wait(headway.settings.max_wait)
     if wait is None:
-        return _response(headway, headway.look(execution_id), shape)
+        return respond(headway, headway.look(execution_id), shape)
 
     def is_news(found: Execution) -> bool:
         # After the end nothing newer comes, whatever the caller has.
         body = shape(found)
         return found.status.terminal or (body is not None and not request.if_none_match.contains_weak(_etag(frames.encode(body))))
 
-    return _response(headway, headway.hub.wait(execution_id, is_news, wait), shape)
+    return respond(headway, headway.hub.wait(execution_id, is_news, wait), shape)
 
 
 def uncached(body: frames.Json, status: int = 200) -> Response:
@@ -61,7 +61,8 @@ def uncached(body: frames.Json, status: int = 200) -> Response:
     return response
 
 
-def _response(headway: Headway, execution: Execution, shape: Shape) -> Response:
+def respond(headway: Headway, execution: Execution, shape: Shape) -> Response:
+    """An execution in some shape, for a caller who may have it already."""
     body = shape(execution)
     if body is None:
         response = Response(status=204)

@@ -71,7 +71,7 @@ def test_the_app_does_what_it_says(server: Mounted, method: str, path: str, mode
 
 
 @pytest.mark.parametrize("execution_id", ["queued", "running", "failed", "done", "unknown"])
-@pytest.mark.parametrize("path", [path for _, path in OPERATIONS if path.endswith(("_id}", "/progress"))])
+@pytest.mark.parametrize("path", [path for _, path in OPERATIONS if path.endswith(("_id}", "/progress", "/history"))])
 def test_each_state_is_described(server: Mounted, path: str, execution_id: str) -> None:
     """Whatever an execution is, its answer fits the description."""
     parameters = dict.fromkeys(re.findall(r"{(\w+)}", path), execution_id)
