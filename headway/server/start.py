@@ -210,7 +210,7 @@ class Starter:
                 "producer": producer,
                 "retry": True,
                 "retry_policy": RETRY_POLICY,
-                # Celery would subscribe this process to the result, for a `get` that nobody makes here (fact 21), over a
+                # Celery would subscribe this process to the result, for a `get` that nobody makes here (fact 51), over a
                 # connection with the backend's own patience: 19 s and a RuntimeError where it is away. Workers heed the header.
                 "ignore_result": True,
                 "headers": {"ignore_result": None if task is None else task.ignore_result},
