@@ -47,7 +47,7 @@ GOING_DOWN, FULL = 1012, 1013
 TRIES, POLL_SPELL = 2, 60.0
 #: Seconds that a poll is held by the server, and between two that aren't.
 WAIT, POLL_PAUSE = 20.0, 1.0
-#: Bytes of ids in one message: the server takes 16 KiB.
+#: Bytes of ids in one message, roughly: well below what any server of ours takes.
 MESSAGE = 8 * 1024
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import shutil
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +19,9 @@ from headway.client.watching import TRIES, Watch
 from headway.records import Status
 from headway.server import problems, viewer
 from tests.support.mounting import Mounted, mounted
+from tests.support.services import missing
 from tests.support.serving import Serving
+from tests.support.tls import TlsProxy, certificate
 from tests.support.wait import until
 
 
@@ -224,6 +228,30 @@ def _error(status: int) -> errors.HeadwayError:
     answer.status_code, answer.url, answer._content = status, "http://x/api", b'{"detail": "said"}'
     answer.headers["Content-Type"] = "application/problem+json"
     return answers.error_of(answer, "x")
+
+
+def test_tls(server: Mounted, serving: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """https and its socket go to whom REQUESTS_CA_BUNDLE vouches for, and to nobody else."""
+    if shutil.which("openssl") is None:
+        missing("openssl", "install the package openssl")
+    pem = certificate(tmp_path)
+    server.publish("a")
+    with TlsProxy(serving.url, pem) as proxy:
+        for ask in (lambda client: client.get("a"), lambda client: list(client.watch("a"))):
+            with Client(proxy.url) as client, pytest.raises(errors.UnexpectedAnswer, match="can't prove who it is"):
+                ask(client)
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(pem))
+        sockets: list[str] = []
+        monkeypatch.setattr(serving.app, "wsgi_app", _noting(serving.app.wsgi_app, sockets))
+        with Client(proxy.url) as client:
+            assert client.get("a").status is Status.PENDING
+            following = Following(client, "a")
+            following.until("Seen")
+            server.begin("a")
+            server.end("a")
+            following.end()
+        assert following.kinds() == ["Seen", "Started", "Completed"]
+        assert [path for path in sockets if path.endswith("/ws?")] == ["/api/v1/executions/a/progress/ws?"]
 
 
 class TestWatching:
