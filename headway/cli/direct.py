@@ -15,7 +15,7 @@ from headway.core.states import resolve
 from headway.errors import ExecutionExpired, ExecutionNotFound, Unavailable
 from headway.feeds.base import Feed
 from headway.feeds.select import feed_for
-from headway.records import Execution, Query
+from headway.records import Execution, History, Query
 from headway.stores.base import Store
 from headway.stores.results import check_readable
 from headway.stores.select import store_for
@@ -57,6 +57,10 @@ class Direct:
     def get(self, execution_id: str) -> Execution:
         """See `Source.get`."""
         return resolve(self._store.read([execution_id])[0], self._clock())
+
+    def history(self, execution_id: str) -> History:
+        """See `Source.history`."""
+        return self._store.history(execution_id)
 
     def list(self, query: Query, limit: int | None) -> Iterator[Execution]:
         """See `Source.list`."""

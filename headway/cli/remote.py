@@ -11,7 +11,7 @@ from headway.cli.source import Trouble, Update
 from headway.client import AnyEvent, Client, Completed, Failed, Interrupted, Seen
 from headway.client.answers import CODES
 from headway.errors import ExecutionExpired, ExecutionNotFound
-from headway.records import Execution, Phase, Query, Status
+from headway.records import Execution, History, Phase, Query, Status
 
 #: The phase of what a frame tells without naming one.
 PHASES = {
@@ -38,6 +38,10 @@ class Remote:
     def get(self, execution_id: str) -> Execution:
         """See `Source.get`."""
         return self._client.get(execution_id)
+
+    def history(self, execution_id: str) -> History:
+        """See `Source.history`."""
+        return self._client.history(execution_id)
 
     def list(self, query: Query, limit: int | None) -> Iterator[Execution]:
         """See `Source.list`."""

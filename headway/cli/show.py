@@ -10,8 +10,8 @@ import click
 
 from headway.cli import words
 from headway.cli.call import Call, as_json, print_json, styled
-from headway.core.frames import execution_json, json_safe
-from headway.records import Execution
+from headway.core.frames import execution_json, history_json, json_safe
+from headway.records import Execution, History
 
 #: Characters of what a task returned; --json has all of it.
 LONGEST = 2000
@@ -19,19 +19,35 @@ LONGEST = 2000
 
 @click.command(short_help="Show all that is known of one execution")
 @click.argument("execution_id", metavar="ID")
+@click.option("--history", "with_history", is_flag=True, help="Its reports, too.")
 @as_json
 @click.pass_context
-def show(ctx: click.Context, execution_id: str, as_json: bool) -> None:
+def show(ctx: click.Context, execution_id: str, with_history: bool, as_json: bool) -> None:
     """Show one execution: its state, its last progress, its error or what it returned."""
     call: Call = ctx.obj
     with call.source() as source:
         execution = source.get(execution_id)
+        history = source.history(execution_id) if with_history else None
     if as_json:
-        print_json(execution_json(execution))
+        more = {} if history is None else {"history": history_json(execution, history)}
+        print_json(execution_json(execution) | more)
         return
     for name, value in fields(execution, datetime.now(UTC)):
         text = styled(value, words.COLOURS[execution.phase]) if name == "state" else value
         click.echo(f"{styled(f'{name:>11}', dim=True)}  {text}")
+    if history is not None:
+        click.echo()
+        for line in reports(history):
+            click.echo(line)
+
+
+def reports(history: History) -> Iterator[str]:
+    """A line for each report: when it came, of which attempt, how much was done."""
+    for attempt, progress in ((each.attempt, each.progress) for each in history.reports):
+        at = "" if progress.timestamp is None else f"{progress.timestamp.astimezone():%H:%M:%S.%f}"[:-3]
+        yield f"{at:>12}  #{attempt}  {words.percent(progress):>5}  {words.clean(progress.message or '')}".rstrip()
+    if not history.complete:
+        yield f"{'':>12}  not all of them are kept"
 
 
 def fields(execution: Execution, now: datetime) -> Iterator[tuple[str, str]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
-from headway.records import Execution, Query
+from headway.records import Execution, History, Query
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,9 @@ class Source(Protocol):
 
     def get(self, execution_id: str) -> Execution:
         """What it is now, ``outputs`` included."""
+
+    def history(self, execution_id: str) -> History:
+        """The reports that are kept of it."""
 
     def list(self, query: Query, limit: int | None) -> Iterator[Execution]:
         """What the query says, newest first, ``limit`` of them at most, over as many pages as it takes."""

@@ -10,10 +10,10 @@ from typing import Any, Self
 
 from headway.client.http import TIMEOUT, Http, body_of, checked_id
 from headway.client.watching import PATIENCE, Watch, reading
-from headway.core.decode import execution_of, progress_of
+from headway.core.decode import execution_of, history_of, progress_of
 from headway.core.events import AnyEvent, Completed, Failed
 from headway.errors import ExecutionCancelled, ExecutionFailed, UsageError
-from headway.records import Execution, Phase, Progress, Status
+from headway.records import Execution, History, Phase, Progress, Status
 
 #: Lines of one page, at most: the server's own bound.
 PAGE = 200
@@ -52,6 +52,10 @@ class Client:
     def progress(self, execution_id: str) -> Progress | None:
         """Its last progress; None while nothing was reported."""
         return reading(progress_of, self._about("GET", execution_id, "progress"))
+
+    def history(self, execution_id: str) -> History:
+        """The reports that are kept of it, oldest first."""
+        return reading(history_of, self._about("GET", execution_id, "history"))
 
     def list(
         self,

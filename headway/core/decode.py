@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from headway.records import Execution, Failure, Phase, Progress, Status
+from headway.records import Execution, Failure, History, Phase, Progress, Report, Status
 
 Body = Mapping[str, Any]
 
@@ -38,6 +38,16 @@ def progress_of(body: Body | None) -> Progress | None:
         timestamp=time_of(body["timestamp"]),
         rate=body["rate"],
     )
+
+
+def history_of(body: Body) -> History:
+    """``frames.history_json`` read back."""
+    return History(tuple(_report_of(each) for each in body["reports"]), body["complete"])
+
+
+def _report_of(body: Body) -> Report:
+    at = time_of(body["timestamp"])
+    return Report(body["attempt"], Progress(body["current"], body["total"], body["message"], body["attributes"], at))
 
 
 def failure_of(body: Body | None) -> Failure | None:

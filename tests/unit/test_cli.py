@@ -262,6 +262,18 @@ class TestShow:
         assert (said["message"], said[".rows"], said["took"], said["worker"]) == ("three", "7", "0:05", "w@host")
         assert json.loads(way.run("show", "--json", "a").stdout) == server.client.get("/api/v1/executions/a").json
 
+    def test_history(self, way: Way) -> None:
+        """--history adds the reports, each with its attempt; with --json as the API says them."""
+        server = way.server
+        server.publish("a")
+        server.begin("a")
+        for number in (1, 2):
+            server.report("a", number, 4, f"row {number}")
+        lines = way.run("show", "--history", "a").stdout.splitlines()
+        assert [line.split(None, 1)[1] for line in lines[-2:]] == ["#1    25%  row 1", "#1    50%  row 2"]
+        body = json.loads(way.run("show", "--history", "--json", "a").stdout)
+        assert body["history"] == server.client.get("/api/v1/executions/a/history").json
+
     def test_unknown(self, way: Way) -> None:
         """An unknown id is one sentence on stderr, and 2."""
         result = way.run("show", "nobody")

@@ -102,6 +102,16 @@ class TestAsking:
         assert client.get("a") == server.headway.look("a")
         assert client.progress("a") == server.headway.look("a").progress
 
+    def test_history(self, server: Mounted, client: Client) -> None:
+        """The history is Headway's own record, as the server's store has it."""
+        server.publish("a")
+        assert client.history("a").reports == ()
+        server.begin("a")
+        server.report("a", 1, 4, "one", rows="7")
+        server.report("a", 2, 4)
+        assert client.history("a") == server.store.history("a")
+        assert len(client.history("a").reports) == 2
+
     def test_list_goes_over_pages(self, server: Mounted, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
         """A listing goes on over all pages, newest first, and stops where it is told to."""
         monkeypatch.setattr("headway.client.client.PAGE", 3)
