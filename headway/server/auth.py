@@ -36,6 +36,8 @@ class Action(StrEnum):
     #: A stream of one execution's changes.
     WATCH = "watch"
     LIST = "list"
+    #: How many executions there are, of whomever.
+    COUNT = "count"
     START = "start"
     CANCEL = "cancel"
     METRICS = "metrics"

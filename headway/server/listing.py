@@ -28,7 +28,7 @@ PAGES = 5
 #: Of a task's name, an owner and a text, in characters.
 MAX_WORD = 255
 
-FILTERS = ("status", "phase", "task", "owner", "q", "since", "until", "limit", "cursor")
+FILTERS = ("status", "phase", "task", "owner", "q", "since", "until", "limit", "cursor", "counts")
 
 WordT = TypeVar("WordT", bound=StrEnum)
 
@@ -39,8 +39,10 @@ def register(blueprint: Blueprint, headway: Headway) -> None:
     @blueprint.get("/executions")
     def executions() -> Response:
         headway.policy.authorize(request, Action.LIST)
-        shown, cursor = _permitted(headway, read_query())
-        return uncached({"executions": [entry(each) for each in shown], "cursor": cursor})
+        query, wants_counts = read_query(), _flag("counts")
+        shown, cursor = _permitted(headway, query)
+        body: frames.Json = {"executions": [entry(each) for each in shown], "cursor": cursor}
+        return uncached(body | ({"counts": _counts(headway)} if wants_counts else {}))
 
 
 def entry(execution: Execution) -> frames.Json:
@@ -93,6 +95,16 @@ def _permitted(headway: Headway, query: Query) -> tuple[list[Execution], str | N
         walk = replace(query, cursor=page.cursor, limit=MOST)
 
 
+def _counts(headway: Headway) -> frames.Json | None:
+    """How many there are of each status; None for whom they aren't all: to look at each would cost more than any page."""
+    try:
+        headway.policy.authorize(request, Action.COUNT)
+    except (NotAllowed, NotAuthenticated):
+        return None
+    found = headway.store.counts()
+    return {status.value: found[status] for status in Status}
+
+
 def _may_see(headway: Headway, execution_id: str) -> bool:
     try:
         headway.policy.authorize(request, Action.READ, execution_id)
@@ -122,6 +134,13 @@ def _text(name: str) -> str | None:
     if given is not None and (not 0 < len(given) <= MAX_WORD or not given.isprintable()):
         raise InvalidRequest(f"{name} must be 1 to {MAX_WORD} printable characters")
     return given
+
+
+def _flag(name: str) -> bool:
+    given = request.args.get(name, "false")
+    if given not in ("true", "false"):
+        raise InvalidRequest(f"{name} must be true or false")
+    return given == "true"
 
 
 def _time(name: str) -> datetime | None:

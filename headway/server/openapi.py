@@ -263,6 +263,7 @@ def _list() -> Json:
         "until": ("First heard of before this time", time),
         "limit": ("How many at most", {"type": "integer", "minimum": 1, "maximum": listing.MOST, "default": listing.LIMIT}),
         "cursor": ("Where the page before ended", {"type": "string"}),
+        "counts": ("Whether to say how many there are", {"type": "boolean", "default": False}),
     }
     parameters = [
         {"name": name, "in": "query", "description": text, "schema": schema}
@@ -273,7 +274,10 @@ def _list() -> Json:
     line = _object(
         {name: schema for name, schema in EXECUTION["properties"].items() if name != "outputs"}, additionalProperties=True
     )
-    page = _json("A page, newest first", _object({"executions": {"type": "array", "items": line}, "cursor": cursor}))
+    counts = _object({status.value: {"type": "integer", "minimum": 0} for status in Status}, type=["object", "null"])
+    body = _object({"executions": {"type": "array", "items": line}, "cursor": cursor})
+    body["properties"]["counts"] = counts | {"description": "With ?counts=true: of all statuses, whatever the filters are"}
+    page = _json("A page, newest first", body)
     return _operation("List executions", {"200": page} | _problems(401, 403, 422, 501, 503), parameters=parameters)
 
 

@@ -18,11 +18,11 @@ Obligations of every store:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from headway.records import History, Opened, Opening, Page, Query, Registration, Snapshot, Write, Written
+from headway.records import History, Opened, Opening, Page, Query, Registration, Snapshot, Status, Write, Written
 from headway.stores.reports import entry, reports_in
 
 #: How long a registry entry outlives the result (``result_expires``): so long "expired" (410) and "never existed" (404) differ.
@@ -88,6 +88,14 @@ class Store(ABC):
 
         A bounded amount of work, however many there are. What comes in between two pages neither repeats nor hides another.
         Raises ``InvalidRequest`` for a cursor that isn't one, ``NotSupported`` where the result backend has no order to list by.
+        """
+
+    @abstractmethod
+    def counts(self) -> Mapping[Status, int]:
+        """How many executions there are of each status, at a cost that doesn't grow with what one of them is.
+
+        As they are listed: what has expired may be among them until it is swept, and an end that another process stored past the
+        store is told by the next page that comes by it. Raises ``NotSupported`` as `find` does.
         """
 
     @abstractmethod

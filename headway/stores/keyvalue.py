@@ -19,7 +19,7 @@ from threading import Lock
 from typing import Any
 
 from headway.errors import ConfigurationError, NotSupported, Unavailable
-from headway.records import History, Page, Query, Record
+from headway.records import History, Page, Query, Record, Status
 from headway.stores.codec import record_from_json, record_to_json
 from headway.stores.results import Results
 from headway.stores.split import Decision, SplitStore
@@ -48,6 +48,10 @@ class DocumentStore(SplitStore):
     def find(self, query: Query) -> Page:
         """Not possible: the common part of these backends finds a document by its name only."""
         raise NotSupported("This result backend can't list executions; Redis and SQL databases can")
+
+    def counts(self) -> Mapping[Status, int]:
+        """Not possible, as `find`."""
+        raise NotSupported("This result backend can't count executions; Redis and SQL databases can")
 
     def _reports(self, task_id: str) -> History:
         """None is kept: each report would write all of it again."""

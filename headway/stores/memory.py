@@ -152,6 +152,12 @@ class MemoryStore(Store, Source):
             kept, gap = self._histories.get(task_id, ((), 0))
             return History(tuple(reports_in(b"".join(kept))), not gap)
 
+    def counts(self) -> Mapping[Status, int]:
+        with self._lock:
+            self._check()
+            indexes = [name for record in self._records.values() for name in self._indexes(record)]
+            return {status: indexes.count(being(status)) for status in Status}
+
     def claim(self, key: str, value: str, expires: float, *, instead_of: str | None = None) -> str:
         with self._lock:
             self._check()

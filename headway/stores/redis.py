@@ -213,6 +213,11 @@ class RedisStore(Store, Source):
                 commands.append(pack(b"", 0, ["ZADD", own + being(status).encode(), 0, _member(place)]))
         self._exchange(commands)
 
+    def counts(self) -> Mapping[Status, int]:
+        own = self._names.own
+        found = self._exchange([pack(b"", 0, ["ZCARD", own + being(status).encode()]) for status in Status])
+        return dict(zip(Status, found, strict=True))
+
     def read(self, task_ids: Sequence[str]) -> list[Snapshot]:
         if not task_ids:
             return []

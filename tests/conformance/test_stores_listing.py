@@ -12,6 +12,7 @@ import pytest
 from headway.core import states
 from headway.errors import InvalidRequest, NotSupported
 from headway.records import READY_STATES, Opening, Phase, Query, Registration, Status
+from headway.stores.keyvalue import DocumentStore
 from headway.stores.memory import MemoryStore
 from tests.support.stores import Subject, at, report
 from tests.support.wait import until
@@ -287,3 +288,24 @@ class TestFind:
         for cursor in ("", "!", "x", "MTc3MjM2NjQwMDEyMzQ1NjcuYQ", "\N{SNOWMAN}"):
             with pytest.raises(InvalidRequest):
                 listing.store.find(Query(cursor=cursor))
+
+
+class TestCounts:
+    def test_as_they_are_listed(self, listing: Subject) -> None:
+        """Of each status as many as a listing of it shows, and none where there is nothing."""
+        assert listing.store.counts() == dict.fromkeys(Status, 0)
+        for n, state in enumerate(["PENDING", "PENDING", "STARTED", "PROGRESS", "RETRY", *sorted(READY_STATES)]):
+            listing.store.register([Registration(f"{state}{n}", "tasks.t", at(n))])
+            if state != "PENDING":
+                listing.store.open(Opening(f"{state}{n}", "tasks.t", at(10 + n)))
+            if state not in ("PENDING", "STARTED"):
+                listing.write(f"{state}{n}", state, 20, attempt=1, result=report() if state == "PROGRESS" else None)
+        counts = listing.store.counts()
+        assert counts == {status: len(found(listing, status=frozenset({status}))) for status in Status}
+        assert sum(counts.values()) == len(found(listing)) == 10
+
+    def test_not_everywhere(self, subject: Subject) -> None:
+        """What can't list can't count, and says so."""
+        if isinstance(subject.store, DocumentStore):
+            with pytest.raises(NotSupported, match="count"):
+                subject.store.counts()

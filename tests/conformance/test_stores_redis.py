@@ -61,6 +61,7 @@ def calls(subject: Subject) -> list[Callable[[], object]]:
         lambda: store.beat(["a"], "w", 60),
         lambda: store.request_cancel("a", at(1)),
         lambda: store.find(Query()),
+        store.counts,
         lambda: store.history("a"),
         lambda: store.claim("k", "a", 60),
         store.ping,

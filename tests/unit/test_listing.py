@@ -76,6 +76,36 @@ class TestPages:
         assert seen == wanted
 
 
+class TestCounts:
+    NONE = dict.fromkeys(("pending", "running", "completed", "failed", "cancelled"), 0)
+
+    def test_of_all(self, server: Mounted) -> None:
+        """Of every status, whatever the page and its filters are."""
+        fill(server)
+        server.begin("e0")
+        server.begin("e1")
+        server.end("e1", "FAILURE", {"exc_type": "E", "exc_message": ["no"]})
+        for query in ({}, {"status": "completed"}, {"limit": 1}):
+            answer = server.client.get(LIST, query_string=query | {"counts": "true"}).json
+            assert answer["counts"] == self.NONE | {"pending": 3, "running": 1, "failed": 1}
+
+    def test_only_where_asked(self, server: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Who doesn't ask for them pays nothing."""
+        monkeypatch.setattr(server.store, "counts", None)
+        assert "counts" not in server.client.get(LIST).json
+        assert "counts" not in server.client.get(LIST, query_string={"counts": "false"}).json
+        assert_problem(server.client.get(LIST, query_string={"counts": "1"}), 422, "true or false")
+
+    @pytest.mark.parametrize("may", [True, False])
+    def test_only_for_who_may_see_them_all(self, may: bool) -> None:
+        """The app's own rule is asked for them; where it says no, they are null, and the page is as ever."""
+        with mounted(authorize=lambda who, action, execution_id: action is not Action.COUNT or may) as server:
+            fill(server, 2)
+            answer = server.client.get(LIST, query_string={"counts": "true"}).json
+        assert len(answer["executions"]) == 2
+        assert answer["counts"] == (self.NONE | {"pending": 2} if may else None)
+
+
 class TestFilters:
     @pytest.fixture(autouse=True)
     def some(self, server: Mounted) -> None:
