@@ -46,9 +46,9 @@ faults: python ## every fault many times over, on two releases of Celery, as a t
 	@$(VENV) faults
 	@$(RUN) -m tests.faults $(FAULTS)
 
-pictures: python ## the README's pictures, taken anew from the page by its browser tests
+pictures: python ## the README's pictures, taken anew from the pages by their browser tests
 	@$(VENV) dev
-	@SCREENSHOTS=1 $(RUN) -m pytest -q tests/browser/test_page.py -k fits
+	@SCREENSHOTS=1 $(RUN) -m pytest -q tests/browser/test_page.py tests/browser/test_dashboard_looks.py -k fits
 
 clean: ## remove what was made here: .venv, caches, builds, the demo's data
 	@rm -rf .venv build dist *.egg-info .headway .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -9,18 +9,18 @@ const MOST = 2000; // reports that a page which stays open keeps; then every sec
 const SHOWN = 300; // messages
 
 export class Course {
-  #reports = []; #complete = true; #drawn = null; #told = []; #rows = []; #dirty = true; #width = 0; #seen = null;
+  #reports = []; #complete = true; #drawn = null; #told = []; #rows = []; #dirty = true; #size = null; #seen = null; #pointer = null;
+  #anew = { paint: () => this.#seen && this.paint(this.#seen) };
 
   constructor() {
     const place = find("plot");
-    new ResizeObserver(([entry]) => {
-      if (Math.round(entry.contentRect.width) === this.#width) return;
-      this.#width = Math.round(entry.contentRect.width);
+    new ResizeObserver(([{ contentRect: { width, height } }]) => {
+      this.#size = { width, height, rem: parseFloat(getComputedStyle(document.documentElement).fontSize) };
       this.#dirty = true;
-      paint({ paint: () => this.#seen && this.paint(this.#seen) });
+      paint(this.#anew);
     }).observe(place);
-    place.addEventListener("pointermove", (event) => this.#point(event));
-    place.addEventListener("pointerleave", () => this.#point(null));
+    place.addEventListener("pointermove", ({ clientX }) => { this.#pointer = clientX; this.#point(); });
+    place.addEventListener("pointerleave", () => { this.#pointer = null; this.#point(); });
     find("table").addEventListener("toggle", () => this.#table());
   }
 
@@ -39,22 +39,20 @@ export class Course {
     const kept = past?.reports.filter((report) => report.timestamp !== null) ?? [];
     const last = kept.at(-1)?.timestamp ?? "";
     const since = past ? this.#reports.filter((report) => report.timestamp > last) : this.#reports;
-    this.#reports = [...kept, ...since];
+    this.#reports = [...kept, ...since.map((report) => ({ ...report, attempt: report.attempt ?? seen.attempt }))];
     this.#complete = past?.complete ?? true;
-    if (seen.progress) this.#push(seen.progress, seen.attempt, seen.updated_at);
+    if (seen.progress) {
+      const report = reportOf(seen.progress, seen.attempt, seen.updated_at);
+      if (report.timestamp > (this.#reports.at(-1)?.timestamp ?? "")) this.#reports.push(report); // else the stream was faster
+    }
     this.#dirty = true;
   }
 
-  /** What a frame says of it. */
+  /** What a frame says of it; `attempt` is null while a new one may have begun whose number no frame tells. */
   add(frame, attempt) {
-    this.#push(frame.progress, attempt, frame.timestamp);
-  }
-
-  #push(progress, attempt, at) {
-    const report = { ...progress, attempt, timestamp: progress.timestamp ?? at };
+    const report = reportOf(frame.progress, attempt, frame.timestamp);
     const last = this.#reports.at(-1);
-    // The same report again (a fresh status, a look), or one that was overtaken.
-    if (report.timestamp === null || (last && report.timestamp <= last.timestamp)) return;
+    if (last && last.timestamp === report.timestamp && last.current === report.current && last.message === report.message) return;
     this.#reports.push(report);
     if (this.#reports.length > MOST) {
       const half = MOST / 2;
@@ -77,23 +75,23 @@ export class Course {
     const drawn = (this.#drawn = course(this.#reports));
     find("table").hidden = !this.#reports.length;
     const label = drawn ? `Progress over time: ${drawn.points.length} reports, the last one ${done(drawn.points.at(-1).report)}; ${phaseWord(seen.phase)}` : "";
-    if (drawn && this.#width) find("plot").replaceChildren(plot(drawn, label, this.#width));
+    if (drawn && this.#size?.width) find("plot").replaceChildren(plot(drawn, label, this.#size));
     else find("plot").replaceChildren();
     attribute(find("course"), "data-empty", drawn ? null : "true");
-    this.#point(null);
+    this.#point();
   }
 
   /** What stood where the pointer is; without one, what the plot shows. */
-  #point(event) {
+  #point() {
     const drawn = this.#drawn;
     const cross = find("plot").querySelector(".cross");
     if (!drawn || !cross) return text(find("readout"), "Nothing to draw yet: it has reported no count.");
-    if (!event) {
+    if (this.#pointer === null) {
       cross.style.transform = "";
       const thinned = this.#complete ? "" : "; of many, some were left out";
       return text(find("readout"), `${drawn.known ? "Percent done" : "Count"} over time${thinned}`);
     }
-    const { report, x } = nearest(drawn, event.clientX - find("plot").getBoundingClientRect().left, this.#width);
+    const { report, x } = nearest(drawn, this.#pointer - find("plot").getBoundingClientRect().left, this.#size);
     cross.style.transform = `translateX(${x + 9}px)`;
     text(find("readout"), [time(report.timestamp), done(report), report.message].filter(Boolean).join(" · "));
   }
@@ -126,6 +124,9 @@ export class Course {
     });
   }
 }
+
+/** A report as the history has it; one that carries no time was heard now. */
+const reportOf = (progress, attempt, heard) => ({ ...progress, attempt, timestamp: progress.timestamp ?? heard });
 
 const key = (report) => `${report.attempt} ${report.timestamp} ${report.message}`;
 

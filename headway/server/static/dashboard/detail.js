@@ -16,7 +16,7 @@ const MISSING = {
 };
 
 export class Detail {
-  #on; #id = null; #run = 0; #seen = null; #watching = null; #course = new Course(); #said = { percentage: 0, at: 0 }; #clock = 0;
+  #on; #id = null; #run = 0; #seen = null; #watching = null; #course = new Course(); #said = { percentage: 0, at: 0 }; #clock = 0; #turning = false;
 
   constructor(on) {
     this.#on = on;
@@ -52,6 +52,7 @@ export class Detail {
       const [seen, past] = await Promise.all([execution(this.#id), history(this.#id).catch(optional)]);
       if (run !== this.#run) return;
       this.#on.well();
+      this.#turning = false;
       this.#course.take(past, seen);
       if (!(this.heard > asked) || terminal(seen.status)) this.#seen = seen;
       else this.#seen = { ...seen, status: this.#seen.status, phase: this.#seen.phase, progress: this.#seen.progress };
@@ -88,11 +89,12 @@ export class Detail {
       this.heard = performance.now();
       const before = this.#seen;
       this.#seen = after(before, frame);
-      if (frame.progress) this.#course.add(frame, this.#seen.attempt);
+      const looks = !first && frame.type !== "progress"; // frames don't say attempt, worker and times; and after a gap there is more
+      this.#turning ||= looks;
+      if (frame.progress) this.#course.add(frame, this.#turning ? null : this.#seen.attempt);
       this.#tell(before);
       paint(this);
-      // Frames don't say attempt, worker and times; and a status that comes by itself may stand at the end of a gap.
-      if (!first && frame.type !== "progress") this.#look();
+      if (looks) this.#look();
     };
     this.#watching = watch(id, {
       onStatus: hear,
