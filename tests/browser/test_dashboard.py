@@ -156,7 +156,7 @@ def test_what_a_task_says_is_text(page: Page, stage: Stage) -> None:
 
 
 def test_by_status(page: Page, stage: Stage) -> None:
-    """A chip for each status narrows the list down and stands in the URL; the back button undoes it."""
+    """A chip for each status narrows the list down, says how many there are, and stands in the URL; the back button undoes it."""
     stage.run("good", 1, 2)
     stage.end("good")
     stage.run("bad", 1, 2)
@@ -164,6 +164,7 @@ def test_by_status(page: Page, stage: Stage) -> None:
     stage.publish("queued")
     open_page(page, stage)
     chips = page.get_by_role("navigation", name="By status")
+    expect(chips.get_by_role("link")).to_have_text(["All 3", "Waiting 1", "Running 0", "Done 1", "Failed 1", "Cancelled 0"])
     chips.get_by_role("link", name="Failed").click()
     expect(page.locator(".row")).to_have_count(1)
     assert shown(page) == ["bad"]

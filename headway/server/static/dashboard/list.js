@@ -72,7 +72,7 @@ export class List {
     const asked = performance.now();
     let page;
     try {
-      page = await list(`${query(this.#filters).slice(1)}&limit=${FIRST}`);
+      page = await list(`${query(this.#filters).slice(1)}&limit=${FIRST}&counts=true`);
     } catch (error) {
       if (run !== this.#run) return;
       this.#wait = Math.min(SLOWEST, this.#wait * 2);
@@ -304,7 +304,7 @@ export class List {
     find("filters").addEventListener("submit", (event) => event.preventDefault());
     const chips = [["", "All"], ...Object.entries(STATUSES)];
     find("chips").append(...chips.map(([status, word]) =>
-      make("a", { class: "chip", "data-status": status || "all" }, make("span", {}, word), make("b"))));
+      make("a", { class: "chip", "data-status": status || "all" }, make("span", {}, word), " ", make("b"))));
   }
 
   #showFilters() {
