@@ -29,7 +29,7 @@ URL = os.environ.get("BENCH_URL", "redis://127.0.0.1:6379/0")
 EXPIRES = 3600
 #: Calls of a hot loop in one round: enough for what is done once (a tqdm, a generator) not to count. Usually, and with --quick.
 CALLS = {False: 100_000, True: 50_000}
-#: Among how many executions the reports of `stored` are shared out.
+#: Among how many executions the reports of `stored` are shared out, and among how many keys what stands beside them.
 EXECUTIONS = 1_000
 
 celery = Celery("benchmarks", broker=URL, backend=URL)
@@ -168,6 +168,7 @@ def stored(self: Any, quick: bool, size: int) -> Taken:
     store = attempt.installation.store
     # Each report is a new one of one of many executions: of a single one most would be thinned out of its history, and cost less.
     writes = itertools.cycle(replace(write, task_id=f"{self.request.id}-{n}", attempt=1) for n in range(EXECUTIONS))
+    names = itertools.cycle(f"bench-set-{n}" for n in range(EXECUTIONS))
     client = redis.Redis.from_url(URL)
     plain_reporting.push_request(id=f"plain-{self.request.id}", called_directly=False, retries=0)
     for _ in range(EXECUTIONS):
@@ -177,7 +178,7 @@ def stored(self: Any, quick: bool, size: int) -> Taken:
             {
                 "store": _times(lambda: store.write(next(writes))),
                 "ours": _times(lambda: attempt._store(meta)),
-                "set": _times(lambda: client.set("bench-set", raw, ex=EXPIRES)),
+                "set": _times(lambda: client.set(next(names), raw, ex=EXPIRES)),
                 "celery": _times(lambda: plain_reporting.update_state(state="PROGRESS", meta=meta)),
             }
             | _celery_progress(size),
