@@ -65,7 +65,7 @@ def silent(way: str) -> None:
     WAYS[way]()
 
 
-@app.task(name="life.speaks", progress_timeout=1)
+@app.task(name="life.speaks", progress_timeout=2)
 def speaks(words: int) -> str:
     progress = headway.RequestContext.get().progress
     for word in range(words):

@@ -27,7 +27,7 @@ def make_app(url: str) -> Celery:
         """One step a word; "end" returns, "fail" raises."""
         progress = headway.RequestContext.get().progress
         step = 0
-        with redis.Redis.from_url(url) as client:
+        with redis.Redis.from_url(url, socket_timeout=None) as client:
             while True:
                 word = client.blpop(f"puppet:{self.request.id}", timeout=PATIENCE)
                 if word is None or word[1] == b"end":
