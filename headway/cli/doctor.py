@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
+from typing import TYPE_CHECKING
+
 import click
 
 from headway.cli.call import Call, as_json, print_json, styled
+
+if TYPE_CHECKING:
+    from headway.cli.checks import Finding
 
 COLOURS = {"error": "red", "warning": "yellow", "note": None}
 
@@ -29,8 +37,16 @@ def doctor(ctx: click.Context, ignore: tuple[str, ...], as_json: bool) -> None:
                 {"name": finding.name, "severity": finding.severity.value, "problem": finding.problem, "cure": finding.cure}
             )
         else:
-            severity = styled(f"{finding.severity.value:<7}", COLOURS[finding.severity])
-            click.echo(f"{severity}  {finding.problem}. Cure: {finding.cure}. {styled(f'[{finding.name}]', dim=True)}")
+            click.echo(_line(finding))
     if not found and not as_json:
         click.echo("Nothing to complain about.")
     ctx.exit(1 if any(finding.severity is not Severity.NOTE for finding in found) else 0)
+
+
+def _line(finding: Finding) -> str:
+    """On one line, for grep; at a terminal on as many as it takes."""
+    text = f"{finding.severity.value:<7}  {finding.problem}. Cure: {finding.cure}. [{finding.name}]"
+    if sys.stdout.isatty():
+        text = textwrap.fill(text, shutil.get_terminal_size().columns, subsequent_indent=" " * 9)
+    word = finding.severity.value
+    return text.replace(word, styled(word, COLOURS[word]), 1)

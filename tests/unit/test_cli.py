@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from click.testing import CliRunner, Result
 from headway.cli.call import Call
 from headway.cli.direct import Direct
 from headway.cli.main import COMMANDS, headway
+from headway.cli.source import Trouble
 from headway.errors import Unavailable
 from headway.feeds.memory import MemoryFeed
 from headway.records import Status
@@ -92,7 +94,14 @@ def objects(result: Result) -> list[Any]:
 
 class TestWatch:
     @pytest.mark.parametrize(
-        ("ends", "code"), [(["SUCCESS"], 0), (["SUCCESS", "FAILURE"], 1), (["REVOKED", "SUCCESS"], 1), (["SUCCESS", None], 2)]
+        ("ends", "code"),
+        [
+            (["SUCCESS"], 0),
+            (["SUCCESS", "FAILURE"], 1),
+            (["REVOKED", "SUCCESS"], 1),
+            (["SUCCESS", None], 2),
+            ([None, "FAILURE"], 2),
+        ],
     )
     def test_the_status_tells_how_they_ended(self, way: Way, ends: list[str | None], code: int) -> None:
         """0 where all completed, 1 where one failed or was cancelled, 2 where one is unknown; the others are told too."""
@@ -106,7 +115,7 @@ class TestWatch:
             assert "failed  30%" in result.stdout
             assert "ValueError: no rows" in result.stdout
         if None in ends:
-            assert "headway: Execution 'e1' not found" in result.stderr
+            assert f"headway: Execution 'e{ends.index(None)}' not found" in result.stderr
 
     def test_from_queue_to_end(self, way: Way) -> None:
         """What happens is told as it happens, as the frames of a socket with --json: each once, the end last."""
@@ -162,32 +171,60 @@ class TestWatch:
         assert result.exit_code == 2
         assert "Give the ids of executions, or --all." in result.stderr
 
-    def test_an_outage_is_told_and_outlasted(self, server: Mounted) -> None:
+    @pytest.mark.parametrize("what", ["store", "feed"])
+    def test_an_outage_is_told_and_outlasted(self, server: Mounted, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
         """A result backend that goes away and comes back is told once, and the end is there all the same."""
+        monkeypatch.setattr("headway.cli.direct.RETRY", 0.01)
+        way, told, tries = Way(server, None), [], []
+        read = server.store.read
+        monkeypatch.setattr(server.store, "read", lambda ids: [tries.append(ids), read(ids)][1])
         server.publish("a")
         server.begin("a")
-        way = Way(server, None)
 
         def work() -> None:
+            if what == "feed":
+                way.feed.cut()
+                until(lambda: told, within=20)
+                server.end("a")
+                way.feed.mend()
+                return
             server.store.away = True
-            way.feed.cut()
-            until(lambda: told)
+            way.feed.publish("a", None)
+            until(lambda: told, within=20)
+            before = len(tries)
+            until(lambda: len(tries) > before + 2, within=20)
             server.store.away = False
             server.end("a")
-            way.feed.mend()
 
-        told: list[Any] = []
         worker = way.meanwhile(work, "a")
-        source = Direct(server.celery, store=server.store, feed=way.feed, clock=server.clock)
-        updates = []
-        for update in source.follow(["a"]):
+        updates: list[Any] = []
+        for update in Direct(server.celery, store=server.store, feed=way.feed, clock=server.clock).follow(["a"]):
             updates.append(update)
-            told += [update] if not hasattr(update, "status") else []
+            told += [update] if isinstance(update, Trouble) else []
         worker.join()
-        assert len(told) == 1
+        assert [trouble.execution_id for trouble in told] == [None]
         assert "can't be reached" in told[0].message
-        assert updates[-1].status is Status.COMPLETED  # type: ignore[union-attr]
+        assert all(one != other for one, other in itertools.pairwise(updates))
+        assert updates[-1].status is Status.COMPLETED
         assert not way.feed.watched
+
+    def test_silence_is_not_told(self, server: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An execution that says nothing is looked at again and again, and told once."""
+        monkeypatch.setattr("headway.cli.direct.SWEEP", 0.01)
+        way, tries = Way(server, None), []
+        read = server.store.read
+        monkeypatch.setattr(server.store, "read", lambda ids: [tries.append(ids), read(ids)][1])
+        server.publish("a")
+        server.begin("a")
+
+        def work() -> None:
+            until(lambda: len(tries) > 5, within=20)
+            server.end("a")
+
+        worker = way.meanwhile(work, "a")
+        updates = list(Direct(server.celery, store=server.store, feed=way.feed, clock=server.clock).follow(["a"]))
+        worker.join()
+        assert [update.status for update in updates if not isinstance(update, Trouble)] == ["running", "completed"]
 
     def test_ctrl_c(self) -> None:
         """Ctrl-C leaves with 130, and no traceback."""

@@ -170,6 +170,23 @@ def _noting(app: Any, asked: list[str]) -> Any:
     return noting
 
 
+def test_no_login_of_netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ~/.netrc says of the host neither takes the token's place nor goes to a server that was given none."""
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    sent: list[str | None] = []
+
+    def noting(environ: Any, start_response: Any) -> Any:
+        sent.append(environ.get("HTTP_AUTHORIZATION"))
+        return Response(status=404)(environ, start_response)
+
+    with Serving(noting) as serving:
+        for token in (None, "mine"):
+            with Client(serving.url, token) as client, pytest.raises(errors.UnexpectedAnswer):
+                client.get("a")
+    assert sent == [None, "Bearer mine"]
+
+
 class TestErrors:
     def test_the_table_mirrors_the_servers(self) -> None:
         """Every error that the server has a status for is raised by the client for that status."""
