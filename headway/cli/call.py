@@ -39,7 +39,9 @@ class Call:
             return Remote(self.url, self.token)
         from headway.cli.direct import Direct  # noqa: PLC0415  (with the result backend's driver)
 
-        return Direct(self.celery(None))
+        # The server's own variable, and its words.
+        allow_pickle = os.environ.get("HEADWAY_ALLOW_PICKLE", "").strip().lower() in ("1", "true", "yes", "on")
+        return Direct(self.celery(None), allow_pickle=allow_pickle)
 
     def celery(self, command: str | None) -> Any:
         """The app; ``command``: that nothing else would do for."""

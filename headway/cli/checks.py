@@ -53,11 +53,19 @@ Check = Callable[[Any], Iterator[Finding]]
 
 def run(app: Any, ignored: Sequence[str] = ()) -> list[Finding]:
     """All that is found in an app, its tasks loaded; the worst first."""
-    app.loader.import_default_modules()
-    app.finalize()
     order = list(Severity)
     found = [finding for check in CHECKS for finding in check(app) if finding.name not in ignored]
     return sorted(found, key=lambda finding: order.index(finding.severity))
+
+
+def imports(app: Any) -> Iterator[Finding]:
+    """Whether the tasks can be loaded: those that can't are looked at by no other check."""
+    try:
+        app.loader.import_default_modules()
+        app.finalize()
+    except Exception as exc:  # noqa: BLE001  (somebody's modules are imported: they may raise anything)
+        problem = f"the project's tasks can't be imported: {type(exc).__name__}: {exc}"
+        yield Finding("imports", Severity.ERROR, problem, "mend the module, or the setting imports (include)")
 
 
 def installed(app: Any) -> Iterator[Finding]:
@@ -212,4 +220,4 @@ def _names(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-CHECKS: Sequence[Check] = (installed, result_backend, serializers, results, delivery, events, broker, backend_server)
+CHECKS: Sequence[Check] = (imports, installed, result_backend, serializers, results, delivery, events, broker, backend_server)

@@ -34,17 +34,24 @@ def utc_now() -> datetime:
 
 
 class Direct:
-    """See the module's text. ``store``, ``feed`` and ``clock`` are for tests. Raises ``ConfigurationError`` for a backend that
-    no other process can read.
+    """See the module's text. ``allow_pickle`` as the server's setting; ``store``, ``feed`` and ``clock`` are for tests.
+
+    Raises ``ConfigurationError`` for a backend that no other process can read.
     """
 
     def __init__(
-        self, app: Any, *, store: Store | None = None, feed: Feed | None = None, clock: Callable[[], datetime] = utc_now
+        self,
+        app: Any,
+        *,
+        allow_pickle: bool = False,
+        store: Store | None = None,
+        feed: Feed | None = None,
+        clock: Callable[[], datetime] = utc_now,
     ) -> None:
         if store is None:
-            check_readable(app)
+            check_readable(app, allow_pickle=allow_pickle)
         self._app = app
-        self._store = store if store is not None else store_for(app)
+        self._store = store if store is not None else store_for(app, allow_pickle=allow_pickle)
         self._feed = feed
         self._clock = clock
 

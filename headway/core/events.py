@@ -114,7 +114,12 @@ def event_of(frame: Mapping[str, Any]) -> AnyEvent:
 
 
 def events_of(frame: Mapping[str, Any]) -> list[AnyEvent]:
-    """What a frame tells of each execution that it names: mostly of one. Raises what `event_of` raises."""
+    """What a frame tells of each execution that it names: mostly of one. Raises what `event_of` raises.
+
+    Of a type that a later version knows it is nothing: who doesn't know it needn't end for it.
+    """
+    if frame["type"] not in _KINDS and frame["type"] != "error":
+        return []
     named = frame.get("execution_ids")
     return [event_of(frame)] if named is None else [event_of({**frame, "execution_id": str(each)}) for each in named]
 

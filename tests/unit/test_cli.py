@@ -368,6 +368,16 @@ class TestEverywhere:
         assert result.exit_code == 2
         assert "Set result_backend" in result.stderr
 
+    def test_pickle(self, redis_url: str) -> None:
+        """Results that are read by unpickling aren't read, until the same variable as the server's says so."""
+        app = Celery("pickled", broker="memory://", backend=redis_url, set_as_current=False)
+        app.conf.update(result_serializer="pickle", result_accept_content=["pickle"])
+        result = CliRunner().invoke(headway, ["show", "a"], obj=Call(app=app))
+        assert result.exit_code == 2
+        assert "result_serializer is 'pickle'" in result.stderr
+        result = CliRunner().invoke(headway, ["show", "a"], obj=Call(app=app), env={"HEADWAY_ALLOW_PICKLE": "1"})
+        assert result.stderr == "headway: Execution 'a' not found\n"
+
     @pytest.mark.parametrize("args", [["ls"], ["show", "a"], ["cancel", "-y", "a"], ["watch", "--all"]])
     def test_away(self, server: Mounted, args: list[str]) -> None:
         """A result backend that is away is one sentence, and 2."""

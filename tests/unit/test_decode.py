@@ -100,6 +100,7 @@ def test_every_frame_is_an_event() -> None:
     assert event_of(fault) == Interrupted("unavailable", "away", AT, "x", Status.RUNNING)
     assert event_of(sent(error_frame("invalid", "what?", AT))) == Interrupted("invalid", "what?", AT)
     assert events_of(sent(error_frame("invalid", "what?", AT))) == [Interrupted("invalid", "what?", AT)]
+    assert events_of({"type": "from a later version"}) == []
     several = sent(error_frame("too_many", "no place", AT) | {"execution_ids": ["x", "y"]})
     assert events_of(several) == [Interrupted("too_many", "no place", AT, each) for each in ("x", "y")]
 

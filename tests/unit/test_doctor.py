@@ -98,6 +98,13 @@ def test_single_tasks() -> None:
     assert "shop.bare" in finding.problem
 
 
+def test_modules_that_fail() -> None:
+    """Tasks that can't be imported are a finding, and no traceback."""
+    (finding,) = checks.imports(app_with(imports=("no_such_module_anywhere",)))
+    assert (finding.name, finding.severity.value) == ("imports", "error")
+    assert "no_such_module_anywhere" in finding.problem
+
+
 def examined(app: Celery, *args: str) -> Any:
     return CliRunner().invoke(command, ["doctor", *args], obj=Call(app=app))
 
