@@ -127,6 +127,19 @@ def test_cancel_then_terminate(page: Page, stage: Stage, monkeypatch: pytest.Mon
     expect(page.locator("#cancel")).to_be_hidden()
 
 
+def test_terminate_what_gives_no_sign(page: Page, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was asked to end and gives no sign of life is still called stalled; force is offered all the same."""
+    monkeypatch.setattr("headway.control.tell_workers", lambda *_, **__: None)
+    stage.run("mine", 31, 100)
+    stage.server.store.beat(["mine"], "celery@north-1", 5.0)
+    stage.server.clock.tick(60)
+    open_page(page, stage, "#/mine")
+    expect(page.locator("#state")).to_have_text("No sign of life")
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    page.get_by_role("button", name="Cancel the execution").click()
+    expect(page.get_by_role("button", name="Terminate", exact=True)).to_be_visible()
+
+
 def test_a_refused_cancel_is_told(page: Page, stage: Stage) -> None:
     """What the server says against it stands at the button."""
     stage.run("mine", 31, 100)

@@ -16,7 +16,7 @@ const MISSING = {
 };
 
 export class Detail {
-  #on; #id = null; #run = 0; #seen = null; #watching = null; #course = new Course(); #said = { percentage: 0, at: 0 }; #clock = 0; #turning = false;
+  #on; #id = null; #run = 0; #seen = null; #watching = null; #course = new Course(); #said = { percentage: 0, at: 0 }; #clock = 0; #turning = false; #asked = false;
 
   constructor(on) {
     this.#on = on;
@@ -28,6 +28,7 @@ export class Detail {
     this.close();
     this.#id = id;
     this.#seen = null;
+    this.#asked = false;
     this.#said = { percentage: 0, at: 0 };
     this.#course.begin();
     find("whole").hidden = find("missing").hidden = true;
@@ -125,9 +126,12 @@ export class Detail {
 
   // --- what a reader can do ---
 
+  /** It was asked to end and goes on, or seems to: one without a sign of life is called stalled, whatever was asked of it. */
+  get #mayForce() { return this.#seen.phase === "cancelling" || this.#asked; }
+
   async #cancel() {
     const id = this.#id;
-    const force = this.#seen.phase === "cancelling";
+    const force = this.#mayForce;
     const words = force
       ? ["Terminate it?", "Its process is killed where it stands: nothing is cleaned up, and a whole worker may go with it, depending on its pool.", "Terminate"]
       : ["Cancel it?", "It ends at its next report, or before it starts.", "Cancel the execution"];
@@ -137,6 +141,7 @@ export class Detail {
     try {
       const seen = await cancel(id, force);
       if (id !== this.#id) return;
+      this.#asked = true;
       this.#seen = { ...seen, outputs: null };
       paint(this);
     } catch (error) {
@@ -198,8 +203,8 @@ export class Detail {
     const hidden = terminal(status) || (phase === "cancelling" && status === "pending");
     if (hidden && button === document.activeElement) find("detail-title").focus({ preventScroll: true });
     button.hidden = hidden;
-    text(button, phase === "cancelling" ? "Terminate" : "Cancel");
-    button.classList.toggle("danger", phase === "cancelling");
+    text(button, this.#mayForce ? "Terminate" : "Cancel");
+    button.classList.toggle("danger", this.#mayForce);
   }
 
   #failure(error) {
