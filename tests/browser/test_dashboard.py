@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 
 from headway.server.auth import Action, Identity
 from headway.stores.memory import MemoryStore
-from tests.browser.stage import PATIENCE, Stage, open_page, row, staged
+from tests.browser.stage import PATIENCE, PLACE, Stage, open_page, row, staged
 
 expect.set_options(timeout=PATIENCE)
 
@@ -310,8 +310,12 @@ def test_a_token_is_asked_for(page: Page) -> None:
         page.get_by_role("button", name="Forget the token").click()
         expect(dialog).to_be_visible()
         dialog.get_by_role("button", name="Not now").click()
-        expect(page.get_by_role("heading", name="A token is wanted")).to_be_visible()
+        expect(page.get_by_role("heading", name="A token is wanted").last).to_be_visible()
         expect(row(page, "mine")).to_have_count(0)
+        page.get_by_role("button", name="Give a token").click()
+        dialog.get_by_label("Token").fill("open-sesame")
+        dialog.get_by_label("Token").press("Enter")
+        expect(row(page, "mine")).to_be_visible()
 
 
 def test_only_what_one_may_see(page: Page) -> None:
@@ -336,6 +340,19 @@ def test_not_for_you(page: Page) -> None:
         open_page(page, stage)
         expect(page.get_by_role("heading", name="Not for you to see")).to_be_visible()
         expect(page.locator("#none")).to_contain_text("You may not list")
+
+
+def test_what_is_newer_stays(page: Page, stage: Stage) -> None:
+    """An answer that the stream has overtaken gives what frames don't tell, and takes nothing back."""
+    open_page(page, stage)
+    script = """async (place) => {
+        const { overtaken } = await import(`${place}/assets/words.js`);
+        const line = { status: "running", phase: "running", progress: 1, attempt: 2, worker: "w" };
+        return overtaken(line, { ...line, status: "failed", phase: "failed", progress: 9, attempt: 1, worker: null });
+    }"""
+    seen = page.evaluate(script, PLACE)
+    assert (seen["status"], seen["phase"], seen["progress"]) == ("failed", "failed", 9)
+    assert (seen["attempt"], seen["worker"]) == (2, "w")
 
 
 def test_a_hidden_page_rests(page: Page, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 import { cancel, duration, execution, history, percent, watch } from "./api.js";
 import { Course } from "./course.js";
 import { announce, attribute, find, make, paint, pairs, text } from "./dom.js";
-import { after, age, bar, moment, moving, numbers, phaseWord, terminal } from "./words.js";
+import { after, age, bar, moment, moving, numbers, overtaken, phaseWord, terminal } from "./words.js";
 
 const QUIET = 10000; // ms between two announcements of how far it is
 const LONGEST = 20000; // characters of a result that are shown
@@ -11,12 +11,16 @@ const LONGEST = 20000; // characters of a result that are shown
 const MISSING = {
   404: ["There is no such execution", "Nobody has heard of it: neither published nor run, as far as this server can tell."],
   410: ["Its result has expired", "It was there once; what was known of it is kept for a while only."],
+  401: ["A token is wanted", ""],
   403: ["Not for you to see", ""],
   422: ["That is no id", ""],
 };
 
 export class Detail {
-  #on; #id = null; #run = 0; #seen = null; #watching = null; #course = new Course(); #said = { percentage: 0, at: 0 }; #clock = 0; #turning = false; #asked = false;
+  #on; #id = null; #run = 0; #seen = null; #watching = null; #clock = 0; #course = new Course();
+  #heard = -1; #said = { percentage: 0, at: 0 };
+  /** A new attempt may have begun whose number isn't known yet; this page has asked for the end. */
+  #turning = false; #asked = false;
 
   constructor(on) {
     this.#on = on;
@@ -29,6 +33,7 @@ export class Detail {
     this.#id = id;
     this.#seen = null;
     this.#asked = false;
+    this.#heard = -1;
     this.#said = { percentage: 0, at: 0 };
     this.#course.begin();
     find("whole").hidden = find("missing").hidden = true;
@@ -55,8 +60,7 @@ export class Detail {
       this.#on.well();
       this.#turning = false;
       this.#course.take(past, seen);
-      if (!(this.heard > asked) || terminal(seen.status)) this.#seen = seen;
-      else this.#seen = { ...seen, status: this.#seen.status, phase: this.#seen.phase, progress: this.#seen.progress };
+      this.#seen = this.#heard > asked ? { ...overtaken(seen, this.#seen), outputs: seen.outputs ?? this.#seen.outputs } : seen;
     } catch (error) {
       if (run === this.#run) this.#refused(error, run);
       return;
@@ -77,7 +81,7 @@ export class Detail {
       find("missing").replaceChildren(make("h1", {}, title), make("p", {}, about || error.message), make("p", {}, make("code", {}, this.#id)));
       find("missing").hidden = false;
       find("whole").hidden = true;
-    } else if (error.status !== 401) setTimeout(() => run === this.#run && this.#look(), 3000);
+    } else setTimeout(() => run === this.#run && this.#look(), 3000);
   }
 
   #follow() {
@@ -87,7 +91,7 @@ export class Detail {
       if (id !== this.#id || frame === last) return;
       const first = last === null;
       last = frame;
-      this.heard = performance.now();
+      this.#heard = performance.now();
       const before = this.#seen;
       this.#seen = after(before, frame);
       const looks = !first && frame.type !== "progress"; // frames don't say attempt, worker and times; and after a gap there is more

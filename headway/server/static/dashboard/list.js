@@ -79,13 +79,15 @@ export class List {
       this.#refused = error;
       this.#on.trouble(error);
       this.#ends();
-      return this.#again(this.#wait);
+      if (error.code !== "not_authenticated") this.#again(this.#wait); // else when there is a token
+      return;
     }
     if (run !== this.#run) return;
     this.#wait = EVERY;
     this.#refused = null;
     this.#loaded = true;
     this.#on.well();
+    if (![...this.#rows.values()].some((row) => row.watching)) this.#on.link(null); // there is no stream to say how it is
     this.#counts(page.counts);
     this.#take(page, asked);
     this.#ends();
@@ -123,7 +125,7 @@ export class List {
       const asked = performance.now();
       try {
         const line = await execution(stale.id);
-        if (!(stale.heard > asked)) stale.look(line);
+        stale.look(line, asked);
       } catch {
         continue; // what the frame said stands; the next look at the page tells what is wrong
       }
@@ -138,8 +140,7 @@ export class List {
     const known = page.executions.filter((line) => this.#rows.has(line.execution_id));
     for (const line of known) {
       const row = this.#rows.get(line.execution_id);
-      if (row.heard > asked) continue; // the stream has said something newer
-      row.look(line);
+      row.look(line, asked);
       this.#follow(row);
     }
     for (const line of page.executions) this.#names(line.task);
@@ -253,7 +254,6 @@ export class List {
     const hear = (frame) => {
       if (frame === last) return;
       last = frame;
-      row.heard = performance.now();
       if (row.frame(frame)) this.#refresh(row);
     };
     row.watching = watch(row.id, {
@@ -292,7 +292,10 @@ export class List {
     };
     find("chips").addEventListener("click", link);
     find("clear").addEventListener("click", (event) => { link(event); find("q").focus(); });
-    find("none").addEventListener("click", (event) => event.target.matches("a") && link(event));
+    find("none").addEventListener("click", (event) => {
+      if (event.target.matches("button")) this.restart();
+      else link(event);
+    });
     find("task").addEventListener("change", ({ target }) => go({ task: target.value }));
     let pause = 0;
     let typing = false; // one entry in the browser's history for one search, not for each letter
@@ -352,6 +355,7 @@ function refusal(error) {
   const titles = { 401: "A token is wanted", 403: "Not for you to see", 501: "This result backend can’t be listed",
     503: "The result backend is away", 0: "The server can’t be reached" };
   const words = [make("h2", {}, titles[error.status ?? 0] ?? "The server can’t answer"), make("p", {}, error.message)];
+  if (error.status === 401) words.push(make("button", { type: "button" }, "Give a token"));
   if (error.status === 501) words.push(make("p", {}, "An execution can be seen by its id, at ", make("code", {}, "#/id"), " of this page."));
   return words;
 }

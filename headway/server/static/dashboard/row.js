@@ -1,13 +1,13 @@
 // One execution in the list.
 
 import { attribute, find, paint, text } from "./dom.js";
-import { after, age, bar, moment, moving, numbers, phaseWord, terminal } from "./words.js";
+import { after, age, bar, moment, moving, numbers, overtaken, phaseWord, terminal } from "./words.js";
 
 /** What a row says where its execution can't be seen any more. */
 const GONE = { not_found: "Not found", expired: "Expired", not_allowed: "Not allowed" };
 
 export class Row {
-  #part; #gone = null;
+  #part; #gone = null; #heard = -1;
 
   constructor(seen) {
     this.seen = seen;
@@ -27,14 +27,15 @@ export class Row {
 
   get ended() { return terminal(this.seen.status) || this.#gone !== null; }
 
-  /** A line of the API. */
-  look(line) {
-    this.seen = line;
+  /** A line of the API, that was asked for at `asked` (as `performance.now()` says it). */
+  look(line, asked) {
+    this.seen = this.#heard > asked ? overtaken(line, this.seen) : line;
     paint(this);
   }
 
   /** A frame of the stream; true where more has changed than it says, and another look is worth it. */
   frame(frame) {
+    this.#heard = performance.now();
     const { phase } = this.seen;
     this.seen = after(this.seen, frame);
     paint(this);

@@ -56,6 +56,11 @@ export function after(seen, frame) {
   return next;
 }
 
+/** A line of the API that was overtaken by the stream: only what frames don't tell is taken from it. */
+export function overtaken(line, { status, phase, progress, error, finished_at }) {
+  return { ...line, status, phase, progress, error, finished_at };
+}
+
 /** A bar: only a report moves it, so that an end leaves it where it was; one of unknown length has no value. */
 export function bar(seen) {
   const { status, progress } = seen;
