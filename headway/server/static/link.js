@@ -124,11 +124,14 @@ class Link {
       this.#flush();
     };
     socket.onmessage = ({ data }) => socket === this.#socket && this.#hear(JSON.parse(data));
-    socket.onclose = ({ code }) => {
+    const closed = ({ code }) => {
       clearTimeout(timer);
       if (socket === this.#socket) this.#cut(code);
       else if (run === this.#run && this.#opening) this.#refused(socket, code);
     };
+    socket.onclose = closed;
+    // Chromium tells no more than this of a socket that the page's policy forbids.
+    socket.onerror = () => socket !== this.#socket && closed({});
   }
 
   /** It didn't open. A browser doesn't say why (web fact 7): each execution's fallback asks, and brings what it can meanwhile. */
