@@ -36,6 +36,12 @@ AWAY: tuple[type[BaseException], ...] = (
 )
 #: Of these, the ones that somebody should look at all the same.
 LOCKED_OUT = (exceptions.AuthenticationError, exceptions.AuthorizationError)
+#: A node that keeps only a part of the keys.
+CLUSTERED = (exceptions.AskError, exceptions.ClusterCrossSlotError)  # and Moved
+NO_CLUSTER = (
+    "The result backend is a node of a Redis Cluster, in which neither Celery nor Headway can keep results: "
+    "use a plain server, or Sentinel (%s)"
+)
 #: Faults that somebody should look at: no memory, no permission, a key that something else has taken, a wrong setting.
 REFUSED: tuple[type[BaseException], ...] = (
     exceptions.RedisError,
@@ -52,9 +58,14 @@ def translated() -> Iterator[None]:
     except AWAY as exc:
         if isinstance(exc, LOCKED_OUT):
             logger.error("The result backend doesn't let us in: %s", exc)
+        elif isinstance(exc, CLUSTERED):
+            logger.error(NO_CLUSTER, exc)
         raise Unavailable from exc
     except REFUSED as exc:
-        logger.error("The result backend refused a command: %s: %s", type(exc).__name__, exc)
+        if isinstance(exc, CLUSTERED):
+            logger.error(NO_CLUSTER, exc)
+        else:
+            logger.error("The result backend refused a command: %s: %s", type(exc).__name__, exc)
         raise Unavailable("The result backend refused a command") from exc
 
 

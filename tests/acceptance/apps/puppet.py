@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from typing import Any
 
 import redis
 from celery import Celery
@@ -16,10 +18,13 @@ PATIENCE = 60
 TOTAL = 40
 
 
-def make_app(url: str) -> Celery:
-    """The application, on one server for everything. Tests publish with it, the worker below runs it."""
-    app = Celery("puppet", broker=url, backend=url, set_as_current=False)
-    app.conf.update(task_track_started=True, task_default_queue="puppet")
+def make_app(url: str, backend: str | None = None, **conf: Any) -> Celery:
+    """The application; Redis at ``url`` for everything, unless the results have a place of their own.
+
+    Tests publish with it, the worker below runs it.
+    """
+    app = Celery("puppet", broker=url, backend=url if backend is None else backend, set_as_current=False)
+    app.conf.update(task_track_started=True, task_default_queue="puppet", **conf)
     headway.install(app)
 
     @app.task(name="puppet.play", bind=True)
@@ -41,4 +46,5 @@ def make_app(url: str) -> Celery:
 
 
 if "PUPPET_URL" in os.environ:
-    app = make_app(os.environ["PUPPET_URL"])
+    conf = json.loads(os.environ.get("PUPPET_CONF", "{}"))
+    app = make_app(os.environ["PUPPET_URL"], os.environ.get("PUPPET_BACKEND"), **conf)
