@@ -46,6 +46,10 @@ class Web:
         """Seats taken."""
         return self.headway.hub.budget.taken
 
+    def cut(self) -> None:
+        """Break every connection, without a word."""
+        self._serving.cut()
+
     def close(self) -> None:
         """End it with all its threads."""
         self.headway.hub.close()
