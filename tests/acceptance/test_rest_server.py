@@ -25,7 +25,7 @@ APP = "tests.acceptance.apps.rest_service:create_app()"
 Kind = Literal["gevent", "gthread", "dev"]
 
 #: Seconds after which an answer is no answer any more: what is away must be said, and not waited for.
-BOUND = 8
+BOUND = 15
 
 
 class Api:

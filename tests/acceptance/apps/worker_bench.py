@@ -10,6 +10,7 @@ from typing import Any
 from celery import Celery
 
 from headway.core.states import resolve
+from headway.errors import Unavailable
 from headway.records import Execution, Record
 from headway.stores.base import Store
 from headway.stores.select import store_for
@@ -49,8 +50,11 @@ class Bench:
         """The execution, once it has ended."""
 
         def look() -> Execution | None:
-            known = self.store.read([task_id])[0].record is not None  # it isn't, where its publisher has no Headway
-            execution = self.look(task_id) if known else None
+            try:
+                known = self.store.read([task_id])[0].record is not None  # it isn't, where its publisher has no Headway
+                execution = self.look(task_id) if known else None
+            except Unavailable:  # SQLite lets nobody read while a slow disk writes; whoever reads asks again
+                return None
             return execution if execution is not None and execution.status.terminal else None
 
         return until(look, within=within, what=f"{task_id} to end")
