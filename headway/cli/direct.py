@@ -20,7 +20,7 @@ from headway.stores.base import Store
 from headway.stores.results import check_readable
 from headway.stores.select import store_for
 
-#: Executions of one page of the store.
+#: Executions of one page of the store, and of one read.
 PAGE = 200
 #: Seconds between two looks at everything: no message tells that signs of life have stopped (as in ``server/hub.py``).
 SWEEP = 2.0
@@ -106,7 +106,8 @@ class Direct:
                 try:
                     if inbox.cut:
                         raise Unavailable
-                    snapshots = self._store.read(stale)
+                    parts = [stale[start : start + PAGE] for start in range(0, len(stale), PAGE)]
+                    snapshots = [snapshot for part in parts for snapshot in self._store.read(part)]
                 except Unavailable as exc:
                     if not away:
                         yield Trouble(f"{exc}; trying again")

@@ -10,7 +10,7 @@ from typing import Self
 from headway.cli.source import Trouble, Update
 from headway.client import AnyEvent, Client, Completed, Failed, Interrupted, Seen
 from headway.client.answers import CODES
-from headway.errors import ExecutionExpired, ExecutionNotFound
+from headway.errors import ExecutionExpired, ExecutionNotFound, HeadwayError
 from headway.records import Execution, History, Phase, Query, Status
 
 #: The phase of what a frame tells without naming one.
@@ -80,7 +80,11 @@ class Remote:
         """What an execution is after an event. What no frame carries (task, attempt, times) is asked for where it may change."""
         assert not isinstance(event, Interrupted)
         if before is None or isinstance(event, Seen):
-            before = self._client.get(event.execution_id)
+            try:
+                before = self._client.get(event.execution_id)
+            except HeadwayError:
+                # The line holds, REST may be away or closed to us just now: the frames tell what matters.
+                before = before or Execution(event.execution_id, event.status, PHASES[event.status])
         same = before.status is event.status
         return replace(
             before,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Self
@@ -19,7 +21,9 @@ from headway.cli.source import Trouble
 from headway.errors import Unavailable
 from headway.feeds.memory import MemoryFeed
 from headway.records import Status
+from headway.server.auth import Action
 from tests.support.mounting import Mounted, mounted
+from tests.support.processes import ROOT
 from tests.support.serving import Serving
 from tests.support.wait import until
 
@@ -226,6 +230,22 @@ class TestWatch:
         worker.join()
         assert [update.status for update in updates if not isinstance(update, Trouble)] == ["running", "completed"]
 
+    def test_rest_may_be_closed(self, server: Mounted) -> None:
+        """What a socket tells is shown although REST won't say more of it."""
+        server.headway.policy._authorize = lambda _who, action, _id: action is Action.WATCH
+        run_to(server, "a")
+        with Serving(server.app) as serving:
+            result = CliRunner().invoke(headway, ["--url", serving.url, "watch", "a"])
+        assert (result.exit_code, result.stdout) == (0, "a  succeeded  30%  three\n")
+
+    def test_more_than_one_read(self, way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+        """More executions than one read takes are followed to their ends."""
+        monkeypatch.setattr("headway.cli.direct.PAGE", 2)
+        ids = [f"e{number}" for number in range(5)]
+        for each in ids:
+            run_to(way.server, each)
+        assert way.run("watch", *ids).stdout.count("succeeded") == 5
+
     def test_ctrl_c(self) -> None:
         """Ctrl-C leaves with 130, and no traceback."""
 
@@ -349,6 +369,13 @@ class TestCancel:
 
 
 class TestEverywhere:
+    def test_a_worker_is_not_burdened(self) -> None:
+        """The plug-in is imported by every celery command, a worker's too: it brings none of what the commands stand on."""
+        heavy = ("requests", "websockets", "rich", "flask", "gunicorn", "redis", "sqlalchemy")
+        code = f"import headway, headway.cli.main, sys; print([name for name in {heavy} if name in sys.modules])"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+        assert done.stdout.strip() == "[]"
+
     def test_nowhere(self) -> None:
         """Without an app and without a server a command says what to give."""
         result = CliRunner().invoke(headway, ["ls"], env={"HEADWAY_URL": ""})
