@@ -42,17 +42,33 @@ class Stage:
         self.server.store.open(Opening(execution_id, None, self.server.clock(), worker=worker, **more))
 
     def report(
-        self, execution_id: str, current: float | None, total: float | None, message: str | None = None, **attributes: str
+        self,
+        execution_id: str,
+        current: float | None,
+        total: float | None,
+        message: str | None = None,
+        rate: float | None = None,
+        **attributes: str,
     ) -> None:
         """Report, a second after what was before."""
         self.server.clock.tick(1)
-        self.server.report(execution_id, current, total, message, **attributes)  # type: ignore[arg-type]
+        stamp = round(self.server.clock().timestamp() * 1000)
+        said = {"current": current, "total": total, "message": message, "attributes": attributes or None}
+        self.server.write(execution_id, "PROGRESS", said | {"timestamp": stamp, "rate": rate})
 
-    def run(self, execution_id: str, current: float, total: float | None, message: str = "Reading rows", **more: Any) -> str:
+    def run(
+        self,
+        execution_id: str,
+        current: float,
+        total: float | None,
+        message: str = "Reading rows",
+        rate: float | None = None,
+        **more: Any,
+    ) -> str:
         """Published, begun, and so far."""
         self.publish(execution_id, **more)
         self.begin(execution_id)
-        self.report(execution_id, current, total, message)
+        self.report(execution_id, current, total, message, rate)
         return execution_id
 
     def end(self, execution_id: str, state: str = "SUCCESS", result: Any = None) -> None:

@@ -58,13 +58,14 @@ class Mounted:
         """Report progress of the open attempt."""
         stamp = round(self.clock().timestamp() * 1000)
         said = {"current": current, "total": total, "message": message, "attributes": attributes or None, "timestamp": stamp}
-        self._write(execution_id, "PROGRESS", said)
+        self.write(execution_id, "PROGRESS", said)
 
     def end(self, execution_id: str, state: str = "SUCCESS", result: Any = None) -> None:
         """End the open attempt."""
-        self._write(execution_id, state, result)
+        self.write(execution_id, state, result)
 
-    def _write(self, execution_id: str, state: str, result: Any) -> None:
+    def write(self, execution_id: str, state: str, result: Any) -> None:
+        """Any state of the open attempt, with what goes with it."""
         record = self.store.read([execution_id])[0].record
         assert record is not None
         meta = {

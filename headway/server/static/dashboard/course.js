@@ -72,7 +72,7 @@ export class Course {
   }
 
   #plot(seen) {
-    const drawn = (this.#drawn = course(this.#reports));
+    const drawn = (this.#drawn = course(this.#reports, seen.started_at));
     find("table").hidden = !this.#reports.length;
     const label = drawn ? `Progress over time: ${drawn.points.length} reports, the last one ${done(drawn.points.at(-1).report)}; ${phaseWord(seen.phase)}` : "";
     if (drawn && this.#size?.width) find("plot").replaceChildren(plot(drawn, label, this.#size));

@@ -8,10 +8,10 @@ import { compact } from "./words.js";
 const ROOM = { left: 3, right: 0.75, top: 0.75, bottom: 1.75 };
 
 /**
- * What is drawn: `{points, value, top, unit, begin, end}`, or null where no report has a count. Percentages where any total is
- * known; else what was counted.
+ * What is drawn: `{points, known, top, begin, end}`, or null where no report has a count. Percentages where any total is `known`;
+ * else what was counted. Time begins with the first attempt (`started`, ISO or null).
  */
-export function course(reports) {
+export function course(reports, started) {
   const timed = reports.filter((report) => report.timestamp !== null && report.current !== null);
   if (!timed.length) return null;
   const known = timed.some((report) => !report.indeterminate);
@@ -19,7 +19,8 @@ export function course(reports) {
   const points = timed.map((report) => ({ report, at: Date.parse(report.timestamp), value: value(report) }));
   const times = points.map(({ at }) => at); // a worker's clock may be set back, and another worker's differ
   const top = known ? 100 : nice(Math.max(...points.map((point) => point.value)));
-  return { points, known, top, begin: Math.min(...times), end: Math.max(...times) };
+  const begin = Math.min(...times, started === null ? Infinity : Date.parse(started));
+  return { points, known, top, begin, end: Math.max(...times) };
 }
 
 /** The next number above that a person would choose for the end of an axis. */
