@@ -15,7 +15,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -31,6 +31,7 @@ from headway.server.capacity import Budget, Skin
 from headway.server.counts import Count, Counts
 from headway.server.keeper import Keeper
 from headway.server.news import Change, Frame, Step, Viewer
+from headway.server.teller import Teller
 from headway.server.waiter import Waiter
 from headway.stores.base import Store
 
@@ -43,8 +44,6 @@ SWEEP_INTERVAL = 5.0
 BATCH = 200
 #: Seconds until a failed read is tried again.
 RETRY_AFTER = 1.0
-#: Viewers that are told before others get a turn: under gevent, 5,000 in a row would keep REST waiting (web fact 10).
-TELL_BURST = 200
 #: Seconds that a known execution may be missing from the store before its viewers are told so: a server that came back without
 #: its data has it again with the attempt's next write.
 MISSING_GRACE = 60.0
@@ -111,6 +110,7 @@ class Hub:
         self._closed = False
         self._thread: threading.Thread | None = None
         self.counts = Counts()
+        self._teller = Teller(self.counts)
         self.lag = Histogram(
             "headway_feed_lag_seconds",
             "From a report in its task (which may wait there to be written) to its viewers being told of it",
@@ -251,6 +251,10 @@ class Hub:
         return time.monotonic() + self._sweep_interval * random.uniform(0.7, 1.0)  # noqa: S311 - no secret
 
     def _run(self) -> None:
+        with self._teller:
+            self._pump()
+
+    def _pump(self) -> None:
         while True:
             with self._changed:
                 while not self._queue and not self._closed and (patience := self._patience()) > 0:
@@ -384,11 +388,8 @@ class Hub:
         lasting = watched.execution is None or watched.missing_since is None or now - watched.missing_since > MISSING_GRACE
         with self._changed:
             refused = [*watched.joiners, *(watched.viewers if lasting else ())]
+        self._teller.refuse(refused, watched.execution_id, error)
         for viewer in refused:
-            try:
-                viewer.refuse(watched.execution_id, error)
-            except Exception:  # one viewer's fault may not reach the others
-                log.exception("A viewer could not be told")
             self.detach(watched.execution_id, viewer)
 
     def _show(self, watched: _Watched, execution: Execution) -> None:
@@ -402,14 +403,14 @@ class Hub:
         gap, watched.away = watched.away, False
         if joiners:
             opening = tuple(Frame(content) for content in frames.opening_frames(execution, at))
-            self._tell(joiners, Change(watched.execution_id, execution, opening))
+            self._teller.tell(joiners, Change(watched.execution_id, execution, opening))
         if viewers and (gap or before is None):
             again = tuple(Frame(content) for content in frames.opening_frames(execution, at, before))
-            self._tell(viewers, Change(watched.execution_id, execution, again))
+            self._teller.tell(viewers, Change(watched.execution_id, execution, again))
         elif viewers and before is not None and before != execution:
             step = Step(before.progress, execution.progress)
             news = tuple(Frame(content, step) for content in frames.frames_between(before, execution, at))
-            self._tell(viewers, Change(watched.execution_id, execution, news))
+            self._teller.tell(viewers, Change(watched.execution_id, execution, news))
 
     def _go_away(self, watched: _Watched) -> None:
         """Tell that the backend is away: once an outage, and to each that comes meanwhile."""
@@ -422,14 +423,4 @@ class Hub:
             status = watched.execution.status if watched.execution is not None else None
             text = "The result backend can't be reached; the stream goes on when it is back"
             frame = Frame(frames.error_frame("unavailable", text, self.clock(), watched.execution_id, status))
-            self._tell(told, Change(watched.execution_id, None, (frame,)))
-
-    def _tell(self, viewers: Collection[Viewer], change: Change) -> None:
-        self.counts.add(Count.FRAMES, len(viewers) * len(change.frames))
-        for number, viewer in enumerate(viewers, 1):
-            try:
-                viewer.tell(change)
-            except Exception:  # one viewer's fault may not reach the others
-                log.exception("A viewer could not be told")
-            if number % TELL_BURST == 0:
-                time.sleep(0)  # noqa: TID251 - not a wait: it lets other greenlets run
+            self._teller.tell(told, Change(watched.execution_id, None, (frame,)))
