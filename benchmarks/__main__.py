@@ -184,7 +184,7 @@ def main() -> None:
     """Run what is asked for, all of it if nothing is, and print the table."""
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(BENCHMARKS)}; all where none is given")
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: less than a minute in all")
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds, smaller crowds")
     wanted = parser.parse_args()
     if unknown := set(wanted.names) - BENCHMARKS.keys():
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from headway.server.capacity import Skin
 from headway.server.waiter import Waiter
 from tests.support.mounting import mounted
+from tests.support.processes import ROOT
 from tests.support.wait import until
 
 
@@ -58,3 +61,11 @@ def test_feed_lag() -> None:
         assert sample("headway_feed_lag_seconds_bucket", {"le": "0.5"}) == 3.0
         assert sample("headway_feed_lag_seconds_sum") == pytest.approx(0.399)
         server.headway.hub.detach("some-id", eye)
+
+
+def test_every_metric_is_documented() -> None:
+    """docs/scale.md names every series that ``/metrics`` has, and none that it hasn't."""
+    with mounted() as server:
+        families = {family.name: family.type for family in server.headway.metrics.registry.collect()}
+    named = {f"{name}_total" if kind == "counter" else name for name, kind in families.items()}
+    assert named == set(re.findall(r"^\| `(headway_\w+)", (ROOT / "docs" / "scale.md").read_text(), re.MULTILINE))
