@@ -32,7 +32,7 @@ class Row:
     #: At most this, by the design; None: no goal, only worth knowing.
     goal: float | None = None
     #: Of ``ours`` and ``theirs``.
-    unit: Literal["s", "B", "/s"] = "s"
+    unit: Literal["s", "B", "a report"] = "s"
 
 
 def compared(
@@ -152,7 +152,7 @@ def commands(url: str, quick: bool) -> Iterator[Row]:
     from benchmarks import crowds
 
     (_, few), (most, many) = crowds.commands(url, quick=quick).items()
-    yield Row(f"Redis commands, {most} viewers", many, "1 viewer", few, many / few, goal=1.05, unit="/s")
+    yield Row(f"commands a report, {most} viewers", many, "Redis's, 1 viewer", few, many / few, goal=1.05, unit="a report")
 
 
 def rest(url: str, quick: bool) -> Iterator[Row]:
@@ -213,11 +213,11 @@ def show(rows: list[Row]) -> None:
         print(f"{row.what:32}{times}{row.ratio:8.2f}  {spread:12}{best:>8}{goal:>8}{missed}")
 
 
-def spell(number: float, unit: Literal["s", "B", "/s"]) -> str:
+def spell(number: float, unit: Literal["s", "B", "a report"]) -> str:
     """With the unit that fits."""
     if unit == "s":
         return spell_seconds(number)
-    return f"{number / 1024:.1f} KiB" if unit == "B" else f"{number:.1f}/s"
+    return f"{number / 1024:.1f} KiB" if unit == "B" else f"{number:.2f}"
 
 
 def spell_seconds(seconds: float) -> str:

@@ -92,7 +92,7 @@ class Line:
         #: More than any viewer that reads would have waiting; twice as many is what is held at most.
         self.max_waiting = MAX_WAITING
         self._lost = False
-        #: The close was taken: nothing may follow.
+        #: The close was taken, or the line is broken: nothing may follow.
         self._closed = False
         #: The handshake was answered: HTTP is over on this connection.
         self.upgraded = False
@@ -101,7 +101,7 @@ class Line:
         self.on_left: Callable[[], None] | None = None
         #: When something last came from the viewer, monotonic seconds.
         self.heard = time.monotonic()
-        #: When the kernel last took bytes of ours.
+        #: When the kernel last took some of what waits, or something began to wait.
         self.moved = self.heard
 
     # -- what simple-websocket calls
@@ -140,7 +140,7 @@ class Line:
         telling, and a client would be told of a broken protocol.
         """
         with self._lock:
-            if self.broken or self._closed:
+            if self._closed:
                 self._drop(item)
                 return
             self._closed = last
@@ -148,15 +148,15 @@ class Line:
                 whole = item.on_wire
                 try:
                     sent = self._send(whole, socket.MSG_DONTWAIT)
-                    self.moved = time.monotonic()
-                    if sent == len(whole):
-                        return
-                    self._head = memoryview(whole)[sent:]
                 except BlockingIOError:
-                    self._head = memoryview(whole)
+                    sent = 0
                 except OSError as exc:
                     self._lose(exc)
                     return
+                if sent == len(whole):
+                    return
+                self.moved = time.monotonic()  # before anybody can see that something waits, and ask since when
+                self._head = memoryview(whole)[sent:]
             elif len(self._backlog) < 2 * self.max_waiting:
                 if merged := self._backlog.put(item):
                     self._counts.add(Count.MERGED, merged)
@@ -217,7 +217,7 @@ class Line:
         log.debug("The viewer has gone: %s", exc)
 
     def _break(self) -> None:
-        self.broken = True
+        self.broken = self._closed = True
         if self._head is not None:
             self._counts.add(Count.DROPPED)
         self._head = None

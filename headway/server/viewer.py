@@ -103,11 +103,12 @@ class SocketViewer:
             return  # the hub tells until the close is answered, and nothing may come after that: a new attempt least of all
         first = not self._told and change.execution is not None
         self._told |= first
+        line = self._line
         for frame in change.frames:
-            self._line.put(frame)
+            line.put(frame)
             if frame.ends:
                 self.over(change.execution_id, ALREADY_OVER if first else (1000, f"Execution {frame.kind}"))
-        if self._line.overrun:
+        if line.overrun:
             self.end(*TOO_SLOW)
 
     def refuse(self, execution_id: str | None, error: HeadwayError) -> None:
