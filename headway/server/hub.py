@@ -388,9 +388,10 @@ class Hub:
         lasting = watched.execution is None or watched.missing_since is None or now - watched.missing_since > MISSING_GRACE
         with self._changed:
             refused = [*watched.joiners, *(watched.viewers if lasting else ())]
-        self._teller.refuse(refused, watched.execution_id, error)
+        # In this order: who is told may ask again at once, and would be detached from what it asked for.
         for viewer in refused:
             self.detach(watched.execution_id, viewer)
+        self._teller.refuse(refused, watched.execution_id, error)
 
     def _show(self, watched: _Watched, execution: Execution) -> None:
         """Tell what it is now: to who looks on already, what changed; to a newcomer, or after an outage, all of it."""

@@ -15,7 +15,7 @@ from headway.server import upgrade
 from headway.server.auth import NOBODY, Action
 from headway.server.capacity import Skin
 from headway.server.line import Line
-from headway.server.news import Frame
+from headway.server.news import Change, Frame
 from headway.server.viewer import CLOSES, CODES, FAULT, NOT_ALLOWED, NOT_AUTHENTICATED, Close, SocketViewer
 
 if TYPE_CHECKING:
@@ -88,9 +88,14 @@ class ManyViewer(SocketViewer):
         close = CLOSES.get(type(error), FAULT)
         self.complain(REFUSALS.get(close, "unavailable"), str(error), execution_id)
 
+    def tell(self, change: Change) -> None:
+        """See `news.Viewer`. An end takes its watch along before it is told: who asks again at once isn't watching any more."""
+        if any(frame.ends for frame in change.frames):
+            self._drop(change.execution_id)
+        super().tell(change)
+
     def over(self, execution_id: str, close: Close) -> None:
-        """Nothing more comes of it."""
-        self._drop(execution_id)
+        """The socket goes on."""
 
     def drop_all(self) -> None:
         """Watch nothing any more."""

@@ -10,6 +10,7 @@ import pytest
 import websocket
 
 from headway.server import many
+from headway.server.line import Line
 from tests.support.by_hand import Run
 from tests.support.house import House, house
 from tests.support.wait import until
@@ -64,6 +65,29 @@ def test_an_execution_that_has_ended(home: House, talker: Talker, run: Run) -> N
         talker.say(subscribe=[run.id])
         assert talker.told(2) == [("status", run.id), ("completed", run.id)]
     until(lambda: not home.webs[0].headway.hub.watched)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_who_asks_again_at_once(home: House, talker: Talker, run: Run, monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
+    """However soon it is asked for again, an execution that has ended, or that nobody knows, is answered again."""
+    order = {"subscribe": [run.succeed().id if known else "nobody"]}
+    put, last = Line.put, "completed" if known else "error"
+    asked: list[bool] = []
+
+    def put_and_ask(line: Line, item: Any) -> Any:
+        answer = put(line, item)
+        if getattr(item, "kind", "") == last and not asked:
+            asked.append(True)
+            [viewer] = home.webs[0].headway.hub.keeper._streams
+            assert isinstance(viewer, many.ManyViewer)
+            viewer.heard(json.dumps(order))
+        return answer
+
+    monkeypatch.setattr(home.webs[0].headway.policy, "permit", lambda *_: None)  # it would want the request's own thread
+    monkeypatch.setattr(Line, "put", put_and_ask)
+    talker.say(**order)
+    once = [("status", run.id), ("completed", run.id)] if known else [("not_found", "nobody")]
+    assert talker.told(2 * len(once)) == once * 2
 
 
 def test_what_cannot_be_watched(home: House, talker: Talker, run: Run) -> None:

@@ -156,7 +156,10 @@ class ExternalValkey:
 
     def client(self, db: int = 0, **options: Any) -> redis.Redis:
         """A client of the test's own; close it."""
-        return redis.Redis.from_url(self.url, db=db, **({"socket_timeout": 5, "socket_connect_timeout": 5} | options))
+        # Not db=: the number in the address would win.
+        return redis.Redis.from_url(
+            f"{self.url.rsplit('/', 1)[0]}/{db}", **({"socket_timeout": 5, "socket_connect_timeout": 5} | options)
+        )
 
     def command(self, *words: Any, db: int = 0) -> Any:
         """One command over a connection of its own."""
