@@ -4,7 +4,8 @@ The wish is noted in the store, which is where a run learns of it (``worker/canc
 worker that listens now, and a message that is delivered once more doesn't run again. Celery's own ``revoke`` is told to the
 workers as well, but only where it says no more than that:
 
-* a task that waits (queued, or for a retry) is dropped by the worker that holds it;
+* a task that waits (queued, or for a retry) is dropped by the worker that holds it. One that waits for a retry is cancelled at
+  once, since nothing of it runs. A queued one is not: a worker without Headway may get it, and would run it;
 * ``terminate`` kills the process or greenlet that runs it;
 * a task that runs isn't revoked otherwise: up to 5.6 a worker that merely hears of it stores REVOKED, and the task goes on
   (fact 14).
@@ -50,7 +51,13 @@ def request_cancel(
         return execution  # it went on until this very wish was noted, and was done with it before it was read again
     _check_open(execution)
     runs = record is not None and record.is_open
-    if terminate:
+    # It waits for its retry, and its worker has Headway: no run of it will open any more. The wish came first, so that one which
+    # opens just now hears of it, and is then the one to confirm.
+    waits = record is not None and record.state == "RETRY" and not runs
+    over = waits and store.revoke(execution_id, "cancelled", at)
+    if over:
+        execution = resolve(store.read([execution_id])[0], at)
+    if terminate and not over:
         tell_workers(app, execution_id, terminate=True, timeout=timeout)
     elif not runs:
         try:

@@ -187,7 +187,8 @@ class Opening:
 class Opened:
     """A store's answer to an ``Opening``."""
 
-    #: Its number, starts at 1; 0 where the execution had succeeded: nothing opens a success, the run's writes are all refused.
+    #: Its number, starts at 1; 0 where nothing opens it any more (it has succeeded, or its cancel was confirmed): the
+    #: run's writes are all refused.
     attempt: int
     #: Whether a cancel was asked for before it began.
     cancel_requested: bool = False

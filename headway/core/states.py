@@ -84,12 +84,16 @@ def _differ(said: str | None, known: str | None) -> bool:
 
 
 def opens(record: Record | None, *, result_gone: bool = False) -> bool:
-    """Whether a new attempt may begin: always, but after a success.
+    """Whether a new attempt may begin: always, but after a success, and after a cancel that was asked for and has had its end.
 
     ``result_gone``: the success's result has expired or was forgotten. Then an id that is used again (a nightly job with a fixed
     id) begins anew, as it would without Headway: the registry outlives the result, and may not hold the id hostage.
     """
-    return record is None or record.state != "SUCCESS" or (record.result_stored and result_gone)
+    if record is None:
+        return True
+    if record.state == "REVOKED":
+        return record.cancel_requested_at is None
+    return record.state != "SUCCESS" or (record.result_stored and result_gone)
 
 
 def repeats(record: Record | None, opening: Opening) -> bool:
@@ -277,7 +281,8 @@ def resolve(snapshot: Snapshot, now: datetime) -> Execution:
         status, phase = RUNNING  # a task's own word happens to be PENDING: what reports has begun
     if phase is Phase.RUNNING and record.is_open and snapshot.beating is False:
         phase = Phase.STALLED
-    if record.cancel_requested_at is not None and not status.terminal:
+    # Cancelling says that the run will confirm it. Where nothing of it lives, nobody will, and that is what a person must see.
+    if record.cancel_requested_at is not None and not status.terminal and phase is not Phase.STALLED:
         phase = Phase.CANCELLING
     finished_at = (record.finished_at or _date_done(meta)) if status.terminal else None
     return Execution(

@@ -317,7 +317,7 @@ def _start(prefix: str) -> Json:
 def _cancel() -> Json:
     wish = {"type": "object", "properties": {"terminate": {"type": "boolean", "default": False}}, "additionalProperties": False}
     accepted = _json(
-        "Asked for; its phase is cancelling until its run has confirmed it",
+        "Asked for; its phase is cancelling until its run has confirmed it. What waits for a retry is cancelled at once",
         {"$ref": "#/components/schemas/Execution"},
         headers={"Retry-After": {"description": "While it hasn't ended", "schema": {"type": "integer"}}},
     )

@@ -83,6 +83,13 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def revoke(self, task_id: str, reason: str, at: datetime) -> bool:
+        """End an execution of which nothing runs as REVOKED, with the result backend's own record.
+
+        False where an attempt is open, or it has ended: it is a bystander's `write`.
+        """
+
+    @abstractmethod
     def find(self, query: Query) -> Page:
         """List executions, newest first, by the time that each was first heard of.
 

@@ -102,6 +102,11 @@ class MemoryStore(Store, Source):
                 self._publish(write.task_id, self._encode(states.notice(write.task_id, write.state)))
             return answer
 
+    def revoke(self, task_id: str, reason: str, at: datetime) -> bool:
+        said = {"exc_type": "TaskRevokedError", "exc_message": [reason], "exc_module": "celery.exceptions"}
+        raw = self._encode(states.notice(task_id, "REVOKED") | {"result": said})
+        return self.write(Write(task_id, "REVOKED", at, result=raw)).admitted
+
     def beat(self, task_ids: Sequence[str], worker: str, lifetime: float) -> frozenset[str]:
         with self._lock:
             self._check()

@@ -17,6 +17,7 @@ local there = redis.call('EXISTS', result) == 1
 if ARGV[10] ~= '' and known[14] == ARGV[10] then
     return {attempt, cancel, not live and tonumber(known[5]) ~= attempt and known[4] or false}
 end
+if known[2] == 'REVOKED' and known[8] then return {0, cancel, false} end
 if known[2] == 'SUCCESS' and not (known[7] == '1' and not there) then return {0, cancel, false} end
 
 -- It begins anew under its old id: that is another story.

@@ -172,6 +172,10 @@ class RedisStore(Store, Source):
         answer: int = self._run(self._names.scripts.write, [words], patient=patient)[0]
         return WRITTEN[answer]
 
+    def revoke(self, task_id: str, reason: str, at: datetime) -> bool:
+        raw = self.results.encode(self.results.revoked(task_id, reason))
+        return self.write(Write(task_id, "REVOKED", at, result=raw, expires=self.results.expires)).admitted
+
     def beat(self, task_ids: Sequence[str], worker: str, lifetime: float) -> frozenset[str]:
         if not task_ids:
             return frozenset()

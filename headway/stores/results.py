@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from celery.exceptions import TaskRevokedError
+
 from headway.errors import ConfigurationError, Unavailable
 
 logger = logging.getLogger(__name__)
@@ -114,6 +116,19 @@ class Results:
         except ValueError as exc:
             logger.warning("The result of task %s is unreadable: %s", task_id, exc)
             return None
+
+    def revoked(self, task_id: str, reason: str) -> dict[str, Any]:
+        """The record of a task that was revoked, as the backend would make it. Key-value backends only."""
+        error, backend = TaskRevokedError(reason), self.backend
+        meta = backend._get_result_meta(backend.encode_result(error, "REVOKED"), "REVOKED", None, None)
+        return {**meta, "task_id": task_id}
+
+    def revoke(self, task_id: str, reason: str) -> None:
+        """Store that record through the backend's own code. Raises ``Unavailable`` for whatever the driver raises."""
+        try:
+            self.backend.store_result(task_id, TaskRevokedError(reason), "REVOKED")
+        except Exception as exc:
+            raise Unavailable from exc
 
     def read(self, task_ids: Sequence[str]) -> list[dict[str, Any] | None]:
         """The records of tasks as data, in the order asked for, through the backend's own code; None where there is none.

@@ -15,6 +15,7 @@ from headway.core import states
 from headway.records import Opened, Opening, Record, Registration, Snapshot, Write, Written
 from headway.stores.base import Store
 from headway.stores.reports import entry_of
+from headway.stores.results import Results
 
 #: What becomes of a record; None: it stays as it is.
 Decision = Callable[[Record | None], Record | None]
@@ -25,6 +26,9 @@ class SplitStore(Store):
 
     keeps_results = False
     publishes = False
+
+    #: The result backend.
+    results: Results
 
     #: What the time is, for signs of life.
     clock: Callable[[], datetime] = staticmethod(lambda: datetime.now(UTC))
@@ -73,6 +77,12 @@ class SplitStore(Store):
 
         self._change(write.task_id, decide, report=entry_of(write, None), patient=patient)
         return answer
+
+    def revoke(self, task_id: str, reason: str, at: datetime) -> bool:
+        admitted = self.write(Write(task_id, "REVOKED", at, result_follows=True)).admitted
+        if admitted:
+            self.results.revoke(task_id, reason)
+        return admitted
 
     def beat(self, task_ids: Sequence[str], worker: str, lifetime: float) -> frozenset[str]:
         """A time stamp by this process' clock: a reader's must not differ by more than the lifetime."""

@@ -67,7 +67,7 @@ class Attempt:
         #: The process that runs it. A fork of it that unwinds through the task's frames says nothing of its end.
         self.pid = os.getpid()
         self.began_at = datetime.now(UTC)
-        #: Starts at 1; 0: the execution has succeeded already, and whatever this run writes is refused; None: not opened yet.
+        #: Starts at 1; 0: the execution is over already, and whatever this run writes is refused; None: not opened yet.
         self.number: int | None = None if installation.store is not None else self.guess
         #: The last progress of the attempt before this one; None where there was none, or nobody knows yet.
         self.previous: Progress | None = None
@@ -111,8 +111,9 @@ class Attempt:
         opened: Opened = backend.headway_open(self, patient=patient)
         self.number, self.previous = opened.attempt, opened.previous
         if not opened.attempt:
-            logger.info("Task %s has succeeded before: this run of it changes nothing", self.request.id)
-        elif opened.cancel_requested:
+            why = "was cancelled" if opened.cancel_requested else "has succeeded"
+            logger.info("Task %s %s before: this run of it changes nothing", self.request.id, why)
+        if opened.cancel_requested:
             self.cancellation.hear(True)
         return opened
 

@@ -126,7 +126,8 @@ def _announce(task: Any, request: Any) -> None:
 
 
 def cancel(app: Any, execution_id: str, terminate: bool = False) -> Execution:
-    """Ask for the end of an execution; returns what it is now: ``cancelling``, until its run has confirmed it.
+    """Ask for the end of an execution; returns what it is now: ``cancelling``, until its run has confirmed it, or ``cancelled``
+    where it waited for a retry.
 
     ``terminate``: kill the process or greenlet that runs it, by Celery's ``revoke(terminate=True)``; a task that never reports
     and never looks at ``ctx.cancelled`` ends in no other way. The pools ``threads`` and ``solo`` can't. Asking again does no

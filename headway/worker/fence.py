@@ -108,6 +108,9 @@ class Fenced:
             logger.debug("A late %s of task %s is refused", state, task_id)
         elif attempt is not None and state not in ENDING:
             attempt.left = state
+        elif attempt is not None and state == "RETRY" and attempt.cancellation.asked:
+            with installation.faults():  # nobody is left to confirm it until the retry is due
+                store.revoke(str(task_id), "cancelled", datetime.now(UTC))
         return result
 
     def _gives_up(self: Any, request: Any) -> bool:
@@ -128,7 +131,7 @@ class Fenced:
         """
         with attempt.installation.faults():
             attempt.open(self)
-        if not attempt.installation.keeps_results:
+        if not attempt.installation.keeps_results and attempt.number != 0:
             request = attempt.request
             super()._store_result(request.id, result, "STARTED", traceback, request=request, **kwargs)  # type: ignore[misc]
         return result
@@ -211,7 +214,7 @@ class Fenced:
         """Open an attempt that no STARTED has opened (``task_track_started`` is off, or that write failed)."""
         opened = attempt.open(self)
         stale = opened is not None and opened.attempt > 1 and not attempt.ignores_result
-        if not attempt.installation.keeps_results and (stale or (opened and attempt.store_started)):
+        if not attempt.installation.keeps_results and (stale or (attempt.number and opened and attempt.store_started)):
             # The record of the attempt before (a failure) would stand beside an open attempt.
             token = ours.set(True)
             try:

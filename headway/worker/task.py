@@ -56,6 +56,12 @@ class ProgressTask(Task):  # type: ignore[misc]
         except (SystemExit, ProgressTimeout, TaskCancelled) as exc:
             error = exc
             raise
+        except BaseExceptionGroup as group:
+            # An `asyncio.TaskGroup` wraps what its coroutines raise. What there is besides a cancel is a fault of the task's.
+            if group.split(TaskCancelled)[1] is not None:
+                raise
+            error = TaskCancelled()
+            raise error from group
         finally:
             current.reset(token)
             if attempt is not None:

@@ -285,6 +285,26 @@ class TestWrite:
         subject.write("b", "RETRY", 1, attempt=1)
         assert subject.write("b", "REVOKED", 2, retries=1, worker="w2")
 
+    def test_a_store_revokes_what_waits(self, subject: Subject) -> None:
+        """What waits for a retry ends as REVOKED, for Celery's readers too; what runs or has ended does not."""
+        subject.open("a", 0)
+        subject.write("a", "PROGRESS", 1, attempt=1, result=report(3))
+        assert not subject.store.revoke("a", "cancelled", at(2))
+        subject.write("a", "RETRY", 3, attempt=1)
+        subject.store.request_cancel("a", at(4))
+        assert subject.store.revoke("a", "cancelled", at(5))
+        assert not subject.store.revoke("a", "cancelled", at(6))
+        execution = states.resolve(subject.look("a"), at(7))
+        assert (execution.status, execution.progress, execution.finished_at) == (Status.CANCELLED, Progress(3, 10), at(5))
+        meta = subject.meta("a")
+        assert meta is not None
+        assert (meta["status"], meta["result"]["exc_type"], meta["result"]["exc_message"]) == (
+            "REVOKED",
+            "TaskRevokedError",
+            ["cancelled"],
+        )
+        assert subject.open("a", 8, retries=1) == Opened(0, cancel_requested=True)
+
     def test_an_end_without_a_result(self, subject: Subject) -> None:
         """An end that Celery keeps no record of is an end, keeps the progress, and doesn't read as expired."""
         subject.open("a", 0)

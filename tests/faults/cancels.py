@@ -113,7 +113,7 @@ def cancel_retrying(room: Room) -> None:
     """cancelled while it waits for its retry: cancelled, and its code doesn't run again"""
     worker = room.worker(4)
     for _ in room.times(2):
-        ids = [room.send("retries", 2, 2.0, truth=replace(CANCELLED, attempt=ANY)) for _ in range(6)]
+        ids = [room.send("retries", 2, 2.0, truth=replace(CANCELLED, current=10)) for _ in range(6)]
         for task_id in ids:
             room.at(task_id, Phase.RETRYING)
             headway.cancel(room.app, task_id)
@@ -123,17 +123,19 @@ def cancel_retrying(room: Room) -> None:
 
 @row()
 def cancel_retrying_alone(room: Room) -> None:
-    """cancelled while it waits for its retry and no worker listens: cancelled when one gets it"""
+    """cancelled while it waits for its retry and no worker listens: cancelled at once, and its code doesn't run again"""
     for _ in room.times(2):
         worker = room.worker(4)
-        ids = [room.send("retries", 2, 1.0, truth=replace(CANCELLED, attempt=ANY)) for _ in range(4)]
+        ids = [room.send("retries", 2, 1.0, truth=replace(CANCELLED, current=10)) for _ in range(4)]
         for task_id in ids:
             room.at(task_id, Phase.RETRYING)
         stop(worker)
         for task_id in ids:
             headway.cancel(room.app, task_id)
-        worker = room.worker(4)
         room.ended(*ids)
+        worker = room.worker(4)
+        # What is sent behind them ends when their messages have been dealt with.
+        room.ended(*[room.send("count", countdown=2, truth=Truth(Status.COMPLETED, current=10)) for _ in range(4)])
         stop(worker)
 
 

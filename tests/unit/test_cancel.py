@@ -230,6 +230,22 @@ class TestTurnedOff:
         assert look(lab).status is Status.CANCELLED
 
 
+class TestGroups:
+    """Exceptions that come out of several coroutines at once."""
+
+    @pytest.mark.parametrize("other", [None, ValueError("its own")])
+    def test_a_task_group(self, lab: Lab, other: Exception | None) -> None:
+        """A group of nothing but a cancel is a cancel, however deep; with anything else in it the task has failed."""
+
+        def body(ctx: RequestContext) -> None:
+            ask(lab)
+            inner = ExceptionGroup("inner", [TaskCancelled(), TaskCancelled()])
+            raise ExceptionGroup("outer", [inner, other] if other is not None else [inner])
+
+        lab.trace(job(lab, body), "x")
+        assert look(lab).status is (Status.CANCELLED if other is None else Status.FAILED)
+
+
 class TestWaiting:
     """A task whose code doesn't run when it is asked for."""
 
@@ -248,7 +264,7 @@ class TestWaiting:
         assert events == [("task-revoked", "x")]
 
     def test_a_retry_never_begins(self, lab: Lab) -> None:
-        """Asked for between two attempts: the second one's code doesn't run."""
+        """Asked for between two attempts: it is cancelled at once, since nothing runs, and the second one's code never does."""
         runs = []
 
         def body(self: Any) -> None:
@@ -258,11 +274,22 @@ class TestWaiting:
         task = lab.task(name="running", bind=True)(body)
         lab.trace(task, "x")
         assert look(lab).phase is Phase.RETRYING
-        ask(lab)
-        assert look(lab).phase is Phase.CANCELLING
+        assert headway.cancel(lab.app, "x").status is Status.CANCELLED
+        assert look(lab).status is Status.CANCELLED
+        assert lab.meta("x")["result"]["exc_type"] == "TaskRevokedError"
         lab.trace(task, "x", retries=1)
         assert runs == [0]
-        assert (look(lab).status, look(lab).attempt) == (Status.CANCELLED, 2)
+        assert (look(lab).status, look(lab).attempt) == (Status.CANCELLED, 1)
+
+    def test_a_run_that_ends_in_a_retry(self, lab: Lab) -> None:
+        """Asked for while it ran and didn't look: with its RETRY nothing runs any more, and it is cancelled."""
+
+        def body(ctx: RequestContext) -> None:
+            ask(lab)
+            raise Retry("again")
+
+        lab.trace(job(lab, body), "x")
+        assert (look(lab).status, look(lab).attempt) == (Status.CANCELLED, 1)
 
     def test_a_redelivery_never_begins(self, lab: Lab) -> None:
         """A message that comes again after its run was cancelled (acks_late) isn't run again."""
@@ -271,9 +298,10 @@ class TestWaiting:
         body = mock.Mock()
         task = job(lab, body)
         lab.trace(task, "x")
+        attempt = look(lab).attempt
         lab.trace(task, "x", delivery_info={"redelivered": True})
         body.assert_not_called()
-        assert look(lab).status is Status.CANCELLED
+        assert (look(lab).status, look(lab).attempt) == (Status.CANCELLED, attempt)
 
     def test_published_again_it_runs(self, lab: Lab) -> None:
         """Who publishes the id of a cancelled job again wants it to run."""

@@ -75,7 +75,14 @@ def cancel(server: Mounted, execution_id: str, body: Any = None, **more: Any) ->
 
 
 class TestAsked:
-    @pytest.mark.parametrize(("execution_id", "status"), [("queued", "pending"), ("running", "running"), ("retrying", "running")])
+    def test_what_waits_for_a_retry(self, server: Mounted) -> None:
+        """202 with the execution, which is cancelled already: nothing of it runs. By force as well; and then it is too late."""
+        for body in (None, {"terminate": True}):
+            response = cancel(server, "retrying", body)
+            assert (response.status_code, response.get_json()["status"]) == ((202, "cancelled") if body is None else (409, 409))
+            assert "Retry-After" not in response.headers
+
+    @pytest.mark.parametrize(("execution_id", "status"), [("queued", "pending"), ("running", "running")])
     def test_the_answer(self, server: Mounted, execution_id: str, status: str) -> None:
         """202 with the execution, which is cancelling: the same as the next GET says."""
         response = cancel(server, execution_id)

@@ -70,6 +70,12 @@ class TestTable:
         assert (resolve(asked).status, resolve(asked).phase) == (status, Phase.CANCELLING)
         assert resolve(replace(asked, state="REVOKED")).phase is Phase.CANCELLED
 
+    def test_nobody_is_left_to_confirm_a_cancel(self) -> None:
+        """A run whose signs of life have stopped is stalled, its cancel asked for or not, until the next sign."""
+        asked = replace(OPEN, cancel_requested_at=at(2))
+        phases = [states.resolve(Snapshot("x", asked, None, beating=beating), at(9)).phase for beating in (False, True)]
+        assert phases == [Phase.STALLED, Phase.CANCELLING]
+
     def test_the_words_are_celerys(self) -> None:
         """The states that end an attempt are Celery's, and the two that it stores nowhere."""
         assert READY_STATES - {"IGNORED", "REJECTED"} == celery.states.READY_STATES
