@@ -149,6 +149,11 @@ class TestWorkers:
             assert cancel(cut_off, "queued").status_code == 202
         assert "weren't told" in caplog.text
 
+    def test_nothing_to_terminate(self, cut_off: Mounted) -> None:
+        """Force isn't needed where nothing runs: what waits for a retry is cancelled without the broker."""
+        response = cancel(cut_off, "retrying", {"terminate": True})
+        assert (response.status_code, response.get_json()["status"]) == (202, "cancelled")
+
     def test_nobody_to_terminate(self, cut_off: Mounted) -> None:
         """Force that reaches nobody is a 503; the wish stands."""
         response = cancel(cut_off, "running", {"terminate": True})

@@ -8,6 +8,7 @@ import pickle
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from threading import Barrier
 from typing import Any
 
@@ -383,6 +384,30 @@ def test_a_store_beside_the_backend() -> None:
         assert seen == ["PROGRESS", "PROGRESS"]
         assert app.backend._get_task_meta_for("x")["result"] == "fine"
         assert (lab.record("x").state, lab.record("x").attempt) == ("SUCCESS", 2)
+        app.backend.delete(app.backend.get_key_for_task("x"))
+
+
+def test_a_refused_run_leaves_the_end_alone() -> None:
+    """Beside a backend that keeps its results itself: a message that comes again after the cancel stores no STARTED over it."""
+
+    class Beside(MemoryStore):
+        keeps_results = False
+        publishes = False
+
+    app = Celery("beside", broker="memory://", backend="cache+memory://", set_as_current=False)
+    store = Beside()
+    headway.install(app, store=store)
+    with Lab(app=app) as lab:
+        lab.store = store
+
+        def body(self: Any) -> None:
+            store.request_cancel("x", datetime.now(UTC))
+            raise headway.TaskCancelled
+
+        task = running(lab, body)
+        lab.trace(task, "x")
+        lab.trace(task, "x")
+        assert app.backend._get_task_meta_for("x")["status"] == "REVOKED"
         app.backend.delete(app.backend.get_key_for_task("x"))
 
 
