@@ -126,7 +126,7 @@ def cancel_retrying_alone(room: Room) -> None:
     """cancelled while it waits for its retry and no worker listens: cancelled at once, and its code doesn't run again"""
     for _ in room.times(2):
         worker = room.worker(4)
-        ids = [room.send("retries", 2, 1.0, truth=replace(CANCELLED, current=10)) for _ in range(4)]
+        ids = [room.send("retries", 2, 8.0, truth=replace(CANCELLED, current=10)) for _ in range(4)]
         for task_id in ids:
             room.at(task_id, Phase.RETRYING)
         stop(worker)
@@ -135,7 +135,7 @@ def cancel_retrying_alone(room: Room) -> None:
         room.ended(*ids)
         worker = room.worker(4)
         # What is sent behind them ends when their messages have been dealt with.
-        room.ended(*[room.send("count", countdown=2, truth=Truth(Status.COMPLETED, current=10)) for _ in range(4)])
+        room.ended(*[room.send("count", countdown=10, truth=Truth(Status.COMPLETED, current=10)) for _ in range(4)])
         stop(worker)
 
 

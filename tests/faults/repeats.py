@@ -46,7 +46,7 @@ def retry_with_countdown(room: Room) -> None:
     worker = room.worker(4)
     for _ in room.times(3):
         truth = Truth(Status.COMPLETED, attempt=2, current=10, outputs=2, once=frozenset({Phase.RETRYING}))
-        room.ended(*[room.send("retries", 2, 1.0, truth=truth) for _ in range(8)])
+        room.ended(*[room.send("retries", 2, 3.0, truth=truth) for _ in range(8)])
     stop(worker)
 
 
