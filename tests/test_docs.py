@@ -19,6 +19,9 @@ PAGES = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("**/
 #: How a block says that it isn't run, and why: ```bash no-run: it goes on until Ctrl-C; tests/acceptance/test_demo.py runs it
 NOT_RUN = "no-run: "
 
+#: How a block says that it is a file of its own, which the page's other blocks may import: ```python file: jobs.py
+FILE = "file: "
+
 #: The addresses that the documents use; the fixtures' stand in their place.
 WEB = ("127.0.0.1:8000", "localhost:8000")
 REDIS = ("redis://127.0.0.1:6379/0", "redis://localhost:6379/0", "redis://127.0.0.1:6379", "redis://localhost:6379")
@@ -29,7 +32,7 @@ def name_of(path: Path) -> str:
 
 
 def runnable(page: Path, language: str) -> list[Block]:
-    return [block for block in blocks(page) if block.language == language and not block.info.startswith(NOT_RUN)]
+    return [block for block in blocks(page) if block.language == language and not block.info.startswith((NOT_RUN, FILE))]
 
 
 def script(page: Path, language: str, service: Service, redis_url: str) -> str:
@@ -38,7 +41,11 @@ def script(page: Path, language: str, service: Service, redis_url: str) -> str:
     for block in runnable(page, language):
         lines += [""] * (block.line - 1 - len(lines))
         lines += block.code.splitlines()
-    text = "\n".join(lines) + "\n"
+    return addressed("\n".join(lines) + "\n", service, redis_url)
+
+
+def addressed(text: str, service: Service, redis_url: str) -> str:
+    """The text, with the fixtures' addresses."""
     for address in WEB:
         text = text.replace(address, urlsplit(service.url).netloc)
     for address in REDIS:
@@ -46,16 +53,25 @@ def script(page: Path, language: str, service: Service, redis_url: str) -> str:
     return text
 
 
+def files(page: Path) -> dict[str, str]:
+    """The page's files: name -> text."""
+    return {block.info.removeprefix(FILE): block.code for block in blocks(page) if block.info.startswith(FILE)}
+
+
 def pages_with(language: str) -> list[Path]:
-    return [page for page in PAGES if runnable(page, language)]
+    return [page for page in PAGES if runnable(page, language) or (language == "python" and files(page))]
 
 
 @pytest.mark.parametrize("page", pages_with("python"), ids=name_of)
 def test_python(page: Path, service: Service, redis_url: str, tmp_path: Path) -> None:
-    """The page's Python blocks run in order, as one program, against a real Valkey and the real service."""
+    """The page's Python blocks run in order, as one program, against a real Valkey and the real service; its files are imported."""
+    for name, text in files(page).items():
+        (tmp_path / name).write_text(addressed(text, service, redis_url))
+    imports = "".join(f"import {Path(name).stem}; " for name in files(page))
     file = tmp_path / page.name
-    file.write_text(script(page, "python", service, redis_url))
-    with Process([sys.executable, "-m", "tests.support.snippet", str(file)], env=service.env, name=name_of(page)) as run:
+    file.write_text(imports + script(page, "python", service, redis_url))
+    env = service.env | {"PYTHONPATH": str(tmp_path)}
+    with Process([sys.executable, "-m", "tests.support.snippet", str(file)], env=env, name=name_of(page)) as run:
         assert run.wait(within=60) == 0, run.log()
 
 
@@ -85,7 +101,7 @@ def test_what_is_not_run_says_why(page: Path) -> None:
         where = f"{name_of(page)}:{block.line}"
         assert block.language, f"{where}: a block names its language (text, where it is none)"
         assert block.language not in {"py", "python3", "sh", "shell"}, f"{where}: say python or bash, so that it is run"
-        if block.language in {"python", "bash"} and block.info:
+        if block.language in {"python", "bash"} and block.info and not block.info.startswith(FILE):
             assert block.info.startswith(NOT_RUN), f"{where}: {block.info!r} is neither nothing nor '{NOT_RUN}<reason>'"
             assert len(block.info) > len(NOT_RUN) + 10, f"{where}: the reason is missing"
 
