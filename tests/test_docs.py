@@ -64,7 +64,7 @@ def pages_with(language: str) -> list[Path]:
 
 @pytest.mark.parametrize("page", pages_with("python"), ids=name_of)
 def test_python(page: Path, service: Service, redis_url: str, tmp_path: Path) -> None:
-    """The page's Python blocks run in order, as one program, against a real Valkey and the real service; its files are imported."""
+    """The page's Python blocks run in order, as one program, against a real Valkey and the real service, with its files."""
     for name, text in files(page).items():
         (tmp_path / name).write_text(addressed(text, service, redis_url))
     imports = "".join(f"import {Path(name).stem}; " for name in files(page))
