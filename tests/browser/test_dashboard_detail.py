@@ -96,6 +96,17 @@ def test_a_failure_says_why(page: Page, stage: Stage) -> None:
     assert "Traceback" not in page.content()
 
 
+def test_an_end_that_came_while_it_opened(page: Page, stage: Stage) -> None:
+    """Where the stream's first word is of an end already, that is told with its reason all the same."""
+    stage.run("mine", 31, 100)
+    page.route("**/api/v1/executions/mine/history", lambda route: (stage.fail("mine"), route.continue_()), times=1)
+    body = stage.server.client.get("/api/v1/executions/mine").json
+    page.route("**/api/v1/executions/mine", lambda route: route.fulfill(json=body), times=1)
+    open_page(page, stage, "#/mine")
+    expect(page.locator("#announcer")).to_contain_text("shop.import_orders: Failed. DamagedArchiveError: Member 14 can't be read")
+    expect(page.locator("#facts")).to_contain_text("Took")
+
+
 def test_a_result_is_shown(page: Page, stage: Stage) -> None:
     """What the task returned can be read when it is done."""
     stage.run("mine", 100, 100)

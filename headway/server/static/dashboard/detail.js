@@ -89,12 +89,13 @@ export class Detail {
     let last = null; // one frame may be told as more than one thing
     const hear = (frame) => {
       if (id !== this.#id || frame === last) return;
+      if (frame.type === "status" && terminal(frame.status)) return; // the frame behind it says how it ended
       const first = last === null;
       last = frame;
       this.#heard = performance.now();
       const before = this.#seen;
       this.#seen = after(before, frame);
-      const looks = !first && frame.type !== "progress"; // frames don't say attempt, worker and times; and after a gap there is more
+      const looks = frame.type === "status" ? !first : frame.type !== "progress"; // frames don't say attempt, worker and times; and after a gap there is more
       this.#turning ||= looks;
       if (frame.progress) this.#course.add(frame, this.#turning ? null : this.#seen.attempt);
       this.#tell(before);
