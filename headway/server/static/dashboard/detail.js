@@ -87,6 +87,7 @@ export class Detail {
   #follow() {
     const id = this.#id;
     let last = null; // one frame may be told as more than one thing
+    let gap = false;
     const hear = (frame) => {
       if (id !== this.#id || frame === last) return;
       if (frame.type === "status" && terminal(frame.status)) return; // the frame behind it says how it ended
@@ -113,7 +114,14 @@ export class Detail {
         this.#watching = null;
         this.#look();
       },
-      onConnection: (state) => id === this.#id && this.#on.link(state),
+      onConnection: (state) => {
+        if (id !== this.#id) return;
+        this.#on.link(state);
+        // Behind a gap comes the newest report alone, maybe as a mere progress: what was between is in the history.
+        const cut = state === "lost" || state === "connecting";
+        if (gap && !cut) this.#look();
+        gap = cut;
+      },
     });
   }
 
