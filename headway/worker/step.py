@@ -35,7 +35,8 @@ class Steps:
 
     def __init__(self, say: Say, newest: Callable[[], Report | None]) -> None:
         self._say, self._newest = say, newest
-        self._lock = threading.Lock()
+        # Reentrant: a generator that holds a step may be collected, and so ended, while its thread is in here.
+        self._lock = threading.RLock()
         self._parts: dict[Step, float] = {}
         self._done: int | float = 0
         self._total: int | float = 0
@@ -52,8 +53,8 @@ class Steps:
             if step not in self._parts:
                 return  # a late thread's report: the step has ended, as an attempt has (contract, section 1)
             self._parts[step] = part
-            current = self._done + sum(self._parts.values())
-        self._say(current, self._total, message, attributes)
+            # Within the lock: of two threads the slower one would say last what was true before the other, and it would stay.
+            self._say(self._done + sum(self._parts.values()), self._total, message, attributes)
 
     def leave(self, step: Step) -> None:
         with self._lock:

@@ -114,6 +114,32 @@ def test_steps_side_by_side_add_up() -> None:
     assert len(told.said) == count
 
 
+def test_of_steps_side_by_side_the_newest_is_said_last() -> None:
+    """A thread that is held up while it speaks takes back nothing that another has said since; the next step begins there."""
+    told = Told()
+    told.update(0, 3)
+    say = told.update
+    other: list[threading.Thread] = []
+
+    def slow(*said: Any) -> None:
+        if not other:
+            other.append(threading.Thread(target=right.update, args=(1, 1)))
+            other[0].start()
+            other[0].join(0.2)  # as long as it takes, were it not held back
+        say(*said)
+
+    steps = Steps(slow, lambda: told.said[-1])
+    left, right = Step(steps, "left", 1), Step(steps, "right", 1)
+    other.append(threading.Thread())
+    with right, left:
+        other.clear()
+        left.update(1, 1)
+        other[0].join()
+        assert told.last[0] == 2
+    with Step(steps, "next", 1):
+        assert told.last[0] == 2
+
+
 @pytest.mark.parametrize(("name", "weight"), [(5, 1), (None, 1), ("x", -1), ("x", float("nan")), ("x", True), ("x", "2")])
 def test_wrong_steps_are_refused(name: Any, weight: Any) -> None:
     """A name is a str, a weight a finite number from 0 on: else `UsageError`, before anything is stored."""
