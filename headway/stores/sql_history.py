@@ -46,11 +46,14 @@ def changed(old: Row | None, new: Row, report: bytes) -> dict[str, int]:
 
 def store(connection: sa.Connection, executions: sa.Table, reports: sa.Table, row: Row, report: bytes) -> None:
     """Store what `changed` said, once the row is changed. ``row``: as it is now."""
-    own = reports.c.task_id == row["task_id"]
-    if not row["history_size"]:
+    own, entry = reports.c.task_id == row["task_id"], _entry(row, report)
+    if row["history_size"] in (0, len(entry)):
+        # Before the first one too: where somebody dropped the registry's table alone, old rows have the versions that new ones
+        # will get, and each report would be refused as one that came too late.
         connection.execute(reports.delete().where(own))
+    if not row["history_size"]:
         return
-    connection.execute(reports.insert().values(task_id=row["task_id"], version=row["version"], entry=_entry(row, report)))
+    connection.execute(reports.insert().values(task_id=row["task_id"], version=row["version"], entry=entry))
     if row["history_size"] <= ROOM:
         return
     wanted = sa.select(reports.c.version, reports.c.entry).where(own).order_by(reports.c.version)

@@ -15,6 +15,7 @@ from headway.core.history import ROOM
 from headway.records import READY_STATES, History, Progress, Registration, Report, Write
 from headway.stores.keyvalue import DocumentStore
 from headway.stores.reports import MAX_ATTRIBUTES, entry
+from headway.stores.sql import SqlStore
 from tests.support import stores
 from tests.support.stores import Subject, at, report
 
@@ -122,6 +123,21 @@ class TestKept:
             reported(telling, number, task_id=task_id)
         assert counts(telling.store.history("a")) == [1, 3]
         assert counts(telling.store.history("b")) == [2]
+
+
+def test_a_registry_that_was_dropped(tmp_path: Path) -> None:
+    """What was remembered of a registry's row that is no more keeps no report of a new one from being stored."""
+    subject = stores.make("sql", tmp_path, None)
+    assert isinstance(subject.store, SqlStore)
+    for number in range(3):
+        reported(subject, number, attempt=None)
+    with subject.store._engine() as engine, engine.begin() as connection:
+        connection.execute(subject.store._executions.delete())
+    subject.open("a")
+    for number in range(3, 5):
+        reported(subject, number)
+    assert counts(subject.store.history("a")) == [3, 4]
+    subject.store.close()
 
 
 class TestBounds:
