@@ -80,7 +80,9 @@ class _Bar(ProgressColumn):
         progress = execution.progress
         unknown = progress is None or progress.indeterminate
         moves = unknown and execution.status is Status.RUNNING and execution.phase not in STILL
-        done = 100.0 if execution.status is Status.COMPLETED else progress.percentage if progress is not None else 0.0
+        # An end leaves the bar where the last report put it, as the dashboard does.
+        whole = 100.0 if execution.status is Status.COMPLETED else 0.0
+        done = whole if progress is None or progress.indeterminate else progress.percentage
         colour = words.COLOURS[execution.phase] or "default"
         return ProgressBar(
             total=100.0,

@@ -121,6 +121,14 @@ def test_each_phase_is_seen() -> None:
         assert word in row
 
 
+def test_an_end_leaves_the_bar_where_it_was() -> None:
+    """What is done at 50 % has half a bar; what said nothing, or counted without a total, has a whole one."""
+    done = {"status": Status.COMPLETED, "phase": Phase.SUCCEEDED}
+    reports = (Progress(5, 10), None, Progress(5, 0))
+    rows = drawn(*(execution(execution_id=str(number), progress=each, **done) for number, each in enumerate(reports)))
+    assert [row.count("━") for row in rows] == [9, 18, 18]
+
+
 def test_a_message_is_no_markup() -> None:
     """What a task says is shown as it is, and can't move the cursor."""
     (row,) = drawn(execution(progress=Progress(1, 4, "[red]x[/] \x1b[2J")))
