@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from headway.cli.source import Source
+from headway.cli.words import clean
 from headway.errors import ConfigurationError, ExecutionConflict, HeadwayError, UsageError
 
 NOWHERE = (
@@ -75,8 +76,8 @@ def told(error: HeadwayError) -> Told:
 
 
 def complain(message: str) -> None:
-    """One sentence on stderr."""
-    click.echo(f"headway: {message}", err=True)
+    """One sentence on stderr. It may quote a server, an id or an exception: as harmless as what tasks say."""
+    click.echo(f"headway: {clean(message)}", err=True)
 
 
 def print_json(body: object) -> None:

@@ -188,7 +188,8 @@ def check_readable(app: Any, *, allow_pickle: bool = False) -> None:
 def without_password(url: str) -> str:
     """A URL that may be shown."""
     # Not by kombu's `maybe_sanitize_url`: it parses, and raises where that is just what is wrong; of several URLs it takes one.
-    return re.sub(r"(://[^:@/]*):.*@", r"\1:**@", url)
+    # A driver's options may hold one too.
+    return re.sub(r"(://[^:@/]*):.*@", r"\1:**@", re.sub(r"(?i)([?&][^=&]*(?:password|secret|token)[^=&]*=)[^&]*", r"\1**", url))
 
 
 def _is_memory(url: str) -> bool:

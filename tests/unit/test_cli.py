@@ -405,6 +405,11 @@ class TestEverywhere:
         result = CliRunner().invoke(headway, ["show", "a"], obj=Call(app=app), env={"HEADWAY_ALLOW_PICKLE": "1"})
         assert result.stderr == "headway: Execution 'a' not found\n"
 
+    @pytest.mark.parametrize("command", ["show", "watch"])
+    def test_trouble_rings_no_bell(self, server: Mounted, command: str) -> None:
+        """What is said to be wrong is one line, and moves no cursor, whatever it quotes."""
+        assert Way(server, None).run(command, "a\r\x07b").stderr == "headway: Execution 'a b' not found\n"
+
     @pytest.mark.parametrize("args", [["ls"], ["show", "a"], ["cancel", "-y", "a"], ["watch", "--all"]])
     def test_away(self, server: Mounted, args: list[str]) -> None:
         """A result backend that is away is one sentence, and 2."""

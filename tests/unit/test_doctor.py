@@ -139,9 +139,10 @@ def test_a_server_that_forgets(redis_url: str, valkey: Any) -> None:
         valkey.command("CONFIG", "SET", "maxmemory", "0")
 
 
-def test_servers_that_are_away() -> None:
-    """Broker and backend that can't be reached are two errors, and no password is told."""
-    app = app_with(broker="redis://:secret@127.0.0.1:9/0", result_backend="redis://:secret@127.0.0.1:9/1")
+@pytest.mark.parametrize("address", ["redis://:secret@127.0.0.1:9/1", "redis://127.0.0.1:9/1?password=secret&client_name=me"])
+def test_servers_that_are_away(address: str) -> None:
+    """Broker and backend that can't be reached are two errors, and no password is told, wherever in the address it stands."""
+    app = app_with(broker=address, result_backend=address)
     result = examined(app, "-i", "long-eta")
     assert result.exit_code == 1
     assert [line.split()[-1] for line in result.stdout.splitlines()] == ["[broker-away]", "[backend-away]"]
