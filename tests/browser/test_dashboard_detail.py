@@ -45,6 +45,17 @@ def test_late_viewers_see_the_whole_course(page: Page, stage: Stage) -> None:
     expect(table.locator("tbody tr").last).to_have_text(re.compile(r"1\s*50\s*100\s*50.0 %\s*Writing"))
 
 
+def test_last_heard_is_of_the_newest_report(page: Page, stage: Stage) -> None:
+    """How long ago it was last heard of begins anew with each report that comes while one looks."""
+    stage.server.clock.tick(-3600)
+    stage.run("mine", 10, 100)
+    open_page(page, stage, "#/mine")
+    expect(page.locator("#facts")).to_have_text(re.compile(r"Last heard\s*\d+ min ago"))
+    stage.server.clock.tick(3600)
+    stage.report("mine", 20, 100)
+    expect(page.locator("#facts")).to_have_text(re.compile(r"Last heard\s*(just now|\d+ s ago)"))
+
+
 def test_attempts_are_told_apart(page: Page, stage: Stage) -> None:
     """A retry begins a line of its own in the plot, where the attempt before it stays."""
     stage.run("mine", 10, 100)

@@ -80,6 +80,13 @@ def test_what_it_says(lab: Lab) -> None:
     assert lab.page.evaluate("document.querySelector('headway-progress').shadowRoot.querySelector('.fill').style.width") == "15%"
 
 
+@pytest.mark.parametrize(("rate", "words"), [(2.5, "2.5 rows/s"), (0.021, "1.3 rows/min"), (0.0005, "1.8 rows/h")])
+def test_what_is_slow_is_not_said_to_stand(lab: Lab, rate: float, words: str) -> None:
+    """A rate is so many a second, a minute or an hour: never none, while it moves."""
+    element = watched(lab, running(1, 5, rate=rate), unit="rows")
+    expect(element.locator(".rate")).to_have_text(words)
+
+
 def test_each_phase_has_its_words(lab: Lab) -> None:
     """What isn't plainly running says so, and the bar stays where it was."""
     element = watched(lab)

@@ -42,11 +42,13 @@ export function amount(progress, unit = "") {
   return `${done} of ${count(progress.total, unit)}`;
 }
 
-/** `3.5 rows/s`, or "" while it isn't known. */
+/** `3.5 rows/s`, or "" while it isn't known; what is slower than one a second isn't `0/s`, but so many a minute or an hour. */
 export function rate(progress, unit = "") {
   if (!progress.rate) return "";
-  const number = unit === "bytes" ? bytes(progress.rate) : (progress.rate < 100 ? short : whole).format(progress.rate);
-  return `${number}${unit && unit !== "bytes" ? ` ${unit}` : ""}/s`;
+  const [span, length] = [["s", 1], ["min", 60]].find(([, seconds]) => progress.rate * seconds >= 1) ?? ["h", 3600];
+  const speed = progress.rate * length;
+  const number = unit === "bytes" ? bytes(speed) : (speed < 100 ? short : whole).format(speed);
+  return `${number}${unit && unit !== "bytes" ? ` ${unit}` : ""}/${span}`;
 }
 
 /** `20 s left`, or "" while it isn't known. */

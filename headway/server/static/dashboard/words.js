@@ -53,12 +53,13 @@ export function after(seen, frame) {
   if (!terminal(frame.status)) next.error = next.finished_at = null; // a new attempt begins afresh
   else next.finished_at ??= frame.timestamp;
   for (const key of ["progress", "error", "outputs"]) if (key in frame) next[key] = frame[key];
+  if (frame.type === "progress") next.updated_at = frame.progress.timestamp ?? frame.timestamp;
   return next;
 }
 
 /** A line of the API that was overtaken by the stream: only what frames don't tell is taken from it. */
-export function overtaken(line, { status, phase, progress, error, finished_at }) {
-  return { ...line, status, phase, progress, error, finished_at };
+export function overtaken(line, { status, phase, progress, error, updated_at, finished_at }) {
+  return { ...line, status, phase, progress, error, finished_at, updated_at: updated_at > line.updated_at ? updated_at : line.updated_at };
 }
 
 /** A bar: only a report moves it, so that an end leaves it where it was; one of unknown length has no value. */
