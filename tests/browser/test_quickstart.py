@@ -17,7 +17,7 @@ from tests.support.markdown import blocks
 from tests.support.processes import ROOT, Process
 
 PAGE = ROOT / "docs" / "quickstart.md"
-#: What a job may take on a busy machine, milliseconds.
+#: What anything may take on a busy machine, milliseconds.
 END = 30_000
 
 
@@ -33,9 +33,9 @@ def command(beginning: str, *more: str) -> list[str]:
 def folder(tmp_path: Path, redis_url: str) -> Path:
     """The page's files, and nothing else; its rows are copied faster."""
     for block in blocks(PAGE):
-        if name := block.info.removeprefix("file: ") if block.info.startswith("file: ") else "":
+        if block.info.startswith("file: "):
             code = block.code.replace("redis://127.0.0.1:6379/0", redis_url).replace("sleep(0.05)", "sleep(0.005)")
-            (tmp_path / name).write_text(code)
+            (tmp_path / block.info.removeprefix("file: ")).write_text(code)
     return tmp_path
 
 
@@ -58,14 +58,14 @@ def test_the_quickstart(page: Page, folder: Path, start: ExitStack) -> None:
     page.goto(site)
     page.get_by_role("button", name="Copy 400 rows").click()
     expect(page.locator("headway-progress .status")).to_have_text("Done", timeout=END)
-    expect(page.locator("headway-progress .amount")).to_have_text("400 of 400 rows")
+    expect(page.locator("headway-progress .amount")).to_have_text("400 of 400 rows", timeout=END)
     page.get_by_role("link", name="All jobs").click()
-    expect(page.locator(".row")).to_contain_text("copy_rows")
+    expect(page.locator(".row")).to_contain_text("copy_rows", timeout=END)
 
     server = run(start, folder, "celery -A jobs headway web", "--port", "0")
     own = server.wait_log(r"Listening at: (http://127\.0\.0\.1:\d+)")[1]
     page.goto(own)
-    expect(page.locator(".row")).to_have_count(1)
+    expect(page.locator(".row")).to_have_count(1, timeout=END)
     called = run(start, folder, "celery -A jobs call")
     assert called.wait() == 0, called.log()
     expect(page.locator(".row")).to_have_count(2, timeout=END)
