@@ -221,6 +221,23 @@ class TestErrors:
                 with pytest.raises(errors.UnexpectedAnswer):
                     ask()
 
+    @pytest.mark.parametrize("scheme", ["http", "ws"])
+    def test_no_redirect_takes_the_token_along(self, scheme: str) -> None:
+        """Neither a call nor a socket brings it to where a server sends them on to: websockets follows, and leaves it behind."""
+        heard: list[object] = []
+
+        def elsewhere(environ: Any, start_response: Any) -> Any:
+            heard.append(environ.get("HTTP_AUTHORIZATION"))
+            return Response(status=404)(environ, start_response)
+
+        with Serving(elsewhere) as other:
+            further = {"Location": other.url.replace("http", scheme) + "/api/v1/executions/a"}
+            with Serving(Response(status=302, headers=further)) as serving, Client(serving.url, token="secret") as client:
+                for ask in (lambda: client.get("a"), lambda: list(client.watch("a"))):
+                    with pytest.raises(errors.UnexpectedAnswer):
+                        ask()
+        assert not any(heard)
+
     def test_a_server_that_says_nothing(self) -> None:
         """A server that takes the call and never answers is ``Unavailable`` after the timeout."""
         release = threading.Event()
