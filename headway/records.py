@@ -140,6 +140,10 @@ class Execution:
     worker: str | None = None
     #: Whom it belongs to, as the publisher said; None where it said nothing.
     owner: str | None = None
+    #: The task that a workflow began with, in Celery's words: its own id where it began one, None where nobody said.
+    root_id: str | None = None
+    #: The group or the chord's header that it is a member of.
+    group_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,4 +72,6 @@ def execution_of(body: Body) -> Execution:
         finished_at=time_of(body["finished_at"]),
         worker=body["worker"],
         owner=body["owner"],
+        root_id=body["root_id"],
+        group_id=body["group_id"],
     )

@@ -109,6 +109,8 @@ def execution_json(execution: Execution) -> Json:
         "finished_at": iso(execution.finished_at),
         "worker": execution.worker,
         "owner": execution.owner,
+        "root_id": execution.root_id,
+        "group_id": execution.group_id,
     }
 
 

@@ -300,6 +300,8 @@ def resolve(snapshot: Snapshot, now: datetime) -> Execution:
         finished_at=finished_at,
         worker=record.worker or _text(meta.get("worker")),
         owner=record.owner,
+        root_id=record.root_id,
+        group_id=record.group_id,
     )
 
 

@@ -121,6 +121,8 @@ EXECUTION = _object(
         "finished_at": _TIME,
         "worker": _or_null("string"),
         "owner": _or_null("string"),
+        "root_id": _or_null("string"),
+        "group_id": _or_null("string"),
     },
     additionalProperties=True,
 )

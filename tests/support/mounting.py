@@ -45,9 +45,9 @@ class Mounted:
         self.headway = Headway(self.app, self.celery, store=self.store, feed=self.feed, clock=self.clock, **settings)
         self.client: FlaskClient = self.app.test_client()
 
-    def publish(self, execution_id: str, task: str = "tasks.some") -> str:
-        """Register it, as a publisher does."""
-        self.store.register([Registration(execution_id, task, self.clock())])
+    def publish(self, execution_id: str, task: str = "tasks.some", **more: Any) -> str:
+        """Register it, as a publisher does; ``more`` of a `Registration`."""
+        self.store.register([Registration(execution_id, task, self.clock(), **more)])
         return execution_id
 
     def begin(self, execution_id: str) -> int:

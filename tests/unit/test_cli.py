@@ -164,11 +164,33 @@ class TestWatch:
         assert "old" not in result.stdout
         assert result.stdout.count("succeeded") == 2
 
+    def test_a_workflow(self, way: Way) -> None:
+        """--workflow follows all that share a root or a group with the id, and what they publish meanwhile; nothing else."""
+        server = way.server
+        server.publish("other", root_id="other")
+        server.publish("a", root_id="a")
+        for name in ("b", "c"):
+            server.publish(name, root_id=name, group_id="g")
+
+        def work() -> None:
+            server.publish("after", root_id="c")
+            for name in ("b", "c", "after"):
+                server.begin(name)
+                server.end(name)
+
+        worker = way.meanwhile(work, "b", "c")
+        result = way.run("watch", "--workflow", "g")
+        worker.join()
+        assert result.exit_code == 0, result.output
+        assert result.stdout.count("succeeded") == 3
+        assert "other" not in result.stdout
+        assert way.run("watch", "--workflow", "nobody").exit_code == 2
+
     def test_nothing_to_follow(self, way: Way) -> None:
         """--all with nothing running is done at once."""
         assert way.run("watch", "--all").exit_code == 0
 
-    @pytest.mark.parametrize("args", [[], ["--all", "a"]])
+    @pytest.mark.parametrize("args", [[], ["--all", "a"], ["--all", "--workflow"]])
     def test_usage(self, way: Way, args: list[str]) -> None:
         """Ids or --all, and not both."""
         result = way.run("watch", *args)

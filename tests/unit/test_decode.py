@@ -55,6 +55,8 @@ executions = st.builds(
     finished_at=times,
     worker=optional,
     owner=optional,
+    root_id=optional,
+    group_id=optional,
 )
 
 
