@@ -119,7 +119,7 @@ class Direct:
                         execution = resolve(snapshot, self._clock())
                     except (ExecutionNotFound, ExecutionExpired) as exc:
                         del shown[snapshot.task_id]
-                        yield Trouble(str(exc), snapshot.task_id)
+                        yield Trouble.of(exc)
                         continue
                     changed, shown[execution.execution_id] = execution != shown[execution.execution_id], execution
                     if execution.status.terminal:

@@ -67,14 +67,14 @@ class Remote:
             for event in self._client.watch(*execution_ids):
                 if isinstance(event, Interrupted):
                     over = event.execution_id is not None and event.code in CODES
-                    yield Trouble(event.message, event.execution_id if over else None)
+                    yield Trouble(event.message, event.execution_id if over else None, event.code)
                     continue
                 execution = self._after(shown.get(event.execution_id), event)
                 shown[event.execution_id] = execution
                 if event.terminal or not execution.status.terminal:  # an end that is seen is told next
                     yield execution
         except (ExecutionNotFound, ExecutionExpired) as exc:
-            yield Trouble(str(exc), exc.execution_id)
+            yield Trouble.of(exc)
 
     def _after(self, before: Execution | None, event: AnyEvent) -> Execution:
         """What an execution is after an event. What no frame carries (task, attempt, times) is asked for where it may change."""

@@ -78,5 +78,4 @@ class JsonLines:
 
     def trouble(self, trouble: Trouble) -> None:
         """See `Screen.trouble`."""
-        code = "unavailable" if trouble.execution_id is None else "not_found"
-        print_json(frames.error_frame(code, trouble.message, self._clock(), trouble.execution_id))
+        print_json(frames.error_frame(trouble.code, trouble.message, self._clock(), trouble.execution_id))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
+from headway.errors import ExecutionExpired, ExecutionNotFound
 from headway.records import Execution, History, Query
 
 
@@ -21,6 +22,13 @@ class Trouble:
     message: str
     #: None: of all.
     execution_id: str | None = None
+    #: The ``code`` of the ``error`` frame that says the same (``docs/streams.md``).
+    code: str = "unavailable"
+
+    @classmethod
+    def of(cls, error: ExecutionNotFound | ExecutionExpired) -> Self:
+        """Of one that there isn't, or isn't any more."""
+        return cls(str(error), error.execution_id, "expired" if isinstance(error, ExecutionExpired) else "not_found")
 
 
 Update = Execution | Trouble

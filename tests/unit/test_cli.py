@@ -190,6 +190,16 @@ class TestWatch:
         """--all with nothing running is done at once."""
         assert way.run("watch", "--all").exit_code == 0
 
+    @pytest.mark.parametrize("ids", [["gone"], ["gone", "other"]])
+    def test_what_is_told_of_one_that_has_gone(self, way: Way, ids: list[str]) -> None:
+        """With --json it is the frame that a socket would say: what has expired was there once."""
+        for each in ids:
+            run_to(way.server, each)
+        way.server.clock.tick(86401)
+        result = way.run("watch", "--json", *ids)
+        assert result.exit_code == 2
+        assert {(body["execution_id"], body["code"]) for body in objects(result)} == {(each, "expired") for each in ids}
+
     @pytest.mark.parametrize("args", [[], ["--all", "a"], ["--all", "--workflow"]])
     def test_usage(self, way: Way, args: list[str]) -> None:
         """Ids or --all, and not both."""
