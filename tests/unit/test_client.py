@@ -281,7 +281,7 @@ def test_tls(server: Mounted, serving: Serving, tmp_path: Path, monkeypatch: pyt
     pem = certificate(tmp_path)
     server.publish("a")
     with TlsProxy(serving.url, pem) as proxy:
-        for ask in (lambda client: client.get("a"), lambda client: list(client.watch("a"))):
+        for ask in (lambda client: client.get("a"), lambda client: list(client.watch("a", timeout=20))):
             with Client(proxy.url) as client, pytest.raises(errors.UnexpectedAnswer, match="can't prove who it is"):
                 ask(client)
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(pem))
