@@ -336,6 +336,7 @@ class SqlStore(SplitStore, Source):
         executions, claims = self._executions, self._claims
         last_seen = sa.func.coalesce(executions.c.updated_at, executions.c.created_at)
         over = executions.c.due_at.is_(None) | (executions.c.due_at < oldest)
+        over &= executions.c.signed_at.is_(None) | (executions.c.signed_at < oldest)  # what says nothing may run all the same
         with self._engine() as engine, engine.begin() as connection:
             gone = sa.select(executions.c.task_id).where(last_seen < oldest, over)
             connection.execute(self._reported.delete().where(self._reported.c.task_id.in_(gone)))

@@ -14,6 +14,7 @@ from headway.core import states
 from headway.errors import ConfigurationError, Unavailable
 from headway.records import Registration, Status
 from headway.stores.split import SplitStore
+from headway.stores.sql import SqlStore
 from tests.support import stores
 from tests.support.stores import Subject, at, report
 
@@ -69,12 +70,22 @@ def test_a_table_of_another_version_is_named(tmp_path: Path) -> None:
     subject.store.close()
 
 
-def test_what_waits_is_not_swept(tmp_path: Path) -> None:
-    """A row that has outlived every result is deleted by the next publication, unless it is not due yet."""
+def test_what_waits_or_lives_is_not_swept(tmp_path: Path) -> None:
+    """A row that has outlived every result is deleted by the next publication, with its history; but not one that isn't due yet,
+    nor one whose run gives signs of life and says nothing.
+    """
     subject = stores.make("sql", tmp_path)
+    assert isinstance(subject.store, SqlStore)
     year = 365 * 24 * 3600
     subject.store.register([Registration("old", "t", at(0)), Registration("waits", "t", at(0), due_at=at(2 * year))])
+    for each in ("old", "runs"):
+        subject.open(each, 1)
+        subject.write(each, "PROGRESS", 2, attempt=1, result=report())
+    subject.store.clock = lambda: at(year)
+    subject.store.beat(["runs"], "w", 60)
     subject.store.register([Registration("new", "t", at(year))])
-    snapshots = subject.store.read(["old", "waits", "new"])
+    snapshots = subject.store.read(["old", "waits", "runs", "new"])
+    histories = [subject.store.history(each).reports for each in ("old", "runs")]
     subject.store.close()
-    assert [snapshot.record is not None for snapshot in snapshots] == [False, True, True]
+    assert [snapshot.record is not None for snapshot in snapshots] == [False, True, True, True]
+    assert [len(reports) for reports in histories] == [0, 1]
