@@ -7,10 +7,10 @@ RUN = .venv/bin/python
 SPREAD ?= -n 3 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit lint format bench faults soak pictures clean python
+.PHONY: help demo test unit lint format bench faults soak reference pictures clean python
 
 help: ## what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: python ## a worker, a web server and a Valkey: open the address that it prints (HOST=, PORT=; Ctrl-C ends it)
 	@$(VENV) service
@@ -45,6 +45,10 @@ soak: python ## thousands of viewers on one web process, coming, going and hangi
 faults: python ## every fault many times over, on two releases of Celery, as a table (FAULTS="child_killed --scale 0.3")
 	@$(VENV) faults
 	@$(RUN) -m tests.faults $(FAULTS)
+
+reference: python ## docs/reference.md, made from the docstrings
+	@$(VENV) dev
+	@$(RUN) tools/reference.py
 
 pictures: python ## the README's pictures, taken anew from the pages by their browser tests
 	@$(VENV) dev

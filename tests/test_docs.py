@@ -114,6 +114,12 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), f"{name_of(page)} points to {target}"
 
 
+def test_the_reference_says_what_the_code_says() -> None:
+    """docs/reference.md is what `make reference` makes of the docstrings."""
+    with Process([sys.executable, str(ROOT / "tools" / "reference.py"), "--check"], name="reference") as run:
+        assert run.wait(within=60) == 0, run.log()
+
+
 def test_every_page_is_found() -> None:
     """A reader who begins at the README comes to every page of docs/ by links."""
     found, front = set[Path](), [ROOT / "README.md"]
