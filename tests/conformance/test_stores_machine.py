@@ -207,7 +207,7 @@ def test_every_store_follows_the_rules(name: str, tmp_path: Path, request: pytes
     url = request.getfixturevalue("redis_url") if name in stores.REDIS else None
     Machine.subject = stores.make(name, tmp_path, url)
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-    chosen = settings(max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=checks, database=None)
+    chosen = settings(max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=checks, database=None)
     try:
         run_state_machine_as_test(Machine, settings=chosen)
     finally:
