@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from headway.core.frames import frames_between, opening_frames
 from headway.records import Execution, Phase, Progress, Status
 from headway.server.bookmark import Bookmark
+from headway.server.waiter import Waiter
+from tests.support.mounting import mounted
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PHASES = {
@@ -85,3 +88,23 @@ def test_the_same_report_has_the_same_mark() -> None:
 def test_what_is_no_mark(text: str) -> None:
     """An id that nobody here wrote says nothing: its client is told everything."""
     assert Bookmark.parse(text) is None
+
+
+def test_who_knows_more_than_this_process() -> None:
+    """A client that comes back from another process, which has heard of more, isn't led back to what this one knows."""
+    with mounted() as server:
+        server.publish("a")
+        server.begin("a")
+        server.report("a", 1, 4)
+        eye = Waiter()
+        server.headway.hub.attach("a", eye)
+        eye.wait(lambda seen: seen.progress is not None, 20)
+        callbacks, server.store._callbacks = server.store._callbacks, []  # a message that is still on its way here
+        server.report("a", 2, 4)
+        server.store._callbacks = callbacks
+        known = Bookmark.behind("progress", server.headway.look("a"))
+        answer = server.client.get("/api/v1/executions/a/progress/events", headers={"Last-Event-ID": str(known)})
+        server.end("a")
+        told = answer.get_data(as_text=True)
+        server.headway.hub.detach("a", eye)
+    assert re.findall("event: (.*)", told) == ["completed"]

@@ -11,7 +11,7 @@ import tqdm as theirs
 from tqdm import std
 
 import headway.tqdm
-from headway import RequestContext
+from headway import RequestContext, TaskCancelled
 from headway.records import Progress
 from headway.tqdm import tqdm, trange
 from tests.unit.tracing import Lab
@@ -54,6 +54,24 @@ def test_a_loop_is_the_progress(lab: Lab, capsys: pytest.CaptureFixture[str]) ->
 
     assert said(run(lab, work)) == (4, 4, "Reading", {"loss": "0.25", "kind": "x"})
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_bar_is_a_cancellation_point(lab: Lab) -> None:
+    """Once a cancel is asked for, a bar ends its task as any report does: where it moves, and where a new one begins."""
+    stopped: list[str] = []
+
+    def work() -> None:
+        bar = tqdm(total=2)
+        RequestContext.get().progress.interrupt()
+        with pytest.raises(TaskCancelled):
+            bar.update(1)
+        bar.close()
+        with pytest.raises(TaskCancelled):
+            tqdm("ab")
+        stopped.append("twice")
+
+    run(lab, work)
+    assert stopped == ["twice"]
 
 
 def test_each_item_is_told(lab: Lab) -> None:
