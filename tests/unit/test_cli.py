@@ -313,6 +313,7 @@ class TestLs:
         def listed(*args: str) -> list[str]:
             return [line["execution_id"] for line in objects(way.run("ls", "--json", *args))]
 
+        assert "outputs" not in objects(way.run("ls", "--json"))[0]
         assert listed() == ["third", "second", "first"]
         assert listed("-n", "2") == ["third", "second"]
         assert listed("-s", "failed", "-s", "pending") == ["third", "first"]

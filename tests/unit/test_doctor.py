@@ -132,7 +132,9 @@ def test_a_server_that_forgets(redis_url: str, valkey: Any) -> None:
         assert "allkeys-lru" in found["problem"]
         assert "noeviction" in found["cure"]
         valkey.command("CONFIG", "SET", "maxmemory-policy", "volatile-ttl")
-        assert "warning" in examined(app).stdout
+        result = examined(app)
+        assert "warning" in result.stdout
+        assert result.exit_code == 1
         assert examined(app, "-i", "eviction").exit_code == 0
     finally:
         valkey.command("CONFIG", "SET", "maxmemory-policy", "noeviction")

@@ -270,8 +270,11 @@ class TestFrames:
         assert kinds(before, after) == expected
 
     def test_started_says_no_more(self) -> None:
-        """``started`` has the common keys alone."""
-        assert set(next(frames_between(QUEUED, RUNNING, AT))) == COMMON
+        """``started`` has the common keys alone, and says running, whatever it has become since."""
+        for after in (RUNNING, COMPLETED):
+            started = next(frames_between(QUEUED, after, AT))
+            assert set(started) == COMMON
+            assert started["status"] == "running"
 
     def test_the_same_progress_is_told_once(self) -> None:
         """A report that says the same again, later and at another rate, is no news."""
