@@ -38,6 +38,8 @@ def test_a_step_moves_the_whole_by_its_weight() -> None:
         assert told.last == (0, 4, "load")
         step.update(5, 10, "page 5", {"bad": "1"})
         assert told.said[-1] == (1.5, 4, "load: page 5", {"bad": "1"})
+        step.update(12, 10, "more than was thought", {"bad": "1"})
+        assert told.last[0] == 3, "a step takes no more than its weight"
     assert told.said[-1] == (3, 4, "load", {"bad": "1"})
     with told.step("index"):
         assert told.last == (3, 4, "index")

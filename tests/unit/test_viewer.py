@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from flask import Flask
 
-from headway.server.counts import Count
+from headway.core import frames
+from headway.records import Execution, Phase, Status
+from headway.server.counts import Count, Counts
 from headway.server.hub import utc_now
 from headway.server.line import MAX_WAITING, Bytes
 from headway.server.news import Change, Frame
+from headway.server.sse import EventViewer
+from headway.server.upgrade import SOCKETS
 from headway.server.viewer import TOO_SLOW, SocketViewer
 from headway.server.wire import PING
 from tests.unit.test_line import Pair
@@ -108,3 +115,24 @@ def test_no_ping_follows_an_end() -> None:
         pair.line.shut()
         pair.ours.close()
         pair.viewer.close()
+
+
+def test_an_event_stream_that_nobody_reads_is_cut_off() -> None:
+    """The server's thread waits in its write without end: the keeper ends the connection; a quiet stream is left in peace."""
+    here, there = socket.socketpair()
+    there.settimeout(10)
+    counts = Counts()
+    execution = Execution("a", Status.RUNNING, Phase.RUNNING, attempt=1)
+    with here, there, Flask("a").test_request_context(environ_overrides={SOCKETS[0]: here}):
+        viewer = EventViewer(None, 1.0, counts, "", utc_now)
+        body = viewer.events()
+        next(body)
+        viewer.check(time.monotonic() + 60)
+        viewer.tell(Change("a", execution, (Frame(frames.status_frame(execution, utc_now())),)))
+        assert b"event: status" in next(body)  # and doesn't come for more: it is being written
+        viewer.check(time.monotonic() + 1)
+        assert counts[Count.CUT_OFF] == 0
+        viewer.check(time.monotonic() + 3)
+        viewer.check(time.monotonic() + 6)
+        assert counts[Count.CUT_OFF] == 1
+        assert there.recv(1) == b""
