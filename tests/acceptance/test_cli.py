@@ -70,7 +70,8 @@ def test_doctor_on_the_service(service: Service) -> None:
 
 
 def test_web_serves_any_project(service: Service) -> None:
-    """`web` serves the dashboard and the API of the project on this machine, ends on SIGTERM, and asks for its token."""
+    """`web` serves the dashboard and the API of the project on this machine, ends on SIGTERM and Ctrl-C without a fuss, and asks
+    for its token."""
     execution_id = service.start("tasks.checksum", path=service.data)
     command = [*CELERY, "web", "--port", "0"]
     with Process(command, env=service.env, name="web") as web:
@@ -87,8 +88,11 @@ def test_web_serves_any_project(service: Service) -> None:
         assert requests.get(f"{url}/api/v1/executions/{execution_id}", timeout=10).status_code == 401
         with Client(url, "secret") as client:
             assert client.get(execution_id).status == "completed"
+        for process in web.descendants():  # a terminal tells them all
+            process.send_signal(signal.SIGINT)
         web.kill(signal.SIGINT)
-        web.wait()
+        assert web.wait() == 0
+        assert "Traceback" not in web.log()
     done = run([*command, "--host", "0.0.0.0"], service.env)  # it must not listen at all
     assert done.returncode == 2
     assert "where anybody can reach it" in done.stderr
