@@ -90,7 +90,7 @@ def _counts(app: Celery) -> None:
     def goes_on(self: Task) -> None:
         """1 to 5, then the row's word, then upwards for as long as it lives."""
         held.run.__func__(self)
-        app.tasks["faults.hot"].run.__func__(self)
+        _count(self, 11, sys.maxsize, 0)
 
     @app.task(name="faults.deaf", bind=True)
     def deaf(self: Task) -> str:

@@ -21,6 +21,8 @@ def finally_after_terminate(room: Room) -> None:
             room.begun(task_id)
             room.revoke(worker, task_id, terminate=True)
         room.ended(*ids)
+        for task_id in ids:  # one lives on where the SystemExit struck in a __del__, which swallows it: what it says is late
+            room.go_on(task_id)
     stop(worker)
 
 
