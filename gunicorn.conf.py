@@ -29,7 +29,14 @@ accesslog = "-" if os.environ.get("HEADWAY_ACCESS_LOG") else None
 
 
 def post_worker_init(worker: Any) -> None:
-    """Refuse to serve beyond this machine without tokens, before the first request is taken; end on Ctrl-C without a traceback.
+    """Ctrl-C ends as TERM does. gunicorn's own way out is sys.exit in a greenlet: 0.1 s later, with a traceback (web fact 12)."""
+    check_sockets(worker)
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, worker.handle_exit)
+
+
+def check_sockets(worker: Any) -> None:
+    """Refuse to serve beyond this machine without tokens, before the first request is taken.
 
     Here and not in the master: see above. By the sockets that it really listens on: an address on the command line, a descriptor
     that was handed over (``fd://3``) and systemd's are none of what is set here.
@@ -37,9 +44,6 @@ def post_worker_init(worker: Any) -> None:
     from headway.errors import ConfigurationError  # noqa: PLC0415
     from headway.server.auth import check_bind  # noqa: PLC0415
 
-    # Ctrl-C ends as TERM does. gunicorn's own way out is sys.exit in a greenlet: 0.1 s later and with a traceback (web fact 12).
-    for number in (signal.SIGINT, signal.SIGQUIT):
-        signal.signal(number, worker.handle_exit)
     for listener in worker.sockets:
         address = listener.getsockname()
         host = address[0] if isinstance(address, tuple) else "unix:"

@@ -95,7 +95,7 @@ def test_the_address(host: str | None, port: str | None, bind: str, monkeypatch:
 def test_the_lock_is_on_the_sockets_themselves(host: str, served: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However gunicorn came by a socket (``fd://``, systemd): it ends beyond this machine, and serves on this one."""
     monkeypatch.delenv("HEADWAY_TOKENS", raising=False)
-    check = runpy.run_path(str(ROOT / "gunicorn.conf.py"))["post_worker_init"]
+    check = runpy.run_path(str(ROOT / "gunicorn.conf.py"))["check_sockets"]
     with socket.socket(socket.AF_INET if host else socket.AF_UNIX) as bound:
         bound.bind((host, 0) if host else str(tmp_path / "socket"))
         worker = SimpleNamespace(sockets=[bound], log=mock.Mock(), cfg=SimpleNamespace(address=[3]))
