@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from headway import UsageError
+from headway import TaskCancelled, UsageError
 from headway.worker.reporter import Reporter
 from headway.worker.step import Step, Steps, innermost
 
@@ -152,6 +152,16 @@ def test_wrong_steps_are_refused(name: Any, weight: Any) -> None:
         step.update(-1, 2)
     with pytest.raises(UsageError, match="twice"), step:
         pass
+
+
+def test_a_cancel_at_its_begin_leaves_no_step_behind() -> None:
+    """A step whose first report is the cancellation point was never entered: the process's next task isn't in it."""
+    progress = Reporter(lambda meta: None)
+    progress.interrupt()
+    with pytest.raises(TaskCancelled), progress.step("load"):
+        raise AssertionError("the step was entered")
+    assert innermost.get() is None
+    progress.close()
 
 
 def test_the_innermost_step_is_known_while_it_runs() -> None:
