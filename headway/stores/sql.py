@@ -152,10 +152,14 @@ class SqlStore(SplitStore, Source):
         return page(self, query, self.clock())
 
     def places(self, indexes: Sequence[str], part: Range) -> Sequence[Sequence[Place]]:
+        # One statement: between two, what moves could leave the one index for the other, and be found in neither.
+        parts = [self._places(index, part).subquery() for index in indexes]
+        wanted = sa.union_all(*(sa.select(sa.literal(n), each.c.listed_at, each.c.task_id) for n, each in enumerate(parts)))
+        found: list[list[Place]] = [[] for _ in indexes]
         with self._engine() as engine, engine.connect() as connection:
-            return [
-                [Place(row.listed_at, row.task_id) for row in connection.execute(self._places(index, part))] for index in indexes
-            ]
+            for n, at, task_id in connection.execute(wanted):
+                found[n].append(Place(at, task_id))
+        return [sorted(each, reverse=True) for each in found]
 
     def _places(self, index: str, part: Range) -> sa.Select[tuple[int, str]]:
         table, (kind, _, what) = self._executions, index.partition(":")
@@ -301,7 +305,7 @@ class SqlStore(SplitStore, Source):
         backend = self.results.backend
         options = dict(backend.engine_options)
         if sa.make_url(backend.url).get_backend_name() == "sqlite":
-            wait = {} if patient else {"timeout": self._timeout}
+            wait = {"timeout": PATIENCE if patient else self._timeout}
             options["connect_args"] = wait | dict(options.get("connect_args") or {})
         engine = sa.create_engine(backend.url, **options)
         callback = getattr(backend.session_manager, "engine_callback", None)  # 5.6.3 has none
@@ -314,12 +318,17 @@ class SqlStore(SplitStore, Source):
 
         Not by Celery's ``prepare_models``, which tries ten times with pauses while the database is away.
         """
-        for table in (self.results.backend.task_cls.__table__, self._executions):
-            try:
-                table.metadata.create_all(engine)
-            except exc.DatabaseError:  # another process created them between the look and the statement
-                if not sa.inspect(engine).has_table(table.name, schema=table.schema):
-                    raise
+        for metadata in (self.results.backend.task_cls.metadata, self._executions.metadata):
+            missing = _missing(engine, metadata)
+            while missing:
+                try:
+                    metadata.create_all(engine)
+                    break
+                except exc.DatabaseError:
+                    # Another process may have created one between the look and the statement, and be about to create the next.
+                    before, missing = missing, _missing(engine, metadata)
+                    if missing == before:
+                        raise
         for table in (self._executions, self._claims):
             there = {column["name"] for column in sa.inspect(engine).get_columns(table.name, schema=table.schema)}
             if missing := sorted(set(table.c.keys()) - there):
@@ -342,6 +351,11 @@ class SqlStore(SplitStore, Source):
             connection.execute(self._reported.delete().where(self._reported.c.task_id.in_(gone)))
             connection.execute(executions.delete().where(last_seen < oldest, over))
             connection.execute(claims.delete().where(claims.c.until < micros(now)))
+
+
+def _missing(engine: sa.Engine, metadata: sa.MetaData) -> list[str]:
+    inspector = sa.inspect(engine)
+    return [table.name for table in metadata.sorted_tables if not inspector.has_table(table.name, schema=table.schema)]
 
 
 def _row(record: Record) -> dict[str, Any]:

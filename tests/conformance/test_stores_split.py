@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from headway.core import states
 from headway.errors import ConfigurationError, Unavailable
-from headway.records import Registration, Status
+from headway.records import Progress, Query, Registration, Status, Write
+from headway.stores import sql
+from headway.stores.listing import Range
 from headway.stores.split import SplitStore
 from headway.stores.sql import SqlStore
 from tests.support import stores
@@ -41,8 +44,60 @@ def test_what_happens_between_two_reads(name: str, state: str, tmp_path: Path, m
     assert (execution.status, execution.attempt) == ((Status.COMPLETED, 2) if state == "SUCCESS" else (Status.RUNNING, 2))
 
 
-def test_an_opening_outwaits_a_report(tmp_path: Path) -> None:
+def test_a_report_whose_result_is_on_its_way(tmp_path: Path) -> None:
+    """The result of the first report of an attempt isn't stored yet: what the attempt before it said is not shown for it."""
+    subject = stores.make("sql", tmp_path)
+    subject.open("a", 0)
+    subject.write("a", "PROGRESS", 1, attempt=1, result=report(9, attempt=1))
+    subject.open("a", 2)
+    assert subject.store.write(Write("a", "PROGRESS", at(3), attempt=2, meta=report(1, attempt=2), result_follows=True))
+    execution = states.resolve(subject.look("a"), at(4))
+    subject.store.close()
+    assert (execution.attempt, execution.progress) == (2, Progress(1, 10))
+
+
+def test_what_moves_while_it_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An execution that ends while the indexes are read is in the listing, whichever of them came first."""
+    subject = stores.make("sql", tmp_path)
+    assert isinstance(subject.store, SqlStore)
+    subject.open("a", 0)
+    places, ends = subject.store._places, iter(["", "REVOKED"])
+
+    def meanwhile(index: str, part: Range) -> Any:
+        if end := next(ends, ""):
+            subject.write("a", end, 1, attempt=1)
+        return places(index, part)
+
+    monkeypatch.setattr(subject.store, "_places", meanwhile)
+    found = subject.store.find(Query()).snapshots
+    subject.store.close()
+    assert [each.task_id for each in found] == ["a"]
+
+
+def test_many_begin_at_once(tmp_path: Path) -> None:
+    """Of several processes that find no tables each can begin, whoever creates which of them first."""
+
+    def faster(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if "CREATE TABLE" in statement and statement not in created:
+            created.append(statement)
+            with sqlite3.connect(tmp_path / "results.sqlite") as other:
+                other.execute(statement)
+            other.close()
+
+    created: list[str] = []
+    subject = stores.make("sql", tmp_path)
+    sa.event.listen(sa.Engine, "before_cursor_execute", faster)
+    try:
+        assert subject.open("a").attempt == 1
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", faster)
+    subject.store.close()
+    assert len(created) >= 3
+
+
+def test_an_opening_outwaits_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLite is locked for longer than a report waits: the start of an attempt, which was there before, is not lost."""
+    monkeypatch.setattr(sql, "PATIENCE", 60.0)  # however long this machine needs
     subject: Subject = stores.make("sql", tmp_path)
     subject.open("other", 0)
     locked = sqlite3.connect(tmp_path / "results.sqlite", isolation_level=None)
@@ -55,7 +110,7 @@ def test_an_opening_outwaits_a_report(tmp_path: Path) -> None:
         finally:
             locked.execute("COMMIT")
             locked.close()
-        assert opening.result(timeout=20).attempt == 1
+        assert opening.result(timeout=60).attempt == 1
     subject.store.close()
 
 
