@@ -273,8 +273,8 @@ def resolve(snapshot: Snapshot, now: datetime) -> Execution:
     state = _true_state(record, snapshot, now)
     if state in READY_STATES and snapshot.meta is None and record.result_stored:
         raise ExecutionExpired(snapshot.task_id)
-    # The backend's record explains the state only where it speaks of the same one.
-    result = meta.get("result") if _stored_state(snapshot) == state else None
+    # The backend's record explains the state only where it speaks of the same one, and not of a report of an attempt before it.
+    result = meta.get("result") if _stored_state(snapshot) == state and not _is_earlier(meta, record) else None
     progress = _progress(record, state, result)
     status, phase = PHASES.get(state, RUNNING)
     if status is Status.PENDING and (record.is_open or progress is not None):
@@ -327,6 +327,12 @@ def _true_state(record: Record, snapshot: Snapshot, now: datetime) -> str | None
         if done is not None and record.updated_at is not None and done < record.updated_at:
             return record.state  # the end of the attempt before
     return stored
+
+
+def _is_earlier(meta: Mapping[str, Any], record: Record) -> bool:
+    result = meta.get("result")
+    said = result.get("attempt") if isinstance(result, Mapping) and meta.get("status") not in READY_STATES else None
+    return isinstance(said, int) and said < record.attempt
 
 
 def _is_later(meta: Mapping[str, Any] | None, record: Record) -> bool:
