@@ -12,7 +12,7 @@ from tests.support import processes
 from tests.support.wait import until
 
 #: Seconds that a closed thread or a killed process is given to be really gone.
-GRACE = 15.0
+GRACE = 60.0
 
 #: Threads that a process has once by design and that end with it; each with its reason.
 PROCESS_WIDE: dict[str, str] = {}

@@ -13,7 +13,7 @@ T = TypeVar("T")
 PAUSE = 0.01
 
 
-def until(condition: Callable[[], T], *, within: float = 30.0, what: str = "") -> T:
+def until(condition: Callable[[], T], *, within: float = 60.0, what: str = "") -> T:
     """The first truthy value of ``condition()``, asked again and again for at most ``within`` seconds.
 
     Raises ``AssertionError`` with ``what`` (what was waited for) and the last value. An exception of the condition is not

@@ -83,7 +83,7 @@ class Pair:
         self.flusher = SelectorFlusher()
         self.counts = Counts()
         self.line = Line(ours, self.flusher, 4096, self.counts)
-        self.viewer.settimeout(10)
+        self.viewer.settimeout(60)
 
     def read(self, size: int) -> bytes:
         data = b""
@@ -175,8 +175,7 @@ def test_line_of_a_viewer_that_left(pair: Pair) -> None:
     pair.line.put(frame("status", "x", 1))
     pair.line.put(Bytes(PING))
     pair.viewer.close()
-    until(lambda: pair.line.broken)
-    assert not pair.line.waiting
+    until(lambda: pair.line.broken and not pair.line.waiting)
     pair.line.put(frame("status", "x", 2))
     assert not pair.line.waiting
     assert pair.counts[Count.DROPPED] == 3

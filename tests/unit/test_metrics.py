@@ -17,6 +17,7 @@ def test_metrics_of_the_streams() -> None:
     """Viewers by skin, whom no seat was left for, and what the hub did for them, each as a series of its own."""
     with mounted(max_viewers=1) as server:
         hub = server.headway.hub
+        hub._sweep_interval = 3600.0  # its reads are counted too
         eye = Waiter()
         sample = server.headway.metrics.registry.get_sample_value
         server.publish("some-id")
@@ -24,7 +25,8 @@ def test_metrics_of_the_streams() -> None:
         assert attempt == 1
         with hub.budget.seat(Skin.SOCKET):
             hub.attach("some-id", eye)
-            until(lambda: sample("headway_backend_reads_total") == 1.0)
+            until(lambda: sample("headway_frames_total") == 1.0)
+            assert sample("headway_backend_reads_total") == 1.0
             assert server.client.get("/api/v1/executions/some-id/progress?wait=5").status_code == 429
             server.clock.tick(1)
             server.report("some-id", 1, 2)
@@ -47,16 +49,17 @@ def test_feed_lag() -> None:
     with mounted() as server:
         eye = Waiter()
         sample = server.headway.metrics.registry.get_sample_value
+        server.headway.hub._sweep_interval = 3600.0  # what a sweep finds is no report
         server.publish("some-id")
         server.begin("some-id")
         server.headway.hub.attach("some-id", eye)
-        until(lambda: sample("headway_backend_reads_total") == 1.0)
+        until(lambda: sample("headway_frames_total") == 1.0)
         stamp = server.clock().timestamp() * 1000
         for number, lag in enumerate((400, 0, -7000), 1):
             said = {"current": number, "total": 9, "timestamp": stamp + number - lag, "attempt": 1}
             server.feed.publish("some-id", {"status": "PROGRESS", "result": said})
-            until(lambda number=number: sample("headway_feed_lag_seconds_count") == number)
-        assert sample("headway_reports_total") == 3.0
+            until(lambda number=number: sample("headway_frames_total") == 1 + number)
+        assert sample("headway_reports_total") == sample("headway_feed_lag_seconds_count") == 3.0
         assert sample("headway_feed_lag_seconds_bucket", {"le": "0.25"}) == 2.0
         assert sample("headway_feed_lag_seconds_bucket", {"le": "0.5"}) == 3.0
         assert sample("headway_feed_lag_seconds_sum") == pytest.approx(0.399)
