@@ -105,6 +105,7 @@ def test_a_report_reaches_a_viewer(redis_url: str, tmp_path: Path, make: Callabl
         task = app.tasks["puppet.play"]
         execution_id = task.apply_async(task_id="played").id
 
+        until(lambda: house.hears(execution_id), within=60, what="the feed's connection, which is to break")
         viewer = OneSocket(house.url, execution_id)
         stack.callback(viewer.close)
         viewer.sees("running")

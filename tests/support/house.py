@@ -10,6 +10,7 @@ from typing import Any
 from celery import Celery
 from flask import Flask
 
+from headway.errors import Unavailable
 from headway.feeds.base import Feed
 from headway.feeds.memory import MemoryFeed
 from headway.feeds.select import feed_for
@@ -45,6 +46,14 @@ class Web:
     def viewers(self) -> int:
         """Seats taken."""
         return self.headway.hub.budget.taken
+
+    def hears(self, execution_id: str) -> bool:
+        """Have the feed listen to it; whether it does by now. A viewer's first frames don't tell: they may come from a sweep."""
+        try:
+            self.headway.hub.feed.watch(execution_id)
+        except Unavailable:
+            return False
+        return True
 
     def cut(self) -> None:
         """Break every connection, without a word."""

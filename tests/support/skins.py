@@ -16,7 +16,7 @@ from tests.support.wait import until
 
 PREFIX = "/api/v1"
 #: Seconds that a viewer waits for a word.
-PATIENCE = 15.0
+PATIENCE = 60.0
 
 #: How a stream ended, in words that all skins share. "over": with the execution; "back": the client is to come back.
 CLOSES = {1000: "over", 1008: "unknown", 1012: "back", 1013: "full", 4401: "unauthenticated", 4403: "forbidden", 4410: "expired"}
