@@ -65,6 +65,8 @@ class _Watched:
     viewers: set[Viewer] = field(default_factory=set)
     #: Those who have come and were told nothing yet.
     joiners: set[Viewer] = field(default_factory=set)
+    #: Those of them who had come when the round began. Who came since may know more than what this round has read.
+    awaiting: set[Viewer] = field(default_factory=set)
     #: The feed's last message that nobody has looked at.
     inbox: Mapping[str, Any] | None = None
     #: It has to be read, whatever the inbox says.
@@ -294,6 +296,7 @@ class Hub:
             with self._changed:
                 inbox, stale, gap = watched.inbox, watched.stale, watched.gap
                 watched.inbox, watched.gap = None, False
+                watched.awaiting = set(watched.joiners)
                 cut = self._cut
                 watched.stale = stale and cut
                 if not watched.viewers and not watched.joiners:
@@ -387,7 +390,7 @@ class Hub:
             watched.missing_since = now
         lasting = watched.execution is None or watched.missing_since is None or now - watched.missing_since > MISSING_GRACE
         with self._changed:
-            refused = [*watched.joiners, *(watched.viewers if lasting else ())]
+            refused = [*(watched.joiners & watched.awaiting), *(watched.viewers if lasting else ())]
         # In this order: who is told may ask again at once, and would be detached from what it asked for.
         for viewer in refused:
             self.detach(watched.execution_id, viewer)
@@ -398,9 +401,8 @@ class Hub:
         at = self.clock()
         before, watched.execution = watched.execution, execution
         with self._changed:
-            joiners, viewers = list(watched.joiners), list(watched.viewers)
-            watched.viewers |= watched.joiners
-            watched.joiners.clear()
+            viewers = list(watched.viewers)
+            joiners = self._let_in(watched)
         gap, watched.away = watched.away, False
         if joiners:
             opening = tuple(Frame(content) for content in frames.opening_frames(execution, at))
@@ -413,12 +415,18 @@ class Hub:
             news = tuple(Frame(content, step) for content in frames.frames_between(before, execution, at))
             self._teller.tell(viewers, Change(watched.execution_id, execution, news))
 
+    def _let_in(self, watched: _Watched) -> list[Viewer]:
+        """Those who are told for the first time now. Called with the lock held. Later ones have left a note of their own."""
+        let_in = watched.joiners & watched.awaiting
+        watched.viewers |= let_in
+        watched.joiners -= let_in
+        return list(let_in)
+
     def _go_away(self, watched: _Watched) -> None:
         """Tell that the backend is away: once an outage, and to each that comes meanwhile."""
         with self._changed:
-            told = list(watched.joiners) + ([] if watched.away else list(watched.viewers))
-            watched.viewers |= watched.joiners
-            watched.joiners.clear()
+            viewers = [] if watched.away else list(watched.viewers)
+            told = self._let_in(watched) + viewers
         watched.away = True
         if told:
             status = watched.execution.status if watched.execution is not None else None

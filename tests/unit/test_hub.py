@@ -352,6 +352,25 @@ def test_a_retry_is_a_status(house: House) -> None:
     assert eye.kinds == ["status", "status", "status", "progress"]
 
 
+def test_who_knows_more_is_not_led_back(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who comes back while the hub tells of an older state is told of what is read after it has come."""
+    run = house.runs.begin().report(1, 10)
+    eye, newcomer = house.looking(run), Eye()
+    tell = house.hub._show
+
+    def meanwhile(watched: Any, execution: Execution) -> None:
+        monkeypatch.undo()
+        run.report(3, 10)
+        house.hub.attach(run.id, newcomer, fresh=True)
+        tell(watched, execution)
+
+    monkeypatch.setattr(house.hub, "_show", meanwhile)
+    run.report(2, 10)
+    until(lambda: newcomer.frames)
+    until(lambda: eye.currents[-1] == 3)
+    assert newcomer.currents == [3]
+
+
 def test_feed_lost_and_restored(house: House) -> None:
     """An outage of the feed is one ``error`` frame to each viewer, and a fresh ``status`` with what was missed."""
     run = house.runs.begin().report(1, 10)
