@@ -163,6 +163,7 @@ class RedisFeed(Feed):
             waker.close()
 
     def _lost(self, why: Exception) -> None:
+        self._connected = False  # before anybody is told: who then asks by `ping` gets the same answer
         with self._lock:
             first, self._cut = not self._cut, True
             for watch in self._wanted.values():
@@ -239,10 +240,12 @@ class _Line:
             while not self._feed._closing.is_set():
                 if self._feed._woken:
                     self._reconcile()
+                now = time.monotonic()
                 if self._drain():
+                    # By the time before: an answer that came while this thread was held up has been read by now.
+                    self._check_life(now)
                     self._feed._restored()
                     selector.select(self._patience())
-                self._check_life()
 
     def close(self) -> None:
         """Give the connection back to the system."""
@@ -301,8 +304,7 @@ class _Line:
         due = self._heard + self._feed._ping_interval if self._asked is None else self._asked + self._feed._pong_within
         return max(0.0, due - time.monotonic())
 
-    def _check_life(self) -> None:
-        now = time.monotonic()
+    def _check_life(self, now: float) -> None:
         if self._asked is not None:
             if now - self._asked >= self._feed._pong_within:
                 raise TimeoutError("the server does not answer")  # an OSError; nothing else would notice (web fact 18)

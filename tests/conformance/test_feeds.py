@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import selectors
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from celery import Celery
 
 from headway.errors import Unavailable
+from headway.feeds import redis as redis_feed
 from headway.feeds.base import Feed
 from headway.feeds.memory import MemoryFeed
 from headway.feeds.polling import PollingFeed
@@ -33,12 +36,15 @@ class Ear:
         self.heard: list[tuple[str, Any]] = []
         self.threads: set[str] = set()
         self.fails = False
+        #: Done as soon as an outage is told, by the thread that tells.
+        self.then: Callable[[], object] = lambda: None
 
     def changed(self, task_id: str, meta: Mapping[str, Any] | None) -> None:
         self._hear("changed", task_id, meta)
 
     def lost(self) -> None:
         self._hear("lost")
+        self.then()
 
     def restored(self) -> None:
         self._hear("restored")
@@ -225,6 +231,24 @@ def test_a_gap_is_told(bench: Bench) -> None:
     assert bench.ear.gaps == ["lost", "restored"]
 
 
+def test_a_ping_says_what_was_told(bench: Bench) -> None:
+    """Who asks as soon as an outage is told is told the same."""
+    answers: list[str] = []
+
+    def ask() -> None:
+        try:
+            bench.feed.ping()
+            answers.append("connected")
+        except Unavailable:
+            answers.append("away")
+
+    bench.ear.then = ask
+    bench.feed.watch(new_id())
+    bench.cut()
+    until(lambda: answers)
+    assert answers == ["away"]
+
+
 def test_watch_during_an_outage(bench: Bench) -> None:
     """`watch` raises ``Unavailable`` while the backend is away, and the task is told of once it is back all the same."""
     bench.feed.watch(new_id())
@@ -270,6 +294,36 @@ def test_redis_server_that_hangs(hasty: Bench, own_valkey: ValkeyServer) -> None
     until(lambda: hasty.ear.gaps[-1:] == ["restored"])
     hasty.store(task_id, "PROGRESS", {"current": 1})
     until(lambda: hasty.heard(task_id, {"current": 1}))
+
+
+def test_redis_feed_that_is_held_up(own_valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that came in time, to a thread that looks at it too late, is an answer."""
+    asked, late = 0, 0.0
+
+    class Held(selectors.DefaultSelector):
+        def select(self, timeout: float | None = None) -> Any:
+            nonlocal late
+            ready = super().select(timeout)
+            late += 100 if ready else 0
+            return ready
+
+    def patience(line: Any) -> float | None:
+        nonlocal asked, late
+        if line._asked is not None:
+            return None
+        late, asked = late + 100, asked + 1  # nothing comes: it is time to ask
+        return 0.0
+
+    monkeypatch.setattr(redis_feed, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + late))
+    monkeypatch.setattr(redis_feed, "selectors", SimpleNamespace(DefaultSelector=Held, EVENT_READ=selectors.EVENT_READ))
+    monkeypatch.setattr(redis_feed._Line, "_patience", patience)
+    bench = redis_bench(own_valkey, ping_interval=60.0, pong_within=60.0)
+    try:
+        bench.feed.watch(new_id())
+        until(lambda: asked > 50)
+        assert bench.ear.gaps == []
+    finally:
+        bench.feed.close()
 
 
 def test_redis_connection_killed(own_valkey: ValkeyServer) -> None:
