@@ -114,6 +114,8 @@ class EventViewer:
                 if merged := self._backlog.put(_Event(frame, change.execution)):
                     self._counts.add(Count.MERGED, merged)
             self._nothing_left = not news and change.execution is not None and change.execution.status.terminal
+            # Where the answer has begun by now, it ends: who comes back is told so.
+            self._over |= self._nothing_left
             self._changed.notify()
 
     def _since(self, bookmark: Bookmark, change: Change) -> Sequence[Frame]:

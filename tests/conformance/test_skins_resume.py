@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 
 import pytest
 import requests
 
+from headway.records import Snapshot
 from headway.server import sse
 from tests.support.house import House, house
 from tests.support.skins import Belief, Events, Skin, TensorlakeEvents
@@ -148,6 +150,28 @@ def test_all_come_back_at_another_time(home: House, stack: ExitStack) -> None:
     pauses = [viewer.retry for viewer in viewers if isinstance(viewer, Events)]
     assert all(pause is not None and sse.RETRY[0] <= pause <= sse.RETRY[1] for pause in pauses)
     assert len(set(pauses)) > 10
+
+
+def test_who_has_seen_the_end_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the answer began before the first word, and there is none to tell, the stream ends: nobody is held for nothing."""
+    with house() as home, ExitStack() as stack:
+        run = home.runs.begin().succeed()
+        viewer = begin(home, stack, run.id)
+        while viewer.next() and viewer.kinds[-1] != "completed":
+            pass
+        monkeypatch.setattr(sse, "FIRST_READ", 0.0)
+        gate, read = threading.Lock(), home.store.read
+
+        def held(task_ids: Sequence[str]) -> list[Snapshot]:
+            with gate:
+                return read(task_ids)
+
+        monkeypatch.setattr(home.store, "read", held)
+        with gate:
+            viewer.come_back(home.url)
+        assert viewer._answer.status_code == 200
+        lines = viewer._answer.iter_lines(chunk_size=1)
+        until(lambda: next(lines, None) is None, what="the stream to end")
 
 
 def test_a_heartbeat() -> None:
