@@ -40,7 +40,8 @@ def test_a_running_task_ends_itself(redis_url: str, pool: str) -> None:
         for name in ("cancel.update", "cancel.track", "cancel.look"):
             task_id = on.send(name)
             on.wire.heard("running")
-            assert headway.cancel(on.app, task_id).phase is Phase.CANCELLING
+            # It may have learned of the wish and ended before the answer is made.
+            assert headway.cancel(on.app, task_id).phase in (Phase.CANCELLING, Phase.CANCELLED)
             is_cancelled(on, task_id)
             if name == "cancel.update":
                 progress = on.look(task_id).progress
@@ -57,18 +58,18 @@ def test_celerys_monitors_agree(redis_url: str) -> None:
         state = State()
         receiver = on.app.events.Receiver(connection, handlers={"*": state.event})
         with receiver.consumer_context(wakeup=False) as (ear, _, _):
-            ear.drain_events(timeout=10)  # a heartbeat: from now on nothing is missed
+            ear.drain_events(timeout=60)  # a heartbeat: from now on nothing is missed
             task_id = on.send("cancel.update")
             on.wire.heard("running")
             headway.cancel(on.app, task_id)
             is_cancelled(on, task_id)
 
             def revoked() -> bool:
-                ear.drain_events(timeout=10)
+                ear.drain_events(timeout=60)
                 task = state.tasks.get(task_id)
                 return task is not None and task.state == "REVOKED"
 
-            until(revoked, within=20, what="the event of the revoke")
+            until(revoked, what="the event of the revoke")
 
 
 def test_who_finishes_first_is_completed(redis_url: str) -> None:
@@ -93,7 +94,7 @@ def test_asked_while_no_worker_listens(redis_url: str) -> None:
     assert headway.cancel(app, task_id).phase is Phase.CANCELLING
     with Worker(f"tests.acceptance.apps.{JOBS}", env=told_jobs, queues=["jobs"]) as worker:
         on = Bench(app, worker)
-        assert on.look(task_id).status in (Status.PENDING, Status.CANCELLED)
+        assert on.look(task_id).phase in (Phase.CANCELLING, Phase.CANCELLED)
         is_cancelled(on, task_id)
         assert on.ended(on.send("jobs.plain", 1)).status is Status.COMPLETED
         assert told(on, "never") == []
@@ -117,13 +118,13 @@ def test_one_that_waits_behind_another(redis_url: str) -> None:
 def test_one_that_waits_for_its_retry(redis_url: str) -> None:
     """Asked for between two attempts: the second one never runs."""
     with bench(redis_url, jobs=JOBS) as on:
-        task_id = on.send("cancel.retry")
+        task_id = on.send("cancel.retry", 10)
         assert on.wire.heard("retry") == "0"
         until(lambda: on.look(task_id).phase is Phase.RETRYING, what="the retry")
         headway.cancel(on.app, task_id)
         is_cancelled(on, task_id)
-        # Its message comes two seconds after: a job that is published now, and due later, comes behind it.
-        later = on.send("jobs.plain", 1, countdown=3)
+        # Its message is still to come: a job that is published now, and due later, comes behind it.
+        later = on.send("jobs.plain", 1, countdown=11)
         assert on.ended(later).status is Status.COMPLETED
         assert told(on, "retry") == []
         assert on.look(task_id).status is Status.CANCELLED

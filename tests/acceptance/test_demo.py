@@ -18,6 +18,7 @@ import requests
 import websocket
 
 from tests.support.processes import ROOT, Process, running
+from tests.support.valkey import free_port
 from tests.support.wait import until
 
 ADDRESS = r"^    (http://\S+)/$"
@@ -60,14 +61,8 @@ def demo() -> Iterator[Demo]:
     it.close()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def start(url: str, task: str, **kwargs: object) -> str:
-    answer = requests.post(f"{url}/api/v1/executions", json={"task": task, "kwargs": kwargs}, timeout=10)
+    answer = requests.post(f"{url}/api/v1/executions", json={"task": task, "kwargs": kwargs}, timeout=60)
     assert answer.status_code == 202, answer.text
     return str(answer.json()["execution_id"])
 
@@ -87,8 +82,8 @@ def test_from_start_to_end(demo: Demo) -> None:
     demo.start()
     url = demo.ready()
     assert url == f"http://127.0.0.1:{demo.port}"
-    assert requests.get(f"{url}/readyz", timeout=10).status_code == 200
-    assert "Start a job" in requests.get(url, timeout=10).text
+    until(lambda: requests.get(f"{url}/readyz", timeout=60).status_code == 200)
+    assert "Start a job" in requests.get(url, timeout=60).text
     frames = watch(url, start(url, "tasks.pipeline", files=40))
     assert frames[0] == "status"
     assert frames[-1] == "completed"
@@ -108,7 +103,7 @@ def test_it_ends_while_a_job_runs(demo: Demo) -> None:
     demo.start()
     url = demo.ready()
     running_job = start(url, "tasks.checksum", passes=1000)
-    until(lambda: requests.get(f"{url}/api/v1/executions/{running_job}", timeout=10).json()["status"] == "running", within=20)
+    until(lambda: requests.get(f"{url}/api/v1/executions/{running_job}", timeout=60).json()["status"] == "running")
     demo.kill(signal.SIGTERM)
     assert demo.wait() == 0
     assert "Traceback" not in demo.log()
@@ -121,7 +116,7 @@ def test_a_second_ctrl_c_ends_at_once(demo: Demo) -> None:
     demo.start()
     url = demo.ready()
     running_job = start(url, "tasks.checksum", passes=1000)
-    until(lambda: requests.get(f"{url}/api/v1/executions/{running_job}", timeout=10).json()["status"] == "running", within=20)
+    until(lambda: requests.get(f"{url}/api/v1/executions/{running_job}", timeout=60).json()["status"] == "running")
     demo.kill(signal.SIGINT)
     demo.wait_log("^Ending")
     demo.kill(signal.SIGINT)
@@ -189,7 +184,7 @@ def test_a_port_that_is_none(port: str) -> None:
 @pytest.mark.parametrize("way", ["closed", "silent"])
 def test_a_server_that_gives_no_answer(redis_url: str, variable: str, what: str, way: str) -> None:
     """A broker or backend that isn't there, or hangs, is named by a sentence, without its password; nothing is started."""
-    with socket.create_server(("127.0.0.1", 0)) as silent:
+    with socket.create_server(("127.0.0.1", free_port())) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}/0"
         if way == "closed":
             silent.close()
@@ -230,9 +225,9 @@ def test_beyond_this_machine_with_tokens() -> None:
     with Demo({"HOST": "0.0.0.0", "HEADWAY_TOKENS": "open-sesame"}) as demo:
         url = demo.ready()
         order = {"task": "tasks.unknown_length", "kwargs": {"limit": 1}}
-        assert requests.post(f"{url}/api/v1/executions", json=order, timeout=10).status_code == 401
+        assert requests.post(f"{url}/api/v1/executions", json=order, timeout=60).status_code == 401
         allowed = {"Authorization": "Bearer open-sesame"}
-        assert requests.post(f"{url}/api/v1/executions", json=order, headers=allowed, timeout=10).status_code == 202
+        assert requests.post(f"{url}/api/v1/executions", json=order, headers=allowed, timeout=60).status_code == 202
         demo.kill(signal.SIGTERM)
         assert demo.wait() == 0
 

@@ -42,7 +42,7 @@ def test_every_task_reports_in_every_pool(redis_url: str, pool: str) -> None:
             assert execution.progress is not None, shape
             assert (execution.progress.current, execution.progress.total, execution.progress.message) == (7, 7, "step 7"), shape
             assert execution.attempt == 1
-            assert on.app.AsyncResult(task_id).get(timeout=10) == (["called", 7] if shape == "own_call" else 7)
+            assert on.app.AsyncResult(task_id).get(timeout=60) == (["called", 7] if shape == "own_call" else 7)
             assert on.wire.heard("on_success") == task_id if shape == "own_base" else True
 
 
@@ -66,7 +66,7 @@ def test_the_report_is_there_while_the_job_runs(redis_url: str, pool: str) -> No
         assert isinstance(info["timestamp"], int)
         assert on.look(task_id).phase is Phase.RUNNING
         on.wire.open("here", "result")
-        assert on.app.AsyncResult(task_id).get(timeout=20) == "result"
+        assert on.app.AsyncResult(task_id).get(timeout=60) == "result"
         assert on.app.AsyncResult(task_id).info == "result"
         last = on.ended(task_id).progress
         assert last is not None
@@ -77,7 +77,7 @@ def test_the_context_says_who_is_asked(on: Bench) -> None:
     """request_id is the task's id, execution_id the same, attempt 1, headers what the publisher gave."""
     task_id = on.send("jobs.whoami", headers={"tenant": "blue"})
     on.ended(task_id)
-    said = on.app.AsyncResult(task_id).get(timeout=10)
+    said = on.app.AsyncResult(task_id).get(timeout=60)
     assert said["id"] == said["request_id"] == said["execution_id"] == task_id
     assert said["attempt"] == 1
     assert said["headers"] == {"tenant": "blue"}
@@ -105,7 +105,7 @@ def test_a_bare_thread_is_told_what_to_do(on: Bench) -> None:
     execution = on.ended(task_id)
     assert execution.progress is not None
     assert (execution.progress.current, execution.progress.message) == (5, "from a thread")
-    assert "copy_context().run" in on.app.AsyncResult(task_id).get(timeout=10)
+    assert "copy_context().run" in on.app.AsyncResult(task_id).get(timeout=60)
 
 
 def test_a_child_process_is_told_what_to_do(on: Bench) -> None:
@@ -114,14 +114,14 @@ def test_a_child_process_is_told_what_to_do(on: Bench) -> None:
     execution = on.ended(task_id)
     assert execution.progress is not None
     assert execution.progress.message == "mine"
-    assert "child process" in on.app.AsyncResult(task_id).get(timeout=10)
+    assert "child process" in on.app.AsyncResult(task_id).get(timeout=60)
 
 
 def test_direct_and_eager_calls_inside_a_task_store_nothing(on: Bench) -> None:
     """A task that calls others, and itself, keeps its own context, attempt and reports; those it calls have their own."""
     task_id = on.send("jobs.calls_others")
     execution = on.ended(task_id)
-    other, again, eager, eager_own = on.app.AsyncResult(task_id).get(timeout=10)
+    other, again, eager, eager_own = on.app.AsyncResult(task_id).get(timeout=60)
     assert task_id not in {other, again, eager}
     assert eager == eager_own, "an eager task keeps its own request"
     assert (execution.attempt, execution.progress and execution.progress.message) == (1, "still mine")
@@ -136,14 +136,17 @@ def test_only_now_and_then_a_report_is_written(redis_url: str) -> None:
             after = client.info("commandstats")["cmdstat_evalsha"]["calls"]
         assert execution.progress is not None
         assert (execution.progress.current, execution.progress.total) == (300_000, 300_000)
-        assert after - before < 60, "registration, opening, reports, the end, and what this test reads"
+        assert execution.started_at is not None
+        assert execution.finished_at is not None
+        took = (execution.finished_at - execution.started_at).total_seconds()
+        assert after - before < 20 + took / 0.25, "registration, opening, reports, signs and the end"
 
 
 def test_wrong_reports_are_refused_before_anything_is_stored(on: Bench) -> None:
     """A negative total is a UsageError in the task, and no progress is stored."""
     task_id = on.send("jobs.wrong")
     execution = on.ended(task_id)
-    assert "total must be finite and not negative" in on.app.AsyncResult(task_id).get(timeout=10)
+    assert "total must be finite and not negative" in on.app.AsyncResult(task_id).get(timeout=60)
     assert execution.progress is None
 
 
@@ -172,4 +175,4 @@ def test_tasks_that_did_not_ask_are_left_alone(redis_url: str) -> None:
         assert execution.created_at is not None
         other = on.send("jobs.plain", 4)
         with pytest.raises(UsageError):
-            on.app.AsyncResult(other).get(timeout=10)
+            on.app.AsyncResult(other).get(timeout=60)

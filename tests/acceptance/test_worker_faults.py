@@ -23,7 +23,7 @@ def test_a_backend_that_goes_away_does_not_hold_up_the_task(
     redis_url: str, own_valkey: ValkeyServer, pool: str, how: str
 ) -> None:
     """The backend goes away mid-run: 100,000 reports go on, and when it is back the last one and the result are there."""
-    with bench(redis_url, own_valkey.url, pool=pool) as on:
+    with bench(redis_url, own_valkey.url, pool=pool, TIMEOUT="0.5") as on:
         task_id = on.send("jobs.outage")
         assert on.wire.heard("outage") == "begun"
         if how == "stopped":
@@ -37,12 +37,17 @@ def test_a_backend_that_goes_away_does_not_hold_up_the_task(
         else:
             own_valkey.resume()
         on.wire.open("outage")
+        until(lambda: (now := on.look(task_id).progress) and now.message == "after", what="the last report")
+        on.wire.open("outage")
         execution = on.ended(task_id)
         assert (execution.status, execution.outputs) == (Status.COMPLETED, "done")
         assert execution.progress is not None
         assert execution.progress.message == "after"
-        assert on.app.AsyncResult(task_id).get(timeout=10) == "done"
-        assert on.worker.log().count("Progress can't be stored") <= 1, "an outage is logged once, not with each report"
+        assert on.app.AsyncResult(task_id).get(timeout=60) == "done"
+        # A server that was slow for a moment before or after was an outage of its own.
+        log = on.worker.log()
+        over = log.count("Progress can be stored again") + log.count("The result backend is back")
+        assert log.count("Progress can't be stored") <= over + 1, "an outage is logged once, not with each report"
 
 
 def test_a_backend_that_is_away_from_the_start(redis_url: str, own_valkey: ValkeyServer) -> None:
@@ -56,6 +61,7 @@ def test_a_backend_that_is_away_from_the_start(redis_url: str, own_valkey: Valke
         on.wire.open("outage")
         assert on.wire.heard("outage") == "went on"
         on.wire.open("outage")
+        on.wire.open("outage")
         on.worker.wait_log("Connection to Redis lost|Retrying|Error")
         own_valkey.start()
         execution = on.ended(task_id)
@@ -66,9 +72,13 @@ def test_publishing_goes_on_without_the_backend(redis_url: str, own_valkey: Valk
     """A dead store costs a publisher one bounded wait at most; every message leaves."""
     with bench(redis_url, own_valkey.url) as on:
         own_valkey.stop()
-        ids = [on.send("jobs.hot", 3, ignore_result=True) for _ in range(50)]
+        for _ in range(47):
+            on.send("jobs.hot", 3, ignore_result=True)
+        last = [on.send("jobs.gated", "last", ignore_result=True) for _ in range(3)]  # they don't end before it is back
         own_valkey.start()
-        for task_id in ids[-3:]:
+        for _ in last:
+            on.wire.open("last")
+        for task_id in last:
             until(lambda task_id=task_id: on.store.read([task_id])[0].record, what=f"{task_id} to be heard of from its worker")
 
 
@@ -114,8 +124,8 @@ def test_two_apps_in_one_process(redis_url: str) -> None:
         Worker("tests.acceptance.apps.worker_pair:second", env=env, queues=["second"]),
     ):
         task_id = first.send_task("first.job").id
-        other_id = first.AsyncResult(task_id).get(timeout=20)
-        assert second.AsyncResult(other_id).get(timeout=20) == "second"
+        other_id = first.AsyncResult(task_id).get(timeout=60)
+        assert second.AsyncResult(other_id).get(timeout=60) == "second"
     mine, theirs = store_for(first), store_for(second)
     try:
         for store, known, unknown in ((mine, task_id, other_id), (theirs, other_id, task_id)):

@@ -35,9 +35,17 @@ def room_left_empty() -> Iterator[None]:
         return processes.running(_children() - processes_before)
 
     yield
+    names: list[str] = []
+    children: list[psutil.Process] = []
+
+    def empty() -> bool:
+        nonlocal names, children
+        names, children = threads_left(), processes_left()
+        return not names and not children
+
     with contextlib.suppress(AssertionError):
-        until(lambda: not threads_left() and not processes_left(), within=GRACE)
-    names, children = threads_left(), processes_left()
+        until(empty, within=GRACE)
+    # What was seen last, and no other look: those that are kept may start something just then.
     told = [f"{child.pid}: {' '.join(_command(child))}" for child in children]
     for child in children:
         child.kill()

@@ -162,7 +162,7 @@ class Process:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         popen.wait()
-        until(lambda: not running(family), within=30, what=f"the children of {self.name} to end")
+        until(lambda: not running(family), within=60, what=f"the children of {self.name} to end")
         kept.discard(popen.pid)
         running_now.discard(self)
         self._popen = None
@@ -216,7 +216,7 @@ class Worker(Process):
 
     def wait_ready(self) -> None:
         """It is ready when it takes messages: Celery says so itself."""
-        self.wait_log(rf"{re.escape(self.hostname)} ready\.", within=60)
+        self.wait_log(rf"{re.escape(self.hostname)} ready\.", within=180)
 
 
 class WebServer(Process):
@@ -272,8 +272,8 @@ class WebServer(Process):
 
     def wait_ready(self) -> None:
         """It is ready when it answers HTTP, with whatever status."""
-        self.url = self.wait_log(r"(?:Listening at: |Running on )(http://127\.0\.0\.1:\d+)", within=60)[1]
-        until(self._answers, within=60, what=f"{self.name} to answer on {self.url}")
+        self.url = self.wait_log(r"(?:Listening at: |Running on )(http://127\.0\.0\.1:\d+)", within=180)[1]
+        until(self._answers, within=180, what=f"{self.name} to answer on {self.url}")
 
     def _answers(self) -> bool:
         if not self.alive:

@@ -63,7 +63,7 @@ class RabbitMQ(Process):
 
     def wait_ready(self) -> None:
         """It is ready when it says so: its listener is open then."""
-        self.wait_log(r"Server startup complete|completed with \d+ plugins", within=60)
+        self.wait_log(r"Server startup complete|completed with \d+ plugins", within=180)
 
     def keep(self) -> RabbitMQ:
         """Let both outlive the test that started them."""

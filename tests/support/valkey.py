@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import os
+import random
 import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,15 @@ from tests.support.wait import until
 
 #: How often another port is tried where the one that was free a moment ago is taken.
 PORT_TRIES = 5
+
+#: Seconds that a server may take to answer a test: it may be held up by all else that runs.
+PATIENCE = 60
+
+#: Ports that the system gives to nobody by itself: one that a stopped server comes back to isn't taken meanwhile by a connection.
+PORTS = range(20_000, 32_000)
+
+#: Each process of a test run has a part of them of its own.
+PARTS = 12
 
 
 def server_binary() -> str | None:
@@ -33,11 +46,24 @@ def server_binary() -> str | None:
         return shutil.which("valkey-server") or shutil.which("redis-server")
 
 
+def _ports() -> Iterator[int]:
+    """This process's part of the ports, in turn, from any one on: another run on this machine begins elsewhere."""
+    part = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % PARTS
+    mine = PORTS[part * len(PORTS) // PARTS : (part + 1) * len(PORTS) // PARTS]
+    begin = random.randrange(len(mine))
+    return itertools.cycle([*mine[begin:], *mine[:begin]])
+
+
+_next_ports = _ports()
+
+
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of 127.0.0.1 that nobody listens on now, and that this process was not given lately."""
+    for port in itertools.islice(_next_ports, len(PORTS)):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError(f"no port of 127.0.0.1 from {PORTS.start} to {PORTS.stop} is free")
 
 
 class ValkeyServer(Process):
@@ -67,7 +93,8 @@ class ValkeyServer(Process):
         for left in reversed(range(tries)):
             self.port = self.port if tries == 1 else free_port()
             self.argv = [self._binary, "--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self._data), "--save", ""]
-            self.argv += ["--appendonly", "yes", "--appendfsync", "always"] if self._durable else ["--appendonly", "no"]
+            # Not synced: what was handed to the system outlives the process, and a slow disk would hold up every answer.
+            self.argv += ["--appendonly", "yes", "--appendfsync", "no"] if self._durable else ["--appendonly", "no"]
             self.argv += self._args
             try:
                 super().start()
@@ -88,11 +115,11 @@ class ValkeyServer(Process):
             except redis.RedisError:
                 return False
 
-        until(pong, within=60, what="valkey to answer")
+        until(pong, within=180, what="valkey to answer")
 
     def client(self, db: int = 0, **options: Any) -> redis.Redis:
         """A client of the test's own; close it (``with server.client() as client``)."""
-        options = {"socket_timeout": 5, "socket_connect_timeout": 5} | options
+        options = {"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE} | options
         return redis.Redis(host="127.0.0.1", port=self.port, db=db, **options)
 
     def command(self, *words: Any, db: int = 0) -> Any:
@@ -158,7 +185,7 @@ class ExternalValkey:
         """A client of the test's own; close it."""
         # Not db=: the number in the address would win.
         return redis.Redis.from_url(
-            f"{self.url.rsplit('/', 1)[0]}/{db}", **({"socket_timeout": 5, "socket_connect_timeout": 5} | options)
+            f"{self.url.rsplit('/', 1)[0]}/{db}", **({"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE} | options)
         )
 
     def command(self, *words: Any, db: int = 0) -> Any:

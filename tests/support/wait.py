@@ -22,10 +22,12 @@ def until(condition: Callable[[], T], *, within: float = 60.0, what: str = "") -
     deadline = time.monotonic() + within
     pause = threading.Event()  # never set; under gevent monkey patching it yields like everything else
     while True:
+        # Looked at before the condition: who is held up between the two asks once more, and doesn't judge by an old answer.
+        over = time.monotonic() >= deadline
         value = condition()
         if value:
             return value
-        if time.monotonic() >= deadline:
+        if over:
             wanted = what or getattr(condition, "__name__", repr(condition))
             raise AssertionError(f"waited {within:g} s for {wanted}; the last answer was {value!r}")
         pause.wait(PAUSE)

@@ -57,7 +57,7 @@ def deaf(name: str) -> str:
 
 
 @app.task(name="cancel.retry", bind=True, max_retries=1)
-def retry(self: Task) -> None:
+def retry(self: Task, seconds: int) -> None:
     """Waits for its second attempt."""
     wire.tell("retry", self.request.retries)
-    raise self.retry(countdown=2)
+    raise self.retry(countdown=seconds)

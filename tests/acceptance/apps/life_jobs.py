@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import threading
+import time
 from typing import Any
 
 from celery import Task
@@ -22,11 +23,16 @@ installation.sign_lifetime = float(os.environ.get("JOBS_SIGN_LIFETIME", installa
 
 
 @app.task(name="life.hog")
-def hog(seconds: int) -> str:
-    """C code that holds the interpreter and lets no other thread in: `PyDLL`, unlike `CDLL`, keeps the lock."""
+def hog(fifo: str) -> str:
+    """C code that holds the interpreter and lets no other thread in (`PyDLL`, unlike `CDLL`, keeps the lock), until the test
+    writes a byte.
+    """
     headway.RequestContext.get().progress.update(1, 2, "in C")
+    pipe = os.open(fifo, os.O_RDWR)  # for both, so that to open it is no wait
     app.wire.tell("hog")
-    ctypes.PyDLL(None).sleep(seconds)
+    while ctypes.PyDLL(None).read(pipe, ctypes.create_string_buffer(1), 1) < 1:
+        pass  # a signal came
+    os.close(pipe)
     return "out again"
 
 
@@ -67,10 +73,19 @@ def silent(way: str) -> None:
 
 @app.task(name="life.speaks", progress_timeout=2)
 def speaks(words: int) -> str:
+    """Begins anew where it was held up for so long that it was silent indeed."""
     progress = headway.RequestContext.get().progress
-    for word in range(words):
-        progress.update(word, 0, f"word {word}")
-        threading.Event().wait(0.25)
+    word = 0
+    while word < words:
+        begin = time.monotonic()
+        try:
+            progress.update(word, 0, f"word {word}")
+            word += 1
+            threading.Event().wait(0.25)
+        except headway.ProgressTimeout:
+            if time.monotonic() - begin < 1.5:
+                raise
+            word = 0
     return "all said"
 
 

@@ -14,7 +14,7 @@ from headway.errors import Unavailable
 from headway.records import Execution, Record
 from headway.stores.base import Store
 from headway.stores.select import store_for
-from tests.acceptance.apps.worker_jobs import Wire, make_app
+from tests.acceptance.apps.worker_jobs import STORE_PATIENCE, Wire, make_app
 from tests.support.processes import Worker
 from tests.support.wait import until
 
@@ -74,7 +74,7 @@ def bench(
     (``TRACK_STARTED="0"``).
     """
     told = {"JOBS_BROKER": broker, "JOBS_BACKEND": backend or broker} | {f"JOBS_{name}": value for name, value in env.items()}
-    app = make_app(told)
+    app = make_app(told | {"JOBS_TIMEOUT": str(STORE_PATIENCE)})
     with Worker(f"tests.acceptance.apps.{jobs}", env=told, pool=pool, concurrency=concurrency, queues=["jobs"]) as worker:
         try:
             yield Bench(app, worker)
