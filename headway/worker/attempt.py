@@ -36,14 +36,15 @@ class Attempt:
     """One run of a task. Hangs on Celery's request object (``request._headway``), which Celery itself hands to the result
     backend.
 
-    The number comes from the store, which may be away at the start: then the run goes on without, and every later write tries
-    again first.
+    The number comes from the store, which may be away at the start: then the run goes on without. Every later write tries again
+    first, and so does a timer while the task's code runs: one that reports nothing would be shown as queued until its end.
     """
 
     __slots__ = (
         "began_at",
         "cancellation",
         "ending",
+        "entered",
         "frame",
         "installation",
         "left",
@@ -83,6 +84,8 @@ class Attempt:
         #: Whether the task put another one in its place (``Task.replace``).
         self.replaced = False
         self.task: Any = None
+        #: Whether the task's code runs just now.
+        self.entered = False
         self.reporter: Reporter | None = None
         #: Whether its end is asked for.
         self.cancellation = Cancellation(self._look)
@@ -126,6 +129,8 @@ class Attempt:
         if self.number is None and installation.asks_now():
             with installation.faults():
                 backend.headway_begin(self)
+        self.entered = True
+        self._open_later()
         self.reporter = Reporter(
             self._store,
             name=f"{task.name}[{self.request.id}]",
@@ -149,11 +154,26 @@ class Attempt:
             self.watch = Watch(silence, lambda: reporter.newest, shared)
         return context
 
+    def _open_later(self) -> None:
+        """Have the timer open it as soon as the store may be back, if that isn't done."""
+        installation = self.installation
+        if self.number is None and self.entered and not installation.asks_now():
+            shared.call_at(installation.breaker.held_until, self._open_again)
+
+    def _open_again(self, _now: float) -> None:
+        """The timer went off. Whoever else opens it just then is told the same: the run's mark is one."""
+        installation = self.installation
+        if self.number is None and self.entered and installation.asks_now():
+            with installation.faults():
+                self.open(installation.fence(self.task.backend))
+        self._open_later()
+
     def leave(self, exc: BaseException | None) -> None:
         """The task's code has ended, and Celery hasn't stored its end yet: write the last report, and latch (fact 11)."""
         assert self.reporter is not None
         if os.getpid() != self.pid:
             return
+        self.entered = False
         if self.watch is not None:
             self.watch.stop()
             if isinstance(exc, ProgressTimeout) and not exc.args:

@@ -30,6 +30,8 @@ from headway.errors import Unavailable
 from headway.records import Opened, Opening, Write
 from headway.stores.memory import MemoryStore
 from headway.worker import seams
+from headway.worker.attempt import Attempt
+from tests.support.wait import until
 from tests.unit.tracing import Lab
 
 #: As a worker marks two deliveries of one message.
@@ -345,6 +347,45 @@ def test_a_start_with_the_store_away_is_made_up_for(lab: Lab, caplog: pytest.Log
     assert record.finished_at is not None
     assert record.started_at <= record.finished_at
     assert caplog.text.count("is away") == 1
+
+
+def test_a_start_that_is_made_up_for_without_a_word_of_the_task(lab: Lab) -> None:
+    """A run that says nothing has begun all the same, as soon as the store is back: nobody is told for an hour that it waits."""
+    tries: list[Opening] = []
+    opens_really = lab.store.open
+
+    def open(opening: Opening, *, patient: bool = False) -> Opened:
+        tries.append(opening)
+        if len(tries) < 3:
+            raise Unavailable from OSError("told to be away")
+        return opens_really(opening, patient=patient)
+
+    def body(self: Any) -> int:
+        assert until(lambda: lab.store.read(["x"])[0].record).state == "STARTED"
+        return RequestContext.get().attempt
+
+    lab.store.open = open  # type: ignore[method-assign]
+    assert lab.run(running(lab, body), "x") == 1
+    assert len(tries) == 3
+    assert len({opening.run for opening in tries}) == 1
+    assert (lab.record("x").state, lab.record("x").attempt) == ("SUCCESS", 1)
+
+
+def test_nobody_opens_a_run_that_is_over(lab: Lab) -> None:
+    """The timer that would have made up for its start finds it ended, and leaves the store alone."""
+    left: list[Attempt] = []
+
+    def body(self: Any) -> None:
+        left.append(self.request._headway)
+        lab.store.away = False
+
+    lab.store.away = True
+    lab.run(running(lab, body, ignore_result=True), "x")
+    record = lab.record("x")
+    left[0].number = None
+    left[0]._open_again(0.0)
+    assert lab.record("x") == record
+    assert left[0].number is None
 
 
 def test_a_result_that_cannot_be_encoded_fails_as_ever(lab: Lab) -> None:
