@@ -130,6 +130,7 @@ class Hub:
         have seen more in another process, and would be led back for a moment.
 
         Returns when the feed watches (fact 23), or has been found away: then the viewer is told so, and the rest when it is back.
+        Raises ``Unavailable`` while the hub closes.
         """
         with self._changed:
             if self._closed:
@@ -156,6 +157,11 @@ class Hub:
                 self._note(watched)
             elif execution_id not in self._watched:
                 self.feed.unwatch(execution_id)  # the last viewer left while the feed was being asked
+            closed = self._closed
+        if closed:
+            self.detach(execution_id, viewer)
+            self.feed.close()  # `close` was quicker than the watch, and nobody else would end what that began
+            raise Unavailable("The server is going down")
 
     def detach(self, execution_id: str, viewer: Viewer) -> None:
         """A viewer has gone. The last one takes the upstream watch along. A second call does nothing."""

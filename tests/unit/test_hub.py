@@ -688,6 +688,22 @@ def test_close_ends_held_polls() -> None:
     house.hub.close()  # a second call does nothing
 
 
+def test_who_comes_while_it_closes(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A viewer whose watch is overtaken by the hub's end is sent away, and no thread of the feed is left behind."""
+    run = house.runs.begin()
+    watch = house.feed.watch
+
+    def late(task_id: str) -> None:
+        house.hub.close()
+        watch(task_id)
+
+    monkeypatch.setattr(house.feed, "watch", late)
+    with pytest.raises(Unavailable):
+        house.look(run)
+    assert not house.feed.watched
+    assert not house.hub.watched
+
+
 def test_comings_and_goings_leave_nothing(house: House) -> None:
     """Viewers who come and go in many threads leave no watch and no seat, and those who stay are told everything."""
     runs = [house.runs.begin() for _ in range(4)]
