@@ -4,11 +4,37 @@ from __future__ import annotations
 
 import socket
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 
+import pytest
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
+
+from headway.client import Client
+
+
+def _kept_port() -> socket.socket:
+    """A port that is bound and not listened at: who asks there is refused, and the system gives it to nobody else."""
+    kept = socket.socket()
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # so that a server of ours may listen there meanwhile
+    kept.bind(("127.0.0.1", 0))
+    return kept
+
+
+@contextmanager
+def nowhere() -> Iterator[str]:
+    """An address at which nobody listens, and nobody will."""
+    with _kept_port() as kept:
+        yield f"http://127.0.0.1:{kept.getsockname()[1]}"
+
+
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give clients a minute where they have seconds: a server that is held up for as long is there all the same."""
+    monkeypatch.setitem(Client.__init__.__kwdefaults__, "timeout", 60.0)
+    monkeypatch.setattr("headway.client.watching.FIRST_FRAME", 60.0)
+    monkeypatch.setattr("headway.client.http.PING", 60.0)
 
 
 class _Quiet(WSGIRequestHandler):
@@ -32,11 +58,15 @@ class _Server(ThreadedWSGIServer):
 
 
 class Serving:
-    """``with Serving(app) as serving: serving.url``; `cut` what is open, `stop` and `start` it again at the same port."""
+    """``with Serving(app) as serving: serving.url``; `cut` what is open, `stop` and `start` it again at the same port.
+
+    Within the block the port stays its own, whether it listens or not.
+    """
 
     def __init__(self, app: Any) -> None:
         self.app = app
         self._port = 0
+        self._place: socket.socket | None = None
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -71,7 +101,11 @@ class Serving:
             self._server = self._thread = None
 
     def __enter__(self) -> Self:
+        self._place = _kept_port()
+        self._port = self._place.getsockname()[1]
         return self.start()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
+        assert self._place is not None
+        self._place.close()

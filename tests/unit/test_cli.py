@@ -22,9 +22,10 @@ from headway.errors import Unavailable
 from headway.feeds.memory import MemoryFeed
 from headway.records import Status
 from headway.server.auth import Action
+from headway.stores.redis import RedisStore
 from tests.support.mounting import Mounted, mounted
 from tests.support.processes import ROOT
-from tests.support.serving import Serving
+from tests.support.serving import Serving, nowhere, unhurried
 from tests.support.wait import until
 
 BOOM = {"exc_type": "ValueError", "exc_message": ["no rows"], "exc_module": "builtins"}
@@ -53,7 +54,7 @@ class Way:
         """Do that when these are being followed."""
 
         def wait_and_act() -> None:
-            until(lambda: self.watched(*ids), within=20)
+            until(lambda: self.watched(*ids))
             act()
 
         thread = threading.Thread(target=wait_and_act)
@@ -67,6 +68,11 @@ def given(source: Any) -> Call:
             return source
 
     return Given()
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    unhurried(monkeypatch)
 
 
 @pytest.fixture
@@ -221,15 +227,15 @@ class TestWatch:
         def work() -> None:
             if what == "feed":
                 way.feed.cut()
-                until(lambda: told, within=20)
+                until(lambda: told)
                 server.end("a")
                 way.feed.mend()
                 return
             server.store.away = True
             way.feed.publish("a", None)
-            until(lambda: told, within=20)
+            until(lambda: told)
             before = len(tries)
-            until(lambda: len(tries) > before + 2, within=20)
+            until(lambda: len(tries) > before + 2)
             server.store.away = False
             server.end("a")
 
@@ -255,7 +261,7 @@ class TestWatch:
         server.begin("a")
 
         def work() -> None:
-            until(lambda: len(tries) > 5, within=20)
+            until(lambda: len(tries) > 5)
             server.end("a")
 
         worker = way.meanwhile(work, "a")
@@ -429,8 +435,9 @@ class TestEverywhere:
         assert result.exit_code == 2
         assert "Set result_backend" in result.stderr
 
-    def test_pickle(self, redis_url: str) -> None:
+    def test_pickle(self, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """Results that are read by unpickling aren't read, until the same variable as the server's says so."""
+        monkeypatch.setitem(RedisStore.__init__.__kwdefaults__, "timeout", 60.0)
         app = Celery("pickled", broker="memory://", backend=redis_url, set_as_current=False)
         app.conf.update(result_serializer="pickle", result_accept_content=["pickle"])
         result = CliRunner().invoke(headway, ["show", "a"], obj=Call(app=app))
@@ -453,11 +460,10 @@ class TestEverywhere:
 
     def test_nobody_there(self) -> None:
         """A server that isn't there is one sentence, and 2."""
-        with Serving(None) as serving:
-            url = serving.url
-        for args in (["ls"], ["watch", "a"]):
-            result = CliRunner().invoke(headway, ["--url", url, *args])
-            assert (result.exit_code, result.stderr) == (2, f"headway: {url}/api/v1 can't be reached\n")
+        with nowhere() as url:
+            for args in (["ls"], ["watch", "a"]):
+                result = CliRunner().invoke(headway, ["--url", url, *args])
+                assert (result.exit_code, result.stderr) == (2, f"headway: {url}/api/v1 can't be reached\n")
 
     def test_a_message_can_do_no_harm(self, way: Way) -> None:
         """What a task says can't move the cursor, ring the bell or begin a line of its own."""
