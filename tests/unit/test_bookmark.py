@@ -98,7 +98,7 @@ def test_who_knows_more_than_this_process() -> None:
         server.report("a", 1, 4)
         eye = Waiter()
         server.headway.hub.attach("a", eye)
-        eye.wait(lambda seen: seen.progress is not None, 20)
+        eye.wait(lambda seen: seen.progress is not None, 60)
         callbacks, server.store._callbacks = server.store._callbacks, []  # a message that is still on its way here
         server.report("a", 2, 4)
         server.store._callbacks = callbacks

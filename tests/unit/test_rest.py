@@ -235,7 +235,7 @@ class TestWait:
         return thread, answers
 
     def answer(self, thread: threading.Thread, answers: list[TestResponse]) -> TestResponse:
-        thread.join(10)
+        thread.join(60)
         assert answers, "no answer came"
         return answers[0]
 
@@ -280,8 +280,9 @@ class TestWait:
         assert answer.status_code == 304
         assert "Retry-After" not in answer.headers
 
-    def test_time_runs_out(self, server: Mounted) -> None:
+    def test_time_runs_out(self, server: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:
         """With no news in time the answer is what it would have been without waiting."""
+        monkeypatch.setattr("headway.server.waiter.FIRST_READ", 60.0)
         running(server)
         tag = server.client.get(PROGRESS).headers["ETag"]
         assert server.client.get(PROGRESS, query_string={"wait": "0.01"}, headers={"If-None-Match": tag}).status_code == 304

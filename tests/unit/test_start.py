@@ -293,7 +293,7 @@ def in_step(store: Store, method: str, calls: int) -> Any:
     def stepping(*args: Any, **kwargs: Any) -> Any:
         number, answer = next(count), real(*args, **kwargs)
         if number < calls:
-            together.wait(30)
+            together.wait(60)
         return answer
 
     return mock.patch.object(store, method, stepping)

@@ -48,7 +48,7 @@ class TestUpload:
         """Whenever one comes, files and databases that have lain there for a week are gone; younger ones stay."""
         assert upload(server).status_code == 202
         (first,) = kept(tmp_path)
-        for name, age in (("old.csv", 1), ("old.sqlite3", 1), ("young.csv", -60)):
+        for name, age in (("old.csv", 3600), ("old.sqlite3", 3600), ("young.csv", -3600)):
             (tmp_path / "uploads" / name).touch()
             then = time.time() - pages.KEPT - age
             os.utime(tmp_path / "uploads" / name, (then, then))
