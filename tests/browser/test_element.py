@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.axe import violations
-from tests.browser.lab import Lab
+from tests.browser.lab import PATIENCE, Lab
 from tests.browser.streams import Json, frame, progress
 from tests.support.wait import until
 
@@ -63,7 +63,7 @@ def turn_until(lab: Lab, part: Locator, text: str) -> None:
         lab.turn(0.2)
         return part.text_content() == text
 
-    until(says, what=f"the element to say {text!r}")
+    until(says, within=PATIENCE, what=f"the element to say {text!r}")
 
 
 # --- to the eye ---

@@ -319,8 +319,8 @@ class Link {
   /** The network came or went, says the browser, which may be wrong: find out. */
   #doubt() {
     if (this.#socket) this.#ask();
-    else if (navigator.onLine && !this.#opening) {
-      this.#tries = 0;
+    else if (navigator.onLine) {
+      this.#tries = 0; // a try that is under way may have begun before, and fail: then the next one comes soon
       this.#open();
     }
   }
