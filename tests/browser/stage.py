@@ -13,8 +13,6 @@ from headway.records import Opening, Registration
 from tests.support.mounting import Mounted, mounted
 from tests.support.serving import Serving
 
-#: What a page may take on a busy machine, milliseconds.
-PATIENCE = 30_000
 PLACE = "/jobs"
 
 
@@ -31,11 +29,13 @@ class Stage:
         """The dashboard's page."""
         return f"{self.serving.url}{PLACE}/"
 
-    def publish(self, execution_id: str, task: str = "shop.import_orders", owner: str | None = None) -> str:
-        """Register it, a moment after the one before."""
-        self.server.clock.tick(0.01)
-        self.server.store.register([Registration(execution_id, task, self.server.clock(), owner=owner)])
-        return execution_id
+    def publish(self, *ids: str, task: str = "shop.import_orders", owner: str | None = None) -> None:
+        """Register them in one go, each a moment after the one before."""
+        registrations = []
+        for execution_id in ids:
+            self.server.clock.tick(0.01)
+            registrations.append(Registration(execution_id, task, self.server.clock(), owner=owner))
+        self.server.store.register(registrations)
 
     def begin(self, execution_id: str, worker: str = "celery@north-1", **more: Any) -> None:
         """Open an attempt."""
@@ -64,12 +64,11 @@ class Stage:
         message: str = "Reading rows",
         rate: float | None = None,
         **more: Any,
-    ) -> str:
+    ) -> None:
         """Published, begun, and so far."""
         self.publish(execution_id, **more)
         self.begin(execution_id)
         self.report(execution_id, current, total, message, rate)
-        return execution_id
 
     def end(self, execution_id: str, state: str = "SUCCESS", result: Any = None) -> None:
         """End the open attempt."""
@@ -90,9 +89,7 @@ def staged(**settings: Any) -> Iterator[Stage]:
 def open_page(page: Page, stage: Stage, where: str = "") -> Page:
     """Go to the dashboard, and come back when it has shown something."""
     page.goto(f"{stage.url}{where}")
-    expect(page.locator(".row:visible, #none > :visible, #whole:visible, #missing > :visible").first).to_be_visible(
-        timeout=PATIENCE
-    )
+    expect(page.locator(".row:visible, #none > :visible, #whole:visible, #missing > :visible").first).to_be_visible()
     return page
 
 

@@ -15,10 +15,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.axe import violations
-from tests.browser.stage import PATIENCE, Stage, open_page, row, staged
+from tests.browser.stage import Stage, open_page, row, staged
 from tests.support.processes import ROOT
-
-expect.set_options(timeout=PATIENCE)
 
 SCREENS: dict[str, dict[str, Any]] = {
     "light": {"viewport": {"width": 1280, "height": 880}},
@@ -68,13 +66,13 @@ def a_day(stage: Stage) -> None:
     stage.run("77d0be19-index", 52, 90, "Writing segment 53", 1.6, task="search.rebuild_index", owner="ann")
     stage.run("a90c4f56-feed", 870, None, "Reading the feed", 212.0, task="shop.import_orders")
     stage.run("d2f8135a-orders", 61234, 81000, "Importing rows", 2381.5, task="shop.import_orders")
-    stage.publish("6b1c0d9e-queued", "reports.monthly_totals")
+    stage.publish("6b1c0d9e-queued", task="reports.monthly_totals")
 
 
 def a_course(stage: Stage) -> None:
     """`VIDEO`: an attempt that got to 38 %, and one that goes on behind it."""
     messages = "Reading the source", "Encoding pass 1 of 2", "Encoding pass 2 of 2", "Writing the index"
-    stage.publish(VIDEO, "media.transcode_video", owner="ann@example.org")
+    stage.publish(VIDEO, task="media.transcode_video", owner="ann@example.org")
     stage.server.clock.tick(14)
     stage.begin(VIDEO)
     for n in range(26):
@@ -190,4 +188,4 @@ def test_how_far_it_is_is_said_now_and_then(page: Page, stage: Stage) -> None:
     stage.end("d2f8135a-orders")
     said = page.locator("#announcer[aria-live=polite] p")
     expect(said.last).to_have_text("shop.import_orders: Done")
-    assert said.count() <= 3
+    assert said.count() <= 4  # the end, and each ten of a hundred: on a slow machine they are far enough apart

@@ -27,7 +27,7 @@ export class List {
     this.#on = on;
     this.#more.addEventListener("click", () => { this.#barren = 0; this.#loadMore(); });
     this.#pill.addEventListener("click", () => this.#release());
-    this.#place.addEventListener("pointermove", () => { this.#pointed = performance.now(); });
+    for (const place of [this.#place, this.#pill]) place.addEventListener("pointermove", () => { this.#pointed = performance.now(); });
     document.addEventListener("visibilitychange", () => this.#open && this.#again(0));
     setInterval(() => this.#open && !document.hidden && this.#tick(), 10000);
     this.#controls();
@@ -197,10 +197,10 @@ export class List {
     this.#place.replaceChildren();
   }
 
-  /** Whether somebody reads or points here, so that nothing may jump. */
+  /** Whether somebody reads or points here, or is about to press the button, so that nothing may jump. */
   #held() {
-    return this.#place.getBoundingClientRect().top < 0 || this.#place.contains(document.activeElement)
-      || (this.#place.matches(":hover") && performance.now() - this.#pointed < STILL);
+    return this.#place.getBoundingClientRect().top < 0 || [this.#place, this.#pill].some((place) =>
+      place.contains(document.activeElement) || (place.matches(":hover") && performance.now() - this.#pointed < STILL));
   }
 
   #offer(fresh, all) {
