@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 _databases = itertools.cycle(range(1, 16))
 
 
+#: Milliseconds that a page is given for what is expected of it, or done to it: a busy machine may take long for anything.
+PATIENCE = 60_000
+
+
 #: The quick ones first: whoever waits is told of a mistake before the servers start.
 ORDER = ("unit", "conformance", "acceptance", "browser")
 
@@ -131,8 +135,12 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
     """A fresh page; the test fails if a script of the page threw, or if it asked another host for something."""
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=PATIENCE)
     options: dict[str, Any] = getattr(request, "param", {})
     context = browser.new_context(**options)
+    context.set_default_timeout(PATIENCE)
     page = context.new_page()
     faults: list[str] = []
     hosts: set[str | None] = set()

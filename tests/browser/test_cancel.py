@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.browser.streams import Server, frame
-from tests.browser.test_page import END, pretend, start
+from tests.browser.test_page import END, do_without_end, pretend, start
 from tests.support.service import Service
 
 
 @pytest.fixture
 def home(page: Page, service: Service) -> Page:
     """The page, opened; its checksums go on for as long as nobody ends them."""
-
-    def do_more(route: Route) -> None:
-        body = route.request.post_data_json
-        route.continue_(post_data=json.dumps(body | {"kwargs": {"passes": 100}}))
-
-    page.route("**/api/v1/executions", do_more)
+    page.route("**/api/v1/executions", do_without_end)
     page.goto(service.url)
     return page
 
@@ -56,7 +49,7 @@ def test_asked_for_is_not_done(home: Page) -> None:
         route.fulfill(status=202, json=body)
 
     home.route("**/api/v1/executions/slow/cancel", answer)
-    expect(job.locator(".cancel")).to_be_visible()
+    expect(job).to_have_attribute("data-status", "running")
     job.locator(".cancel").click()
     expect(job.locator(".message")).to_have_text("Ends when a worker gets to it")
     expect(job).to_have_attribute("data-phase", "cancelling")

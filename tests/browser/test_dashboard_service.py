@@ -28,7 +28,7 @@ def start_all(service: Service) -> dict[str, str]:
     for task in ("tasks.pipeline", "tasks.fails_half_way", "tasks.unknown_length"):
         ends[service.start(task, **LESS[task])] = "failed" if task == "tasks.fails_half_way" else "completed"
     rows = "name,amount\n" + "Ada,1\n" * 2000 + "broken\n"
-    answer = requests.post(f"{service.url}/upload", files={"file": ("rows.csv", rows)}, timeout=10)
+    answer = requests.post(f"{service.url}/upload", files={"file": ("rows.csv", rows)}, timeout=60)
     return ends | {answer.json()["execution_id"]: "completed"}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,13 +13,11 @@ from playwright.sync_api import Locator, Page, expect
 
 from headway.server import modules
 from tests.browser.axe import violations
+from tests.browser.test_page import END, ENDLESS
 from tests.support.cable import Cable
 from tests.support.processes import WebServer
 from tests.support.service import Service
 from tests.support.wait import until
-
-#: What a job may take on a busy machine, milliseconds.
-END = 60_000
 
 #: As strict as a page's policy can be.
 POLICY = (
@@ -135,7 +132,7 @@ def test_a_page_that_is_not_allowed(page: Page, web: WebServer, service: Service
         stranger.show(page, web.url)
         assert page.evaluate("customElements.get('headway-progress') === undefined")
         for name in modules.NAMES:
-            code = requests.get(f"{web.url}/api/v1/{name}", timeout=10).content
+            code = requests.get(f"{web.url}/api/v1/{name}", timeout=60).content
             stranger.files[f"/copy/{name}"] = ("text/javascript", "", code)
         stranger.show(page, web.url, module=f"{stranger.origin}/copy/headway.js")
         element = put(page, service.start("tasks.pipeline", files=30), src=f"{web.url}/api/v1")
@@ -155,20 +152,20 @@ def test_fifty_elements_and_one_socket(page: Page, web: WebServer, friend: Site,
         put(page, execution_id)
     for execution_id in ids[:10]:
         expect(page.locator(f"headway-progress[execution='{execution_id}'] .status")).to_have_text("Done", timeout=END)
-    assert page.locator(".status", has_text="Not found").count() == 40
+    expect(page.locator(".status", has_text="Not found")).to_have_count(40)
     assert len(sockets) == 1
 
 
 def long(service: Service) -> str:
     """Start a job that goes on until somebody cancels it."""
-    return service.start("tasks.checksum", passes=1000)
+    return service.start("tasks.checksum", passes=ENDLESS)
 
 
 def cancel(service: Service, execution_id: str) -> None:
     """End it, and wait until it has ended."""
-    answer = requests.post(f"{service.url}/api/v1/executions/{execution_id}/cancel", timeout=10)
+    answer = requests.post(f"{service.url}/api/v1/executions/{execution_id}/cancel", timeout=60)
     assert answer.status_code == 202
-    until(lambda: service.execution(execution_id)["status"] == "cancelled", within=30)
+    until(lambda: service.execution(execution_id)["status"] == "cancelled", within=60)
 
 
 def test_the_server_restarts(page: Page, web: WebServer, friend: Site, service: Service) -> None:
@@ -178,10 +175,9 @@ def test_the_server_restarts(page: Page, web: WebServer, friend: Site, service: 
     job = long(service)
     element = put(page, job)
     expect(element.locator(".percentage")).to_contain_text("%", timeout=END)
-    for process in web.descendants():
-        process.send_signal(signal.SIGKILL)  # gunicorn starts another one
-    expect(element.locator(".status")).to_have_text("Connection lost, trying again", timeout=END)
-    expect(element.locator(".percentage")).to_contain_text("%")
+    with web.workers_gone():
+        expect(element.locator(".status")).to_have_text("Connection lost, trying again", timeout=END)
+        expect(element.locator(".percentage")).to_contain_text("%")
     expect(element.locator(".status")).to_have_text("Running", timeout=END)
     cancel(service, job)
     expect(element.locator(".status")).to_have_text("Cancelled", timeout=END)
@@ -217,7 +213,7 @@ def test_where_no_socket_gets_through(page: Page, web: WebServer, friend: Site, 
     seen = percentages(page)
     job = long(service)
     element = put(page, job)
-    until(lambda: len(seen()) >= 3, within=60)
+    until(lambda: len(seen()) >= 3, within=END / 1000)
     cancel(service, job)
     expect(element.locator(".status")).to_have_text("Cancelled", timeout=END)
     told = seen()

@@ -8,12 +8,10 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from playwright.sync_api import Locator, Page, Route, expect
 
@@ -31,6 +29,8 @@ LESS: dict[str, dict[str, Any]] = {
 }
 #: What a job may take on a busy machine, milliseconds.
 END = 90_000
+#: So many passes of `tasks.checksum` end only when they are cancelled.
+ENDLESS = 5000
 
 
 @pytest.fixture
@@ -57,6 +57,11 @@ def do_less(route: Route) -> None:
     """Pass a start on with smaller arguments: real work still, but less of it."""
     body = route.request.post_data_json
     route.continue_(post_data=json.dumps(body | {"kwargs": LESS[body["task"]]}))
+
+
+def do_without_end(route: Route) -> None:
+    """Pass a start of `tasks.checksum` on as one that goes on until somebody cancels it."""
+    route.continue_(post_data=json.dumps(route.request.post_data_json | {"kwargs": {"passes": ENDLESS}}))
 
 
 def card(page: Page, task: str) -> Locator:
@@ -118,14 +123,27 @@ def collected(page: Page) -> list[float]:
 # --- the five jobs ---
 
 
+def test_a_bar_moves(home: Page) -> None:
+    """While a job runs its bar moves, forward only, and the page says what it does."""
+    home.route("**/api/v1/executions", do_without_end)
+    percentages(home)
+    job = start(home, "tasks.checksum")
+    until(lambda: len(set(collected(home))) >= 3, within=END / 1000, what="the bar to move")
+    expect(job.locator(".state")).to_have_text("Running")
+    expect(job.locator(".message")).to_have_text(re.compile(r"\.py$|/"))
+    job.locator(".cancel").click()
+    expect(job).to_have_attribute("data-status", "cancelled", timeout=END)
+    seen = collected(home)
+    assert seen == sorted(seen)
+
+
 @pytest.mark.parametrize("task", ["tasks.checksum", "tasks.pipeline"])
 def test_a_job_with_a_known_total(home: Page, task: str) -> None:
-    """Its bar moves forward only, ends at 100 % and green, says what it does meanwhile, and its result can be read."""
+    """Its bar goes forward only, ends at 100 % and green, and its result can be read."""
     percentages(home)
     job = start(home, task)
     expect(job).to_have_attribute("data-status", "completed", timeout=END)
     seen = collected(home)
-    assert len(set(seen)) >= 3, "the bar didn't move"
     assert seen == sorted(seen)
     bar = job.get_by_role("progressbar")
     expect(bar).to_have_attribute("aria-valuenow", "100")
@@ -187,15 +205,22 @@ def width(job: Locator, part: str) -> float:
 
 
 def test_a_job_of_unknown_length(home: Page) -> None:
-    """While nobody knows the total, the bar says no number and moves; it counts what is done."""
+    """From begin to end its bar says no number; it counts what is done."""
+    percentages(home)
     job = start(home, "tasks.unknown_length")
-    bar = job.get_by_role("progressbar")
-    expect(job.locator(".bar")).to_have_attribute("data-kind", "moving", timeout=END)
-    expect(job.locator(".numbers")).to_contain_text("modules", timeout=END)
-    assert bar.get_attribute("aria-valuenow") is None
     expect(job).to_have_attribute("data-status", "completed", timeout=END)
-    assert bar.get_attribute("aria-valuenow") is None
+    assert job.get_by_role("progressbar").get_attribute("aria-valuenow") is None
+    assert collected(home) == []
     expect(job.locator(".numbers")).to_have_text(re.compile(r"^60\smodules$"))
+
+
+def test_a_bar_without_a_number_moves(home: Page) -> None:
+    """While nobody knows the total, the bar moves and says no number; what is done is counted."""
+    Server(home, {"mine": [frame("status", "mine", progress=progress(12, None))]})
+    job = pretend(home, "mine")
+    expect(job.locator(".bar")).to_have_attribute("data-kind", "moving")
+    expect(job.locator(".numbers")).to_have_text("12")
+    assert job.get_by_role("progressbar").get_attribute("aria-valuenow") is None
 
 
 # --- the list ---
@@ -247,6 +272,7 @@ def test_an_id_that_nobody_knows(home: Page) -> None:
     expect(job.locator(".message")).to_have_text("Execution 'no-such-id' not found")
     assert job.get_by_role("progressbar").get_attribute("aria-valuenow") is None
     expect(home.locator("#banner")).to_be_hidden()
+    until(lambda: home.evaluate("1") and said)
     assert said == ['{"subscribe":["no-such-id"]}']
 
 
@@ -269,17 +295,16 @@ def test_what_a_task_says_is_text(home: Page, service: Service) -> None:
 
 def test_a_cut_connection_is_shown_and_mended(home: Page, service: Service) -> None:
     """With the web process killed the page says that the connection is lost, tries again by itself, and goes on to the end."""
-    job = watch(home, service.start("tasks.checksum", passes=30))
+    job = watch(home, service.start("tasks.checksum", passes=ENDLESS))
     expect(job).to_have_attribute("data-link", "live", timeout=END)
     expect(job).to_have_attribute("data-status", "running", timeout=END)
-    for process in service.web.descendants():
-        process.send_signal(signal.SIGKILL)  # gunicorn starts another one
-    expect(home.locator("#banner")).to_contain_text("connection is lost", timeout=END)
-    expect(job.locator(".state")).to_have_text("Connection lost, trying again")
-    expect(job).to_have_attribute("data-link", re.compile("live|ended"), timeout=END)
+    with service.web.workers_gone():
+        expect(home.locator("#banner")).to_contain_text("connection is lost", timeout=END)
+        expect(job.locator(".state")).to_have_text("Connection lost, trying again")
+    expect(job).to_have_attribute("data-link", "live", timeout=END)
     expect(home.locator("#banner")).to_be_hidden()
-    expect(job).to_have_attribute("data-status", "completed", timeout=END)
-    until(lambda: any(process.status() != psutil.STATUS_ZOMBIE for process in service.web.descendants()))
+    job.locator(".cancel").click()
+    expect(job).to_have_attribute("data-status", "cancelled", timeout=END)
 
 
 def test_a_server_that_cannot_start_anything(home: Page) -> None:
@@ -396,11 +421,21 @@ def test_an_end_is_announced(home: Page) -> None:
     expect(said.locator("p")).to_have_count(0)
 
 
+def test_an_end_that_came_at_once_is_announced(home: Page) -> None:
+    """Also where a job has ended before the page could follow it: it was started here, so its end is news."""
+    end = {"error": {"type": "OSError", "message": "The disk is full", "details": None}, "progress": None}
+    Server(home, {"quick": [frame("status", "quick", status="failed", phase="failed"), frame("failed", "quick", **end)]})
+    home.route("**/api/v1/executions", lambda route: route.fulfill(status=202, json={"execution_id": "quick"}))
+    start(home, "tasks.fails_half_way")
+    expect(home.locator("#announcer p")).to_have_text(["Fails half way: Failed. OSError: The disk is full"])
+
+
 @pytest.mark.parametrize("page", [{"reduced_motion": "reduce"}], indirect=True)
 def test_reduced_motion(home: Page) -> None:
     """Nothing moves for somebody who asked for that: a bar of unknown length is striped."""
-    job = start(home, "tasks.unknown_length")
-    expect(job.locator(".bar")).to_have_attribute("data-kind", "moving", timeout=END)
+    Server(home, {"mine": [frame("status", "mine", progress=progress(12, None))]})
+    job = pretend(home, "mine")
+    expect(job.locator(".bar")).to_have_attribute("data-kind", "moving")
     style = job.locator(".fill").evaluate(
         "it => ({ animation: getComputedStyle(it).animationName, image: getComputedStyle(it).backgroundImage })"
     )
@@ -424,7 +459,8 @@ def test_it_fits_and_can_be_read(page: Page, service: Service, name: str) -> Non
     page.goto(service.url)
     done = watch(page, service.start("tasks.fails_half_way", files=4))
     expect(done).to_have_attribute("data-status", "failed", timeout=END)
-    watch(page, "an-id-that-nobody-knows-and-that-is-far-too-long-for-a-phone-" + "x" * 100)
+    unknown = watch(page, "an-id-that-nobody-knows-and-that-is-far-too-long-for-a-phone-" + "x" * 100)
+    expect(unknown.locator(".state")).to_have_text("Not found")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.evaluate(CONTRAST) == []
     if pictures:

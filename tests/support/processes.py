@@ -13,7 +13,7 @@ import sys
 import tempfile
 import uuid
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -269,6 +269,18 @@ class WebServer(Process):
     def ws_url(self) -> str:
         """``url`` for WebSockets."""
         return self.url.replace("http", "ws", 1)
+
+    @contextlib.contextmanager
+    def workers_gone(self) -> Iterator[None]:
+        """Within it, gunicorn's workers are killed and no new ones come; behind it they do."""
+        self.kill(signal.SIGSTOP)  # the master: it would start another one before anybody has seen that one is gone
+        try:
+            until(lambda: psutil.Process(self.pid).status() == psutil.STATUS_STOPPED, within=60, what=f"{self.name} to stop")
+            for process in self.descendants():
+                process.kill()
+            yield
+        finally:
+            self.kill(signal.SIGCONT)
 
     def wait_ready(self) -> None:
         """It is ready when it answers HTTP, with whatever status."""

@@ -46,13 +46,13 @@ class Service:
 
     def start(self, task: str, **kwargs: Any) -> str:
         """Start one of the service's tasks over HTTP and return the execution's id."""
-        answer = requests.post(f"{self.url}/api/v1/executions", json={"task": task, "kwargs": kwargs}, timeout=10)
+        answer = requests.post(f"{self.url}/api/v1/executions", json={"task": task, "kwargs": kwargs}, timeout=60)
         assert answer.status_code == 202, (answer.status_code, answer.text)
         return str(answer.json()["execution_id"])
 
     def execution(self, execution_id: str) -> dict[str, Any]:
         """What REST says of an execution."""
-        answer = requests.get(f"{self.url}/api/v1/executions/{execution_id}", timeout=10)
+        answer = requests.get(f"{self.url}/api/v1/executions/{execution_id}", timeout=60)
         assert answer.status_code == 200, (answer.status_code, answer.text)
         body: dict[str, Any] = answer.json()
         return body

@@ -12,7 +12,7 @@ const OBSTACLES = { not_found: "unknown", invalid: "unknown", expired: "expired"
 const find = (id) => document.getElementById(id);
 const list = find("jobs");
 
-/** The newest first: `{job: {id, title, unit}, view, watching}`. */
+/** The newest first: `{job: {id, title, unit}, view, watching, news}`; an end that was there before the page isn't news. */
 let entries = [];
 
 function stored() {
@@ -44,7 +44,7 @@ function linked() {
 
 function add(job, { last = false } = {}) {
   const view = new JobView(find("job"), job, { remove: () => remove(entry), cancel: () => stop(entry) });
-  const entry = { job, view, watching: null };
+  const entry = { job, view, watching: null, news: !last };
   if (last) { entries.push(entry); list.append(view.element); }
   else { entries.unshift(entry); list.prepend(view.element); }
   follow(entry);
@@ -53,7 +53,6 @@ function add(job, { last = false } = {}) {
 /** Show it live, from now on to its end. */
 function follow(entry) {
   const { job, view } = entry;
-  let open = false; // an end that was there already when the page came isn't news
   const link = (state, text) => {
     if (view.element.dataset.link !== state) view.link(state, text);
     linked();
@@ -66,14 +65,14 @@ function follow(entry) {
     onStatus(frame) {
       show(frame);
       if (terminal(frame.status)) return;
-      open = true;
+      entry.news = true;
       refresh(entry);
     },
     onStart: show,
     onProgress: (progress, frame) => show(frame),
     onEnd(frame) {
       show(frame);
-      if (open) announce(view.sentence);
+      if (entry.news) announce(view.sentence);
       refresh(entry);
     },
     onConnection(state) {
