@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import _state as celery_state
+from hypothesis import settings
 
 from tests.support import leaks, processes
 from tests.support.rabbitmq import RabbitMQ, server_script
@@ -18,6 +19,10 @@ from tests.support.valkey import ExternalValkey, ValkeyServer, server_binary
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
+
+# Hypothesis' own profile for CI, wherever the tests run: an example that is held up for 200 ms is no fault, and every run tries
+# the same ones.
+settings.load_profile("ci")
 
 #: The databases of one server in turn: a late write of one test can't be read by the next.
 _databases = itertools.cycle(range(1, 16))
