@@ -52,8 +52,13 @@ def unix(stack: ExitStack, folder: Path) -> SetUp:
     server = stack.enter_context(ValkeyServer(args=["--unixsocket", str(path)]))
 
     def fault() -> None:
-        server.command("CLIENT", "KILL", "TYPE", "PUBSUB")
-        server.command("CLIENT", "KILL", "TYPE", "NORMAL")
+        with (
+            server.client() as client,
+            client.pipeline(transaction=True) as at_once,
+        ):  # who comes back in between would be killed again
+            for kind in ("PUBSUB", "NORMAL"):
+                at_once.execute_command("CLIENT", "KILL", "TYPE", kind)
+            at_once.execute()
 
     conf = {"result_backend_transport_options": {"global_keyprefix": "shop:"}, "result_compression": "gzip"}
     return SetUp(f"redis+socket://{path}?virtual_host=5", conf, fault)
@@ -64,11 +69,12 @@ def sentinel(stack: ExitStack, folder: Path) -> SetUp:
     master = stack.enter_context(ValkeyServer(args=["--repl-diskless-sync-delay", "0"]))
     replica = stack.enter_context(ValkeyServer(args=["--replicaof", "127.0.0.1", str(master.port)]))
     watcher = stack.enter_context(Sentinel(master))
-    until(lambda: watcher.command("SENTINEL", "REPLICAS", "mymaster"), within=30, what="the sentinel to know the replica")
-    until(lambda: replica.command("INFO", "replication")["master_link_status"] == "up", within=30)
+    until(lambda: watcher.command("SENTINEL", "REPLICAS", "mymaster"), within=60, what="the sentinel to know the replica")
+    until(lambda: replica.command("INFO", "replication")["master_link_status"] == "up", within=60)
 
     def fault() -> None:
         master.crash()
+        watcher.command("SENTINEL", "SET", "mymaster", "down-after-milliseconds", "500")
         until(lambda: watcher.master() == replica.port, within=60, what="the replica to be the master")
 
     conf = {"result_backend_transport_options": {"master_name": "mymaster"}}
@@ -112,7 +118,7 @@ def test_a_report_reaches_a_viewer(redis_url: str, tmp_path: Path, make: Callabl
         say = lambda word: broker.rpush(f"puppet:{execution_id}", word)  # noqa: E731 - one line
         say("step")
         viewer.sees("running", "running", 1)
-        until(lambda: house.headway.store.read([execution_id])[0].beating, within=30, what="a sign of life")
+        until(lambda: house.headway.store.read([execution_id])[0].beating, within=60, what="a sign of life")
         set_up.fault()
         viewer.is_told_of_an_outage()
         assert viewer.outages == 1
@@ -124,6 +130,6 @@ def test_a_report_reaches_a_viewer(redis_url: str, tmp_path: Path, make: Callabl
         assert viewer.ends() == "over"
         assert viewer.told[-1]["outputs"] == {"steps": 3}
         assert viewer.outages == 1
-        assert app.AsyncResult(execution_id).get(timeout=20) == {"steps": 3}
+        assert app.AsyncResult(execution_id).get(timeout=60) == {"steps": 3}
         assert not re.search(r"Traceback|refused", worker.log()), worker.log()
         app.backend.client.close()

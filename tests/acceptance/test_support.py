@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import threading
 
 import pytest
 from kombu import Connection
 
-from tests.support import leaks
+from tests.support import leaks, valkey
 from tests.support.processes import Process, running
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.services import missing
@@ -89,6 +90,16 @@ def test_a_server_comes_back_with_and_without_its_data(own_valkey: ValkeyServer)
     own_valkey.stop()
     own_valkey.start(fresh=True)
     assert own_valkey.command("GET", "kept") is None
+
+
+def test_a_server_whose_port_was_taken_takes_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A port that somebody else took in the last moment is no reason not to start."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        ports = iter([taken.getsockname()[1], valkey.free_port()])
+        monkeypatch.setattr(valkey, "free_port", lambda: next(ports))
+        with ValkeyServer() as server:
+            assert server.command("PING")
 
 
 def test_each_test_has_an_empty_database(redis_url: str) -> None:

@@ -75,16 +75,21 @@ class Cable:
     def _connect(self, ready: selectors.BaseSelector) -> None:
         ours, _ = self._listener.accept()
         try:
-            theirs = socket.create_connection(self._to, timeout=10) if self._whole else None
+            theirs = socket.create_connection(self._to, timeout=60) if self._whole else None
         except OSError:
             theirs = None
         if theirs is None:
             ours.close()
             return
         with self._lock:
-            self._ends |= {ours: theirs, theirs: ours}
+            whole = self._whole  # it may have been cut meanwhile
+            if whole:
+                self._ends |= {ours: theirs, theirs: ours}
         for end in (ours, theirs):
-            ready.register(end, selectors.EVENT_READ)
+            if whole:
+                ready.register(end, selectors.EVENT_READ)
+            else:
+                end.close()
 
     def _pass_on(self, end: socket.socket, ready: selectors.BaseSelector) -> None:
         try:

@@ -251,7 +251,8 @@ class WebServer(Process):
             ]
         else:
             argv = [sys.executable, "-m", "gunicorn", "--worker-class", kind, "--bind", "127.0.0.1:0", "--no-control-socket"]
-            argv += ["--graceful-timeout", "5", "--worker-tmp-dir", tempfile.gettempdir()]
+            # A worker that takes half a minute to load the app, from a cold disk, isn't one that hangs.
+            argv += ["--graceful-timeout", "5", "--timeout", "120", "--worker-tmp-dir", tempfile.gettempdir()]
             argv += ["--worker-connections", "2000"] if kind == "gevent" else ["--threads", "32"]
             argv += [*args, app]
             args = ()
@@ -290,7 +291,7 @@ class WebServer(Process):
     def _answers(self) -> bool:
         if not self.alive:
             raise AssertionError(f"{self.name} ended with {self.returncode}\n{self.log()[-8000:]}")
-        connection = http.client.HTTPConnection(*self.address, timeout=10)
+        connection = http.client.HTTPConnection(*self.address, timeout=60)
         try:
             connection.request("GET", "/healthz")
             return connection.getresponse().status > 0

@@ -48,13 +48,23 @@ class _Server(ThreadedWSGIServer):
     """One that knows its connections, so that they can be cut."""
 
     def __init__(self, port: int, app: Any) -> None:
-        self.open: list[socket.socket] = []
+        self._open: list[socket.socket] = []
+        self._lock = threading.Lock()
         super().__init__("127.0.0.1", port, app, _Quiet)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Take a connection."""
-        self.open.append(request)
+        with self._lock:
+            self._open.append(request)
         super().process_request(request, client_address)
+
+    def cut(self) -> None:
+        """Break those that were taken by now."""
+        with self._lock:
+            taken, self._open = self._open, []
+        for connection in taken:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 class Serving:
@@ -86,10 +96,7 @@ class Serving:
     def cut(self) -> None:
         """Break every connection, without a word."""
         assert self._server is not None
-        for connection in self._server.open:
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-        self._server.open.clear()
+        self._server.cut()
 
     def stop(self) -> None:
         """Break every connection, and listen no more."""

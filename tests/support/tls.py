@@ -34,6 +34,8 @@ class TlsProxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._threads: list[threading.Thread] = []
         self._open: list[socket.socket] = []
+        #: Who comes back after a cut waits until all is cut: it is one cut.
+        self._lock = threading.Lock()
 
     @property
     def url(self) -> str:
@@ -54,9 +56,10 @@ class TlsProxy:
 
     def cut(self) -> None:
         """Break every connection, without a word; who comes again is let in."""
-        for each in self._open:
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
+        with self._lock:
+            for each in self._open:
+                with contextlib.suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
 
     def _run(self, work: object, *args: object) -> None:
         thread = threading.Thread(target=work, args=args, name="tls-proxy")  # type: ignore[arg-type]
@@ -69,12 +72,13 @@ class TlsProxy:
                 plain, _ = self._listener.accept()
             except OSError:
                 return
-            try:
-                client = self._context.wrap_socket(plain, server_side=True)
-            except OSError:
-                continue  # it doesn't trust us
-            server = socket.create_connection(self._to)
-            self._open += [client, server]
+            with self._lock:
+                try:
+                    client = self._context.wrap_socket(plain, server_side=True)
+                except OSError:
+                    continue  # it doesn't trust us
+                server = socket.create_connection(self._to)
+                self._open += [client, server]
             self._run(_pump, client, server)
             self._run(_pump, server, client)
 

@@ -88,9 +88,9 @@ class ValkeyServer(Process):
         """Start it, on the same port as before; ``fresh`` forgets what it kept."""
         if fresh:
             shutil.rmtree(self._data, ignore_errors=True)
-        self._data.mkdir(exist_ok=True)
         tries = 1 if self.port else PORT_TRIES
         for left in reversed(range(tries)):
+            self._data.mkdir(exist_ok=True)  # again: a start that failed has taken it away
             self.port = self.port if tries == 1 else free_port()
             self.argv = [self._binary, "--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self._data), "--save", ""]
             # Not synced: what was handed to the system outlives the process, and a slow disk would hold up every answer.
@@ -153,7 +153,7 @@ class Sentinel(ValkeyServer):
         conf = self._folder_of_conf / "sentinel.conf"
         conf.write_text(
             f"sentinel monitor mymaster 127.0.0.1 {master.port} 1\n"
-            "sentinel down-after-milliseconds mymaster 500\n"
+            "sentinel down-after-milliseconds mymaster 60000\n"  # one that has no turn for a moment isn't down
             "sentinel failover-timeout mymaster 5000\n"
         )
         super().__init__(args=())
