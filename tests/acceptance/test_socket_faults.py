@@ -74,15 +74,15 @@ def test_an_end_while_the_feed_is_away(own_valkey: ValkeyServer, runs: Runs) -> 
             together.execute()
         run.succeed("all of it")
         frames, code, _ = viewer.rest()
-        assert kinds(frames)[0] == "error"
-        assert kinds(frames).count("completed") == 1
+        # The second where the hub looked by itself just then, and saw the end before it heard of the cut.
+        assert kinds(frames) in (["error", "status", "completed"], ["completed"])
         assert frames[-1]["outputs"] == "all of it"
         assert code == 1000
 
 
 def test_slow_viewer_is_merged_to_the_newest(kind: Any, own_valkey: ValkeyServer, runs: Runs) -> None:
     """To a viewer that reads late, reports are merged to the newest and the end isn't dropped; another viewer doesn't wait."""
-    with serve(kind, own_valkey) as server:
+    with serve(kind, own_valkey, HEADWAY_PING_INTERVAL="600") as server:  # else one that reads as late as this may be cut off
         run = runs.begin()
         slow = Watching(server, run.id, sockopt=((socket.SOL_SOCKET, socket.SO_RCVBUF, 4096),))
         quick = Watching(server, run.id)
@@ -108,42 +108,44 @@ def test_slow_viewer_is_merged_to_the_newest(kind: Any, own_valkey: ValkeyServer
 
 def test_viewer_that_reads_nothing_is_cut_off(kind: Any, own_valkey: ValkeyServer, runs: Runs) -> None:
     """A viewer that neither reads nor answers a ping loses its place; one that does, though nothing happens, keeps it."""
-    with serve(kind, own_valkey, HEADWAY_PING_INTERVAL="0.4") as server:
+    # So long that who answers is heard in time, though this process may have no turn for seconds.
+    with serve(kind, own_valkey, HEADWAY_PING_INTERVAL="5") as server:
         run = runs.begin()
-        deaf = Watching(server, run.id)
         frames: list[Any] = []
         answering = Watching(server, run.id)
         thread = threading.Thread(target=lambda: frames.extend(answering.rest()), daemon=True)
         thread.start()  # websocket-client answers pings while it reads
-        until(lambda: viewers_of(server) == 2)
-        until(lambda: viewers_of(server) == 1)
+        deaf = Watching(server, run.id)
+        assert deaf.next()["type"] == "status"  # both have a seat
+        until(lambda: viewers_of(server) == 1, within=60)
         frame = deaf.socket.recv_frame()  # `recv` would answer the pings that wait
         while frame.opcode != websocket.ABNF.OPCODE_CLOSE:
             frame = deaf.socket.recv_frame()
         assert int.from_bytes(frame.data[:2], "big") == 4408, "its buffers had room for the close"
         run.succeed()
-        thread.join(10)
+        thread.join(60)
         assert frames[1] == 1000
 
 
 def test_viewer_with_a_full_buffer_is_cut_off(kind: Any, own_valkey: ValkeyServer, runs: Runs) -> None:
     """A viewer whose buffers are full and stay so is cut off as well, and what waited for it is given back."""
-    with serve(kind, own_valkey, HEADWAY_PING_INTERVAL="0.4") as server:
+    # So long that the buffers are full before anybody could miss an answer.
+    with serve(kind, own_valkey, HEADWAY_PING_INTERVAL="5") as server:
         run = runs.begin()
         stuck = Watching(server, run.id, sockopt=((socket.SOL_SOCKET, socket.SO_RCVBUF, 4096),))
-        until(lambda: viewers_of(server) == 1)
+        assert stuck.next()["type"] == "status"
         for number in range(200):
             run.report(number, 200, "x" * 1900)
         talk = itertools.count()
 
         def cut_off() -> bool:
             # It goes on talking, so that it is heard of though it doesn't read.
-            if next(talk) % 20 == 0:
+            if next(talk) % 50 == 0:
                 with contextlib.suppress(OSError):
                     stuck.socket.send("x")
             return viewers_of(server) == 0
 
-        until(cut_off)
+        until(cut_off, within=60)
         with pytest.raises((websocket.WebSocketConnectionClosedException, ConnectionResetError, AssertionError)):
             stuck.rest()
 
@@ -157,9 +159,9 @@ def test_too_many_viewers(own_valkey: ValkeyServer, runs: Runs) -> None:
             viewer.next()
         frames, code, _ = Watching(server, run.id).rest()
         assert (frames, code) == ([], 1013)
-        held = requests.get(f"{server.url}{PREFIX}/{run.id}/progress?wait=5", timeout=10)
+        held = requests.get(f"{server.url}{PREFIX}/{run.id}/progress?wait=5", timeout=60)
         assert held.status_code == 429
-        assert requests.get(f"{server.url}{PREFIX}/{run.id}", timeout=10).status_code == 200
+        assert requests.get(f"{server.url}{PREFIX}/{run.id}", timeout=60).status_code == 200
         viewers[0].socket.close()
         until(lambda: viewers_of(server) == 2)
         assert Watching(server, run.id).next()["type"] == "status"
@@ -173,7 +175,7 @@ def test_the_limit_lies_below_what_threads_can_hold(own_valkey: ValkeyServer, ru
         for viewer in viewers:
             assert viewer.next()["type"] == "status"
         assert Watching(server, run.id).rest()[1] == 1013
-        assert requests.get(f"{server.url}{PREFIX}/{run.id}", timeout=10).status_code == 200
+        assert requests.get(f"{server.url}{PREFIX}/{run.id}", timeout=60).status_code == 200
 
 
 def test_tokens(own_valkey: ValkeyServer, runs: Runs) -> None:
@@ -183,9 +185,9 @@ def test_tokens(own_valkey: ValkeyServer, runs: Runs) -> None:
         assert Watching(server, run.id).rest()[:2] == ([], 4401)
         assert Watching(server, run.id, header=["Authorization: Bearer wrong"]).rest()[1] == 4401
         assert Watching(server, run.id, header=["Authorization: Bearer sesame"]).next()["type"] == "status"
-        answer = requests.post(f"{server.url}/api/v1/tickets", headers={"Authorization": "Bearer sesame"}, timeout=10)
+        answer = requests.post(f"{server.url}/api/v1/tickets", headers={"Authorization": "Bearer sesame"}, timeout=60)
         url = f"{server.ws_url}{PREFIX}/{run.id}/progress/ws?ticket={answer.json()['ticket']}"
-        with_ticket = websocket.create_connection(url, timeout=10)
+        with_ticket = websocket.create_connection(url, timeout=60)
         assert json.loads(with_ticket.recv())["type"] == "status"
 
 
@@ -213,9 +215,9 @@ def test_term_ends_with_1012(kind: Any, own_valkey: ValkeyServer, runs: Runs) ->
         viewers = [Watching(server, run.id) for _ in range(3)]
         for viewer in viewers:
             assert viewer.next()["type"] == "status"
-        events = requests.get(f"{server.url}{PREFIX}/{run.id}/progress/events", stream=True, timeout=30)
+        events = requests.get(f"{server.url}{PREFIX}/{run.id}/progress/events", stream=True, timeout=60)
         held: list[requests.Response] = []
-        etag = requests.get(f"{server.url}{PREFIX}/{run.id}/progress", timeout=10).headers["ETag"]
+        etag = requests.get(f"{server.url}{PREFIX}/{run.id}/progress", timeout=60).headers["ETag"]
         url = f"{server.url}{PREFIX}/{run.id}/progress?wait=30"
         thread = threading.Thread(target=lambda: held.append(requests.get(url, headers={"If-None-Match": etag}, timeout=60)))
         thread.start()
@@ -224,9 +226,9 @@ def test_term_ends_with_1012(kind: Any, own_valkey: ValkeyServer, runs: Runs) ->
         for viewer in viewers:
             assert gone(viewer) == ([], 1012)
         assert b"event: status" in events.content  # read to its end
-        thread.join(20)
+        thread.join(60)
         assert held[0].status_code == 304
-        assert server.wait(within=20) == 0
+        assert server.wait() == 0
 
 
 @pytest.mark.parametrize("kind", ["gevent", "gthread"])
@@ -240,11 +242,14 @@ def test_hup_ends_with_1012_and_serves_on(kind: Any, own_valkey: ValkeyServer, r
         assert gone(viewer) == ([], 1012)
 
         def served() -> bool:
-            # The old worker still accepts for a moment, and sends away whom it gets.
-            opcode, data = Watching(server, run.id).socket.recv_data()
+            # The old worker still accepts for a moment, and sends away whom it gets, or ends before it reads a word.
+            try:
+                opcode, data = Watching(server, run.id).socket.recv_data()
+            except (OSError, websocket.WebSocketException):
+                return False
             return opcode == websocket.ABNF.OPCODE_TEXT and json.loads(data)["progress"]["current"] == 1
 
-        until(served)
+        until(served, within=60)
 
 
 @pytest.mark.parametrize("kind", ["gevent", "gthread"])
@@ -255,5 +260,6 @@ def test_max_requests_ends_with_1012(kind: Any, own_valkey: ValkeyServer, runs: 
         viewer = Watching(server, run.id)
         assert viewer.next()["type"] == "status"
         for _ in range(20):
-            requests.get(f"{server.url}{PREFIX}/{run.id}", timeout=10)
+            with contextlib.suppress(requests.ConnectionError):  # gunicorn may drop whom it accepted last
+                requests.get(f"{server.url}{PREFIX}/{run.id}", timeout=60)
         assert gone(viewer) == ([], 1012)

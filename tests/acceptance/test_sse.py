@@ -20,7 +20,7 @@ class Listening:
     """A client of server-sent events, by the rules of HTML's section on them."""
 
     def __init__(self, url: str, **headers: str) -> None:
-        self.response = requests.get(url, headers={"Accept": "text/event-stream", **headers}, stream=True, timeout=30)
+        self.response = requests.get(url, headers={"Accept": "text/event-stream", **headers}, stream=True, timeout=60)
         assert self.response.headers["Content-Type"].startswith("text/event-stream")
         self._lines = self.response.iter_lines(chunk_size=1)
 
@@ -44,7 +44,8 @@ def backend() -> Iterator[ValkeyServer]:
 
 @pytest.fixture(scope="module", params=["gevent", "gthread", "dev"])
 def server(request: pytest.FixtureRequest, backend: ValkeyServer) -> Iterator[WebServer]:
-    with WebServer(request.param, APP, env={"STREAMS_BACKEND": backend.url, "HEADWAY_PING_INTERVAL": "0.3"}) as server:
+    # Twice as long may a write take before its client is cut off: not less than a busy machine may need for one.
+    with WebServer(request.param, APP, env={"STREAMS_BACKEND": backend.url, "HEADWAY_PING_INTERVAL": "3"}) as server:
         yield server.keep()
         assert "Traceback" not in server.log()
 
@@ -79,15 +80,15 @@ def test_who_comes_back(server: WebServer, runs: Runs) -> None:
     seen = list(Listening(url))
     assert [event["event"] for event in seen] == ["status", "completed"]
     assert next(iter(Listening(url, **{"Last-Event-ID": seen[0]["id"]})))["event"] == "completed"
-    again = requests.get(url, headers={"Last-Event-ID": seen[-1]["id"]}, timeout=10)
+    again = requests.get(url, headers={"Last-Event-ID": seen[-1]["id"]}, timeout=60)
     assert (again.status_code, again.content) == (204, b"")
     until(lambda: viewers_of(server) == 0)
 
 
 def test_refusals_are_plain_answers(server: WebServer) -> None:
     """An unknown id is a 404 and a malformed one a 422, as problem documents, before any stream begins."""
-    assert requests.get(f"{server.url}{PREFIX}/nobody/progress/events", timeout=10).status_code == 404
-    assert requests.get(f"{server.url}{PREFIX}/{'a' * 300}/progress/events", timeout=10).status_code == 422
+    assert requests.get(f"{server.url}{PREFIX}/nobody/progress/events", timeout=60).status_code == 404
+    assert requests.get(f"{server.url}{PREFIX}/{'a' * 300}/progress/events", timeout=60).status_code == 422
     until(lambda: viewers_of(server) == 0)
 
 
@@ -104,10 +105,10 @@ def test_a_client_that_has_gone_is_noticed(server: WebServer, runs: Runs) -> Non
 def test_head(server: WebServer, runs: Runs) -> None:
     """HEAD says what GET would send, and holds nothing open."""
     run = runs.begin()
-    answer = requests.head(f"{server.url}{PREFIX}/{run.id}/progress/events", timeout=10)
+    answer = requests.head(f"{server.url}{PREFIX}/{run.id}/progress/events", timeout=60)
     assert answer.status_code == 200
     assert answer.headers["Content-Type"].startswith("text/event-stream")
-    assert viewers_of(server) == 0
+    until(lambda: viewers_of(server) == 0)
 
 
 def test_tensorlakes_stream(server: WebServer, runs: Runs) -> None:
