@@ -47,7 +47,7 @@ def bare(tmp_path: Path, wheel: Path) -> Callable[[str], Run]:
         # With this environment's pip: to give each its own takes longer than to install the wheel.
         _call([sys.executable, "-m", "venv", "--clear", "--without-pip", str(tmp_path / "venv")])
         pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--disable-pip-version-check"]
-        pip += ["--no-compile", "--retries", "1"]
+        pip += ["--no-compile", "--timeout", "60"]
         done = subprocess.run([*pip, f"{wheel}{extras}"], capture_output=True, text=True, check=False, env=environment())
         if done.returncode and any(sign in done.stderr for sign in NO_INDEX):
             missing("the package index", done.stderr.strip().splitlines()[-1])

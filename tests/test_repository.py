@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -81,8 +82,13 @@ def tracked() -> tuple[Path, ...]:
     )
     if listed.returncode == 0:
         return tuple(ROOT / name for name in listed.stdout.decode().split("\0") if name and (ROOT / name).is_file())
-    made = {".venv", "build", "dist", "__pycache__", ".git"}
-    return tuple(path for path in ROOT.rglob("*") if path.is_file() and not made & set(path.relative_to(ROOT).parts))
+    made = {".venv", "build", "dist", "__pycache__", ".git", ".headway"}
+    made |= {".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis"}  # and other tests change them just now
+    found: list[Path] = []
+    for folder, below, names in os.walk(ROOT):
+        below[:] = [name for name in below if name not in made]  # not even looked into
+        found += [Path(folder, name) for name in names]
+    return tuple(path for path in found if path.is_file())
 
 
 def name_of(path: Path) -> str:
