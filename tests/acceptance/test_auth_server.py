@@ -43,7 +43,7 @@ def locked_server(kind: Any, valkey: ValkeyServer | ExternalValkey) -> Iterator[
 
 def upgrade(server: WebServer, path: str, **headers: str) -> tuple[int, str]:
     """Ask for a WebSocket by hand; the HTTP status and the body of a refusal."""
-    connection = http.client.HTTPConnection(*server.address, timeout=10)
+    connection = http.client.HTTPConnection(*server.address, timeout=60)
     wanted = {
         "Upgrade": "websocket",
         "Connection": "Upgrade",
@@ -60,7 +60,7 @@ def upgrade(server: WebServer, path: str, **headers: str) -> tuple[int, str]:
 
 def close_code(server: WebServer, path: str) -> int:
     """Open a WebSocket with no Origin and read it to its close."""
-    ws = websocket.create_connection(f"{server.ws_url}{path}", timeout=10, suppress_origin=True)
+    ws = websocket.create_connection(f"{server.ws_url}{path}", timeout=60, suppress_origin=True)
     try:
         while True:
             opcode, data = ws.recv_data()
@@ -74,12 +74,12 @@ class TestOpen:
     def test_only_this_machine(self, open_server: WebServer) -> None:
         """A loopback name is served; a foreign name that leads here and a proxy's client are refused, and told what to set."""
         url = f"{open_server.url}/api/v1/executions/x"
-        assert requests.get(url, timeout=10).status_code == 404
+        assert requests.get(url, timeout=60).status_code == 404
         for headers in ({"Host": "evil.example"}, {"X-Forwarded-For": "203.0.113.9"}, {"Forwarded": "for=203.0.113.9"}):
-            answer = requests.get(url, headers=headers, timeout=10)
+            answer = requests.get(url, headers=headers, timeout=60)
             assert answer.status_code == 403
             assert "HEADWAY_TOKENS" in answer.json()["detail"]
-        assert requests.get(f"{open_server.url}/healthz", headers={"Host": "10.0.0.7"}, timeout=10).status_code == 200
+        assert requests.get(f"{open_server.url}/healthz", headers={"Host": "10.0.0.7"}, timeout=60).status_code == 200
 
     def test_pages_of_other_sites(self, open_server: WebServer) -> None:
         """A foreign Origin is a 403 before the upgrade and before anything is started; its own page's isn't."""
@@ -89,7 +89,7 @@ class TestOpen:
             assert status == 403
             assert "Origin" in body or "origin" in body
             answer = requests.post(
-                f"{open_server.url}/api/v1/executions", json={"task": "puppet.play"}, headers={"Origin": origin}, timeout=10
+                f"{open_server.url}/api/v1/executions", json={"task": "puppet.play"}, headers={"Origin": origin}, timeout=60
             )
             assert answer.status_code == 403
         assert upgrade(open_server, path, Origin=open_server.url)[0] == 101
@@ -101,29 +101,29 @@ class TestLocked:
         url = locked_server.url
         for path in ("/api/v1/executions/x", "/api/v1/executions/x/progress", "/applications/a/requests/x/progress", "/metrics"):
             for headers in ({}, {"Authorization": "Bearer wrong"}):
-                answer = requests.get(f"{url}{path}", headers=headers, timeout=10)
+                answer = requests.get(f"{url}{path}", headers=headers, timeout=60)
                 assert answer.status_code == 401
                 assert answer.headers["WWW-Authenticate"].startswith("Bearer")
-            assert requests.get(f"{url}{path}", headers=BEARER, timeout=10).status_code in (200, 404)
-        assert requests.post(f"{url}/api/v1/executions", json={"task": "puppet.play"}, timeout=10).status_code == 401
+            assert requests.get(f"{url}{path}", headers=BEARER, timeout=60).status_code in (200, 404)
+        assert requests.post(f"{url}/api/v1/executions", json={"task": "puppet.play"}, timeout=60).status_code == 401
         assert (
-            requests.post(f"{url}/api/v1/executions", json={"task": "puppet.play"}, headers=BEARER, timeout=10).status_code == 202
+            requests.post(f"{url}/api/v1/executions", json={"task": "puppet.play"}, headers=BEARER, timeout=60).status_code == 202
         )
-        assert requests.get(f"{url}/healthz", timeout=10).status_code == 200
-        assert requests.get(f"{url}/readyz", timeout=10).status_code == 200
+        assert requests.get(f"{url}/healthz", timeout=60).status_code == 200
+        assert requests.get(f"{url}/readyz", timeout=60).status_code == 200
 
     def test_a_ticket_for_a_socket(self, locked_server: WebServer) -> None:
         """A socket without a token closes with 4401; with a fresh ticket it is let in, and told that there is none."""
         path = "/api/v1/executions/x/progress/ws"
         assert close_code(locked_server, path) == 4401
         assert close_code(locked_server, f"{path}?ticket=made-up") == 4401
-        ticket = requests.post(f"{locked_server.url}/api/v1/tickets", headers=BEARER, timeout=10).json()["ticket"]
+        ticket = requests.post(f"{locked_server.url}/api/v1/tickets", headers=BEARER, timeout=60).json()["ticket"]
         assert close_code(locked_server, f"{path}?ticket={ticket}") == 1008
-        assert requests.get(f"{locked_server.url}/api/v1/executions/x?ticket={ticket}", timeout=10).status_code == 401
+        assert requests.get(f"{locked_server.url}/api/v1/executions/x?ticket={ticket}", timeout=60).status_code == 401
 
     def test_tokens_are_not_logged(self, locked_server: WebServer) -> None:
         """Right or wrong, no token gets into the server's log."""
         for token in (TOKEN, "wrong-token"):
-            requests.get(f"{locked_server.url}/api/v1/executions/x", headers={"Authorization": f"Bearer {token}"}, timeout=10)
+            requests.get(f"{locked_server.url}/api/v1/executions/x", headers={"Authorization": f"Bearer {token}"}, timeout=60)
         for secret in (TOKEN, "another-token", "wrong-token"):
             assert secret not in locked_server.log()

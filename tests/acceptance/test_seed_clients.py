@@ -124,7 +124,7 @@ def step_until(play: Play, done: Callable[[], object], client: Process | None = 
             play.say("step")
         return done()
 
-    until(step, within=20, what="the client to show progress")
+    until(step, within=60, what="the client to show progress")
 
 
 def test_rest_polling(puppets: Callable[[], Play], run: Callable[..., Process]) -> None:
@@ -210,7 +210,7 @@ def test_curl(service: Service, puppets: Callable[[], Play]) -> None:
     """The two curl commands print progress and status as JSON."""
     play = puppets().running()
     commands = addressed(snippet("cURL - REST", "bash"), service).replace(SAMPLE_ID, play.id)
-    printed = subprocess.run(["bash", "-ec", commands], capture_output=True, text=True, check=True, timeout=30).stdout
+    printed = subprocess.run(["bash", "-ec", commands], capture_output=True, text=True, check=True, timeout=60).stdout
     decoder = json.JSONDecoder()
     progress, end = decoder.raw_decode(printed)
     execution, _ = decoder.raw_decode(printed[end:].lstrip())
@@ -223,7 +223,7 @@ def test_curl(service: Service, puppets: Callable[[], Play]) -> None:
 def test_answers_have_the_documents_fields(service: Service, puppets: Callable[[], Play]) -> None:
     """Both GETs answer with every field of the document's examples, of the same JSON type; 204 has no body."""
     play = puppets()
-    nothing = requests.get(f"{service.url}/api/v1/executions/{play.id}/progress", timeout=10)
+    nothing = requests.get(f"{service.url}/api/v1/executions/{play.id}/progress", timeout=60)
     assert (nothing.status_code, nothing.content) == (204, b"")
     play.running()
     for heading, path in (
@@ -231,7 +231,7 @@ def test_answers_have_the_documents_fields(service: Service, puppets: Callable[[
         ("Get Progress Only", f"/api/v1/executions/{play.id}/progress"),
     ):
         example = json.loads(snippet(heading, "json"))
-        answer = requests.get(service.url + path, timeout=10).json()
+        answer = requests.get(service.url + path, timeout=60).json()
         assert _types(answer, example) == _types(example, example), heading
     play.say("end")
 

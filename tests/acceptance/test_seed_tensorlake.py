@@ -56,7 +56,7 @@ def poll(service: Service, application: str, request_id: str) -> dict[str, Any]:
     command = block.code.replace("https://api.tensorlake.ai", service.url)
     command = command.replace("{application}", application).replace("{request_id}", request_id)
     command = command.replace("curl ", "curl --silent --show-error --fail ")
-    printed = subprocess.run(["bash", "-ec", command], capture_output=True, text=True, check=True, timeout=30).stdout
+    printed = subprocess.run(["bash", "-ec", command], capture_output=True, text=True, check=True, timeout=60).stdout
     answer: dict[str, Any] = json.loads(printed)
     return answer
 
@@ -65,7 +65,7 @@ def poll(service: Service, application: str, request_id: str) -> dict[str, Any]:
 def test_function(service: Service, app: Celery, *, task: str, args: list[Any], returned: Any, last: dict[str, Any]) -> None:
     """Each function of the document runs as a Celery task, and its last update is what the document's poll shows afterwards."""
     result = app.send_task(task, args)
-    assert result.get(timeout=30) == returned
+    assert result.get(timeout=60) == returned
     answer = poll(service, "anything", result.id)
     timestamp = answer.pop("timestamp")
     assert isinstance(timestamp, int)
@@ -82,7 +82,7 @@ def test_the_answer_has_the_documents_fields(service: Service, app: Celery) -> N
     """The poll answers with the fields of the document's example and no others, each of the same JSON type."""
     example = next(json.loads(block.code) for block in blocks(tensorlake.PAGE) if block.language == "json")
     result = app.send_task("batch_processor", [["a"]])
-    result.get(timeout=30)
+    result.get(timeout=60)
     answer = poll(service, "anything", result.id)
     assert {key: type(value) for key, value in answer.items()} == {key: type(value) for key, value in example.items()}
     assert abs(answer["timestamp"] - example["timestamp"]) < 1e12  # milliseconds since the epoch, in this age
