@@ -129,7 +129,7 @@ def browser() -> Iterator[Browser]:
     flags = [*CHROMIUM_FLAGS, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
     before = processes.children()
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=path, args=flags)
+        running = playwright.chromium.launch(executable_path=path, args=flags, timeout=3 * PATIENCE)
         ours = processes.children() - before
         processes.kept |= ours  # Playwright's driver, which starts and ends Chromium's processes as it likes
         yield running

@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.stage import Stage, open_page, staged
+from tests.browser.streams import Server, frame, progress
 from tests.support.wait import until
 
 
@@ -114,6 +115,21 @@ def test_an_end_that_came_while_it_opened(page: Page, stage: Stage) -> None:
     open_page(page, stage, "#/mine")
     expect(page.locator("#announcer")).to_contain_text("shop.import_orders: Failed. DamagedArchiveError: Member 14 can't be read")
     expect(page.locator("#facts")).to_contain_text("Took")
+
+
+def test_an_end_that_was_read_first(page: Page, stage: Stage) -> None:
+    """Where a look at the execution is quicker than the stream, the end is announced all the same, and once."""
+    stage.run("mine", 31, 100)
+    server = Server(page, {"mine": [frame("status", "mine", progress=progress(31, 100))]})
+    open_page(page, stage, "#/mine")
+    expect(page.locator("#link")).to_have_attribute("data-state", "live")
+    stage.fail("mine")
+    server.tell(frame("status", "mine", phase="stalled", progress=progress(31, 100)))
+    expect(page.locator("#state")).to_have_text("Failed")
+    error = {"type": "DamagedArchiveError", "message": "Member 14 can't be read", "details": None}
+    server.tell(frame("failed", "mine", progress=progress(31, 100), error=error))
+    said = page.locator("#announcer p", has_text="Failed. DamagedArchiveError: Member 14 can't be read")
+    expect(said).to_have_count(1)
 
 
 def test_a_result_is_shown(page: Page, stage: Stage) -> None:

@@ -12,6 +12,9 @@ from headway.server import sse
 from tests.support.house import house
 from tests.support.wait import until
 
+#: Seconds that anything may take on a busy machine.
+PATIENCE = 60
+
 #: Keeps what is told, and how the stream is: 0 on its way, 1 open, 2 closed for good.
 FOLLOW = """(path) => {
   window.told = [];
@@ -35,22 +38,24 @@ def test_an_event_source_comes_back_and_stays_away(page: Page, monkeypatch: pyte
         def told() -> Any:
             return page.evaluate("told")
 
-        until(lambda: told() == [["status", None]])
+        until(lambda: told() == [["status", None]], within=PATIENCE)
         web.cut()
         run.open()
-        until(lambda: told()[1:] == [["started", None]])
+        until(lambda: told()[1:] == [["started", None]], within=PATIENCE)
         run.report(1, 3)
-        until(lambda: told()[2:] == [["progress", 1]])
+        until(lambda: told()[2:] == [["progress", 1]], within=PATIENCE)
         web.cut()
-        until(lambda: page.evaluate("source.readyState") == 1 and web.viewers == 1)
+        until(lambda: page.evaluate("source.readyState") == 1 and web.viewers == 1, within=PATIENCE)
         run.report(2, 3)
-        until(lambda: told()[3:] == [["progress", 2]])
+        until(lambda: told()[3:] == [["progress", 2]], within=PATIENCE)
         home.cut()
-        until(lambda: told()[4:] == [["error", None]])
+        until(lambda: told()[4:] == [["error", None]], within=PATIENCE)
         web.cut()  # it comes back into the outage, and may not be refused
-        until(lambda: told()[5:] == [["error", None]])
+        until(lambda: told()[5:] == [["error", None]], within=PATIENCE)
         home.mend(lambda: run.report(3, 3))
-        until(lambda: told()[6:] == [["status", 3]])
+        until(lambda: told()[-1][1] == 3, within=PATIENCE)
+        # The server may have looked before the report was there.
+        assert told()[6:] in ([["status", 3]], [["status", 2], ["progress", 3]])
         run.succeed()
-        until(lambda: page.evaluate("source.readyState") == 2, what="the browser to stay away")
-        assert told()[7:] == [["completed", 3]]
+        until(lambda: page.evaluate("source.readyState") == 2, within=PATIENCE, what="the browser to stay away")
+        assert told()[-2:] in ([["status", 3], ["completed", 3]], [["progress", 3], ["completed", 3]])

@@ -54,17 +54,20 @@ export class Detail {
   async #look() {
     const run = (this.#run += 1);
     const asked = performance.now();
+    let before;
     try {
       const [seen, past] = await Promise.all([execution(this.#id), history(this.#id).catch(optional)]);
       if (run !== this.#run) return;
       this.#on.well();
       this.#turning = false;
       this.#course.take(past, seen);
+      before = this.#seen;
       this.#seen = this.#heard > asked ? { ...overtaken(seen, this.#seen), outputs: seen.outputs ?? this.#seen.outputs } : seen;
     } catch (error) {
       if (run === this.#run) this.#refused(error, run);
       return;
     }
+    if (before) this.#tell(before); // the stream that would have told it is behind: its frame will be no change any more
     const first = find("whole").hidden;
     find("whole").hidden = false;
     find("missing").hidden = true;
