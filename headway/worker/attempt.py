@@ -168,17 +168,25 @@ class Attempt:
                 self.open(installation.fence(self.task.backend))
         self._open_later()
 
+    def watch_silence(self) -> None:
+        """From now on the run may be struck. Whoever calls this calls `unwatch`, whatever happens."""
+        if self.watch is not None:
+            self.watch.start()
+
+    def unwatch(self) -> None:
+        """Nothing may strike the run any more. May be struck itself until then, and is called once more where it was."""
+        if self.watch is not None and os.getpid() == self.pid:
+            self.watch.stop()
+
     def leave(self, exc: BaseException | None) -> None:
         """The task's code has ended, and Celery hasn't stored its end yet: write the last report, and latch (fact 11)."""
-        assert self.reporter is not None
         if os.getpid() != self.pid:
             return
         self.entered = False
-        if self.watch is not None:
-            self.watch.stop()
-            if isinstance(exc, ProgressTimeout) and not exc.args:
-                exc.args = (self.watch.sentence,)  # an asynchronous exception is made without a word
-        self.reporter.close()
+        if self.watch is not None and isinstance(exc, ProgressTimeout) and not exc.args:
+            exc.args = (self.watch.sentence,)  # an asynchronous exception is made without a word
+        if self.reporter is not None:
+            self.reporter.close()
         if isinstance(exc, TaskCancelled):
             cancel.confirm(self)
         if not isinstance(exc, SystemExit) or isinstance(exc, (WorkerShutdown, WorkerTerminate)) or seams.terminating():
@@ -214,20 +222,22 @@ class Attempt:
 
     def _store(self, meta: dict[str, object]) -> None:
         """One report, by the way that every reader of Celery knows."""
-        token = ours.set(True)
+        outside = ours.get()
         try:
+            ours.set(True)
             with seams.request_on_top(self.task, self.request):
                 self.task.update_state(state="PROGRESS", meta=meta)
         finally:
-            ours.reset(token)
+            ours.set(outside)
 
     def end(self, state: str, stored: tuple[str, object] | None) -> None:
         """Record an end that Celery stores nowhere; ``stored`` (state, result): what its own readers shall find, if any."""
         self.ending = True
         if self.installation.store is None:
             return
-        token = ours.set(True)
+        outside = ours.get()
         try:
+            ours.set(True)
             self.installation.fence(self.task.backend).headway_end(self, state, stored)
         except SoftTimeLimitExceeded:
             raise
@@ -236,7 +246,7 @@ class Attempt:
         except Exception:
             logger.exception("The end of %s[%s] (%s) can't be recorded", self.task.name, self.request.id, state)
         finally:
-            ours.reset(token)
+            ours.set(outside)
 
 
 def attempt_of(request: Any, task_id: object) -> Attempt | None:

@@ -216,11 +216,12 @@ class Fenced:
         stale = opened is not None and opened.attempt > 1 and not attempt.ignores_result
         if not attempt.installation.keeps_results and (stale or (attempt.number and opened and attempt.store_started)):
             # The record of the attempt before (a failure) would stand beside an open attempt.
-            token = ours.set(True)
+            outside = ours.get()
             try:
+                ours.set(True)
                 self._store_plainly(attempt.request.id, _whereabouts(attempt), "STARTED", None, attempt.request, {})
             finally:
-                ours.reset(token)
+                ours.set(outside)
 
     def headway_open(self: Any, attempt: Attempt, *, patient: bool) -> Opened:
         """Ask the store for the attempt's number."""

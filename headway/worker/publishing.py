@@ -38,11 +38,12 @@ def owned_by(owner: str) -> Iterator[None]:
     """
     if not isinstance(owner, str) or not owner:
         raise UsageError(f"owned_by: the owner must be a str that isn't empty, got {owner!r}; pass str(user.id), for example")
-    token = _owner.set(owner)
+    outside = _owner.get()
     try:
+        _owner.set(owner)
         yield
     finally:
-        _owner.reset(token)
+        _owner.set(outside)
 
 
 def watch(installation: Installation) -> None:
@@ -55,11 +56,12 @@ def watch(installation: Installation) -> None:
 
     @functools.wraps(send_task)
     def publishing(*args: Any, **kwargs: Any) -> Any:
-        token = _publisher.set(installation)
+        outside = _publisher.get()
         try:
+            _publisher.set(installation)
             return send_task(*args, **kwargs)
         finally:
-            _publisher.reset(token)
+            _publisher.set(outside)
 
     installation.app.send_task = publishing
     before_task_publish.connect(_published, weak=False, dispatch_uid="headway")

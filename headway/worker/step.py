@@ -126,13 +126,15 @@ class Step:
     def __enter__(self) -> Self:
         if self._token is not None:
             raise UsageError(f"progress.step({self._name!r}) was entered twice; make another one")
+        outside = innermost.get()
         self._of.enter(self)
         try:
             self._tell(0, None, None)
-        except BaseException:  # TaskCancelled: `__exit__` isn't called, and the process's next task must not find this step
+            self._token = innermost.set(self)
+        except BaseException:  # a cancel, a limit: `__exit__` isn't called, and the process's next task must not find this step
+            innermost.set(outside)
             self._of.leave(self)
             raise
-        self._token = innermost.set(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -46,11 +46,15 @@ class ProgressTask(Task):  # type: ignore[misc]
         """Run the task, in a worker, eagerly or directly; a request context is there while it runs."""
         request = seams.traced_request(self)
         attempt = None if request is None or request.is_eager else self._attempt(request)
-        token = current.set(_unstored(request) if attempt is None else attempt.enter(self))
         error: BaseException | None = None
+        # Here and wherever a variable outlives the run: not by a token. A time limit that strikes as `set` returns takes it away.
+        outside = current.get()
         try:
-            if attempt is not None and attempt.cancellation.asked:
-                raise TaskCancelled  # it was asked for while this run was waited for
+            current.set(_unstored(request) if attempt is None else attempt.enter(self))
+            if attempt is not None:
+                if attempt.cancellation.asked:
+                    raise TaskCancelled  # it was asked for while this run was waited for
+                attempt.watch_silence()
             inner = super().__call__
             return inner(*args, **kwargs) if request is None else seams.call_traced(self, inner, args, kwargs)
         except (SystemExit, ProgressTimeout, TaskCancelled) as exc:
@@ -63,7 +67,12 @@ class ProgressTask(Task):  # type: ignore[misc]
             error = TaskCancelled()
             raise error from group
         finally:
-            current.reset(token)
+            if attempt is not None:
+                try:  # nothing strikes between the task's code and this call
+                    attempt.unwatch()
+                except ProgressTimeout:  # the task's code had ended: it isn't meant any more
+                    attempt.unwatch()
+            current.set(outside)
             if attempt is not None:
                 attempt.leave(error)
 

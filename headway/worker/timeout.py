@@ -66,8 +66,8 @@ class Strike(Protocol):
 class Watch:
     """Looks whether one attempt reports anything new, and strikes where it doesn't for ``seconds``.
 
-    Made and stopped by the code that is to be struck. A look that comes late says nothing: the whole process was stopped, or C
-    code had the interpreter, and the task couldn't have reported either. So it gets another look's time.
+    Made, started and stopped by the code that is to be struck. A look that comes late says nothing: the whole process was
+    stopped, or C code had the interpreter, and the task couldn't have reported either. So it gets another look's time.
     """
 
     def __init__(
@@ -88,7 +88,11 @@ class Watch:
         self._pause = min(LONGEST_PAUSE, max(seconds / 20, 0.01))
         self._strike = (way or strike_here)(self)
         self._seen: Report | None = None
-        self._since = clock()
+        self._clock = clock
+
+    def start(self) -> None:
+        """Begin. Not before whoever is to stop it has it in hand: one that nobody stops strikes the tasks that come next."""
+        self._since = self._clock()
         self._again(self._since)
 
     @property
@@ -169,6 +173,8 @@ class _MainThread:
             signal.signal(SIGNAL, _struck)
 
     def __call__(self) -> None:
+        if self._watch in _sent:
+            return  # C code keeps the last one waiting: two signals would come as one, and the next of Celery's be taken for it
         _sent.append(self._watch)
         # To the thread and not to the process: a system call that waits in another thread would not end the task's.
         signal.pthread_kill(threading.main_thread().ident or 0, SIGNAL or 0)
