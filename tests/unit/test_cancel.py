@@ -15,10 +15,12 @@ from celery.exceptions import Ignore, Retry, TaskRevokedError
 
 import headway
 from headway.core.states import resolve
+from headway.core.throttle import Breaker
 from headway.errors import HeadwayError
 from headway.records import Execution, Phase, Registration, Status
 from headway.worker.cancel import LOOK_INTERVAL, Cancellation, TaskCancelled, unwinding
 from headway.worker.context import RequestContext
+from headway.worker.installation import installation_of
 from headway.worker.reporter import Reporter
 from tests.unit.tracing import Lab
 
@@ -466,6 +468,9 @@ class TestLooks:
             finally:
                 lab.store.away = False
 
+        installation = installation_of(lab.app)
+        assert installation is not None
+        installation.breaker = Breaker(3600, 3600)  # an outage that no test outlasts
         assert lab.run(job(lab, body), "x") == [False] * 3
 
 

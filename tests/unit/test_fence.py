@@ -227,7 +227,7 @@ def test_two_threads_of_a_task_open_one_attempt(lab: Lab) -> None:
 
     class Meeting(MemoryStore):
         def open(self, opening: Opening, *, patient: bool = False) -> Opened:
-            both.wait(timeout=20)
+            both.wait(timeout=60)
             return super().open(opening, patient=patient)
 
     def body(self: Any) -> None:

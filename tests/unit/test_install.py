@@ -15,6 +15,7 @@ from celery.app.trace import build_tracer
 
 import headway
 from headway import ProgressTask, RequestContext, UsageError
+from headway.core.throttle import Breaker
 from headway.records import READY_STATES
 from headway.stores.memory import MemoryStore
 from headway.worker import seams
@@ -309,6 +310,9 @@ def test_a_dead_store_does_not_stop_publishing(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The first message waits for it once, the others not at all; one line in the log."""
+    installation = installation_of(lab.app)
+    assert installation is not None
+    installation.breaker = Breaker(3600, 3600)  # an outage that no test outlasts
     asked: list[Any] = []
     register = lab.store.register
     monkeypatch.setattr(lab.store, "register", lambda entries: (asked.append(entries), register(entries)))

@@ -320,10 +320,12 @@ def test_a_report_left_while_the_timer_rests_is_not_lost(time: Time, sink: Sink)
 
 def test_many_threads_lose_nothing_but_what_is_older(time: Time, sink: Sink) -> None:
     """Reports from many threads at once: the last one of all is written, and never two writes at a time."""
-    writing = threading.Lock()
+    writing, at_once = threading.Lock(), list[Any]()
 
     def store(meta: dict[str, Any]) -> None:
-        assert writing.acquire(blocking=False), "two writes at a time"
+        if not writing.acquire(blocking=False):
+            at_once.append(meta)  # a fault that is raised in here is none of the task's
+            return
         sink(meta)
         writing.release()
 
@@ -341,6 +343,7 @@ def test_many_threads_lose_nothing_but_what_is_older(time: Time, sink: Sink) -> 
     for thread in threads:
         thread.join()
     made.close()
+    assert not at_once, "two writes at a time"
     assert sink.currents[-1] == 1999
 
 
