@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import APIResponse, Page, Route, expect
 
 from tests.browser.stage import Stage, open_page, staged
 from tests.browser.streams import Server, frame, progress
@@ -161,6 +161,36 @@ def test_cancel_then_terminate(page: Page, stage: Stage, monkeypatch: pytest.Mon
     stage.end("mine", "REVOKED")
     expect(page.locator("#state")).to_have_text("Cancelled")
     expect(page.locator("#cancel")).to_be_hidden()
+
+
+def test_an_end_that_overtakes_the_answer(page: Page, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run may confirm its cancel before the server has answered who asked for it: the answer takes nothing back."""
+    monkeypatch.setattr("headway.control.tell_workers", lambda *_, **__: None)
+    held: list[tuple[Route, APIResponse]] = []
+    page.route("**/mine/cancel", lambda route: held.append((route, route.fetch())))
+    page.add_init_script(  # `taken` is true once the page has done what it does with the answer
+        """const json = Response.prototype.json;
+        Response.prototype.json = async function () {
+            const body = await json.call(this);
+            if (this.url.endsWith("/cancel")) setTimeout(() => { window.taken = true; });
+            return body;
+        };"""
+    )
+    stage.run("mine", 31, 100)
+    open_page(page, stage, "#/mine")
+    expect(page.locator("#link")).to_have_attribute("data-state", "live")
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    page.get_by_role("button", name="Cancel the execution").click()
+    until(lambda: page.evaluate("1") and held, within=60)
+    stage.end("mine", "REVOKED")
+    expect(page.locator("#state")).to_have_text("Cancelled")
+    expect(page.locator("#facts")).to_contain_text("Took")  # the look behind the end is over as well
+    route, answer = held[0]
+    route.fulfill(response=answer)
+    page.wait_for_function("window.taken")
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    assert page.locator("#state").text_content() == "Cancelled"
+    assert page.locator("#cancel").is_hidden()
 
 
 def test_terminate_what_gives_no_sign(page: Page, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

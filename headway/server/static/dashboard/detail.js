@@ -156,7 +156,7 @@ export class Detail {
     problem.hidden = true;
     try {
       const seen = await cancel(id, force);
-      if (id !== this.#id) return;
+      if (id !== this.#id || terminal(this.#seen.status)) return; // the stream may have been quicker, with the end
       this.#asked = true;
       this.#seen = { ...seen, outputs: null };
       paint(this);
