@@ -13,6 +13,7 @@ from headway.server import many
 from headway.server.line import Line
 from tests.support.by_hand import Run
 from tests.support.house import House, house
+from tests.support.skins import PATIENCE
 from tests.support.wait import until
 
 
@@ -20,7 +21,7 @@ class Talker:
     """A viewer of many."""
 
     def __init__(self, home: House) -> None:
-        self.socket = websocket.create_connection(home.url.replace("http", "ws") + "/api/v1/progress/ws", timeout=15)
+        self.socket = websocket.create_connection(home.url.replace("http", "ws") + "/api/v1/progress/ws", timeout=PATIENCE)
 
     def say(self, **orders: list[str]) -> None:
         self.socket.send(json.dumps(orders))

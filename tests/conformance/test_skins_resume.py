@@ -6,14 +6,15 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from unittest import mock
 
 import pytest
 import requests
 
 from headway.records import Snapshot
-from headway.server import sse
+from headway.server import keeper, sse
 from tests.support.house import House, house
-from tests.support.skins import Belief, Events, Skin, TensorlakeEvents
+from tests.support.skins import PATIENCE, Belief, Events, Skin, TensorlakeEvents
 from tests.support.valkey import ValkeyServer
 from tests.support.wait import until
 
@@ -159,7 +160,6 @@ def test_who_has_seen_the_end_before_it_is_read(monkeypatch: pytest.MonkeyPatch)
         viewer = begin(home, stack, run.id)
         while viewer.next() and viewer.kinds[-1] != "completed":
             pass
-        monkeypatch.setattr(sse, "FIRST_READ", 0.0)
         gate, read = threading.Lock(), home.store.read
 
         def held(task_ids: Sequence[str]) -> list[Snapshot]:
@@ -167,19 +167,20 @@ def test_who_has_seen_the_end_before_it_is_read(monkeypatch: pytest.MonkeyPatch)
                 return read(task_ids)
 
         monkeypatch.setattr(home.store, "read", held)
-        with gate:
+        with gate, mock.patch.object(sse, "FIRST_READ", 0.0):
             viewer.come_back(home.url)
         assert viewer._answer.status_code == 200
         lines = viewer._answer.iter_lines(chunk_size=1)
         until(lambda: next(lines, None) is None, what="the stream to end")
 
 
-def test_a_heartbeat() -> None:
+def test_a_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
     """A quiet stream says a comment now and then: only a write shows that a client has gone (web fact 14)."""
+    monkeypatch.setattr(keeper, "CHECK_INTERVAL", PATIENCE)  # it would take a held up server for a client that reads nothing
     with house(ping_interval=0.05) as home:
         run = home.runs.begin()
         url = f"{home.url}/api/v1/executions/{run.id}/progress/events"
-        with requests.get(url, stream=True, timeout=15) as answer:
+        with requests.get(url, stream=True, timeout=PATIENCE) as answer:
             lines = answer.iter_lines(chunk_size=1)
             until(lambda: next(lines) == b":")
         until(lambda: not home.webs[0].viewers)

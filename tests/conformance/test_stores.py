@@ -11,6 +11,7 @@ import pytest
 
 from headway.core import states
 from headway.records import READY_STATES, Opened, Opening, Progress, Registration, Status, Write
+from headway.stores import keyvalue, sql
 from headway.stores.memory import MemoryStore
 from tests.support import stores
 from tests.support.stores import Subject, at, report
@@ -46,7 +47,8 @@ class TestRegister:
     @pytest.mark.parametrize("reported", [True, False])
     def test_an_id_whose_result_nobody_wants_is_used_again(self, subject: Subject, reported: bool) -> None:
         """A success that left no result is taken back by the next publication of its id, and by nothing else."""
-        now = (datetime.now(UTC) - at(0)).total_seconds()  # a backend that keeps its results itself has a clock of its own
+        # A backend that keeps its results itself has a clock of its own, which goes on while this runs.
+        now = (datetime.now(UTC) - at(0)).total_seconds() + 3600
         publish = [Registration("a", "tasks.t", at(now + 0))]
         subject.store.register(publish)
         subject.open("a", now + 1)
@@ -93,8 +95,11 @@ class TestOpen:
         assert subject.open("a", retries=2).attempt == 3
 
     @pytest.mark.parametrize("sharing", ["memory", "redis", "sql"])
-    def test_attempts_are_numbered_once(self, sharing: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    def test_attempts_are_numbered_once(
+        self, sharing: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Of many workers that open one execution at the same moment each gets a number of its own."""
+        monkeypatch.setattr(sql, "PATIENCE", stores.PATIENCE)  # SQLite lets one write at a time
         url = request.getfixturevalue("redis_url") if sharing == "redis" else None
         first = stores.make(sharing, tmp_path, url)
         # A store each, as in a process each; the fake is one process's own.
@@ -454,11 +459,13 @@ class TestClaim:
         assert claim("k", "c", 60) == "b"
 
     @pytest.mark.parametrize("sharing", ["memory", "redis", "sql", "files"])
-    def test_one_replaces_it(self, sharing: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    def test_one_replaces_it(
+        self, sharing: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Of many that know it, at the same moment, one gets its own value, and all are told of it."""
         url = request.getfixturevalue("redis_url") if sharing == "redis" else None
         subject = stores.make(sharing, tmp_path, url)
-        vars(subject.store)["_timeout"] = 30.0  # SQLite lets one write at a time
+        monkeypatch.setattr(keyvalue, "TURN", stores.PATIENCE)  # files are written by one at a time
         subject.store.claim("k", "a", 60)
         with ThreadPoolExecutor(8) as pool:
             bound = set(pool.map(lambda n: subject.store.claim("k", f"b{n}", 60, instead_of="a"), range(24)))

@@ -50,10 +50,11 @@ class TestSigns:
     def test_who_reports_lives(self, subject: Subject) -> None:
         """A report is a sign too: the child of a worker that was killed isn't stalled while it works."""
         subject.open("a", worker="w")
-        subject.store.beat(["a"], "w", SHORT)
-        falls_silent(subject)
+        lifetimes = (SHORT * 2**n for n in itertools.count())  # one that is longer than a write and a look take here
 
         def reported() -> bool:
+            subject.store.beat(["a"], "w", next(lifetimes))
+            falls_silent(subject)
             now = (datetime.now(UTC) - at(0)).total_seconds()
             assert subject.write("a", "PROGRESS", now, attempt=1, result=report())
             return subject.look("a").beating is True

@@ -22,16 +22,19 @@ from headway.core import states
 from headway.errors import ConfigurationError, Unavailable
 from headway.records import Opening, Progress, Query, Registration, Status, Write
 from headway.stores.base import TOMBSTONE
-from headway.stores.client import AWAY, REFUSED, connect, translated
+from headway.stores.client import AWAY, REFUSED, TIMEOUT, connect, translated
 from headway.stores.redis import RedisStore
 from headway.stores.results import Results, check_readable
 from headway.stores.select import store_for
 from tests.support import stores
 from tests.support.stores import DictBackend, Subject, at, report
 from tests.support.valkey import ValkeyServer
+from tests.support.wait import until
 
 #: Longer than any bound of ours, and far from Celery's own 120 s.
-SOON = 15.0
+SOON = 60.0
+#: Milliseconds that a test may take to look at what lives for days.
+LOOKED = 600_000
 
 KEY, HASH = b"celery-task-meta-a", b"hw:{celery-task-meta-a}"
 HISTORY = HASH + b":history"
@@ -43,6 +46,22 @@ def own(own_valkey: ValkeyServer, tmp_path: Path) -> Iterator[Subject]:
     subject = stores.make("redis", tmp_path, own_valkey.url)
     yield subject
     subject.store.close()
+
+
+@pytest.fixture
+def hasty(own_valkey: ValkeyServer, tmp_path: Path) -> Iterator[Subject]:
+    """One that waits no longer than those out there do. On a busy machine that may be too short."""
+    subject = stores.make("redis", tmp_path, own_valkey.url, timeout=TIMEOUT)
+    yield subject
+    subject.store.close()
+
+
+def answers(subject: Subject) -> bool:
+    try:
+        subject.store.ping()
+    except Unavailable:
+        return False
+    return True
 
 
 def client_of(subject: Subject) -> Any:
@@ -83,7 +102,7 @@ class TestKeys:
         redis.open("a")
         redis.write("a", "PROGRESS", attempt=1, result=report())
         assert sorted(client_of(redis).keys("*")) == [KEY, b"hw:in:running", b"hw:of:tasks.t", HASH, HISTORY]
-        redis.store.beat(["a"], "w", 60)
+        redis.store.beat(["a"], "w", 600)
         assert client_of(redis).exists(HASH + b":life")
 
     def test_the_global_prefix_comes_first(self, redis_url: str, tmp_path: Path) -> None:
@@ -91,7 +110,7 @@ class TestKeys:
         subject = stores.make("redis-prefix", tmp_path, redis_url)
         subject.open("a")
         subject.write("a", "SUCCESS", attempt=1)
-        subject.store.claim("k", "a", 60)
+        subject.store.claim("k", "a", 600)
         names = sorted(client_of(subject).keys("*"))
         ours = [b"claim:k", b"in:completed", b"of:tasks.t", b"{proj:celery-task-meta-a}"]
         assert names == [b"proj:celery-task-meta-a", *(b"proj:hw:" + name for name in ours)]
@@ -113,15 +132,15 @@ class TestKeys:
         ]
         for step in steps:
             step()
-            assert longer - 10_000 < client.pttl(HASH) <= longer
-            client.pexpire(HASH, 50_000)
+            assert longer - LOOKED < client.pttl(HASH) <= longer
+            client.pexpire(HASH, LOOKED)
             if client.exists(HISTORY):
-                assert longer - 10_000 < client.pttl(HISTORY) <= longer
-                client.pexpire(HISTORY, 50_000)
+                assert longer - LOOKED < client.pttl(HISTORY) <= longer
+                client.pexpire(HISTORY, LOOKED)
             if redis.record("a").state == "PROGRESS":
-                assert longer - 10_000 < client.pttl(KEY) <= longer
-                client.pexpire(KEY, 50_000)
-        assert 3590_000 < client.pttl(KEY) <= 3600_000
+                assert longer - LOOKED < client.pttl(KEY) <= longer
+                client.pexpire(KEY, LOOKED)
+        assert 3600_000 - LOOKED < client.pttl(KEY) <= 3600_000
         assert client.exists(HISTORY)
 
     def test_what_waits_is_known_until_it_is_due(self, redis: Subject) -> None:
@@ -130,14 +149,14 @@ class TestKeys:
         client = client_of(redis)
         waiting = Registration("a", "tasks.t", at(0), owner="ann", due_at=at(month))
         redis.store.register([waiting, Registration("b", "tasks.t", at(0), owner="ann")])
-        assert client.pttl(HASH) > longer + month * 1000 - 10_000
+        assert client.pttl(HASH) > longer + month * 1000 - LOOKED
         redis.store.request_cancel("a", at(1))
-        assert client.pttl(HASH) > longer + month * 1000 - 10_000
+        assert client.pttl(HASH) > longer + month * 1000 - LOOKED
         redis.open("a", 2)
         redis.store.register([replace(waiting, created_at=at(3))])
         redis.write("a", "RETRY", 4, attempt=1)
         for key in (HASH, b"hw:of:tasks.t", b"hw:by:ann"):
-            assert client.pttl(key) > longer + month * 1000 - 10_000, key
+            assert client.pttl(key) > longer + month * 1000 - LOOKED, key
         redis.open("a", 5, retries=1)
         redis.store.beat(["a"], "w1", 20)
         assert client.pttl(HASH) <= longer
@@ -168,9 +187,9 @@ class TestKeys:
         client.delete(HISTORY)
         redis.write("a", "PROGRESS", 100_000, attempt=1, result=report())
         assert client.pttl(HISTORY) > 7 * 24 * 3600_000
-        client.pexpire(HISTORY, 50_000)
+        client.pexpire(HISTORY, LOOKED)
         redis.store.beat(["a"], "w", 600.0)
-        assert abs(client.pttl(HISTORY) - client.pttl(HASH)) < 10_000
+        assert abs(client.pttl(HISTORY) - client.pttl(HASH)) < LOOKED
 
     def test_a_history_takes_no_more_than_it_needs(self, redis: Subject) -> None:
         """What was appended to has memory to spare, for as long as it may be appended to."""
@@ -251,33 +270,34 @@ class TestFaults:
         own_valkey.start()
         assert own.open("a").attempt == 2
 
-    def test_a_server_that_hangs(self, own: Subject, own_valkey: ValkeyServer) -> None:
+    def test_a_server_that_hangs(self, hasty: Subject, own_valkey: ValkeyServer) -> None:
         """A server that accepts connections and answers nothing is away too, for old connections and new ones."""
-        own.open("a")
+        until(lambda: answers(hasty))
         own_valkey.pause()
         try:
-            all_unavailable(own)
+            all_unavailable(hasty)
         finally:
             own_valkey.resume()
-        own.store.ping()
+        until(lambda: answers(hasty))
 
-    def test_a_write_waits_no_longer_than_it_says(self, redis: Subject) -> None:
+    def test_a_write_waits_no_longer_than_it_says(self, redis_url: str) -> None:
         """Half a second for a free connection, to connect, and for the answer: what the contract says of `update`."""
-        store = redis.store
+        store = store_for(Celery("usual", backend=redis_url, set_as_current=False))
         assert isinstance(store, RedisStore)
-        redis.open("a")
+        until(lambda: answers(Subject(store)))
         (line,) = store._lines.values()
         (connection,) = line._idle
         assert (line._wait, connection.socket_connect_timeout, connection.socket_timeout) == (0.5, 0.5, 0.5)
         assert connection.retry.get_retries() == 0
+        store.close()
 
-    def test_many_callers_and_a_server_that_hangs(self, own: Subject, own_valkey: ValkeyServer) -> None:
+    def test_many_callers_and_a_server_that_hangs(self, hasty: Subject, own_valkey: ValkeyServer) -> None:
         """However many call at once, none waits for all the others' time-outs one after another."""
-        own.store.ping()
+        until(lambda: answers(hasty))
         own_valkey.pause()
         try:
             with ThreadPoolExecutor(100) as pool:
-                waiting = [pool.submit(own.store.ping) for _ in range(100)]
+                waiting = [pool.submit(hasty.store.ping) for _ in range(100)]
                 faults = [each.exception(timeout=SOON) for each in waiting]
         finally:
             own_valkey.resume()
@@ -404,7 +424,7 @@ class TestClient:
     def test_more_callers_than_connections(self, redis_url: str) -> None:
         """300 callers share a few connections without an error (web fact 20)."""
         app = Celery("many", backend=redis_url, set_as_current=False)
-        store = RedisStore(app, connections=4, timeout=10)
+        store = RedisStore(app, connections=4, timeout=stores.PATIENCE)
         with ThreadPoolExecutor(300) as pool:
             answers = list(pool.map(lambda n: store.open(Opening(f"t{n}", "t", at(n))).attempt, range(300)))
         assert answers == [1] * 300
@@ -491,7 +511,7 @@ class TestResults:
         """Where results are pickles nothing is unpickled, and the message says what to set (fact 19)."""
         app = Celery("pickled", backend=redis_url, set_as_current=False)
         app.conf.update(result_serializer="pickle", accept_content=["pickle"])
-        store = store_for(app)
+        store = stores.patient(store_for(app))
         assert isinstance(store, RedisStore)
         assert store.open(Opening("a", "t", at(0))).attempt == 1  # a worker still writes
         bomb = Write("a", "SUCCESS", at(1), attempt=1, result=pickle.dumps(Bomb()))
@@ -508,7 +528,7 @@ class TestResults:
         """With ``allow_pickle`` an exception reads as it does from JSON."""
         app = Celery("pickled", backend=redis_url, set_as_current=False)
         app.conf.update(result_serializer="pickle", accept_content=["pickle"])
-        subject = Subject(store_for(app, allow_pickle=True), app)
+        subject = Subject(stores.patient(store_for(app, allow_pickle=True)), app)
         subject.open("a")
         subject.write("a", "PROGRESS", attempt=1, result=report())
         subject.write("a", "FAILURE", attempt=1, result=ValueError("no"))

@@ -98,7 +98,7 @@ def test_many_begin_at_once(tmp_path: Path) -> None:
 def test_an_opening_outwaits_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLite is locked for longer than a report waits: the start of an attempt, which was there before, is not lost."""
     monkeypatch.setattr(sql, "PATIENCE", 60.0)  # however long this machine needs
-    subject: Subject = stores.make("sql", tmp_path)
+    subject: Subject = stores.make("sql", tmp_path, timeout=sql.TIMEOUT)
     subject.open("other", 0)
     locked = sqlite3.connect(tmp_path / "results.sqlite", isolation_level=None)
     locked.execute("BEGIN IMMEDIATE")

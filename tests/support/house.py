@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
+from unittest import mock
 
 from celery import Celery
 from flask import Flask
@@ -13,19 +14,27 @@ from flask import Flask
 from headway.errors import Unavailable
 from headway.feeds.base import Feed
 from headway.feeds.memory import MemoryFeed
-from headway.feeds.select import feed_for
-from headway.server import Headway
+from headway.feeds.redis import RedisFeed
+from headway.server import Headway, sse, waiter
 from headway.stores.base import Store
+from headway.stores.client import connect
 from headway.stores.memory import MemoryStore
 from headway.stores.results import Results
 from headway.stores.select import store_for
 from tests.support.by_hand import Runs
 from tests.support.serving import Serving
+from tests.support.stores import PATIENCE, patient
 from tests.support.valkey import ValkeyServer
 from tests.support.wait import until
 
 #: Seconds between two sweeps of the hub: what no message tells of is to be seen soon.
 SWEEP = 0.1
+
+
+def patient_feed(results: Results, **options: Any) -> RedisFeed:
+    """The feed of a result backend in Redis; a server that is only slow isn't away for it, unless ``options`` say so."""
+    waits = dict.fromkeys(("timeout", "ping_interval", "pong_within"), PATIENCE)
+    return RedisFeed(lambda: connect(results.backend, timeout=PATIENCE), results.key, results.decode, **(waits | options))
 
 
 class Web:
@@ -96,6 +105,10 @@ class House:
         """It comes back; ``then`` happens as soon as it can be written to, and mostly before a viewer could hear of it."""
         raise NotImplementedError
 
+    def all_know(self) -> None:
+        """Wait until every hub has been told that the backend is away: else it would be told of it when it is back."""
+        until(lambda: all(web.headway.hub._cut for web in self.webs if web.headway.hub.feed._thread is not None))
+
     def expire(self, execution_id: str) -> None:
         """The result of an execution is gone, while it is known that there was one."""
         raise NotImplementedError
@@ -122,6 +135,7 @@ class MemoryHouse(House):
         self._each(MemoryFeed.cut)
 
     def mend(self, then: Callable[[], object]) -> None:
+        self.all_know()
         self.store.away = False
         then()
         self._each(MemoryFeed.mend)
@@ -140,13 +154,14 @@ class RedisHouse(House):
 
     def __init__(self, server: ValkeyServer, **options: Any) -> None:
         celery = Celery("house", broker="memory://", backend=server.url, set_as_current=False)
-        self._server, self._results, store = server, Results(celery), store_for(celery)
-        super().__init__(celery, store, lambda: feed_for(celery, store), self._results.encode, **options)
+        self._server, self._results, store = server, Results(celery), patient(store_for(celery))
+        super().__init__(celery, store, lambda: patient_feed(self._results), self._results.encode, **options)
 
     def cut(self) -> None:
         self._server.stop()
 
     def mend(self, then: Callable[[], object]) -> None:
+        self.all_know()
         self._server.start().keep()  # it outlives the test, as the one before it would have
         then()
 
@@ -162,6 +177,9 @@ class RedisHouse(House):
 def house(server: ValkeyServer | None = None, **options: Any) -> Iterator[House]:
     """A house over ``server``, or over the fakes where none is given."""
     with ExitStack() as stack:
+        # How long a client is kept waiting for its first word is no business of what is told.
+        for module in (sse, waiter):
+            stack.enter_context(mock.patch.object(module, "FIRST_READ", PATIENCE))
         made = MemoryHouse(**options) if server is None else RedisHouse(server, **options)
         stack.callback(made.close)
         yield made

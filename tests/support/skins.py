@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import struct
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -17,6 +18,8 @@ from tests.support.wait import until
 PREFIX = "/api/v1"
 #: Seconds that a viewer waits for a word.
 PATIENCE = 60.0
+#: Seconds that a held poll asks to be held.
+HOLD = 10
 
 #: How a stream ended, in words that all skins share. "over": with the execution; "back": the client is to come back.
 CLOSES = {1000: "over", 1008: "unknown", 1012: "back", 1013: "full", 4401: "unauthenticated", 4403: "forbidden", 4410: "expired"}
@@ -274,9 +277,9 @@ class LongPoll(Skin):
     def step(self) -> dict[str, Any] | str:
         if self._over:
             return "over"
-        [answer] = until(self._ask, within=PATIENCE, what="an answer other than 503")
+        [answer] = until(self._ask, within=PATIENCE, what="an answer that says more than the one before")
         if answer.status_code == 304:
-            return "back"  # before its time
+            return "back"
         if answer.status_code == 503:
             return {"type": "error", "code": "unavailable"}
         if answer.status_code != 200:
@@ -290,10 +293,16 @@ class LongPoll(Skin):
         """Nothing is open between two polls."""
 
     def _ask(self) -> list[requests.Response]:
-        """The next answer; none while it is what was told already, that the backend is away."""
+        """The next answer; none while it is what was told already, that the backend is away or that nothing is new.
+
+        A 304 before its time says something: the server lets go of everybody.
+        """
         headers = {**self.headers, **({"If-None-Match": self._etag} if self._etag else {})}
-        url = f"{self.url}{PREFIX}/executions/{self.execution_id}?wait=10"
+        url = f"{self.url}{PREFIX}/executions/{self.execution_id}?wait={HOLD}"
+        asked = time.monotonic()
         answer = requests.get(url, headers=headers, timeout=PATIENCE)
+        if answer.status_code == 304 and time.monotonic() - asked >= HOLD:
+            return []
         again = answer.status_code == 503 and bool(self.told) and self.told[-1]["type"] == "error"
         return [] if again else [answer]
 

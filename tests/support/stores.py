@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 from celery import Celery
@@ -19,6 +19,11 @@ from headway.stores.memory import MemoryStore
 from headway.stores.results import Results
 from headway.stores.select import store_for
 from tests.support.processes import ROOT
+
+T = TypeVar("T")
+
+#: Seconds that a store waits for its server in tests: the machine may be busy. How long it waits by itself is for a few of them.
+PATIENCE = 60.0
 
 BEGIN = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 
@@ -114,6 +119,12 @@ class Subject:
         return self.look(task_id).meta
 
 
+def patient(waits: T, timeout: float = PATIENCE) -> T:
+    """The same store or feed, which waits for so long; before its first call."""
+    vars(waits)["_timeout"] = timeout
+    return waits
+
+
 def _celery(url: str, **conf: Any) -> Celery:
     app = Celery("stores", backend=url, set_as_current=False)
     app.conf.update(conf)
@@ -148,8 +159,11 @@ def _locked(redis_url: str) -> str:
     return redis_url.replace("redis://", "redis://headway:password@")
 
 
-def make(name: str, directory: Path, redis_url: str | None = None) -> Subject:
-    """A new store of this kind, over the same data as any other of it with the same directory and address."""
+def make(name: str, directory: Path, redis_url: str | None = None, *, timeout: float = PATIENCE) -> Subject:
+    """A new store of this kind, over the same data as any other of it with the same directory and address.
+
+    ``timeout``: seconds that one with a server, or a file that many write, waits for it.
+    """
     if name == "memory":
         return Subject(MemoryStore())
     if name in REDIS or name == REDIS_LOCKED:
@@ -161,4 +175,4 @@ def make(name: str, directory: Path, redis_url: str | None = None) -> Subject:
         app = _celery(f"file://{directory}")
     else:
         app = _celery(f"{DictBackend.__module__}:{DictBackend.__qualname__}")
-    return Subject(store_for(app), app)
+    return Subject(patient(store_for(app), timeout), app)
