@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import APIResponse, Page, Route, expect
 
+from headway.core.frames import iso
 from tests.browser.stage import Stage, open_page, staged
 from tests.browser.streams import Server, frame, progress
 from tests.support.wait import until
@@ -52,6 +53,16 @@ def test_last_heard_is_of_the_newest_report(page: Page, stage: Stage) -> None:
     expect(page.locator("#facts")).to_have_text(re.compile(r"Last heard\s*\d+ min ago"))
     stage.server.clock.tick(3600)
     stage.report("mine", 20, 100)
+    expect(page.locator("#facts")).to_have_text(re.compile(r"Last heard\s*(just now|\d+ s ago)"))
+
+
+def test_last_heard_is_of_what_the_stream_began_with(page: Page, stage: Stage) -> None:
+    """A report that came between the look at the execution and the stream's first word counts as any other."""
+    now = iso(stage.server.clock())
+    stage.server.clock.tick(-3600)
+    stage.run("mine", 10, 100)
+    Server(page, {"mine": [frame("status", "mine", progress=progress(20, 100, timestamp=now))]})
+    open_page(page, stage, "#/mine")
     expect(page.locator("#facts")).to_have_text(re.compile(r"Last heard\s*(just now|\d+ s ago)"))
 
 
@@ -115,6 +126,17 @@ def test_an_end_that_came_while_it_opened(page: Page, stage: Stage) -> None:
     open_page(page, stage, "#/mine")
     expect(page.locator("#announcer")).to_contain_text("shop.import_orders: Failed. DamagedArchiveError: Member 14 can't be read")
     expect(page.locator("#facts")).to_contain_text("Took")
+
+
+def test_a_begin_that_came_while_it_opened(page: Page, stage: Stage) -> None:
+    """Where the stream's first word is of a run already, its worker is asked for: no frame says it."""
+    stage.publish("mine")
+    page.route("**/api/v1/executions/mine/history", lambda route: (stage.begin("mine"), route.continue_()), times=1)
+    body = stage.server.client.get("/api/v1/executions/mine").json
+    page.route("**/api/v1/executions/mine", lambda route: route.fulfill(json=body), times=1)
+    open_page(page, stage, "#/mine")
+    expect(page.locator("#state")).to_have_text("Running")
+    expect(page.locator("#facts")).to_contain_text("celery@north-1")
 
 
 def test_an_end_that_was_read_first(page: Page, stage: Stage) -> None:

@@ -3,7 +3,7 @@
 import { cancel, duration, execution, history, percent, watch } from "./api.js";
 import { Course } from "./course.js";
 import { announce, attribute, find, make, paint, pairs, text } from "./dom.js";
-import { after, age, bar, moment, moving, numbers, overtaken, phaseWord, terminal } from "./words.js";
+import { after, age, bar, moment, moving, newer, numbers, overtaken, phaseWord, terminal } from "./words.js";
 
 const QUIET = 10000; // ms between two announcements of how far it is
 const LONGEST = 20000; // characters of a result that are shown
@@ -95,11 +95,13 @@ export class Detail {
       if (id !== this.#id || frame === last) return;
       if (frame.type === "status" && terminal(frame.status)) return; // the frame behind it says how it ended
       const first = last === null;
+      const before = this.#seen;
       last = frame;
       this.#heard = performance.now();
-      const before = this.#seen;
       this.#seen = after(before, frame);
-      const looks = frame.type === "status" ? !first : frame.type !== "progress"; // frames don't say attempt, worker and times; and after a gap there is more
+      // Frames don't say attempt, worker and times; and after a gap there is more. The first status mostly says what is known.
+      const known = first && frame.phase === before.phase && !newer(frame, before);
+      const looks = frame.type === "status" ? !known : frame.type !== "progress";
       this.#turning ||= looks;
       if (frame.progress) this.#course.add(frame, this.#turning ? null : this.#seen.attempt);
       this.#tell(before);

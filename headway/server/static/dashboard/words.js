@@ -44,6 +44,12 @@ export function age(iso, now) {
   return seconds < 5 ? "just now" : `${duration(seconds)} ago`; // a server's clock may be ahead of this one
 }
 
+/** When a frame's report was made; a status may bring one as well. */
+const heard = ({ type, progress, timestamp }) => progress?.timestamp ?? (type === "progress" ? timestamp : "");
+
+/** Whether a frame brings a report that is newer than what was known of it: the first one of a stream, than the look before it. */
+export const newer = (frame, seen) => heard(frame) > (seen.updated_at ?? "");
+
 /**
  * What is known of an execution (a line of the API) after a frame of its stream. Frames leave out what doesn't change with them:
  * attempt, worker and times come with the next look.
@@ -53,7 +59,7 @@ export function after(seen, frame) {
   if (!terminal(frame.status)) next.error = next.finished_at = null; // a new attempt begins afresh
   else next.finished_at ??= frame.timestamp;
   for (const key of ["progress", "error", "outputs"]) if (key in frame) next[key] = frame[key];
-  if (frame.type === "progress") next.updated_at = frame.progress.timestamp ?? frame.timestamp;
+  if (newer(frame, seen)) next.updated_at = heard(frame);
   return next;
 }
 
