@@ -15,6 +15,9 @@ from headway.stores.base import Store
 from headway.stores.results import Results
 from headway.stores.select import store_for
 
+#: Seconds that a backend may take to keep what is made by hand: it may be held up by all else that runs.
+PATIENCE = 60.0
+
 
 class Runs:
     """Executions in one store; ``encode`` makes the result backend's bytes of a record."""
@@ -27,7 +30,9 @@ class Runs:
     def on(cls, backend: str) -> Runs:
         """In a real result backend."""
         app = Celery("by-hand", broker="memory://", backend=backend)
-        return cls(store_for(app), Results(app).encode)
+        store = store_for(app)
+        store._timeout = PATIENCE
+        return cls(store, Results(app).encode)
 
     def publish(self) -> Run:
         """A task that waits to be run."""
