@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import struct
@@ -41,13 +42,19 @@ class Watching:
         """All frames up to the close, its code and its reason; the connection must be shut right after it."""
         frames: list[Any] = []
         while True:
-            opcode, data = self.socket.recv_data()
-            if opcode == websocket.ABNF.OPCODE_CLOSE:
+            frame = self.socket.recv_frame()
+            with contextlib.suppress(OSError):  # the server has waited long enough for this word, and gone: what it said is here
+                if frame.opcode == websocket.ABNF.OPCODE_PING:
+                    self.socket.pong(frame.data)
+                elif frame.opcode == websocket.ABNF.OPCODE_CLOSE:
+                    self.socket.send_close()
+            if frame.opcode == websocket.ABNF.OPCODE_CLOSE:
                 # Not one byte may follow, an HTTP response least of all (web fact 2).
                 assert self.socket.sock.recv(1000) == b""
                 self.socket.shutdown()
-                return frames, struct.unpack("!H", data[:2])[0] if data else None, data[2:].decode()
-            frames.append(json.loads(data))
+                return frames, struct.unpack("!H", frame.data[:2])[0] if frame.data else None, frame.data[2:].decode()
+            if frame.opcode == websocket.ABNF.OPCODE_TEXT:
+                frames.append(json.loads(frame.data))
 
 
 def kinds(frames: list[Any]) -> list[str]:

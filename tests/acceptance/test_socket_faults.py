@@ -136,6 +136,8 @@ def test_viewer_with_a_full_buffer_is_cut_off(kind: Any, own_valkey: ValkeyServe
         assert stuck.next()["type"] == "status"
         for number in range(200):
             run.report(number, 200, "x" * 1900)
+            if number % 20 == 0:
+                stuck.socket.send("x")
         talk = itertools.count()
 
         def cut_off() -> bool:
