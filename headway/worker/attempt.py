@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -155,10 +156,10 @@ class Attempt:
         return context
 
     def _open_later(self) -> None:
-        """Have the timer open it as soon as the store may be back, if that isn't done."""
-        installation = self.installation
-        if self.number is None and self.entered and not installation.asks_now():
-            shared.call_at(installation.breaker.held_until, self._open_again)
+        """Have the timer open it as soon as the store may be asked again, if that isn't done."""
+        if self.number is None and self.entered:
+            now, held_until = time.monotonic(), self.installation.breaker.held_until
+            shared.call_at(held_until if held_until > now else now + self.installation.sign_interval, self._open_again)
 
     def _open_again(self, _now: float) -> None:
         """The timer went off. Whoever else opens it just then is told the same: the run's mark is one."""
