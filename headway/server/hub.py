@@ -171,6 +171,7 @@ class Hub:
                 return
             watched.viewers.discard(viewer)
             watched.joiners.discard(viewer)
+            watched.awaiting.discard(viewer)
             if not watched.viewers and not watched.joiners:
                 del self._watched[execution_id]
                 # Under the lock: a newcomer's watch of the same id can only come after it.
@@ -263,20 +264,27 @@ class Hub:
             self._pump()
 
     def _pump(self) -> None:
-        while True:
-            with self._changed:
-                while not self._queue and not self._closed and (patience := self._patience()) > 0:
-                    self._changed.wait(patience)
-                if self._closed:
-                    return
-                self._collect_due()
-                batch, self._queue = self._queue, []
-                for watched in batch:
-                    watched.queued = False
-            try:
-                self._round(batch)
-            except Exception:  # the pump is all that viewers have: a fault in one round may not end it
-                log.exception("The hub failed over %d executions and goes on", len(batch))
+        while self._turn():
+            pass
+
+    def _turn(self) -> bool:
+        """Wait for something to do, and do it; False where the hub closes. In a frame of its own, which ends with the work: one
+        that waits for more would hold what was done last, and its viewers, for as long as nobody comes.
+        """
+        with self._changed:
+            while not self._queue and not self._closed and (patience := self._patience()) > 0:
+                self._changed.wait(patience)
+            if self._closed:
+                return False
+            self._collect_due()
+            batch, self._queue = self._queue, []
+            for watched in batch:
+                watched.queued = False
+        try:
+            self._round(batch)
+        except Exception:  # the pump is all that viewers have: a fault in one round may not end it
+            log.exception("The hub failed over %d executions and goes on", len(batch))
+        return True
 
     def _patience(self) -> float:
         return min(self._sweep_at, self._retry_at if self._retry_at is not None else self._sweep_at) - time.monotonic()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import threading
 import uuid
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -729,3 +731,38 @@ def test_comings_and_goings_leave_nothing(house: House) -> None:
         house.hub.detach(run.id, eye)
     assert not house.feed.watched
     assert not house.hub.watched
+
+
+def test_nobody_who_left_is_held(house: House) -> None:
+    """A viewer that came in the last round of its execution and left is let go at once, whoever stays, and nothing is needed to
+    happen for that.
+    """
+    run = house.runs.begin()
+    staying = house.looking(run)
+    gone = [weakref.ref(house.looking(run)) for _ in range(3)]
+    for ref in gone:
+        eye = ref()
+        assert eye is not None
+        house.hub.detach(run.id, eye)
+    del eye
+
+    def held() -> int:
+        gc.collect()
+        return sum(ref() is not None for ref in gone)
+
+    until(lambda: not held(), what="those who left to be let go")
+    assert staying.kinds == ["status"]
+
+
+def test_no_execution_that_nobody_watches_is_held(house: House) -> None:
+    """What the hub has shown last is let go with its last viewer, and nothing is needed to happen for that."""
+    run = house.runs.begin()
+    run.succeed()
+    eye = house.looking(run)
+    house.hub.detach(run.id, eye)
+
+    def held() -> list[object]:
+        gc.collect()
+        return [each for each in gc.get_objects() if type(each) is hub_module._Watched and each.execution_id == run.id]
+
+    until(lambda: not held(), what="the execution to be let go")
