@@ -9,8 +9,10 @@ from flask import Flask
 from flask_sock import Sock
 
 from headway.server import Headway
+from headway.stores.select import store_for
 
 celery = Celery("streams", broker="memory://", backend=os.environ["STREAMS_BACKEND"])
+store_for(celery)._timeout = 30.0  # a backend that a busy machine holds up is no outage here; those are made by hand
 
 
 def create_app() -> Flask:
