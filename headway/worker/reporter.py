@@ -251,9 +251,13 @@ class Reporter:
         if self._closed:
             logger.debug("A report of %s came after its end, and is ignored", self._name)
             return
-        if not self._lock.acquire(blocking=False):
-            return  # whoever holds it looks at `_newest` once more after letting go
+        taken: list[bool] = []
         try:
+            # In one call from C to C: a time limit strikes between two of Python's own steps, and one that struck as `acquire`
+            # returns would leave the lock taken for good. `tick` is never struck, and behind `close` nobody wants the lock.
+            taken.extend(map(self._lock.acquire, (False,)))
+            if taken != [True]:
+                return  # whoever holds it looks at `_newest` once more after letting go
             if self._closed or self._throttle.armed:
                 return
             now = self._clock()
@@ -263,7 +267,8 @@ class Reporter:
             finally:
                 self._again(self._throttle.due)
         finally:
-            self._lock.release()
+            if taken == [True]:
+                self._lock.release()
 
     def _again(self, due: float) -> None:
         if self._scheduler is not None:

@@ -9,10 +9,12 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 logger = logging.getLogger(__name__)
 
 Call = Callable[[float], None]
+Lock = AbstractContextManager[object]
 
 #: Seconds that a fork waits for the call that is under way.
 FORK_WAIT = 5.0
@@ -38,7 +40,7 @@ class Scheduler:
         ever.
         """
         self._heap: list[tuple[float, int, Call]] = []
-        self._made: dict[str, threading.Condition] = {}
+        self._made: dict[str, tuple[Lock, threading.Condition]] = {}
         self._calling: dict[str, threading.Lock] = {}
         self._fork_waits = False
         self._thread: threading.Thread | None = None
@@ -47,10 +49,12 @@ class Scheduler:
     def call_at(self, due: float, call: Call) -> None:
         """Have ``call(now)`` called at ``due`` or soon after. It must not block for long: the others wait."""
         # Two threads may both make a condition; ``setdefault`` lets one of them win, in one step.
-        changed = self._made.get("changed") or self._made.setdefault("changed", threading.Condition())
-        with changed:
+        lock, changed = self._made.get("both") or self._made.setdefault("both", _make())
+        # Not `with changed`, whose way to its lock is Python's: a time limit that strikes the caller there would leave it taken,
+        # and every task of the process that reports would wait for ever.
+        with lock:
             heapq.heappush(self._heap, (due, next(self._numbers), call))
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():  # as it is where who started it was struck
                 self._closing = False
                 self._calling.setdefault("now", threading.Lock())
                 self._thread = threading.Thread(target=self._run, args=(changed,), name="headway-scheduler", daemon=True)
@@ -60,13 +64,14 @@ class Scheduler:
 
     def close(self) -> None:
         """End the thread; what was due is dropped. The next ``call_at`` starts anew. For tests and for orderly ends."""
-        thread, changed = self._thread, self._made.get("changed")
-        if thread is None or changed is None:
+        thread, made = self._thread, self._made.get("both")
+        if thread is None or made is None:
             return
-        with changed:
+        lock, changed = made
+        with lock:
             self._closing = True
             self._heap.clear()
-            changed.notify()
+            changed.notify_all()
         thread.join(timeout=10)
         self._thread = None
 
@@ -95,6 +100,11 @@ class Scheduler:
                     call(self._clock())
             except Exception:  # the thread serves every attempt of the process: one of them can't end it
                 logger.exception("A scheduled call of Headway failed")
+
+
+def _make() -> tuple[Lock, threading.Condition]:
+    lock = threading.RLock()  # a signal's handler may come to `call_at` in the midst of it
+    return lock, threading.Condition(lock)
 
 
 #: The process's own. Every attempt of it shares this one.

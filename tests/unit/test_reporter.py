@@ -18,6 +18,7 @@ from headway.core.throttle import Breaker
 from headway.errors import Unavailable, UsageError
 from headway.worker import reporter as module
 from headway.worker.reporter import Reporter
+from tests.support.struck import struck
 
 
 class Time:
@@ -270,6 +271,20 @@ def test_a_soft_time_limit_is_not_swallowed(reporter: Reporter, sink: Sink) -> N
     sink.fault = None
     reporter.close()
     assert sink.currents == [1], "the lock was let go of"
+
+
+def test_a_strike_at_any_step_keeps_no_lock(time: Time) -> None:
+    """Wherever a time limit strikes a task that reports, its last report is written, and its end waits for nothing."""
+    step, going = 1, True
+    while going:
+        sink = Sink()
+        reporter = Reporter(sink, scheduler=time, clock=time)  # type: ignore[arg-type]
+        going = struck(step, lambda reporter=reporter: reporter.update(1, 10))
+        assert not reporter._lock.locked(), f"struck at step {step}"
+        reporter.close()
+        assert sink.currents[-1:] == ([] if reporter.newest is None else [1])
+        step += 1
+    assert step > 10
 
 
 def test_a_wrong_report_changes_nothing(reporter: Reporter, sink: Sink) -> None:

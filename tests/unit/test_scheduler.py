@@ -6,11 +6,14 @@ import os
 import threading
 from collections.abc import Iterator
 from time import monotonic
+from unittest import mock
 
 import pytest
+from celery.exceptions import SoftTimeLimitExceeded
 
 from headway.worker import scheduler as module
 from headway.worker.scheduler import Scheduler, shared
+from tests.support.struck import struck
 from tests.support.wait import until
 
 
@@ -44,6 +47,27 @@ def test_there_is_no_thread_before_it_is_needed() -> None:
     before = set(threading.enumerate())
     Scheduler().close()
     assert set(threading.enumerate()) <= before
+
+
+def test_a_strike_at_any_step_keeps_no_lock(scheduler: Scheduler) -> None:
+    """Wherever a time limit strikes who asks for a call, the next one asks and is called."""
+    scheduler.call_at(0, lambda now: None)
+    step = 1
+    while struck(step, lambda: scheduler.call_at(monotonic() + 3600, lambda now: None)):
+        done = threading.Event()
+        scheduler.call_at(0, lambda now, done=done: done.set())
+        assert done.wait(60), f"struck at step {step}"
+        step += 1
+    assert step > 3
+
+
+def test_a_strike_as_the_thread_is_started(scheduler: Scheduler) -> None:
+    """Whoever comes next starts it, and what was asked for before is called, too."""
+    called: list[int] = []
+    with mock.patch.object(threading.Thread, "start", side_effect=SoftTimeLimitExceeded), pytest.raises(SoftTimeLimitExceeded):
+        scheduler.call_at(0, lambda now: called.append(1))
+    scheduler.call_at(0, lambda now: called.append(2))
+    until(lambda: called == [1, 2])
 
 
 def test_a_call_that_fails_ends_nothing(scheduler: Scheduler, caplog: pytest.LogCaptureFixture) -> None:
@@ -97,7 +121,7 @@ def test_a_forked_child_starts_with_none(monkeypatch: pytest.MonkeyPatch) -> Non
     go_on = threading.Event()
     shared.call_at(0, lambda now: (held.set(), go_on.wait(60)))
     assert held.wait(60)
-    with shared._made["changed"]:
+    with shared._made["both"][0]:
         pid = os.fork()
         if not pid:
             done = threading.Event()
