@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from threading import Lock
 from typing import Any
 
+from celery.exceptions import SoftTimeLimitExceeded
+
 from headway.errors import ConfigurationError, NotSupported, Unavailable
 from headway.records import History, Page, Query, Record, Status
 from headway.stores.codec import record_from_json, record_to_json
@@ -96,16 +98,20 @@ class DocumentStore(SplitStore):
     def _turn(self) -> Iterator[None]:
         # One lock a process: a child must not inherit one that another thread of its parent holds.
         lock = self._turns.get(os.getpid()) or self._turns.setdefault(os.getpid(), Lock())
-        if not lock.acquire(timeout=TURN):
-            raise Unavailable("The result backend is too slow for all that is asked of it")
+        taken: list[bool] = []
         try:
+            # In one call from C to C: a time limit that strikes as `acquire` returns would leave it taken for good.
+            taken.extend(map(lock.acquire, (True,), (TURN,)))
+            if taken != [True]:
+                raise Unavailable("The result backend is too slow for all that is asked of it")
             yield
-        except (ConfigurationError, Unavailable):
+        except (ConfigurationError, Unavailable, SoftTimeLimitExceeded):
             raise
         except Exception as exc:  # each of these drivers has errors of its own, and Celery knows no common root of them
             raise Unavailable from exc
         finally:
-            lock.release()
+            if taken == [True]:
+                lock.release()
 
 
 class KeyValueStore(DocumentStore):

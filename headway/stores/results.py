@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from celery.exceptions import TaskRevokedError
+from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError
 
 from headway.errors import ConfigurationError, Unavailable
 
@@ -137,7 +137,7 @@ class Results:
         """
         try:
             return [self._read_one(task_id) for task_id in task_ids]
-        except ConfigurationError:
+        except (ConfigurationError, SoftTimeLimitExceeded):
             raise
         except Exception as exc:
             raise Unavailable from exc
