@@ -14,7 +14,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from headway.core.meta import progress_from_meta
+from headway.core.meta import OWN_KEYS, progress_from_meta
 from headway.errors import ExecutionExpired, ExecutionNotFound
 from headway.records import (
     READY_STATES,
@@ -331,7 +331,9 @@ def _true_state(record: Record, snapshot: Snapshot, now: datetime) -> str | None
 
 def _is_earlier(meta: Mapping[str, Any], record: Record) -> bool:
     result = meta.get("result")
-    said = result.get("attempt") if isinstance(result, Mapping) and meta.get("status") not in READY_STATES else None
+    if not isinstance(result, Mapping) or result.keys() != OWN_KEYS or meta.get("status") in READY_STATES:
+        return False  # what a task stores by itself may call anything an attempt: its retries, counted from 0
+    said = result["attempt"]
     return isinstance(said, int) and said < record.attempt
 
 

@@ -25,6 +25,7 @@ from headway.records import (
     Status,
     Write,
 )
+from headway.worker.report import as_meta
 from tests.support.stores import at, report
 
 NOW = at(100)
@@ -238,6 +239,15 @@ class TestDisagreement:
         assert resolve(second, meta("FAILURE", date_done=older), one_step=False).status is Status.RUNNING
         assert resolve(second, meta("FAILURE", date_done=newer), one_step=False).status is Status.FAILED
         assert resolve(second, meta("PROGRESS", report(9)), one_step=False).progress is None
+
+    def test_a_report_of_the_attempt_before(self) -> None:
+        """A report of ours names its attempt. What a task stores by itself may call anything so, such as its retries."""
+        second = replace(OPEN, attempt=2, ended=1, state="PROGRESS")
+        ours = as_meta((9, 10, None, None), 1.0, None, 1)
+        assert resolve(second, meta("PROGRESS", ours), one_step=False).progress is None
+        assert resolve(second, meta("PROGRESS", ours | {"attempt": 2}), one_step=False).progress is not None
+        theirs = {"current": 9, "total": 10, "attempt": 1}
+        assert resolve(second, meta("PROGRESS", theirs)).progress == Progress(9, 10)
 
 
 class TestHeard:
