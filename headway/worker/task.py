@@ -7,6 +7,7 @@ import uuid
 from typing import Any
 
 from celery.app.task import Task
+from celery.exceptions import SoftTimeLimitExceeded
 
 from headway.worker import seams
 from headway.worker.attempt import Attempt
@@ -67,14 +68,18 @@ class ProgressTask(Task):  # type: ignore[misc]
             error = TaskCancelled()
             raise error from group
         finally:
-            if attempt is not None:
-                try:  # nothing strikes between the task's code and this call
+            try:  # nothing strikes between the task's code and this call
+                if attempt is not None:
                     attempt.unwatch()
-                except ProgressTimeout:  # the task's code had ended: it isn't meant any more
+            except SoftTimeLimitExceeded as exc:
+                if attempt is not None:
                     attempt.unwatch()
-            current.set(outside)
-            if attempt is not None:
-                attempt.leave(error)
+                if not isinstance(exc, ProgressTimeout):  # that one isn't meant any more: the task's code had ended
+                    raise
+            finally:
+                current.set(outside)
+                if attempt is not None:
+                    attempt.leave(error)
 
     def on_replace(self, sig: Any) -> Any:
         """The task puts another one in its place, which goes on under the same id: this isn't an end (fact 46)."""

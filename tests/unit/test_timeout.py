@@ -338,12 +338,22 @@ def test_a_classes_own_word_is_not_hidden(lab: Lab) -> None:
     assert lab.trace(task, "c1").info.state == "FAILURE"
 
 
+def too_long(signum: int, frame: object) -> None:
+    """What Celery does at its own soft time limit."""
+    raise SoftTimeLimitExceeded
+
+
 @pytest.mark.usefixtures("heard")
-def test_wherever_it_strikes_nothing_is_left_behind(lab: Lab, timer: Timer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Around the task's code, too: no watch and no variable that would harm the task that comes next.
+@pytest.mark.parametrize("celerys", [False, True])
+def test_wherever_it_strikes_nothing_is_left_behind(
+    lab: Lab, timer: Timer, monkeypatch: pytest.MonkeyPatch, celerys: bool
+) -> None:
+    """Around the task's code, too, and Celery's own limit as well: no watch and no variable that would harm the task that comes
+    next.
 
     Python lets a signal in where a function begins and where one has returned.
     """
+    signal.signal(signal.SIGUSR1, too_long)
     ours = {module.__file__ for module in (attempt, fence, task, timeout)}
     watches: list[Watch] = []
 
@@ -365,7 +375,7 @@ def test_wherever_it_strikes_nothing_is_left_behind(lab: Lab, timer: Timer, monk
                 return
             if timer.due and watches[-1].running and next(places) == wanted:
                 sys.setprofile(None)
-                watches[-1]._strike()
+                signal.raise_signal(signal.SIGUSR1) if celerys else watches[-1]._strike()
 
         timer.due.clear()
         before = sys.getprofile()
