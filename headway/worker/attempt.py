@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from headway.records import READY_STATES, Opened, Progress
 from headway.worker import cancel, seams
 from headway.worker.cancel import Cancellation, TaskCancelled
 from headway.worker.context import RequestContext
-from headway.worker.reporter import Reporter
+from headway.worker.reporter import CLOSE_WAIT, Reporter
 from headway.worker.scheduler import shared
 from headway.worker.timeout import ProgressTimeout, Watch
 
@@ -50,6 +51,7 @@ class Attempt:
         "installation",
         "left",
         "number",
+        "opening",
         "pid",
         "previous",
         "replaced",
@@ -87,6 +89,8 @@ class Attempt:
         self.task: Any = None
         #: Whether the task's code runs just now.
         self.entered = False
+        #: Held while the timer opens it.
+        self.opening = threading.Lock()
         self.reporter: Reporter | None = None
         #: Whether its end is asked for.
         self.cancellation = Cancellation(self._look)
@@ -163,11 +167,23 @@ class Attempt:
 
     def _open_again(self, _now: float) -> None:
         """The timer went off. Whoever else opens it just then is told the same: the run's mark is one."""
-        installation = self.installation
-        if self.number is None and self.entered and installation.asks_now():
-            with installation.faults():
-                self.open(installation.fence(self.task.backend))
-        self._open_later()
+        installation, again = self.installation, True
+        if not self.opening.acquire(blocking=False):
+            return  # its code has just ended
+        try:
+            if self.number is None and self.entered and installation.asks_now():
+                with installation.faults():
+                    try:
+                        self.open(installation.fence(self.task.backend))
+                    except Unavailable:
+                        raise
+                    except Exception:
+                        again = False  # a fault that time doesn't mend: it would be in the log every few seconds
+                        raise
+        finally:
+            self.opening.release()
+        if again:
+            self._open_later()
 
     def watch_silence(self) -> None:
         """From now on the run may be struck. Whoever calls this calls `unwatch`, whatever happens."""
@@ -188,6 +204,9 @@ class Attempt:
             exc.args = (self.watch.sentence,)  # an asynchronous exception is made without a word
         if self.reporter is not None:
             self.reporter.close()
+        # A timer that is about to open it could come after the run that its retry has begun, and take that one's place.
+        if self.opening.acquire(timeout=CLOSE_WAIT):
+            self.opening.release()
         if isinstance(exc, TaskCancelled):
             cancel.confirm(self)
         if not isinstance(exc, SystemExit) or isinstance(exc, (WorkerShutdown, WorkerTerminate)) or seams.terminating():

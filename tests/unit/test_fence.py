@@ -9,7 +9,8 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from threading import Barrier
+from threading import Barrier, Event, current_thread
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from celery import Celery
 from celery.app.task import Context
 from celery.backends.base import BaseKeyValueStoreBackend
 from celery.backends.cache import CacheBackend
-from celery.exceptions import Ignore, Reject
+from celery.exceptions import Ignore, Reject, Retry
 from celery.signals import task_received
 from celery.worker.request import Request
 from kombu import Message
@@ -26,11 +27,13 @@ from kombu.exceptions import EncodeError
 import headway
 from headway import RequestContext
 from headway.core.states import admits, opens
-from headway.errors import Unavailable
+from headway.errors import ConfigurationError, Unavailable
 from headway.records import Opened, Opening, Write
 from headway.stores.memory import MemoryStore
 from headway.worker import seams
 from headway.worker.attempt import Attempt
+from headway.worker.installation import installation_of
+from headway.worker.scheduler import shared
 from tests.support.wait import until
 from tests.unit.tracing import Lab
 
@@ -386,6 +389,68 @@ def test_nobody_opens_a_run_that_is_over(lab: Lab) -> None:
     left[0]._open_again(0.0)
     assert lab.record("x") == record
     assert left[0].number is None
+
+
+def test_a_run_that_ends_waits_for_who_opens_it(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A retry may begin as soon as it has ended: what came then would take the newer run's place, and have its end refused."""
+    opens_really = lab.store.open
+    under_way, ending = Event(), Event()
+
+    class Lock:
+        """Tells that the end has come to it."""
+
+        def __init__(self, lock: Any) -> None:
+            self.lock, self.release = lock, lock.release
+
+        def acquire(self, **options: Any) -> bool:
+            ending.set()
+            return bool(self.lock.acquire(**options))
+
+    def open(opening: Opening, *, patient: bool = False) -> Opened:
+        if current_thread().name != "headway-scheduler":
+            raise Unavailable from OSError("told to be away")
+        under_way.set()
+        ending.wait(60)
+        lab.store.open = opens_really  # type: ignore[method-assign]
+        return opens_really(opening, patient=patient)
+
+    def body(self: Any) -> None:
+        under_way.wait(60)
+        self.request._headway.opening = Lock(self.request._headway.opening)
+        raise Retry("again", ValueError("no"), when=0)
+
+    def ended(self: Any, *args: Any) -> None:
+        numbers.append(self.request._headway.number)
+
+    numbers: list[int | None] = []
+    monkeypatch.setattr("headway.worker.attempt.CLOSE_WAIT", 60.0)
+    lab.store.open = open  # type: ignore[method-assign]
+    lab.trace(running(lab, body, on_retry=ended), "x")
+    assert lab.record("x").state == "RETRY"
+    assert numbers == [1]
+
+
+def test_a_fault_that_lasts_is_not_logged_again_and_again(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    """The timer makes up for an outage. A table of another version, say, is none: the log would be full of it."""
+    installation = installation_of(lab.app)
+    assert installation is not None
+    installation.sign_interval = 0.01
+    tries: list[str] = []
+
+    def open(opening: Opening, *, patient: bool = False) -> Opened:
+        tries.append(current_thread().name)
+        raise ConfigurationError("a table of another version")
+
+    def body(self: Any) -> None:
+        until(lambda: "headway-scheduler" in tries)
+        for _ in range(20):  # the timer's thread comes this far while a few of its intervals pass
+            turn = Event()
+            shared.call_at(monotonic() + 0.01, lambda now, turn=turn: turn.set())  # type: ignore[misc]
+            assert turn.wait(60)
+
+    lab.store.open = open  # type: ignore[method-assign]
+    lab.run(running(lab, body, ignore_result=True), "x")
+    assert tries.count("headway-scheduler") == 1
 
 
 def test_a_result_that_cannot_be_encoded_fails_as_ever(lab: Lab) -> None:
