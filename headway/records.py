@@ -185,6 +185,8 @@ class Opening:
     run: str | None = None
     #: Whom it belongs to, as its message says, for a store that its publisher hasn't told.
     owner: str | None = None
+    #: Its retry is published already: where that one has begun, this comes too late.
+    retried: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,7 +162,7 @@ def answered(record: Record | None, opening: Opening, *, result_gone: bool = Fal
     cancel = known.cancel_requested_at is not None
     if repeats(known, opening):  # what it was told: of the attempts before it only the last one's progress was kept
         return Opened(known.attempt, cancel, known.progress if known.progress_attempt != known.attempt else None)
-    if not opens(record, result_gone=result_gone):
+    if not opens(record, result_gone=result_gone) or (opening.retried and known.retries > opening.retries):
         return Opened(0, cancel)
     return Opened(opened(record, opening).attempt, cancel, _own_progress(known))
 

@@ -2,13 +2,15 @@
 -- KEYS: 1 the registry's hash, 2 the result (also the channel that Celery publishes it on)
 -- ARGV: 1 now (microseconds), 2 retries, 3 worker, 4 task (3-4: '' where unknown), 5 the record of the start,
 --       6 '1': store it, 7 its time to live (ms, 0: for ever), 8 the hash's time to live (ms, 0: for ever),
---       9 how long this counts as a sign of life (ms, 0: not at all), 10 the run's mark, 11 owner (10-11: '' where unknown)
+--       9 how long this counts as a sign of life (ms, 0: not at all), 10 the run's mark, 11 owner (10-11: '' where unknown),
+--       12 '1': its retry is published
 -- Returns the attempt's number (0: refused), 1 if a cancel was asked for, and the record with the last progress of the attempt before.
 local hash, result = KEYS[1], KEYS[2]
 local now, record = ARGV[1], ARGV[5]
 
 local known = redis.call('HMGET', hash, 'attempt', 'state', 'live', 'progress', 'progress_attempt', 'started_at',
-    'result_stored', 'cancel_requested_at', 'created_at', 'heard_at', 'task', 'owner', 'ended', 'run')
+    'result_stored', 'cancel_requested_at', 'created_at', 'heard_at', 'task', 'owner', 'ended', 'run',
+    'retries')
 local attempt, live = tonumber(known[1]) or 0, known[3]
 local cancel = known[8] and 1 or 0
 local there = redis.call('EXISTS', result) == 1
@@ -19,6 +21,7 @@ if ARGV[10] ~= '' and known[14] == ARGV[10] then
 end
 if known[2] == 'REVOKED' and known[8] then return {0, cancel, false} end
 if known[2] == 'SUCCESS' and not (known[7] == '1' and not there) then return {0, cancel, false} end
+if ARGV[12] == '1' and (tonumber(known[15]) or 0) > tonumber(ARGV[2]) then return {0, cancel, false} end
 
 -- It begins anew under its old id: that is another story.
 if known[2] == 'SUCCESS' then forget(hash) end

@@ -133,6 +133,7 @@ class RedisStore(Store, Source):
             0 if opening.lifetime is None else _milliseconds(opening.lifetime),
             opening.run or "",
             opening.owner or "",
+            int(opening.retried),
         ]
         attempt, cancel, previous = self._run(self._names.scripts.open, [words], patient=patient)[0]
         return Opened(attempt, bool(cancel), self._progress(opening.task_id, previous))

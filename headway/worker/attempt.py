@@ -112,14 +112,16 @@ class Attempt:
         """What the task is told, which must be a number at all times."""
         return self.number or self.guess
 
-    def open(self, backend: Any, *, patient: bool = False) -> Opened | None:
-        """Have the store number this run, if that isn't done. Raises ``Unavailable``."""
+    def open(self, backend: Any, *, patient: bool = False, retried: bool = False) -> Opened | None:
+        """Have the store number this run, if that isn't done; ``retried``: it ends, and its retry may have begun. Raises
+        ``Unavailable``.
+        """
         if self.number is not None:
             return None
-        opened: Opened = backend.headway_open(self, patient=patient)
+        opened: Opened = backend.headway_open(self, patient=patient, retried=retried)
         self.number, self.previous = opened.attempt, opened.previous
         if not opened.attempt:
-            why = "was cancelled" if opened.cancel_requested else "has succeeded"
+            why = "was cancelled" if opened.cancel_requested else "was retried" if retried else "has succeeded"
             logger.info("Task %s %s before: this run of it changes nothing", self.request.id, why)
         if opened.cancel_requested:
             self.cancellation.hear(True)

@@ -159,7 +159,7 @@ class Fenced:
         def deliver() -> bool:
             nonlocal write
             if attempt is not None:
-                attempt.open(self, patient=patient)
+                attempt.open(self, patient=patient, retried=write.state == "RETRY")
                 if write.attempt != attempt.number:
                     write = replace(write, attempt=attempt.number)
             return _heard(attempt, store.write(write, patient=patient))
@@ -188,7 +188,7 @@ class Fenced:
         patient = not ours.get()
         try:
             if attempt is not None:
-                attempt.open(self, patient=patient)
+                attempt.open(self, patient=patient, retried=write.state == "RETRY")
                 if write.attempt != attempt.number:
                     write = replace(write, attempt=attempt.number)
             return _heard(attempt, store.write(write, patient=patient))
@@ -223,7 +223,7 @@ class Fenced:
             finally:
                 ours.set(outside)
 
-    def headway_open(self: Any, attempt: Attempt, *, patient: bool) -> Opened:
+    def headway_open(self: Any, attempt: Attempt, *, patient: bool, retried: bool) -> Opened:
         """Ask the store for the attempt's number."""
         request, installation = attempt.request, attempt.installation
         assert installation.store is not None
@@ -241,6 +241,7 @@ class Fenced:
             lifetime=installation.sign_lifetime if installation.gives_signs else None,
             run=attempt.run,
             owner=owner_in(request.headers),
+            retried=retried,
         )
         return installation.store.open(opening, patient=patient)
 
@@ -250,7 +251,7 @@ class Fenced:
         """
         installation, request = attempt.installation, attempt.request
         assert installation.store is not None
-        attempt.open(self)
+        attempt.open(self, retried=state == "RETRY")
         write = Write(
             str(request.id),
             state,

@@ -154,6 +154,16 @@ class TestOpen:
         assert subject.record("a").state == "FAILURE"
         assert subject.open("a", 7, retries=1, run="r3").attempt == 3
 
+    def test_a_run_that_its_retry_overtook(self, subject: Subject) -> None:
+        """One whose start nobody heard of ends in a retry that has begun: it takes nothing from that one."""
+        assert subject.open("a", 0, retries=1, run="r2").attempt == 2
+        before = subject.look("a")
+        assert subject.open("a", 1, run="r1", retried=True) == Opened(0)
+        assert not subject.write("a", "RETRY", 1, attempt=0)
+        assert subject.look("a") == before
+        assert subject.open("b", 0, run="r1", retried=True).attempt == 1, "it has not begun"
+        assert subject.write("b", "RETRY", 1, attempt=1)
+
     def test_the_owner_that_the_message_names(self, subject: Subject) -> None:
         """Where no publisher has told the store, the worker's first word says whose it is; else the publisher's counts."""
         subject.open("a", 0, owner="ann")

@@ -30,7 +30,16 @@ RETRIES = st.integers(0, 2)
 RUNS = st.sampled_from([None, "r1", "r2"])
 OWNERS = st.sampled_from([None, "ann", "bob"])
 OPENINGS = st.builds(
-    Opening, IDS, st.just("tasks.t"), st.just(at(0)), RETRIES, WORKERS, store_result=st.booleans(), run=RUNS, owner=OWNERS
+    Opening,
+    IDS,
+    st.just("tasks.t"),
+    st.just(at(0)),
+    RETRIES,
+    WORKERS,
+    store_result=st.booleans(),
+    run=RUNS,
+    owner=OWNERS,
+    retried=st.booleans(),
 )
 OWN = st.builds(
     Write,

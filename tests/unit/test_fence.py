@@ -391,6 +391,22 @@ def test_nobody_opens_a_run_that_is_over(lab: Lab) -> None:
     assert left[0].number is None
 
 
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_retry_that_has_begun_already_goes_on(lab: Lab, ignored: bool) -> None:
+    """The run before it, whose start the store has missed, says RETRY when its message is out: that takes nobody's place."""
+    begun: list[Opened] = []
+
+    def body(self: Any) -> None:
+        lab.store.away = False
+        begun.append(lab.store.open(Opening("x", "running", datetime.now(UTC), retries=1, run="r2")))
+        raise Retry("again", ValueError("no"), when=0)
+
+    lab.store.away = True
+    lab.trace(running(lab, body, ignore_result=ignored), "x", properties=OLDER)
+    assert (lab.record("x").state, lab.record("x").attempt) == ("STARTED", begun[0].attempt)
+    assert lab.store.write(Write("x", "SUCCESS", datetime.now(UTC), attempt=begun[0].attempt))
+
+
 def test_a_run_that_ends_waits_for_who_opens_it(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """A retry may begin as soon as it has ended: what came then would take the newer run's place, and have its end refused."""
     opens_really = lab.store.open
