@@ -119,7 +119,10 @@ class Attempt:
         if self.number is not None:
             return None
         opened: Opened = backend.headway_open(self, patient=patient, retried=retried)
-        self.number, self.previous = opened.attempt, opened.previous
+        # Where another thread was quicker, its answer counts: behind a first report the store knows no more what was before.
+        if self.number is None or opened.attempt > self.number:
+            self.previous = opened.previous
+            self.number = opened.attempt
         if not opened.attempt:
             why = "was cancelled" if opened.cancel_requested else "was retried" if retried else "has succeeded"
             logger.info("Task %s %s before: this run of it changes nothing", self.request.id, why)

@@ -391,6 +391,38 @@ def test_nobody_opens_a_run_that_is_over(lab: Lab) -> None:
     assert left[0].number is None
 
 
+def test_what_was_before_is_not_forgotten_by_a_second_answer(lab: Lab) -> None:
+    """The timer's answer may come behind the first report's, when the store keeps the earlier progress no more."""
+    opens_really = lab.store.open
+
+    def report(self: Any) -> None:
+        RequestContext.get().progress.update(4, 10)
+        raise Retry("again", ValueError("no"), when=0)
+
+    def body(self: Any) -> Any:
+        progress = RequestContext.get().progress
+
+        def open(opening: Opening, *, patient: bool = False) -> Opened:
+            lab.store.open = opens_really  # type: ignore[method-assign]
+            progress.update(5, 10)
+            assert progress.previous is not None
+            return opens_really(opening, patient=patient)
+
+        lab.store.away = False
+        installation = installation_of(lab.app)
+        assert installation is not None
+        installation.breaker.succeeded()
+        lab.store.open = open  # type: ignore[method-assign]
+        self.request._headway._open_again(0.0)
+        return progress.previous and progress.previous.current
+
+    task = running(lab, lambda self: (body if self.request.retries else report)(self))
+    lab.run(task, "x", properties=OLDER)
+    lab.store.away = True
+    assert lab.run(task, "x", retries=1, properties=NEWER) == 4
+    assert lab.record("x").attempt == 2
+
+
 @pytest.mark.parametrize("ignored", [False, True])
 def test_a_retry_that_has_begun_already_goes_on(lab: Lab, ignored: bool) -> None:
     """The run before it, whose start the store has missed, says RETRY when its message is out: that takes nobody's place."""
