@@ -154,6 +154,25 @@ def test_an_end_that_was_read_first(page: Page, stage: Stage) -> None:
     expect(said).to_have_count(1)
 
 
+def test_a_late_word_does_not_undo_an_end(page: Page, stage: Stage) -> None:
+    """What the stream says of the time before an end that was read already changes nothing, and the end isn't announced again."""
+    stage.run("mine", 31, 100)
+    server = Server(page, {"mine": [frame("status", "mine", progress=progress(31, 100))]})
+    open_page(page, stage, "#/mine")
+    expect(page.locator("#link")).to_have_attribute("data-state", "live")
+    stage.fail("mine")
+    server.tell(frame("started", "mine"))  # not said by this server, but it makes the page look
+    expect(page.locator("#state")).to_have_text("Failed")
+    with page.expect_response("**/executions/mine"):
+        server.tell(frame("status", "mine", phase="stalled", progress=progress(31, 100)))
+    error = {"type": "DamagedArchiveError", "message": "Member 14 can't be read", "details": None}
+    with page.expect_response("**/executions/mine"):
+        server.tell(frame("failed", "mine", progress=progress(31, 100), error=error))
+    expect(page.locator("#state")).to_have_text("Failed")
+    expect(page.locator("#announcer p", has_text="Stalled")).to_have_count(0)
+    expect(page.locator("#announcer p", has_text="Failed. DamagedArchiveError: Member 14 can't be read")).to_have_count(1)
+
+
 def test_a_result_is_shown(page: Page, stage: Stage) -> None:
     """What the task returned can be read when it is done."""
     stage.run("mine", 100, 100)

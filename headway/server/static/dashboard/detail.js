@@ -97,6 +97,8 @@ export class Detail {
       const first = last === null;
       const before = this.#seen;
       last = frame;
+      // A look was quicker than the stream, whose word is from before the end; or it begins anew. Another look tells.
+      if (terminal(before.status) && !terminal(frame.status)) return this.#look();
       this.#heard = performance.now();
       this.#seen = after(before, frame);
       // Frames don't say attempt, worker and times; and after a gap there is more. The first status mostly says what is known.
