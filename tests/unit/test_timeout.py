@@ -22,6 +22,7 @@ from headway.worker import attempt, fence, task, timeout
 from headway.worker.report import Report
 from headway.worker.scheduler import Scheduler
 from headway.worker.timeout import Watch
+from tests.support.struck import settled
 from tests.support.timer import Timer
 from tests.support.wait import until
 from tests.unit.tracing import Lab
@@ -353,6 +354,7 @@ def test_wherever_it_strikes_nothing_is_left_behind(
 
     Python lets a signal in where a function begins and where one has returned.
     """
+    settled()
     signal.signal(signal.SIGUSR1, too_long)
     ours = {module.__file__ for module in (attempt, fence, task, timeout)}
     watches: list[Watch] = []
