@@ -19,11 +19,11 @@ from kombu.exceptions import OperationalError
 from kombu.utils.url import maybe_sanitize_url
 
 import celeryconfig
-from app.children import Child, Interrupts
+from app.processes import Child, Interrupts
 from headway.embedded import EmbeddedServer
 from headway.errors import ConfigurationError, Unavailable
 from headway.server.auth import check_bind
-from headway.stores.select import store_for
+from headway.backends import store_for
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Seconds that all may take to be ready: a cold disk and a busy machine included.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Literal
 
-from benchmarks.rounds import Ratio, alternate, ratio
+from benchmarks.measure import Ratio, alternate, ratio
 from headway.embedded import EmbeddedServer
 from tests.support.processes import Worker
 
@@ -106,10 +106,10 @@ def listing(url: str, quick: bool) -> Iterator[Row]:
 
 def viewer(url: str, quick: bool) -> Iterator[Row]:
     """From the task to the socket."""
-    from benchmarks import viewers
+    from benchmarks import latency
 
-    with Worker("benchmarks.jobs", env={"BENCH_URL": url, "BENCH_INTERVAL": str(viewers.INTERVAL)}, concurrency=1):
-        taken = viewers.measure(url, quick=quick)
+    with Worker("benchmarks.jobs", env={"BENCH_URL": url, "BENCH_INTERVAL": str(latency.INTERVAL)}, concurrency=1):
+        taken = latency.measure(url, quick=quick)
 
     def at(percent: int, *ways: str) -> float:
         return sum(statistics.quantiles(taken[way], n=100)[percent - 1] for way in ways)
@@ -123,25 +123,25 @@ def viewer(url: str, quick: bool) -> Iterator[Row]:
 
 def delivery(url: str, quick: bool) -> Iterator[Row]:
     """A frame to each of many."""
-    from benchmarks import crowds
+    from benchmarks import many_viewers
 
-    many = f"of {crowds.VIEWERS[quick]} viewers"
-    taken = crowds.delivery(url, quick=quick)
+    many = f"of {many_viewers.VIEWERS[quick]} viewers"
+    taken = many_viewers.delivery(url, quick=quick)
     yield from compared(f"a frame to one {many}, CPU", taken, ("ours", "theirs"), "websockets' broadcast", 1.0)
 
 
 def handshake(url: str, quick: bool) -> Iterator[Row]:
     """A viewer who comes."""
-    from benchmarks import crowds
+    from benchmarks import many_viewers
 
-    yield from compared("a viewer who comes, CPU", crowds.handshake(url, quick=quick), ("ours", "theirs"), "websockets, no app")
+    yield from compared("a viewer who comes, CPU", many_viewers.handshake(url, quick=quick), ("ours", "theirs"), "websockets, no app")
 
 
 def memory(url: str, quick: bool) -> Iterator[Row]:
     """A viewer who looks on."""
-    from benchmarks import crowds
+    from benchmarks import many_viewers
 
-    taken = crowds.memory(url, quick=quick)
+    taken = many_viewers.memory(url, quick=quick)
     theirs = taken.pop("theirs")
     for kind, ours in taken.items():
         yield Row(f"memory a viewer, {kind}", ours, "websockets, a connection", theirs, ours / theirs, unit="B")
@@ -149,20 +149,20 @@ def memory(url: str, quick: bool) -> Iterator[Row]:
 
 def commands(url: str, quick: bool) -> Iterator[Row]:
     """What the backend is asked."""
-    from benchmarks import crowds
+    from benchmarks import many_viewers
 
-    (_, few), (most, many) = crowds.commands(url, quick=quick).items()
+    (_, few), (most, many) = many_viewers.commands(url, quick=quick).items()
     yield Row(f"commands a report, {most} viewers", many, "Redis's, 1 viewer", few, many / few, goal=1.05, unit="a report")
 
 
 def rest(url: str, quick: bool) -> Iterator[Row]:
     """REST beside the streams."""
-    from benchmarks import crowds
+    from benchmarks import many_viewers
 
-    taken = crowds.rest(url, quick=quick)
+    taken = many_viewers.rest(url, quick=quick)
     for percent in (50, 95):
-        ours, theirs = (crowds.percentile(taken[side], percent) for side in ("ours", "empty"))
-        yield Row(f"GET beside {crowds.MOST[quick]} viewers, p{percent}", ours, "no viewers", theirs, ours / theirs)
+        ours, theirs = (many_viewers.percentile(taken[side], percent) for side in ("ours", "empty"))
+        yield Row(f"GET beside {many_viewers.MOST[quick]} viewers, p{percent}", ours, "no viewers", theirs, ours / theirs)
 
 
 BENCHMARKS = {

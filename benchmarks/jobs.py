@@ -22,8 +22,8 @@ import redis
 from celery import Celery
 
 import headway
-from benchmarks.rounds import alternate
-from headway.records import Write
+from benchmarks.measure import alternate
+from headway.core.registry import StateWrite
 
 URL = os.environ.get("BENCH_URL", "redis://127.0.0.1:6379/0")
 EXPIRES = 3600
@@ -164,7 +164,7 @@ def stored(self: Any, quick: bool, size: int) -> Taken:
     meta = {"current": 1, "total": 10, "message": message, "attributes": attributes}
     meta |= {"timestamp": int(time.time() * 1000), "rate": None, "attempt": attempt.number}
     raw = self.backend.headway_record(self.request.id, meta, "PROGRESS", None, None)
-    write = Write(self.request.id, "PROGRESS", datetime.now(UTC), attempt=attempt.number, meta=meta, result=raw, expires=EXPIRES)
+    write = StateWrite(self.request.id, "PROGRESS", datetime.now(UTC), attempt=attempt.number, meta=meta, result=raw, expires=EXPIRES)
     store = attempt.installation.store
     # Each report is a new one of one of many executions: of a single one most would be thinned out of its history, and cost less.
     writes = itertools.cycle(replace(write, task_id=f"{self.request.id}-{n}", attempt=1) for n in range(EXECUTIONS))

@@ -11,8 +11,9 @@ from datetime import UTC, datetime, timedelta
 import redis
 from celery import Celery
 
-from benchmarks.rounds import alternate
-from headway.records import Opening, Query, Registration, Status, Write
+from benchmarks.measure import alternate
+from headway.core.registry import AttemptStart, Registration, StateWrite
+from headway.models import Query, Status
 from headway.stores.codec import micros
 from headway.stores.redis import RedisStore
 
@@ -90,10 +91,10 @@ def sides(filled: Filled) -> dict[str, Callable[[], object]]:
         store.register([Registration(str(uuid.uuid4()), "tasks.task0", datetime.now(UTC), owner="owner0")])
 
     def start() -> None:
-        store.open(Opening(str(uuid.uuid4()), "tasks.task0", datetime.now(UTC)))
+        store.open(AttemptStart(str(uuid.uuid4()), "tasks.task0", datetime.now(UTC)))
 
     def end() -> None:
-        store.write(Write(str(uuid.uuid4()), "REVOKED", datetime.now(UTC)))
+        store.write(StateWrite(str(uuid.uuid4()), "REVOKED", datetime.now(UTC)))
 
     return {
         "a page of 50": lambda: store.find(Query()),

@@ -25,14 +25,14 @@ from typing import TYPE_CHECKING, Any
 
 from headway.core.meta import progress_from_meta
 from headway.errors import HeadwayError, UsageError
-from headway.records import Execution, Failure, Phase, Progress, Status
-from headway.worker.cancel import TaskCancelled, cancel
+from headway.models import Execution, Failure, Phase, Progress, Status
+from headway.worker.cancel_token import TaskCancelled, cancel
 from headway.worker.context import RequestContext
 from headway.worker.install import install
 from headway.worker.publishing import owned_by
 from headway.worker.step import Step
 from headway.worker.task import ProgressTask
-from headway.worker.timeout import ProgressTimeout
+from headway.worker.progress_timeout import ProgressTimeout
 
 if TYPE_CHECKING:
     from headway.client import Client as Client

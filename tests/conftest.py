@@ -14,7 +14,7 @@ from hypothesis import settings
 from tests.support import leaks, processes
 from tests.support.rabbitmq import RabbitMQ, server_script
 from tests.support.service import Service
-from tests.support.services import CHROMIUM_FLAGS, chromium, missing
+from tests.support.requirements import CHROMIUM_FLAGS, chromium, missing
 from tests.support.valkey import ExternalValkey, ValkeyServer, server_binary
 
 if TYPE_CHECKING:

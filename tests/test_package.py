@@ -13,7 +13,7 @@ import pytest
 
 import headway
 from tests.support.processes import ROOT, environment
-from tests.support.services import missing
+from tests.support.requirements import missing
 
 #: What pip says when it can't ask the package index, as against a package that can't be installed.
 NO_INDEX = ("Temporary failure in name resolution", "Connection refused", "Network is unreachable", "Name or service not known")
@@ -77,7 +77,7 @@ def test_the_library_alone_and_with_its_command_line(bare: Callable[[str], Run])
     """
     run = bare("")
     worker = (
-        "headway, headway.worker, headway.core, headway.stores.redis, headway.stores.select, headway.feeds.select, headway.errors"
+        "headway, headway.worker, headway.core, headway.stores.redis, headway.backends, headway.errors"
     )
     assert run(f"import {worker}; {NO_SERVER}").strip() == "[]"
     assert (

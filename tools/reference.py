@@ -49,8 +49,8 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Records": (
         "headway:Execution",
         "headway:Progress",
-        "headway.records:Report",
-        "headway.records:History",
+        "headway.models:Report",
+        "headway.models:History",
         "headway:Failure",
         "headway:Status",
         "headway:Phase",

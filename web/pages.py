@@ -13,7 +13,7 @@ from flask import Blueprint, Flask, Response, jsonify, render_template, request,
 from headway.errors import InvalidRequest
 from headway.server import Headway, problems
 from headway.server.auth import Action
-from headway.server.start import Order, Starter
+from headway.server.api.start import Order, Starter
 from tasks.data import data_folder
 from web.jobs import JOBS
 

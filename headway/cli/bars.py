@@ -12,9 +12,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column
 from rich.text import Text
 
-from headway.cli import words
+from headway.cli import format
 from headway.cli.source import Trouble
-from headway.records import Execution, Phase, Status
+from headway.models import Execution, Phase, Status
 
 #: Characters of a bar.
 WIDTH = 18
@@ -45,7 +45,7 @@ class Bars:
 
     def trouble(self, trouble: Trouble) -> None:
         """See `Screen.trouble`."""
-        self._progress.console.print(Text(f"headway: {words.clean(trouble.message)}", style="yellow"))
+        self._progress.console.print(Text(f"headway: {format.clean(trouble.message)}", style="yellow"))
 
 
 class _Cell(ProgressColumn):
@@ -69,8 +69,8 @@ class _Name(_Cell):
         super().__init__(ratio=1)
 
     def cell(self, execution: Execution) -> Text:
-        name = words.clean(execution.task or "").rpartition(".")[2]  # the part that tells it from others
-        return Text.assemble((words.short(execution.execution_id), "dim"), " " if name else "", name)
+        name = format.clean(execution.task or "").rpartition(".")[2]  # the part that tells it from others
+        return Text.assemble((format.short(execution.execution_id), "dim"), " " if name else "", name)
 
 
 class _Bar(ProgressColumn):
@@ -83,7 +83,7 @@ class _Bar(ProgressColumn):
         # An end leaves the bar where the last report put it, as the dashboard does.
         whole = 100.0 if execution.status is Status.COMPLETED else 0.0
         done = whole if progress is None or progress.indeterminate else progress.percentage
-        colour = words.COLOURS[execution.phase] or "default"
+        colour = format.COLOURS[execution.phase] or "default"
         return ProgressBar(
             total=100.0,
             completed=done,
@@ -101,7 +101,7 @@ class _Percent(_Cell):
         super().__init__(5, right=True)
 
     def cell(self, execution: Execution) -> Text:
-        return Text(words.percent(execution.progress))
+        return Text(format.percent(execution.progress))
 
 
 class _State(_Cell):
@@ -110,7 +110,7 @@ class _State(_Cell):
 
     def cell(self, execution: Execution) -> Text:
         again = f" #{execution.attempt}" if execution.attempt > 1 and execution.phase is not Phase.CANCELLING else ""
-        return Text(f"{execution.phase.value}{again}", style=words.COLOURS[execution.phase] or "dim")
+        return Text(f"{execution.phase.value}{again}", style=format.COLOURS[execution.phase] or "dim")
 
 
 class _Speed(_Cell):
@@ -124,13 +124,13 @@ class _Speed(_Cell):
         """See rich."""
         execution: Execution = task.fields["execution"]
         if execution.status.terminal:
-            return Text(words.took(execution), style="dim")
+            return Text(format.took(execution), style="dim")
         if execution.phase in STILL or execution.progress is None:
             return Text("")
         left = execution.progress.eta_seconds
         # What was left at the report, less what has passed since.
-        eta = "" if left is None else words.clock(left - (self._monotonic() - task.fields["at"]))
-        return Text(f"{words.rate(execution.progress)} {eta}".strip(), style="dim")
+        eta = "" if left is None else format.clock(left - (self._monotonic() - task.fields["at"]))
+        return Text(f"{format.rate(execution.progress)} {eta}".strip(), style="dim")
 
 
 class _Remark(_Cell):
@@ -138,4 +138,4 @@ class _Remark(_Cell):
         super().__init__(ratio=1)
 
     def cell(self, execution: Execution) -> Text:
-        return Text(words.remark(execution), style="red" if execution.error is not None else "")
+        return Text(format.remark(execution), style="red" if execution.error is not None else "")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from headway.cli import words
-from headway.cli.call import Call, as_json, complain, print_json, told
+from headway.cli import format
+from headway.cli.output import Call, as_json, complain, print_json, told
 from headway.core.frames import execution_json
 from headway.errors import HeadwayError
 
@@ -38,7 +38,7 @@ def cancel(ctx: click.Context, ids: tuple[str, ...], terminate: bool, yes: bool,
             if as_json:
                 print_json(execution_json(execution))
             else:
-                click.echo(f"{words.clean(execution_id)}  {words.state(execution)}")
+                click.echo(f"{format.clean(execution_id)}  {format.state(execution)}")
     ctx.exit(code)
 
 

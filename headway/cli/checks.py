@@ -13,9 +13,9 @@ from enum import StrEnum
 from typing import Any
 
 from headway.errors import ConfigurationError, Unavailable
-from headway.stores.results import Results, check_readable, without_password
-from headway.stores.select import store_for
-from headway.worker.installation import installation_of
+from headway.stores.result_backend import Results, check_readable, without_password
+from headway.backends import store_for
+from headway.worker.app_state import installation_of
 from headway.worker.publishing import CHORES
 from headway.worker.task import ProgressTask
 
@@ -192,7 +192,7 @@ def backend_server(app: Any) -> Iterator[Finding]:
 
 
 def _redis(app: Any, url: str) -> Iterator[Finding]:
-    from headway.stores.client import connect, translated  # noqa: PLC0415  (redis-py, where that is the backend)
+    from headway.stores.redis_connection import connect, translated  # noqa: PLC0415  (redis-py, where that is the backend)
 
     with translated(), connect(Results(app).backend) as client:
         policy, limit = (client.info("memory").get(key) for key in ("maxmemory_policy", "maxmemory"))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from headway.cli.call import Call, as_json, print_json, styled
+from headway.cli.output import Call, as_json, print_json, styled
 
 if TYPE_CHECKING:
     from headway.cli.checks import Finding

@@ -10,16 +10,16 @@ from typing import Any
 
 import click
 
-from headway.cli import words
-from headway.cli.call import Call, as_json, complain, print_json, styled
+from headway.cli import format
+from headway.cli.output import Call, as_json, complain, print_json, styled
 from headway.core.frames import execution_json
-from headway.records import Execution, Phase, Query, Status
+from headway.models import Execution, Phase, Query, Status
 
 
 def _when(ctx: click.Context, param: click.Parameter, value: str | None) -> datetime | None:
     """A time, or how long ago."""
     try:
-        return None if value is None else words.when(value, datetime.now(UTC))
+        return None if value is None else format.when(value, datetime.now(UTC))
     except ValueError:
         text = f"{value!r} is neither an age such as 90s, 15m, 2h, 3d nor a time such as 2026-01-31T12:00Z"
         raise click.BadParameter(text, ctx, param) from None
@@ -71,12 +71,12 @@ class Table:
     def row(self, execution: Execution, now: datetime) -> str:
         """An execution's."""
         state = execution.phase.value + (f" #{execution.attempt}" if execution.attempt > 1 else "")
-        age = words.age(execution.created_at or execution.started_at, now)
-        name, task = words.clean(execution.execution_id), words.clean(execution.task or "")
-        line = self._line((name, state, words.percent(execution.progress), age, task, words.remark(execution)))
+        age = format.age(execution.created_at or execution.started_at, now)
+        name, task = format.clean(execution.execution_id), format.clean(execution.task or "")
+        line = self._line((name, state, format.percent(execution.progress), age, task, format.remark(execution)))
         padded = f"{state:<12}"
-        return line.replace(padded, styled(padded, words.COLOURS[execution.phase]), 1)
+        return line.replace(padded, styled(padded, format.COLOURS[execution.phase]), 1)
 
     def _line(self, cells: Iterable[str]) -> str:
         line = "{:<36}  {:<12}  {:>5}  {:>4}  {}  {}".format(*cells).rstrip()
-        return line if self._width is None else words.clip(line, self._width)
+        return line if self._width is None else format.clip(line, self._width)

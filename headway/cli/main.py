@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from headway.cli.call import Call, told
+from headway.cli.output import Call, told
 from headway.errors import HeadwayError
 
 #: Command -> the module that has it, under the same name.

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 
 import click
 
-from headway.cli import words
-from headway.cli.call import Call, as_json, print_json, styled
+from headway.cli import format
+from headway.cli.output import Call, as_json, print_json, styled
 from headway.core.frames import execution_json, history_json, json_safe
-from headway.records import Execution, History
+from headway.models import Execution, History
 
 #: Characters of what a task returned; --json has all of it.
 LONGEST = 2000
@@ -33,7 +33,7 @@ def show(ctx: click.Context, execution_id: str, with_history: bool, as_json: boo
         print_json(execution_json(execution) | more)
         return
     for name, value in fields(execution, datetime.now(UTC)):
-        text = styled(value, words.COLOURS[execution.phase]) if name == "state" else value
+        text = styled(value, format.COLOURS[execution.phase]) if name == "state" else value
         click.echo(f"{styled(f'{name:>11}', dim=True)}  {text}")
     if history is not None:
         click.echo()
@@ -45,7 +45,7 @@ def reports(history: History) -> Iterator[str]:
     """A line for each report: when it came, of which attempt, how much was done."""
     for attempt, progress in ((each.attempt, each.progress) for each in history.reports):
         at = "" if progress.timestamp is None else f"{progress.timestamp.astimezone():%H:%M:%S.%f}"[:-3]
-        yield f"{at:>12}  #{attempt}  {words.percent(progress):>5}  {words.clean(progress.message or '')}".rstrip()
+        yield f"{at:>12}  #{attempt}  {format.percent(progress):>5}  {format.clean(progress.message or '')}".rstrip()
     if not history.complete:
         yield f"{'':>12}  not all of them are kept"
 
@@ -56,7 +56,7 @@ def fields(execution: Execution, now: datetime) -> Iterator[tuple[str, str]]:
     told: list[tuple[str, str | None]] = [
         ("execution", execution.execution_id),
         ("task", execution.task),
-        ("state", f"{execution.status.value} ({words.state(execution)})"),
+        ("state", f"{execution.status.value} ({format.state(execution)})"),
         ("error", None if error is None else f"{error.type}: {error.message}"),
         ("details", None if error is None or not error.details else json.dumps(json_safe(error.details), ensure_ascii=False)),
     ]
@@ -64,9 +64,9 @@ def fields(execution: Execution, now: datetime) -> Iterator[tuple[str, str]]:
         left = None if execution.status.terminal else progress.eta_seconds
         count = "" if progress.current is None else f"{progress.current:g}"
         of = f" of {progress.total:g}" if progress.total else ""
-        share = "" if progress.indeterminate else f" ({words.percent(progress)})"
-        speed = "" if execution.status.terminal else words.rate(progress)
-        rest = "" if left is None else f"{words.clock(left)} left"
+        share = "" if progress.indeterminate else f" ({format.percent(progress)})"
+        speed = "" if execution.status.terminal else format.rate(progress)
+        rest = "" if left is None else f"{format.clock(left)} left"
         told += [
             ("progress", ", ".join(part for part in (f"{count}{of}{share}", speed, rest) if part)),
             ("message", progress.message),
@@ -80,12 +80,12 @@ def fields(execution: Execution, now: datetime) -> Iterator[tuple[str, str]]:
         ("created", _time(execution.created_at, now)),
         ("started", _time(execution.started_at, now)),
         ("finished", _time(execution.finished_at, now)),
-        ("took", words.took(execution)),
+        ("took", format.took(execution)),
     ]
     if execution.outputs is not None:
-        told.append(("outputs", words.clip(json.dumps(json_safe(execution.outputs), ensure_ascii=False), LONGEST)))
-    yield from ((name, words.clean(value)) for name, value in told if value)
+        told.append(("outputs", format.clip(json.dumps(json_safe(execution.outputs), ensure_ascii=False), LONGEST)))
+    yield from ((name, format.clean(value)) for name, value in told if value)
 
 
 def _time(at: datetime | None, now: datetime) -> str | None:
-    return None if at is None else f"{at.astimezone():%Y-%m-%d %H:%M:%S %Z} ({words.age(at, now)} ago)"
+    return None if at is None else f"{at.astimezone():%Y-%m-%d %H:%M:%S %Z} ({format.age(at, now)} ago)"

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from headway.errors import ExecutionExpired, ExecutionNotFound
-from headway.records import Execution, History, Query
+from headway.models import Execution, History, Query
 
 
 @dataclass(frozen=True, slots=True)

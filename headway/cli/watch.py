@@ -6,11 +6,11 @@ import sys
 
 import click
 
-from headway.cli.call import Call, as_json, complain
-from headway.cli.screens import JsonLines, Lines, Screen
+from headway.cli.output import Call, as_json, complain
+from headway.cli.display import JsonLines, Lines, Screen
 from headway.cli.source import Trouble
 from headway.cli.workflow import follow_workflows
-from headway.records import Query, Status
+from headway.models import Query, Status
 
 NO_BARS = "for bars instead of lines: pip install 'celery-headway[cli]'"
 #: The exit status after Ctrl-C: 128 and SIGINT's number, as shells have it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from headway.cli.call import NO_APP, Call
+from headway.cli.output import NO_APP, Call
 from headway.errors import ConfigurationError, UsageError
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from headway.cli.source import Source, Update
-from headway.records import Execution, Query
+from headway.models import Execution, Query
 
 #: Executions that are looked through. An index would cost each publication a command, for a question that few ask.
 NEWEST = 2000

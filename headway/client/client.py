@@ -9,11 +9,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from headway.client.http import TIMEOUT, Http, body_of, checked_id
-from headway.client.watching import PATIENCE, Watch, reading
-from headway.core.decode import execution_of, history_of, progress_of
+from headway.client.stream import PATIENCE, Watch, reading
+from headway.core.serialize import execution_of, history_of, progress_of
 from headway.core.events import AnyEvent, Completed, Failed
 from headway.errors import ExecutionCancelled, ExecutionFailed, UsageError
-from headway.records import Execution, History, Phase, Progress, Status
+from headway.models import Execution, History, Phase, Progress, Status
 
 #: Lines of one page, at most: the server's own bound.
 PAGE = 200

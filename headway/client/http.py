@@ -13,7 +13,7 @@ import requests
 from requests.auth import AuthBase
 from websockets.sync.client import ClientConnection, connect
 
-from headway.client.answers import error_of
+from headway.client.error_mapping import error_of
 from headway.errors import InvalidRequest, Unavailable, UnexpectedAnswer, UsageError
 
 #: Where the API stands at an address without a path.

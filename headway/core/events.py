@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar
 
-from headway.core.decode import failure_of, progress_of, time_of
-from headway.records import Failure, Phase, Progress, Status
+from headway.core.serialize import failure_of, progress_of, time_of
+from headway.models import Failure, Phase, Progress, Status
 
 
 @dataclass(frozen=True, slots=True)

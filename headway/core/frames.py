@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from headway.records import Execution, History, Phase, Progress, Status
+from headway.models import Execution, History, Phase, Progress, Status
 
 Json = dict[str, Any]
 

@@ -16,21 +16,8 @@ from typing import Any
 
 from headway.core.meta import OWN_KEYS, progress_from_meta
 from headway.errors import ExecutionExpired, ExecutionNotFound
-from headway.records import (
-    READY_STATES,
-    Execution,
-    Failure,
-    Opened,
-    Opening,
-    Phase,
-    Progress,
-    Record,
-    Registration,
-    Snapshot,
-    Status,
-    Write,
-    Written,
-)
+from headway.core.registry import READY_STATES, AttemptStarted, AttemptStart, TaskRecord, Registration, Snapshot, StateWrite, WriteResult
+from headway.models import Execution, Failure, Phase, Progress, Status
 
 #: Celery's state -> what the API calls it. Every other word is a task's own and means that it runs (contract, section 3).
 #: IGNORED and REJECTED are stored by nobody but Headway: the run ended and said nothing, which is an end without a fault;
@@ -52,14 +39,14 @@ RUNNING = (Status.RUNNING, Phase.RUNNING)
 RESULT_GRACE = timedelta(seconds=10)
 
 
-def admits(record: Record | None, write: Write) -> bool:
+def admits(record: TaskRecord | None, write: StateWrite) -> bool:
     """Whether a write may be stored, given what is known.
 
     An attempt may write while it is the newest one and hasn't ended. A bystander (a worker's main process that saw its child die,
     a revoke) doesn't know the attempt's number: it may end what is open if it speaks of the same run, and what was never begun.
     Nobody may write over an end.
     """
-    known = record if record is not None else Record(write.task_id)
+    known = record if record is not None else TaskRecord(write.task_id)
     if write.attempt is not None:
         if write.attempt == known.attempt:
             return known.is_open
@@ -83,7 +70,7 @@ def _differ(said: str | None, known: str | None) -> bool:
     return said is not None and known is not None and said != known
 
 
-def opens(record: Record | None, *, result_gone: bool = False) -> bool:
+def opens(record: TaskRecord | None, *, result_gone: bool = False) -> bool:
     """Whether a new attempt may begin: always, but after a success, and after a cancel that was asked for and has had its end.
 
     ``result_gone``: the success's result has expired or was forgotten. Then an id that is used again (a nightly job with a fixed
@@ -96,18 +83,18 @@ def opens(record: Record | None, *, result_gone: bool = False) -> bool:
     return record.state != "SUCCESS" or (record.result_stored and result_gone)
 
 
-def repeats(record: Record | None, opening: Opening) -> bool:
+def repeats(record: TaskRecord | None, opening: AttemptStart) -> bool:
     """Whether this very run has been opened already: its worker got no answer in time, and asks again."""
     return record is not None and opening.run is not None and record.run == opening.run
 
 
-def registered(record: Record | None, registration: Registration) -> Record:
+def registered(record: TaskRecord | None, registration: Registration) -> TaskRecord:
     """What is known after a publish: what was missing is filled in, and nothing that is known is lost (fact 45).
 
     But for a cancel that has had its end, and for a success that left no result (``ignore_result``), which nothing would ever
     open again: who publishes the same id once more wants it to run. A retry publishes before its end; a redelivery doesn't.
     """
-    known = record if record is not None else Record(registration.task_id)
+    known = record if record is not None else TaskRecord(registration.task_id)
     cancel = None if known.state in READY_STATES else known.cancel_requested_at
     if known.state == "SUCCESS" and not known.result_stored:
         known = replace(
@@ -128,9 +115,9 @@ def registered(record: Record | None, registration: Registration) -> Record:
     )
 
 
-def opened(record: Record | None, opening: Opening) -> Record:
+def opened(record: TaskRecord | None, opening: AttemptStart) -> TaskRecord:
     """What is known after a new attempt was let in (`opens`, and not `repeats`)."""
-    known = record if record is not None else Record(opening.task_id)
+    known = record if record is not None else TaskRecord(opening.task_id)
     previous = _own_progress(known)
     # Celery's own count is right too where the store lost its data, or the runs before were not Headway's.
     attempt = max(known.attempt, opening.retries) + 1
@@ -156,20 +143,20 @@ def opened(record: Record | None, opening: Opening) -> Record:
     )
 
 
-def answered(record: Record | None, opening: Opening, *, result_gone: bool = False) -> Opened:
+def answered(record: TaskRecord | None, opening: AttemptStart, *, result_gone: bool = False) -> AttemptStarted:
     """What its worker is told of a new attempt, given what was known before it."""
-    known = record if record is not None else Record(opening.task_id)
+    known = record if record is not None else TaskRecord(opening.task_id)
     cancel = known.cancel_requested_at is not None
     if repeats(known, opening):  # what it was told: of the attempts before it only the last one's progress was kept
-        return Opened(known.attempt, cancel, known.progress if known.progress_attempt != known.attempt else None)
+        return AttemptStarted(known.attempt, cancel, known.progress if known.progress_attempt != known.attempt else None)
     if not opens(record, result_gone=result_gone) or (opening.retried and known.retries > opening.retries):
-        return Opened(0, cancel)
-    return Opened(opened(record, opening).attempt, cancel, _own_progress(known))
+        return AttemptStarted(0, cancel)
+    return AttemptStarted(opened(record, opening).attempt, cancel, _own_progress(known))
 
 
-def written(record: Record | None, write: Write) -> Record:
+def written(record: TaskRecord | None, write: StateWrite) -> TaskRecord:
     """What is known after a write was let in (`admits`)."""
-    known = record if record is not None else Record(write.task_id)
+    known = record if record is not None else TaskRecord(write.task_id)
     # The number that a write carries outlives the store's data: the fence stands again with the first write.
     attempt = max(known.attempt, write.attempt or 0)
     ends = write.state in READY_STATES
@@ -190,38 +177,38 @@ def written(record: Record | None, write: Write) -> Record:
     return changed if progress is None else replace(changed, progress=progress, progress_attempt=attempt)
 
 
-def _heard_at(known: Record, at: datetime) -> datetime | None:
+def _heard_at(known: TaskRecord, at: datetime) -> datetime | None:
     return at if known.listed_at is None else known.heard_at
 
 
-def said_of(record: Record | None, write: Write) -> Written:
+def said_of(record: TaskRecord | None, write: StateWrite) -> WriteResult:
     """What the writer is told, given what was known before."""
-    return Written(admits(record, write), record is not None and record.cancel_requested_at is not None)
+    return WriteResult(admits(record, write), record is not None and record.cancel_requested_at is not None)
 
 
-def signed(record: Record | None, worker: str, lifetime: float, at: datetime) -> Record | None:
+def signed(record: TaskRecord | None, worker: str, lifetime: float, at: datetime) -> TaskRecord | None:
     """What is known after a sign of life; None where it isn't one."""
     if record is None or not record.is_open or record.worker not in (None, worker):
         return None
     return replace(record, sign_attempt=record.attempt, sign_lifetime=lifetime, signed_at=at)
 
 
-def beating(record: Record | None, now: datetime) -> bool | None:
+def beating(record: TaskRecord | None, now: datetime) -> bool | None:
     """``Snapshot.beating``, for a store that keeps the time of the last sign."""
     if record is None or not record.is_open or record.sign_attempt != record.attempt or record.signed_at is None:
         return None
     return now < record.signed_at + timedelta(seconds=record.sign_lifetime)
 
 
-def asked(record: Record | None, task_id: str, at: datetime) -> Record:
+def asked(record: TaskRecord | None, task_id: str, at: datetime) -> TaskRecord:
     """What is known after a cancel was asked for: what has ended can't be cancelled, and the first request is the one."""
-    known = record if record is not None else Record(task_id)
+    known = record if record is not None else TaskRecord(task_id)
     if known.state in READY_STATES or known.cancel_requested_at is not None:
         return known
     return replace(known, cancel_requested_at=at, heard_at=_heard_at(known, at))
 
 
-def reported(write: Write) -> Progress | None:
+def reported(write: StateWrite) -> Progress | None:
     """The progress that a write carries; None for an end or a retry, which carry a result or an exception."""
     if write.meta is None or write.state == "RETRY" or write.state in READY_STATES:
         return None
@@ -239,16 +226,16 @@ def heard(snapshot: Snapshot, meta: Mapping[str, Any], at: datetime) -> Snapshot
         return None
     if state in READY_STATES or state in ("STARTED", "RETRY") or result.get("attempt") != record.attempt:
         return None
-    write = Write(record.task_id, state, at, attempt=record.attempt, meta=result)
+    write = StateWrite(record.task_id, state, at, attempt=record.attempt, meta=result)
     beats = None if snapshot.beating is None else True  # who reports lives
     return replace(snapshot, record=written(record, write), meta=meta, beating=beats)
 
 
-def outruns(record: Record | None, meta: Mapping[str, Any] | None) -> bool:
+def outruns(record: TaskRecord | None, meta: Mapping[str, Any] | None) -> bool:
     """Whether the result backend speaks of what this record of the registry doesn't know: an end, or a later attempt."""
     if meta is None:
         return False
-    known = record if record is not None else Record("")
+    known = record if record is not None else TaskRecord("")
     result = meta.get("result")
     said = result.get("attempt") if isinstance(result, Mapping) else None
     later = isinstance(said, int) and said > known.attempt
@@ -268,7 +255,7 @@ def resolve(snapshot: Snapshot, now: datetime) -> Execution:
     """
     if snapshot.record is None and snapshot.meta is None:
         raise ExecutionNotFound(snapshot.task_id)
-    record = snapshot.record if snapshot.record is not None else Record(snapshot.task_id)
+    record = snapshot.record if snapshot.record is not None else TaskRecord(snapshot.task_id)
     meta: Mapping[str, Any] = snapshot.meta if snapshot.meta is not None else {}
     state = _true_state(record, snapshot, now)
     if state in READY_STATES and snapshot.meta is None and record.result_stored:
@@ -305,7 +292,7 @@ def resolve(snapshot: Snapshot, now: datetime) -> Execution:
     )
 
 
-def _true_state(record: Record, snapshot: Snapshot, now: datetime) -> str | None:
+def _true_state(record: TaskRecord, snapshot: Snapshot, now: datetime) -> str | None:
     """Registry and backend may disagree: the registry is right about every end it admitted, the backend about all else.
 
     A backend's end that the registry doesn't have comes from a process without the fence (a publisher or a worker without
@@ -329,7 +316,7 @@ def _true_state(record: Record, snapshot: Snapshot, now: datetime) -> str | None
     return stored
 
 
-def _is_earlier(meta: Mapping[str, Any], record: Record) -> bool:
+def _is_earlier(meta: Mapping[str, Any], record: TaskRecord) -> bool:
     result = meta.get("result")
     if not isinstance(result, Mapping) or result.keys() != OWN_KEYS or meta.get("status") in READY_STATES:
         return False  # what a task stores by itself may call anything an attempt: its retries, counted from 0
@@ -337,26 +324,26 @@ def _is_earlier(meta: Mapping[str, Any], record: Record) -> bool:
     return isinstance(said, int) and said < record.attempt
 
 
-def _is_later(meta: Mapping[str, Any] | None, record: Record) -> bool:
+def _is_later(meta: Mapping[str, Any] | None, record: TaskRecord) -> bool:
     done = _date_done(meta)
     return done is not None and record.updated_at is not None and done > record.updated_at
 
 
-def _result_is_due(record: Record, snapshot: Snapshot, stored: str | None, now: datetime) -> bool:
+def _result_is_due(record: TaskRecord, snapshot: Snapshot, stored: str | None, now: datetime) -> bool:
     """Whether the result of an end is still on its way into the result backend."""
     if snapshot.one_step or not record.result_stored or stored == record.state or record.finished_at is None:
         return False
     return now - record.finished_at < RESULT_GRACE
 
 
-def _before_the_end(record: Record, stored: str | None) -> str | None:
+def _before_the_end(record: TaskRecord, stored: str | None) -> str | None:
     """What an execution was before the end whose result isn't there yet: an end is told once, and with its result."""
     if stored is not None and stored not in READY_STATES and stored != "PENDING":
         return stored
     return "STARTED" if record.attempt else None
 
 
-def _progress(record: Record, state: str | None, result: object) -> Progress | None:
+def _progress(record: TaskRecord, state: str | None, result: object) -> Progress | None:
     """The last report of the newest attempt: a failed job says how far it came, a new attempt not how far the last one did."""
     own = _own_progress(record)
     exception = isinstance(result, Mapping) and "exc_type" in result
@@ -366,11 +353,11 @@ def _progress(record: Record, state: str | None, result: object) -> Progress | N
     return said if said is not None else own
 
 
-def _own_progress(record: Record) -> Progress | None:
+def _own_progress(record: TaskRecord) -> Progress | None:
     return record.progress if record.progress_attempt == record.attempt else None
 
 
-def _guessed_attempt(record: Record, status: Status, meta: Mapping[str, Any]) -> int:
+def _guessed_attempt(record: TaskRecord, status: Status, meta: Mapping[str, Any]) -> int:
     """The attempt of a task whose worker has no Headway: Celery counts retries where ``result_extended`` is set."""
     if record.state is not None or status in (Status.PENDING, Status.CANCELLED):
         return 0

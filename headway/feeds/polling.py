@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from headway.errors import HeadwayError, Unavailable
 from headway.feeds.base import Feed, Guarded, Listener
-from headway.records import Snapshot
+from headway.core.registry import Snapshot
 from headway.stores.base import Store
 
 log = logging.getLogger(__name__)

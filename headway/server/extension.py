@@ -14,30 +14,18 @@ from flask import Blueprint, Flask, Response, request
 from headway.core.states import resolve
 from headway.errors import ConfigurationError, InvalidRequest
 from headway.feeds.base import Feed
-from headway.feeds.select import feed_for
-from headway.records import Execution
-from headway.server import (
-    cancel,
-    dashboard,
-    health,
-    history,
-    listing,
-    modules,
-    openapi,
-    problems,
-    rest,
-    socket,
-    sse,
-    start,
-    tensorlake,
-)
+from headway.backends import feed_for
+from headway.models import Execution
+from headway.server.api import cancel, health, history, listing, openapi, executions, start, tensorlake
+from headway.server import dashboard, browser_assets, problems
+from headway.server.streams import socket, sse
 from headway.server.auth import Authorize, Policy, allow_origin
-from headway.server.hub import Hub
+from headway.server.streams.hub import Hub
 from headway.server.metrics import Metrics
 from headway.server.settings import Settings
 from headway.stores.base import Store
-from headway.stores.results import check_readable
-from headway.stores.select import store_for
+from headway.stores.result_backend import check_readable
+from headway.backends import store_for
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +139,7 @@ class Headway:
             problems.register(blueprint)
             blueprint.before_request(self._before)
             blueprint.after_request(self._after)
-        for part in (rest, history, listing, start, cancel, socket, sse, health, openapi, modules):
+        for part in (executions, history, listing, start, cancel, socket, sse, health, openapi, browser_assets):
             part.register(self.blueprint, self)
         if self.settings.operations_at_root:
             health.register(self.root_blueprint, self)

@@ -9,8 +9,8 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from headway.server.capacity import Skin
-from headway.server.counts import HELP
+from headway.server.streams.limits import Skin
+from headway.server.counters import HELP
 
 if TYPE_CHECKING:
     from headway.server.extension import Headway

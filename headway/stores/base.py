@@ -22,7 +22,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from headway.records import History, Opened, Opening, Page, Query, Registration, Snapshot, Status, Write, Written
+from headway.models import History, Query, Status
+from headway.core.registry import AttemptStarted, AttemptStart, Page, Registration, Snapshot, StateWrite, WriteResult
 from headway.stores.reports import entry, reports_in
 
 #: How long a registry entry outlives the result (``result_expires``): so long "expired" (410) and "never existed" (404) differ.
@@ -32,7 +33,7 @@ TOMBSTONE = timedelta(days=7)
 class Store(ABC):
     """What is known of executions. See the module's text for what every implementation owes."""
 
-    #: True: `write` and `open` also store the result backend's own record, in the same atomic step, from ``Write.result``.
+    #: True: `write` and `open` also store the result backend's own record, in the same atomic step, from ``StateWrite.result``.
     #: False: the caller lets Celery's own code store it after `write` returned True.
     keeps_results: bool = False
 
@@ -48,14 +49,14 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def open(self, opening: Opening, *, patient: bool = False) -> Opened:
+    def open(self, opening: AttemptStart, *, patient: bool = False) -> AttemptStarted:
         """Begin a new attempt: number it (atomic, starts at 1) and let it be the only one that may write.
 
         ``patient`` as in `write`.
         """
 
     @abstractmethod
-    def write(self, write: Write, *, patient: bool = False) -> Written:
+    def write(self, write: StateWrite, *, patient: bool = False) -> WriteResult:
         """Let a state in, or refuse it. Refusal is no error: it is a late word of something that has ended.
 
         A report of an attempt that has given signs of life is one as well. What carries progress and is let in is remembered
@@ -70,7 +71,7 @@ class Store(ABC):
         """Say that ``worker`` (its node name) still runs its attempts of these tasks; true for ``lifetime`` seconds.
 
         Counts for open attempts of this worker, and of no known one; all else is passed over. A new attempt starts without a
-        sign, unless its opening is one (``Opening.lifetime``). Returns those of them whose cancel is asked for. One round trip
+        sign, unless its opening is one (``AttemptStart.lifetime``). Returns those of them whose cancel is asked for. One round trip
         for all, where the backend allows it.
         """
 

@@ -1,4 +1,4 @@
-"""A `Record` as plain JSON, for registries that keep it whole."""
+"""A `TaskRecord` as plain JSON, for registries that keep it whole."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from headway.records import Progress, Record
+from headway.models import Progress
+from headway.core.registry import TaskRecord
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
-FIELDS = tuple(field.name for field in fields(Record))
+FIELDS = tuple(field.name for field in fields(TaskRecord))
 TIMES = frozenset(name for name in FIELDS if name.endswith("_at"))
 
 
@@ -25,18 +26,18 @@ def moment(microseconds: int) -> datetime:
     return EPOCH + microseconds * MICROSECOND
 
 
-def record_to_json(record: Record) -> dict[str, Any]:
+def record_to_json(record: TaskRecord) -> dict[str, Any]:
     """Every field; times in microseconds since the epoch."""
     values = {name: getattr(record, name) for name in FIELDS}
     values |= {name: micros(values[name]) for name in TIMES if values[name] is not None}
     return values | {"progress": progress_to_json(record.progress)}
 
 
-def record_from_json(values: Mapping[str, Any]) -> Record:
+def record_from_json(values: Mapping[str, Any]) -> TaskRecord:
     """The other way round. A field that isn't there has its default, an unknown one is of a newer version and passed over."""
     known = {name: values[name] for name in FIELDS if name in values}
     known |= {name: moment(known[name]) for name in TIMES if known.get(name) is not None}
-    return Record(**(known | {"progress": progress_from_json(values.get("progress"))}))
+    return TaskRecord(**(known | {"progress": progress_from_json(values.get("progress"))}))
 
 
 def progress_to_json(progress: Progress | None) -> dict[str, Any] | None:

@@ -21,9 +21,10 @@ from typing import Any
 from celery.exceptions import SoftTimeLimitExceeded
 
 from headway.errors import ConfigurationError, NotSupported, Unavailable
-from headway.records import History, Page, Query, Record, Status
+from headway.models import History, Query, Status
+from headway.core.registry import Page, TaskRecord
 from headway.stores.codec import record_from_json, record_to_json
-from headway.stores.results import Results
+from headway.stores.result_backend import Results
 from headway.stores.split import Decision, SplitStore
 
 #: Seconds to wait for another thread of this process to be done with the backend, which serves one at a time.
@@ -82,7 +83,7 @@ class DocumentStore(SplitStore):
                 self._save(task_id, record_to_json(changed))
             return changed is not None
 
-    def _records(self, task_ids: Sequence[str]) -> Mapping[str, Record]:
+    def _records(self, task_ids: Sequence[str]) -> Mapping[str, TaskRecord]:
         with self._turn():
             found = {task_id: self._record(task_id) for task_id in task_ids}
         return {task_id: record for task_id, record in found.items() if record is not None}
@@ -90,7 +91,7 @@ class DocumentStore(SplitStore):
     def _results(self, task_ids: Sequence[str]) -> Sequence[Mapping[str, Any] | None]:
         return self.results.read(task_ids)
 
-    def _record(self, task_id: str) -> Record | None:
+    def _record(self, task_id: str) -> TaskRecord | None:
         document = self._load(task_id)
         return None if document is None else record_from_json(document)
 

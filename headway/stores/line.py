@@ -15,7 +15,7 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from headway.errors import Unavailable
-from headway.stores.client import AWAY, translated
+from headway.stores.redis_connection import AWAY, translated
 
 Word = bytes | str | int
 

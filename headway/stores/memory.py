@@ -15,10 +15,11 @@ from typing import Any
 from headway.core import states
 from headway.core.history import ROOM, begins_anew, takes, thinned
 from headway.errors import ExecutionExpired, Unavailable
-from headway.records import History, Opened, Opening, Page, Query, Record, Registration, Snapshot, Status, Write, Written
+from headway.models import History, Query, Status
+from headway.core.registry import AttemptStarted, AttemptStart, Page, TaskRecord, Registration, Snapshot, StateWrite, WriteResult
 from headway.stores.base import Store
 from headway.stores.codec import micros
-from headway.stores.listing import Entry, Place, Range, Source, being, owned_by, page, place_of, runs_of, status_of
+from headway.stores.pagination import Entry, Place, Range, Source, being, owned_by, page, place_of, runs_of, status_of
 from headway.stores.reports import entry_of, reports_in
 
 #: Told of each state that was let in: the task's id and Celery's record as plain data.
@@ -46,7 +47,7 @@ class MemoryStore(Store, Source):
         self.away = False
         self._decode, self._encode, self._clock = decode, encode, clock
         self._lock = RLock()
-        self._records: dict[str, Record] = {}
+        self._records: dict[str, TaskRecord] = {}
         self._results: dict[str, tuple[bytes, float | None]] = {}
         #: What is kept of the reports, and the gap.
         self._histories: dict[str, tuple[Sequence[bytes], int]] = {}
@@ -71,7 +72,7 @@ class MemoryStore(Store, Source):
                 known = self._records.get(each.task_id)
                 self._change(known, states.registered(known, each))
 
-    def open(self, opening: Opening, *, patient: bool = False) -> Opened:
+    def open(self, opening: AttemptStart, *, patient: bool = False) -> AttemptStarted:
         with self._lock:
             self._check()
             record = self._records.get(opening.task_id)
@@ -87,7 +88,7 @@ class MemoryStore(Store, Source):
                 self._publish(opening.task_id, raw)
             return answer
 
-    def write(self, write: Write, *, patient: bool = False) -> Written:
+    def write(self, write: StateWrite, *, patient: bool = False) -> WriteResult:
         with self._lock:
             self._check()
             record = self._records.get(write.task_id)
@@ -105,7 +106,7 @@ class MemoryStore(Store, Source):
     def revoke(self, task_id: str, reason: str, at: datetime) -> bool:
         said = {"exc_type": "TaskRevokedError", "exc_message": [reason], "exc_module": "celery.exceptions"}
         raw = self._encode(states.notice(task_id, "REVOKED") | {"result": said})
-        return self.write(Write(task_id, "REVOKED", at, result=raw)).admitted
+        return self.write(StateWrite(task_id, "REVOKED", at, result=raw)).admitted
 
     def beat(self, task_ids: Sequence[str], worker: str, lifetime: float) -> frozenset[str]:
         with self._lock:
@@ -179,12 +180,12 @@ class MemoryStore(Store, Source):
     def close(self) -> None:
         """Nothing to give back: what is known stays for whoever asks next."""
 
-    def _change(self, before: Record | None, after: Record) -> None:
+    def _change(self, before: TaskRecord | None, after: TaskRecord) -> None:
         self._records[after.task_id] = after
         if begins_anew(None if before is None else before.state, after.state):
             self._histories.pop(after.task_id, None)
 
-    def _remember(self, before: Record | None, write: Write) -> None:
+    def _remember(self, before: TaskRecord | None, write: StateWrite) -> None:
         record, at = self._records[write.task_id], micros(write.at)
         report = entry_of(write, record.attempt)
         kept, gap = self._histories.get(write.task_id, ((), 0))
@@ -197,7 +198,7 @@ class MemoryStore(Store, Source):
                 kept = [kept[n] for n in staying]
             self._histories[write.task_id] = kept, gap
 
-    def _indexes(self, record: Record) -> set[str]:
+    def _indexes(self, record: TaskRecord) -> set[str]:
         try:
             status = states.resolve(self._look(record.task_id), self._clock()).status
         except ExecutionExpired:

@@ -1,7 +1,7 @@
 """Registry and results in one Redis (or Valkey): every write is one script, one round trip, and one step.
 
 Beside each result (``celery-task-meta-<id>``) lies a hash, ``hw:{celery-task-meta-<id>}``: in a cluster both are in one slot
-(fact 39). It outlives the result by ``TOMBSTONE``. What is in it is `Record`, with two things of its own: ``live``, the attempt
+(fact 39). It outlives the result by ``TOMBSTONE``. What is in it is `TaskRecord`, with two things of its own: ``live``, the attempt
 whose last progress is in the result's own record just now (so that a report needn't be stored twice), and ``progress``, the whole
 record of the last report once something else has taken its place. All reports are in a key of their own (``history.lua``).
 """
@@ -19,31 +19,18 @@ from redis.exceptions import NoScriptError
 
 from headway.core import states
 from headway.core.meta import progress_from_meta
-from headway.records import (
-    READY_STATES,
-    History,
-    Opened,
-    Opening,
-    Page,
-    Progress,
-    Query,
-    Record,
-    Registration,
-    Snapshot,
-    Status,
-    Write,
-    Written,
-)
+from headway.core.registry import READY_STATES, AttemptStarted, AttemptStart, Page, TaskRecord, Registration, Snapshot, StateWrite, WriteResult
+from headway.models import History, Progress, Query, Status
 from headway.stores.base import TOMBSTONE, Store
-from headway.stores.client import TIMEOUT, connect, translated
+from headway.stores.redis_connection import TIMEOUT, connect, translated
 from headway.stores.codec import micros, moment
 from headway.stores.line import Line, Word, pack
-from headway.stores.listing import Entry, Place, Range, Source, being, page
+from headway.stores.pagination import Entry, Place, Range, Source, being, page
 from headway.stores.reports import entry, reports_in
-from headway.stores.results import Results
+from headway.stores.result_backend import Results
 
 #: What the write script answers: 1 for a state that was let in, 2 where a cancel is asked for.
-WRITTEN = [Written(False), Written(True), Written(False, True), Written(True, True)]
+WRITTEN = [WriteResult(False), WriteResult(True), WriteResult(False, True), WriteResult(True, True)]
 #: The end of the key that exists while an open attempt gives signs of life.
 LIFE = b":life"
 #: The end of the key of the reports.
@@ -66,10 +53,10 @@ class Script:
 
 
 def _lua(name: str) -> bytes:
-    return resources.files(__package__).joinpath(name + ".lua").read_bytes()
+    return resources.files(__package__).joinpath("lua", name + ".lua").read_bytes()
 
 
-CLAIM, LOOK = Script("claim", 1), Script("look", 2)
+CLAIM_KEY, PEEK = Script("claim_key", 1), Script("peek", 2)
 
 
 class Scripts:
@@ -77,9 +64,9 @@ class Scripts:
 
     def __init__(self, id_at: int) -> None:
         """``id_at``: how many bytes of a result's key come before the id. In the text, since it is the same in every call."""
-        shared = b"local ID_AT = %d\n" % (id_at + 1), _lua("listing"), _lua("history")
-        self.write, self.open, self.register, self.beat, self.cancel = (
-            Script(name, 2, *shared) for name in ("write", "open", "register", "beat", "cancel")
+        shared = b"local ID_AT = %d\n" % (id_at + 1), _lua("_indexes"), _lua("_history")
+        self.write_state, self.start_attempt, self.register_task, self.heartbeat, self.request_cancel = (
+            Script(name, 2, *shared) for name in ("write_state", "start_attempt", "register_task", "heartbeat", "request_cancel")
         )
 
 
@@ -117,9 +104,9 @@ class RedisStore(Store, Source):
             [*self._keys(each.task_id), micros(each.created_at), life, *_fields(each)] for each in registrations
         ]
         if calls:
-            self._run(self._names.scripts.register, calls)
+            self._run(self._names.scripts.register_task, calls)
 
-    def open(self, opening: Opening, *, patient: bool = False) -> Opened:
+    def open(self, opening: AttemptStart, *, patient: bool = False) -> AttemptStarted:
         record = opening.result or self.results.encode(states.notice(opening.task_id, "STARTED"))
         words: list[Word] = [
             *self._keys(opening.task_id),
@@ -135,10 +122,10 @@ class RedisStore(Store, Source):
             opening.owner or "",
             int(opening.retried),
         ]
-        attempt, cancel, previous = self._run(self._names.scripts.open, [words], patient=patient)[0]
-        return Opened(attempt, bool(cancel), self._progress(opening.task_id, previous))
+        attempt, cancel, previous = self._run(self._names.scripts.start_attempt, [words], patient=patient)[0]
+        return AttemptStarted(attempt, bool(cancel), self._progress(opening.task_id, previous))
 
-    def write(self, write: Write, *, patient: bool = False) -> Written:
+    def write(self, write: StateWrite, *, patient: bool = False) -> WriteResult:
         kind = "end" if write.state in READY_STATES else "retry" if write.state == "RETRY" else "plain"
         progress = states.reported(write) if kind == "plain" else None
         if progress is not None:
@@ -170,24 +157,24 @@ class RedisStore(Store, Source):
             words += ["" if write.retries is None else write.retries, write.worker or "", write.run or ""]
         if progress is not None:
             words.append(entry(write.attempt, progress, write.at))
-        answer: int = self._run(self._names.scripts.write, [words], patient=patient)[0]
+        answer: int = self._run(self._names.scripts.write_state, [words], patient=patient)[0]
         return WRITTEN[answer]
 
     def revoke(self, task_id: str, reason: str, at: datetime) -> bool:
         raw = self.results.encode(self.results.revoked(task_id, reason))
-        return self.write(Write(task_id, "REVOKED", at, result=raw, expires=self.results.expires)).admitted
+        return self.write(StateWrite(task_id, "REVOKED", at, result=raw, expires=self.results.expires)).admitted
 
     def beat(self, task_ids: Sequence[str], worker: str, lifetime: float) -> frozenset[str]:
         if not task_ids:
             return frozenset()
         life, kept = _milliseconds(lifetime), self._lives(None)[1]
-        asked = self._run(self._names.scripts.beat, [(*self._keys(task_id), worker, life, kept) for task_id in task_ids])
+        asked = self._run(self._names.scripts.heartbeat, [(*self._keys(task_id), worker, life, kept) for task_id in task_ids])
         return frozenset(task_id for task_id, cancel in zip(task_ids, asked, strict=True) if cancel)
 
     def request_cancel(self, task_id: str, at: datetime) -> Snapshot | None:
         notice = self.results.encode(states.notice(task_id, "PENDING"))  # Celery's own readers wait for an end only
         words: list[Word] = [*self._keys(task_id), micros(at), notice, self._lives(None)[1]]
-        return self.read([task_id])[0] if self._run(self._names.scripts.cancel, [words])[0] else None
+        return self.read([task_id])[0] if self._run(self._names.scripts.request_cancel, [words])[0] else None
 
     def find(self, query: Query) -> Page:
         return page(self, query, datetime.now(UTC))
@@ -203,7 +190,7 @@ class RedisStore(Store, Source):
     def looks(self, task_ids: Sequence[str]) -> Sequence[Snapshot]:
         if not task_ids:
             return []
-        replies = self._run(LOOK, [self._keys(task_id) for task_id in task_ids])
+        replies = self._run(PEEK, [self._keys(task_id) for task_id in task_ids])
         return [
             self._snapshot(task_id, fields, raw, life, {"status": "SUCCESS", "result": None} if succeeded else None)
             for task_id, (fields, raw, life, succeeded) in zip(task_ids, replies, strict=True)
@@ -243,7 +230,7 @@ class RedisStore(Store, Source):
 
     def claim(self, key: str, value: str, expires: float, *, instead_of: str | None = None) -> str:
         name = self._names.own + b"claim:" + key.encode()
-        bound = self._run(CLAIM, [(name, value, _milliseconds(expires), instead_of or "")])[0]
+        bound = self._run(CLAIM_KEY, [(name, value, _milliseconds(expires), instead_of or "")])[0]
         return str(bound, "utf-8")
 
     def ping(self) -> None:
@@ -339,7 +326,7 @@ def _reported_in(meta: Mapping[str, Any] | None) -> Progress | None:
     return progress_from_meta(state, meta.get("result"))
 
 
-def _record(task_id: str, known: Mapping[str, bytes], progress: Progress | None, progress_attempt: int) -> Record:
+def _record(task_id: str, known: Mapping[str, bytes], progress: Progress | None, progress_attempt: int) -> TaskRecord:
     def text(name: str) -> str | None:
         return str(known[name], "utf-8") if name in known else None
 
@@ -347,7 +334,7 @@ def _record(task_id: str, known: Mapping[str, bytes], progress: Progress | None,
         return moment(int(known[name])) if name in known else None
 
     sign_attempt, sign_lifetime = known.get("sign", b"0 0").split()
-    return Record(
+    return TaskRecord(
         task_id=task_id,
         task=text("task"),
         owner=text("owner"),

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from headway.core import states
-from headway.records import Progress, Report, Write
+from headway.models import Progress, Report
+from headway.core.registry import StateWrite
 from headway.stores.codec import moment
 
 #: Characters of attributes that are remembered with a report. One with more of them is remembered without.
@@ -22,7 +23,7 @@ MAX_ATTRIBUTES = 512
 _HEAD = re.compile(rb"(\d+) (-?\d+) (\S+) (\S+) (\d+|-) (\d+|-) ")
 
 
-def entry_of(write: Write, attempt: int | None) -> bytes:
+def entry_of(write: StateWrite, attempt: int | None) -> bytes:
     """What is remembered of a write; empty where it carries no progress. Without ``attempt`` its place is left empty."""
     progress = states.reported(write)
     return b"" if progress is None else entry(attempt, progress, write.at)

@@ -12,13 +12,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from headway.core import states
-from headway.records import Opened, Opening, Record, Registration, Snapshot, Write, Written
+from headway.core.registry import AttemptStarted, AttemptStart, TaskRecord, Registration, Snapshot, StateWrite, WriteResult
 from headway.stores.base import Store
 from headway.stores.reports import entry_of
-from headway.stores.results import Results
+from headway.stores.result_backend import Results
 
 #: What becomes of a record; None: it stays as it is.
-Decision = Callable[[Record | None], Record | None]
+Decision = Callable[[TaskRecord | None], TaskRecord | None]
 
 
 class SplitStore(Store):
@@ -42,7 +42,7 @@ class SplitStore(Store):
         """
 
     @abstractmethod
-    def _records(self, task_ids: Sequence[str]) -> Mapping[str, Record]:
+    def _records(self, task_ids: Sequence[str]) -> Mapping[str, TaskRecord]:
         """The records that are there."""
 
     @abstractmethod
@@ -53,10 +53,10 @@ class SplitStore(Store):
         for each in registrations:
             self._change(each.task_id, lambda record, each=each: _news(record, states.registered(record, each)))  # type: ignore[misc]
 
-    def open(self, opening: Opening, *, patient: bool = False) -> Opened:
-        answer = Opened(0)
+    def open(self, opening: AttemptStart, *, patient: bool = False) -> AttemptStarted:
+        answer = AttemptStarted(0)
 
-        def decide(record: Record | None) -> Record | None:
+        def decide(record: TaskRecord | None) -> TaskRecord | None:
             nonlocal answer
             gone = self._is_gone(record, opening.at)
             answer = states.answered(record, opening, result_gone=gone)
@@ -67,10 +67,10 @@ class SplitStore(Store):
         self._change(opening.task_id, decide, patient=True)
         return answer
 
-    def write(self, write: Write, *, patient: bool = False) -> Written:
-        answer = Written(False)
+    def write(self, write: StateWrite, *, patient: bool = False) -> WriteResult:
+        answer = WriteResult(False)
 
-        def decide(record: Record | None) -> Record | None:
+        def decide(record: TaskRecord | None) -> TaskRecord | None:
             nonlocal answer
             answer = states.said_of(record, write)
             return states.written(record, write) if answer else None
@@ -79,7 +79,7 @@ class SplitStore(Store):
         return answer
 
     def revoke(self, task_id: str, reason: str, at: datetime) -> bool:
-        admitted = self.write(Write(task_id, "REVOKED", at, result_follows=True)).admitted
+        admitted = self.write(StateWrite(task_id, "REVOKED", at, result_follows=True)).admitted
         if admitted:
             self.results.revoke(task_id, reason)
         return admitted
@@ -112,12 +112,12 @@ class SplitStore(Store):
             for task_id, meta in zip(task_ids, metas, strict=True)
         ]
 
-    def _is_gone(self, record: Record | None, now: datetime) -> bool:
+    def _is_gone(self, record: TaskRecord | None, now: datetime) -> bool:
         """Whether the result of a success has expired; asked of the result backend only where it matters."""
         if record is None or states.opens(record) or not record.result_stored or record.finished_at is None:
             return False
         return now - record.finished_at > states.RESULT_GRACE and self._results([record.task_id])[0] is None
 
 
-def _news(before: Record | None, after: Record) -> Record | None:
+def _news(before: TaskRecord | None, after: TaskRecord) -> TaskRecord | None:
     return None if before == after else after

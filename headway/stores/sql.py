@@ -20,13 +20,14 @@ from sqlalchemy import exc
 
 from headway.core import states
 from headway.errors import ConfigurationError, Unavailable
-from headway.records import History, Page, Query, Record, Registration, Snapshot, Status
+from headway.models import History, Query, Status
+from headway.core.registry import Page, TaskRecord, Registration, Snapshot
 from headway.stores import sql_history
 from headway.stores.base import TOMBSTONE
 from headway.stores.codec import micros, record_from_json, record_to_json
-from headway.stores.listing import Entry, Place, Range, Source, page, place_of, status_of
+from headway.stores.pagination import Entry, Place, Range, Source, page, place_of, status_of
 from headway.stores.reports import reports_in
-from headway.stores.results import Results
+from headway.stores.result_backend import Results
 from headway.stores.split import Decision, SplitStore
 
 logger = logging.getLogger(__name__)
@@ -259,7 +260,7 @@ class SqlStore(SplitStore, Source):
             found = connection.execute(sa.select(table).where(table.c.task_id.in_(task_ids))).mappings()
             return {row["task_id"]: dict(row) for row in found}
 
-    def _records(self, task_ids: Sequence[str]) -> Mapping[str, Record]:
+    def _records(self, task_ids: Sequence[str]) -> Mapping[str, TaskRecord]:
         with self._engine() as engine:
             return {task_id: _record(row) for task_id, row in self._rows(engine, task_ids).items()}
 
@@ -358,11 +359,11 @@ def _missing(engine: sa.Engine, metadata: sa.MetaData) -> list[str]:
     return [table.name for table in metadata.sorted_tables if not inspector.has_table(table.name, schema=table.schema)]
 
 
-def _row(record: Record) -> dict[str, Any]:
+def _row(record: TaskRecord) -> dict[str, Any]:
     values = record_to_json(record)
     listed = {"listed_at": place_of(record).at, "status": status_of(record).value}
     return values | listed | {"version": 1, "progress": None if values["progress"] is None else json.dumps(values["progress"])}
 
 
-def _record(row: Mapping[str, Any]) -> Record:
+def _record(row: Mapping[str, Any]) -> TaskRecord:
     return record_from_json(dict(row) | {"progress": None if row["progress"] is None else json.loads(row["progress"])})

@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 from celery.exceptions import SoftTimeLimitExceeded, WorkerLostError, WorkerShutdown, WorkerTerminate
 
 from headway.errors import Unavailable
-from headway.records import READY_STATES, Opened, Progress
-from headway.worker import cancel, seams
-from headway.worker.cancel import Cancellation, TaskCancelled
+from headway.core.registry import READY_STATES, AttemptStarted
+from headway.models import Progress
+from headway.worker import cancel_token, celery_internals
+from headway.worker.cancel_token import Cancellation, TaskCancelled
 from headway.worker.context import RequestContext
 from headway.worker.reporter import CLOSE_WAIT, Reporter
 from headway.worker.scheduler import shared
-from headway.worker.timeout import ProgressTimeout, Watch
+from headway.worker.progress_timeout import ProgressTimeout, Watch
 
 if TYPE_CHECKING:
-    from headway.worker.installation import Installation
+    from headway.worker.app_state import Installation
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class Attempt:
         self.installation = installation
         self.request = request
         #: Its mark: the same for all who speak of this run, and for each try to open it, whichever thread makes it.
-        self.run: str = seams.run_of(request) or os.urandom(8).hex()
+        self.run: str = celery_internals.run_of(request) or os.urandom(8).hex()
         #: The process that runs it. A fork of it that unwinds through the task's frames says nothing of its end.
         self.pid = os.getpid()
         self.began_at = datetime.now(UTC)
@@ -112,13 +113,13 @@ class Attempt:
         """What the task is told, which must be a number at all times."""
         return self.number or self.guess
 
-    def open(self, backend: Any, *, patient: bool = False, retried: bool = False) -> Opened | None:
+    def open(self, backend: Any, *, patient: bool = False, retried: bool = False) -> AttemptStarted | None:
         """Have the store number this run, if that isn't done; ``retried``: it ends, and its retry may have begun. Raises
         ``Unavailable``.
         """
         if self.number is not None:
             return None
-        opened: Opened = backend.headway_open(self, patient=patient, retried=retried)
+        opened: AttemptStarted = backend.headway_open(self, patient=patient, retried=retried)
         # Where another thread was quicker, its answer counts: behind a first report the store knows no more what was before.
         if self.number is None or opened.attempt > self.number:
             self.previous = opened.previous
@@ -213,8 +214,8 @@ class Attempt:
         if self.opening.acquire(timeout=CLOSE_WAIT):
             self.opening.release()
         if isinstance(exc, TaskCancelled):
-            cancel.confirm(self)
-        if not isinstance(exc, SystemExit) or isinstance(exc, (WorkerShutdown, WorkerTerminate)) or seams.terminating():
+            cancel_token.confirm(self)
+        if not isinstance(exc, SystemExit) or isinstance(exc, (WorkerShutdown, WorkerTerminate)) or celery_internals.terminating():
             return  # a terminated task looks the same, and its end (REVOKED) is stored by the worker's main process
         # Under prefork on 5.6.3, and in threads, gevent and solo, nobody would ever say that it ended (fact 43).
         lost = WorkerLostError(f"The task ended its process: SystemExit({exc.code!r})")
@@ -250,7 +251,7 @@ class Attempt:
         outside = ours.get()
         try:
             ours.set(True)
-            with seams.request_on_top(self.task, self.request):
+            with celery_internals.request_on_top(self.task, self.request):
                 self.task.update_state(state="PROGRESS", meta=meta)
         finally:
             ours.set(outside)

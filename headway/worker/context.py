@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from headway.errors import UsageError
-from headway.worker.cancel import Cancellation, TaskCancelled
+from headway.worker.cancel_token import Cancellation, TaskCancelled
 from headway.worker.reporter import Reporter
 
 NOWHERE = (

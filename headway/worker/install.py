@@ -11,10 +11,10 @@ from celery.signals import task_postrun, task_received
 
 from headway.errors import UsageError
 from headway.stores.base import Store
-from headway.worker import publishing, seams
-from headway.worker.fence import fence
-from headway.worker.installation import KEY, Installation, installation_of, seconds_or_none
-from headway.worker.life import LifeStep
+from headway.worker import publishing, celery_internals
+from headway.worker.fenced_backend import fence
+from headway.worker.app_state import KEY, Installation, installation_of, seconds_or_none
+from headway.worker.heartbeat import LifeStep
 from headway.worker.task import ProgressTask, concluded
 
 logger = logging.getLogger(__name__)
@@ -50,8 +50,8 @@ def install(
     if store is not None:
         installation.store = store
     try:
-        seams.cover_registry(app, lambda task: _cover(task, app))
-    except seams.SeamMissing as exc:
+        celery_internals.cover_registry(app, lambda task: _cover(task, app))
+    except celery_internals.SeamMissing as exc:
         logger.warning("headway.install on an unknown release of Celery: %s", exc)
         app.task_cls = ProgressTask
 
@@ -64,8 +64,8 @@ def prepare(app: Any) -> Installation:
     installation = Installation(app, interval=INTERVAL, store=None, fence=fence)
     setattr(app, KEY, installation)
     try:
-        seams.wrap_backend_factory(app, fence)
-    except seams.SeamMissing as exc:
+        celery_internals.wrap_backend_factory(app, fence)
+    except celery_internals.SeamMissing as exc:
         logger.warning("headway.install on an unknown release of Celery: %s", exc)
     publishing.watch(installation)
     app.steps["worker"].add(LifeStep)
@@ -76,7 +76,7 @@ def prepare(app: Any) -> Installation:
 
 def _received(request: Any = None, **_: Any) -> None:
     """``task_received``, in a worker's main process, before anything is known of the run."""
-    seams.mark_run(request)
+    celery_internals.mark_run(request)
 
 
 def _cover(task: Any, app: Any) -> None:
@@ -90,7 +90,7 @@ def _cover(task: Any, app: Any) -> None:
         except TypeError as exc:  # a layout or a metaclass that can't be joined with ours
             logger.warning("Task %s can't report progress: %s", getattr(task, "name", task), exc)
             return
-    if seams.rebuild_tracer(task, app):
+    if celery_internals.rebuild_tracer(task, app):
         logger.info("headway.install came after the worker had prepared %s: prepared again", task.name)
 
 

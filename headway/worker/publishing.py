@@ -12,8 +12,8 @@ from typing import Any
 from celery.signals import before_task_publish
 
 from headway.errors import UsageError
-from headway.records import Registration
-from headway.worker.installation import Installation
+from headway.core.registry import Registration
+from headway.worker.app_state import Installation
 
 #: Celery's own tasks that nobody watches; one of them retries every second while a chord runs.
 CHORES = frozenset({"celery.chord_unlock", "celery.backend_cleanup"})

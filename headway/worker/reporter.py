@@ -22,9 +22,9 @@ from celery.exceptions import SoftTimeLimitExceeded
 from headway.core.rate import Rate
 from headway.core.throttle import Breaker, Throttle
 from headway.errors import Unavailable
-from headway.records import Progress
-from headway.worker.cancel import TaskCancelled, unwinding
-from headway.worker.report import Report, as_meta, checked, fitted, length_of
+from headway.models import Progress
+from headway.worker.cancel_token import TaskCancelled, unwinding
+from headway.worker.validation import Report, as_meta, checked, fitted, length_of
 from headway.worker.scheduler import Scheduler
 from headway.worker.step import Step, Steps
 

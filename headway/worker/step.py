@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from headway.errors import UsageError
-from headway.worker.report import Report, checked, length_of
+from headway.worker.validation import Report, checked, length_of
 
 T = TypeVar("T")
 Say = Callable[[int | float, int | float, str | None, dict[str, str] | None], None]

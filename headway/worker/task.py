@@ -9,12 +9,12 @@ from typing import Any
 from celery.app.task import Task
 from celery.exceptions import SoftTimeLimitExceeded
 
-from headway.worker import seams
+from headway.worker import celery_internals
 from headway.worker.attempt import Attempt
-from headway.worker.cancel import TaskCancelled
+from headway.worker.cancel_token import TaskCancelled
 from headway.worker.context import RequestContext, current
 from headway.worker.reporter import Reporter
-from headway.worker.timeout import ProgressTimeout
+from headway.worker.progress_timeout import ProgressTimeout
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class ProgressTask(Task):  # type: ignore[misc]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the task, in a worker, eagerly or directly; a request context is there while it runs."""
-        request = seams.traced_request(self)
+        request = celery_internals.traced_request(self)
         attempt = None if request is None or request.is_eager else self._attempt(request)
         error: BaseException | None = None
         # Here and wherever a variable outlives the run: not by a token. A time limit that strikes as `set` returns takes it away.
@@ -57,7 +57,7 @@ class ProgressTask(Task):  # type: ignore[misc]
                     raise TaskCancelled  # it was asked for while this run was waited for
                 attempt.watch_silence()
             inner = super().__call__
-            return inner(*args, **kwargs) if request is None else seams.call_traced(self, inner, args, kwargs)
+            return inner(*args, **kwargs) if request is None else celery_internals.call_traced(self, inner, args, kwargs)
         except (SystemExit, ProgressTimeout, TaskCancelled) as exc:
             error = exc
             raise

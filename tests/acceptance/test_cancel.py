@@ -10,7 +10,7 @@ from celery.events.state import State
 
 import headway
 from headway.errors import ExecutionConflict
-from headway.records import Phase, Status
+from headway.models import Phase, Status
 from tests.acceptance.apps.worker_bench import Bench, bench
 from tests.acceptance.apps.worker_jobs import make_app
 from tests.support.processes import Worker

@@ -16,7 +16,7 @@ from pytest_celery import (
 )
 
 import headway
-from tests.support import nodes
+from tests.support import pytest_celery_nodes
 from tests.support.processes import Worker
 from tests.support.valkey import ValkeyServer
 from tests.support.wait import until
@@ -40,7 +40,7 @@ def celery_setup_cls() -> type[CeleryTestSetup]:
 @pytest.fixture(scope="module", params=["processes", "containers"])
 def kind(request: pytest.FixtureRequest) -> str:
     """What the nodes stand on. Containers are a second proof, not the only one: without an engine they are skipped, in CI too."""
-    if request.param == "containers" and not nodes.engine_runs():
+    if request.param == "containers" and not pytest_celery_nodes.engine_runs():
         pytest.skip("no container engine runs here: proved over local processes only")
     return str(request.param)
 
@@ -51,7 +51,7 @@ def celery_broker(kind: str, request: pytest.FixtureRequest) -> Iterator[CeleryT
     if kind == "containers":
         yield request.getfixturevalue("celery_redis_broker")
         return
-    node = nodes.broker(ValkeyServer(durable=True))
+    node = pytest_celery_nodes.broker(ValkeyServer(durable=True))
     yield node
     node.teardown()
 
@@ -62,7 +62,7 @@ def celery_backend(kind: str, request: pytest.FixtureRequest) -> Iterator[Celery
     if kind == "containers":
         yield request.getfixturevalue("celery_redis_backend")
         return
-    node = nodes.backend(ValkeyServer(durable=True))
+    node = pytest_celery_nodes.backend(ValkeyServer(durable=True))
     yield node
     node.teardown()
 
@@ -76,7 +76,7 @@ def celery_worker(
         "NODES_BROKER": celery_broker_cluster.config()["host_urls"][0],
         "NODES_BACKEND": celery_backend_cluster.config()["host_urls"][0],
     }
-    node = nodes.worker(Worker("tests.acceptance.apps.nodes", env=env), celery_setup_app)
+    node = pytest_celery_nodes.worker(Worker("tests.acceptance.apps.nodes", env=env), celery_setup_app)
     yield node
     node.teardown()
 

@@ -15,7 +15,7 @@ import requests
 from celery import Celery
 from kombu import pools
 
-from tests.support.mounting import mounted
+from tests.support.flask_app import mounted
 from tests.support.processes import WebServer, Worker
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.valkey import ExternalValkey, ValkeyServer

@@ -17,8 +17,8 @@ import websocket
 import websockets
 from websockets.sync.client import connect as connect_websockets
 
-from headway.server.viewer import FLOOD_LIMIT, SocketViewer
-from tests.support.by_hand import Runs
+from headway.server.streams.websocket import FLOOD_LIMIT, SocketViewer
+from tests.support.fake_worker import Runs
 from tests.support.processes import WebServer
 from tests.support.valkey import ValkeyServer
 from tests.support.wait import until

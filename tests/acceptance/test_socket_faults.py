@@ -15,7 +15,7 @@ import requests
 import websocket
 
 from tests.acceptance.test_socket import APP, PREFIX, Watching, kinds, viewers_of
-from tests.support.by_hand import Runs
+from tests.support.fake_worker import Runs
 from tests.support.processes import WebServer
 from tests.support.valkey import ValkeyServer
 from tests.support.wait import until

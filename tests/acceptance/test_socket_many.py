@@ -13,7 +13,7 @@ import requests
 import websocket
 
 from tests.acceptance.test_socket import APP, PREFIX, Watching, viewers_of
-from tests.support.by_hand import Run, Runs
+from tests.support.fake_worker import Run, Runs
 from tests.support.processes import WebServer
 from tests.support.valkey import ValkeyServer
 from tests.support.wait import until

@@ -10,7 +10,7 @@ import pytest
 import requests
 
 from tests.acceptance.test_socket import APP, PREFIX, viewers_of
-from tests.support.by_hand import Runs
+from tests.support.fake_worker import Runs
 from tests.support.processes import WebServer
 from tests.support.valkey import ValkeyServer
 from tests.support.wait import until

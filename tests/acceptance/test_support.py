@@ -12,7 +12,7 @@ from kombu import Connection
 from tests.support import leaks, valkey
 from tests.support.processes import Process, running
 from tests.support.rabbitmq import RabbitMQ
-from tests.support.services import missing
+from tests.support.requirements import missing
 from tests.support.valkey import ValkeyServer
 from tests.support.wait import until
 

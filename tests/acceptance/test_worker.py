@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from headway.errors import UsageError
-from headway.records import Phase, Status
+from headway.models import Phase, Status
 from tests.acceptance.apps.worker_bench import Bench, bench
 from tests.support.wait import until
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from headway.records import Phase, Status
+from headway.models import Phase, Status
 from tests.acceptance.apps.worker_bench import Bench, bench
 from tests.support.wait import until
 

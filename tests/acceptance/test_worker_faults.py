@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from headway.records import Status
-from headway.stores.select import store_for
+from headway.models import Status
+from headway.backends import store_for
 from tests.acceptance.apps.worker_bench import bench
 from tests.support.processes import Worker
 from tests.support.valkey import ValkeyServer

@@ -11,7 +11,7 @@ from typing import Any
 
 from playwright.sync_api import Page, Request, Route
 
-from headway.server import modules
+from headway.server import browser_assets
 from tests.browser.streams import Json, Server
 from tests.support.wait import until
 
@@ -156,8 +156,8 @@ class Lab:
 
     def _answer(self, route: Route) -> None:
         path = route.request.url.removeprefix(self.url).removeprefix("/api/v1/").partition("?")[0]
-        if path in modules.NAMES:
-            route.fulfill(body=(modules.FOLDER / path).read_bytes(), content_type="text/javascript")
+        if path in browser_assets.NAMES:
+            route.fulfill(body=(browser_assets.FOLDER / path).read_bytes(), content_type="text/javascript")
         elif path == "/":
             route.fulfill(body=HTML, content_type="text/html")
         else:

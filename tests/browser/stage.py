@@ -9,9 +9,9 @@ from typing import Any
 
 from playwright.sync_api import Locator, Page, expect
 
-from headway.records import Opening, Registration
-from tests.support.mounting import Mounted, mounted
-from tests.support.serving import Serving
+from headway.core.registry import AttemptStart, Registration
+from tests.support.flask_app import Mounted, mounted
+from tests.support.wsgi_server import Serving
 
 PLACE = "/jobs"
 
@@ -39,7 +39,7 @@ class Stage:
 
     def begin(self, execution_id: str, worker: str = "celery@north-1", **more: Any) -> None:
         """Open an attempt."""
-        self.server.store.open(Opening(execution_id, None, self.server.clock(), worker=worker, **more))
+        self.server.store.open(AttemptStart(execution_id, None, self.server.clock(), worker=worker, **more))
 
     def report(
         self,

@@ -190,7 +190,7 @@ def test_a_result_is_shown(page: Page, stage: Stage) -> None:
 def test_cancel_then_terminate(page: Page, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked first; then it is cancelling until its run has confirmed it; by force only in a second step, and after a warning."""
     told: list[bool] = []
-    monkeypatch.setattr("headway.control.tell_workers", lambda app, task_id, *, terminate, timeout: told.append(terminate))
+    monkeypatch.setattr("headway.cancellation.tell_workers", lambda app, task_id, *, terminate, timeout: told.append(terminate))
     stage.run("mine", 31, 100)
     open_page(page, stage, "#/mine")
     page.get_by_role("button", name="Cancel", exact=True).click()
@@ -211,7 +211,7 @@ def test_cancel_then_terminate(page: Page, stage: Stage, monkeypatch: pytest.Mon
 
 def test_an_end_that_overtakes_the_answer(page: Page, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run may confirm its cancel before the server has answered who asked for it: the answer takes nothing back."""
-    monkeypatch.setattr("headway.control.tell_workers", lambda *_, **__: None)
+    monkeypatch.setattr("headway.cancellation.tell_workers", lambda *_, **__: None)
     held: list[tuple[Route, APIResponse]] = []
     page.route("**/mine/cancel", lambda route: held.append((route, route.fetch())))
     page.add_init_script(  # `taken` is true once the page has done what it does with the answer
@@ -241,7 +241,7 @@ def test_an_end_that_overtakes_the_answer(page: Page, stage: Stage, monkeypatch:
 
 def test_terminate_what_gives_no_sign(page: Page, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was asked to end and gives no sign of life is still called stalled; force is offered all the same."""
-    monkeypatch.setattr("headway.control.tell_workers", lambda *_, **__: None)
+    monkeypatch.setattr("headway.cancellation.tell_workers", lambda *_, **__: None)
     stage.run("mine", 31, 100)
     stage.server.store.beat(["mine"], "celery@north-1", 5.0)
     stage.server.clock.tick(60)

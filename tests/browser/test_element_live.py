@@ -11,10 +11,10 @@ import pytest
 import requests
 from playwright.sync_api import Locator, Page, expect
 
-from headway.server import modules
+from headway.server import browser_assets
 from tests.browser.axe import violations
 from tests.browser.test_page import END, ENDLESS
-from tests.support.cable import Cable
+from tests.support.tcp_proxy import Cable
 from tests.support.processes import WebServer
 from tests.support.service import Service
 from tests.support.wait import until
@@ -131,7 +131,7 @@ def test_a_page_that_is_not_allowed(page: Page, web: WebServer, service: Service
     with Site() as stranger:
         stranger.show(page, web.url)
         assert page.evaluate("customElements.get('headway-progress') === undefined")
-        for name in modules.NAMES:
+        for name in browser_assets.NAMES:
             code = requests.get(f"{web.url}/api/v1/{name}", timeout=60).content
             stranger.files[f"/copy/{name}"] = ("text/javascript", "", code)
         stranger.show(page, web.url, module=f"{stranger.origin}/copy/headway.js")

@@ -8,8 +8,8 @@ import pytest
 from flask import Flask
 from playwright.sync_api import Page
 
-from headway.server import sse
-from tests.support.house import house
+from headway.server.streams import sse
+from tests.support.inprocess_server import house
 from tests.support.wait import until
 
 #: Seconds that anything may take on a busy machine.

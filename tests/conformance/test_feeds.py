@@ -20,12 +20,12 @@ from headway.feeds.base import Feed
 from headway.feeds.memory import MemoryFeed
 from headway.feeds.polling import PollingFeed
 from headway.feeds.redis import RedisFeed
-from headway.feeds.select import feed_for
-from headway.stores.client import connect
+from headway.backends import feed_for
+from headway.stores.redis_connection import connect
 from headway.stores.memory import MemoryStore
-from headway.stores.results import Results
-from headway.stores.select import store_for
-from tests.support.house import patient_feed
+from headway.stores.result_backend import Results
+from headway.backends import store_for
+from tests.support.inprocess_server import patient_feed
 from tests.support.stores import PATIENCE, patient
 from tests.support.valkey import ValkeyServer
 from tests.support.wait import until

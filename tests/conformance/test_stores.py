@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from headway.core import states
-from headway.records import READY_STATES, Opened, Opening, Progress, Registration, Status, Write
+from headway.core.registry import READY_STATES, AttemptStarted, AttemptStart, Registration, StateWrite
+from headway.models import Progress, Status
 from headway.stores import keyvalue, sql
 from headway.stores.memory import MemoryStore
 from tests.support import stores
@@ -56,7 +57,7 @@ class TestRegister:
             subject.write("a", "PROGRESS", now + 2, attempt=1, result=report(3))
             subject.write("a", "SUCCESS", now + 3, attempt=1, no_result=True)
         else:
-            subject.store.write(Write("a", "SUCCESS", at(now + 3), attempt=1))
+            subject.store.write(StateWrite("a", "SUCCESS", at(now + 3), attempt=1))
         assert states.resolve(subject.look("a"), at(now + 60)).status is Status.COMPLETED
         assert subject.open("a", now + 61).attempt == 0, "a redelivery"
         subject.store.register([replace(publish[0], created_at=at(now + 62))])
@@ -105,7 +106,7 @@ class TestOpen:
         # A store each, as in a process each; the fake is one process's own.
         subjects = [first if sharing == "memory" else stores.make(sharing, tmp_path, url) for _ in range(4)]
         with ThreadPoolExecutor(8) as pool:
-            opening = Opening("a", "tasks.t", at(0))
+            opening = AttemptStart("a", "tasks.t", at(0))
             answers = list(pool.map(lambda n: subjects[n % 4].store.open(opening, patient=True).attempt, range(24)))
         for each in subjects:
             each.store.close()
@@ -145,7 +146,7 @@ class TestOpen:
         subject.write("a", "PROGRESS", 1, attempt=1, result=report(4))
         subject.write("a", "RETRY", 2, attempt=1)
         answer = subject.open("a", 3, retries=1, run="r2")
-        assert answer == Opened(2, previous=Progress(4, 10))
+        assert answer == AttemptStarted(2, previous=Progress(4, 10))
         before = subject.look("a")
         assert subject.open("a", 4, retries=1, run="r2") == answer
         assert subject.look("a") == before
@@ -158,7 +159,7 @@ class TestOpen:
         """One whose start nobody heard of ends in a retry that has begun: it takes nothing from that one."""
         assert subject.open("a", 0, retries=1, run="r2").attempt == 2
         before = subject.look("a")
-        assert subject.open("a", 1, run="r1", retried=True) == Opened(0)
+        assert subject.open("a", 1, run="r1", retried=True) == AttemptStarted(0)
         assert not subject.write("a", "RETRY", 1, attempt=0)
         assert subject.look("a") == before
         assert subject.open("b", 0, run="r1", retried=True).attempt == 1, "it has not begun"
@@ -180,7 +181,7 @@ class TestOpen:
         subject.write("a", "PROGRESS", 2, attempt=1, result=report(4))
         subject.write("a", "RETRY", 3, attempt=1, result={"exc_type": "OSError", "exc_message": ["no"]})
         answer = subject.open("a", 4, retries=1)
-        assert answer == Opened(2, previous=Progress(4, 10))
+        assert answer == AttemptStarted(2, previous=Progress(4, 10))
         assert subject.open("a", 5, retries=2).previous is None
 
     def test_no_old_end_beside_an_open_attempt(self, subject: Subject) -> None:
@@ -318,13 +319,13 @@ class TestWrite:
             "TaskRevokedError",
             ["cancelled"],
         )
-        assert subject.open("a", 8, retries=1) == Opened(0, cancel_requested=True)
+        assert subject.open("a", 8, retries=1) == AttemptStarted(0, cancel_requested=True)
 
     def test_an_end_without_a_result(self, subject: Subject) -> None:
         """An end that Celery keeps no record of is an end, keeps the progress, and doesn't read as expired."""
         subject.open("a", 0)
         subject.write("a", "PROGRESS", 1, attempt=1, result=report(3))
-        assert subject.store.write(Write("a", "IGNORED", at(2), attempt=1))
+        assert subject.store.write(StateWrite("a", "IGNORED", at(2), attempt=1))
         record = subject.record("a")
         assert (record.state, record.finished_at, record.result_stored, record.progress) == (
             "IGNORED",
@@ -367,13 +368,13 @@ class TestWrite:
         """Progress is known also where the caller had no bytes for it."""
         subject.open("a", 0)
         subject.write("a", "PROGRESS", 0, attempt=1, result=report(2))
-        assert subject.store.write(Write("a", "PROGRESS", at(1), attempt=1, meta=report(3)))
+        assert subject.store.write(StateWrite("a", "PROGRESS", at(1), attempt=1, meta=report(3)))
         assert subject.record("a").progress == Progress(3, 10)
 
     def test_patience_changes_no_answer(self, subject: Subject) -> None:
         """A patient call follows the same rules."""
-        write = Write("a", "SUCCESS", at(1), attempt=1, result=subject.encode("a", "SUCCESS", 1))
-        assert subject.store.open(Opening("a", "tasks.t", at(0)), patient=True).attempt == 1
+        write = StateWrite("a", "SUCCESS", at(1), attempt=1, result=subject.encode("a", "SUCCESS", 1))
+        assert subject.store.open(AttemptStart("a", "tasks.t", at(0)), patient=True).attempt == 1
         assert subject.store.write(write, patient=True)
         assert not subject.store.write(write, patient=True)
 
@@ -519,7 +520,7 @@ class TestMemoryStore:
         stop = subject.store.subscribe(lambda task_id, meta: heard.append((task_id, meta["status"])))
         subject.open("a")
         subject.write("a", "PROGRESS", 1, attempt=1, result=report())
-        subject.store.write(Write("a", "IGNORED", at(2), attempt=1))
+        subject.store.write(StateWrite("a", "IGNORED", at(2), attempt=1))
         subject.write("a", "PROGRESS", 3, attempt=1, result=report())
         assert heard == [("a", "STARTED"), ("a", "PROGRESS"), ("a", "IGNORED")]
         stop()

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from headway.core.history import ROOM
-from headway.records import READY_STATES, History, Progress, Registration, Report, Write
+from headway.core.registry import READY_STATES, Registration, StateWrite
+from headway.models import History, Progress, Report
 from headway.stores.keyvalue import DocumentStore
 from headway.stores.reports import MAX_ATTRIBUTES, entry
 from headway.stores.sql import SqlStore
@@ -39,7 +40,7 @@ def moment(seconds: float) -> datetime:
 def reported(subject: Subject, number: float, attempt: int | None = 1, task_id: str = "a", **more: Any) -> None:
     """The report that says ``number``, at that second."""
     said = report(number, 5000, timestamp=stamp(number), **more)
-    assert subject.store.write(Write(task_id, "PROGRESS", at(number), attempt=attempt, meta=said))
+    assert subject.store.write(StateWrite(task_id, "PROGRESS", at(number), attempt=attempt, meta=said))
 
 
 def counts(history: History) -> list[Any]:
@@ -82,7 +83,7 @@ class TestKept:
         reported(telling, 2)
         for n, end in enumerate(sorted(READY_STATES - {"SUCCESS"})):
             telling.write("a", end, 3, attempt=n + 1, result={"done": 3, "total": 10})
-            assert not telling.store.write(Write("a", "PROGRESS", at(4), attempt=n + 1, meta=report(4)))
+            assert not telling.store.write(StateWrite("a", "PROGRESS", at(4), attempt=n + 1, meta=report(4)))
             telling.open("a", 5)
         telling.write("a", "RETRY", 6, attempt=len(READY_STATES), result={"done": 3, "total": 10})
         assert counts(telling.store.history("a")) == [2]
@@ -114,7 +115,7 @@ class TestKept:
                 telling.write("a", "SUCCESS", 100 * night + 2, attempt=night + 1, result=night)
                 telling.forget("a")
             else:
-                assert telling.store.write(Write("a", "SUCCESS", at(100 * night + 2), attempt=night + 1))
+                assert telling.store.write(StateWrite("a", "SUCCESS", at(100 * night + 2), attempt=night + 1))
         assert [each.attempt for each in telling.store.history("a").reports] == [2]
 
     def test_each_its_own(self, telling: Subject) -> None:
@@ -184,7 +185,7 @@ class TestBounds:
             message = "m" * dice.choice((0, 10, 100, 2000))
             for subject in subjects:
                 said = report(number, 150, message=message)
-                assert subject.store.write(Write("a", "PROGRESS", at(seconds), attempt=1, meta=said))
+                assert subject.store.write(StateWrite("a", "PROGRESS", at(seconds), attempt=1, meta=said))
         histories = [subject.store.history("a") for subject in subjects]
         for subject in subjects:
             subject.store.close()

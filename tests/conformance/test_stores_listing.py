@@ -11,7 +11,8 @@ import pytest
 
 from headway.core import states
 from headway.errors import InvalidRequest, NotSupported
-from headway.records import READY_STATES, Opening, Phase, Query, Registration, Status
+from headway.core.registry import READY_STATES, AttemptStart, Registration
+from headway.models import Phase, Query, Status
 from headway.stores.keyvalue import DocumentStore
 from headway.stores.memory import MemoryStore
 from tests.support.stores import Subject, at, report
@@ -225,7 +226,7 @@ class TestFind:
         for n, state in enumerate(["PENDING", "STARTED", "PROGRESS", "RETRY", *sorted(READY_STATES)]):
             listing.store.register([Registration(state, f"tasks.t{n % 2}", at(n), owner="ann" if n < 3 else None)])
             if state != "PENDING":
-                listing.store.open(Opening(state, f"tasks.t{n % 2}", at(10 + n)))
+                listing.store.open(AttemptStart(state, f"tasks.t{n % 2}", at(10 + n)))
             if state not in ("PENDING", "STARTED"):
                 listing.write(state, state, 20, attempt=1, result=report() if state == "PROGRESS" else None)
         assert {status: sorted(found(listing, status=frozenset({status}))) for status in Status} == {
@@ -298,7 +299,7 @@ class TestCounts:
         for n, state in enumerate(["PENDING", "PENDING", "STARTED", "PROGRESS", "RETRY", *sorted(READY_STATES)]):
             listing.store.register([Registration(f"{state}{n}", "tasks.t", at(n))])
             if state != "PENDING":
-                listing.store.open(Opening(f"{state}{n}", "tasks.t", at(10 + n)))
+                listing.store.open(AttemptStart(f"{state}{n}", "tasks.t", at(10 + n)))
             if state not in ("PENDING", "STARTED"):
                 listing.write(f"{state}{n}", state, 20, attempt=1, result=report() if state == "PROGRESS" else None)
         counts = listing.store.counts()

@@ -12,8 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from headway.core import states
 from headway.errors import ExecutionExpired
-from headway.records import READY_STATES, Opening, Query, Record, Registration, Status, Write
-from headway.stores.listing import Range, Source, being, matches, place_of, status_of
+from headway.core.registry import READY_STATES, AttemptStart, TaskRecord, Registration, StateWrite
+from headway.models import Query, Status
+from headway.stores.pagination import Range, Source, being, matches, place_of, status_of
 from headway.stores.memory import MemoryStore
 from tests.support import stores
 from tests.support.stores import Subject, at, report
@@ -30,7 +31,7 @@ RETRIES = st.integers(0, 2)
 RUNS = st.sampled_from([None, "r1", "r2"])
 OWNERS = st.sampled_from([None, "ann", "bob"])
 OPENINGS = st.builds(
-    Opening,
+    AttemptStart,
     IDS,
     st.just("tasks.t"),
     st.just(at(0)),
@@ -42,7 +43,7 @@ OPENINGS = st.builds(
     retried=st.booleans(),
 )
 OWN = st.builds(
-    Write,
+    StateWrite,
     IDS,
     STATES,
     st.just(at(0)),
@@ -51,13 +52,13 @@ OWN = st.builds(
     task=st.sampled_from([None, "tasks.t", "tasks.u"]),
     no_result=st.booleans(),
 )
-BYSTANDERS = st.builds(Write, IDS, STATES, st.just(at(0)), retries=st.none() | RETRIES, worker=WORKERS, run=RUNS, meta=RESULTS)
+BYSTANDERS = st.builds(StateWrite, IDS, STATES, st.just(at(0)), retries=st.none() | RETRIES, worker=WORKERS, run=RUNS, meta=RESULTS)
 
 
 LIFETIME = 600.0
 
 
-def unsigned(record: Record) -> Record:
+def unsigned(record: TaskRecord) -> TaskRecord:
     """Without the time of a sign: a store's own clock says it, where it is kept at all."""
     return replace(record, signed_at=None)
 
@@ -69,7 +70,7 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.known: dict[str, Record] = {}
+        self.known: dict[str, TaskRecord] = {}
         self.kept: set[str] = set()
         self.mended: set[str] = set()
         self.seconds = 0
@@ -87,7 +88,7 @@ class Machine(RuleBasedStateMachine):
         self.known[task_id] = states.registered(self.known.get(task_id), registration)
 
     @rule(opening=OPENINGS)
-    def open(self, opening: Opening) -> None:
+    def open(self, opening: AttemptStart) -> None:
         # Past the grace in which a result may still be on its way.
         self.seconds += 60
         task_id, opening = opening.task_id, replace(opening, at=at(self.now()))
@@ -101,23 +102,23 @@ class Machine(RuleBasedStateMachine):
                 self.kept.add(task_id)
 
     @rule(write=OWN)
-    def write_own(self, write: Write) -> None:
+    def write_own(self, write: StateWrite) -> None:
         self.write(replace(write, at=at(self.now())))
 
     @rule(task_id=IDS, state=STATES, result=RESULTS)
     def write_open(self, task_id: str, state: str, result: object) -> None:
         known = self.known.get(task_id)
-        self.write(Write(task_id, state, at(self.now()), attempt=known.attempt if known is not None else 1, meta=result))
+        self.write(StateWrite(task_id, state, at(self.now()), attempt=known.attempt if known is not None else 1, meta=result))
 
     @rule(write=BYSTANDERS)
-    def write_as_bystander(self, write: Write) -> None:
+    def write_as_bystander(self, write: StateWrite) -> None:
         self.write(replace(write, at=at(self.now())))
 
     @rule(
         task_id=IDS, state=st.sampled_from(["PROGRESS", "SUCCESS", "IGNORED", "REJECTED"]), attempt=st.none() | st.integers(1, 3)
     )
     def write_no_result(self, task_id: str, state: str, attempt: int | None) -> None:
-        write = Write(task_id, state, at(self.now()), attempt=attempt, meta=report(1) if state == "PROGRESS" else None)
+        write = StateWrite(task_id, state, at(self.now()), attempt=attempt, meta=report(1) if state == "PROGRESS" else None)
         record = self.known.get(task_id)
         assert self.subject.store.write(write) == states.said_of(record, write)
         if states.admits(record, write):
@@ -159,7 +160,7 @@ class Machine(RuleBasedStateMachine):
             assert app is not None
             app.backend.client.flushdb()
 
-    def write(self, write: Write) -> None:
+    def write(self, write: StateWrite) -> None:
         record = self.known.get(write.task_id)
         expected = states.admits(record, write)
         more = {"attempt": write.attempt, "retries": write.retries, "worker": write.worker, "task": write.task}

@@ -20,12 +20,13 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from headway.core import states
 from headway.errors import ConfigurationError, Unavailable
-from headway.records import Opening, Progress, Query, Registration, Status, Write
+from headway.core.registry import AttemptStart, Registration, StateWrite
+from headway.models import Progress, Query, Status
 from headway.stores.base import TOMBSTONE
-from headway.stores.client import AWAY, REFUSED, TIMEOUT, connect, translated
+from headway.stores.redis_connection import AWAY, REFUSED, TIMEOUT, connect, translated
 from headway.stores.redis import RedisStore
-from headway.stores.results import Results, check_readable
-from headway.stores.select import store_for
+from headway.stores.result_backend import Results, check_readable
+from headway.backends import store_for
 from tests.support import stores
 from tests.support.stores import DictBackend, Subject, at, report
 from tests.support.valkey import ValkeyServer
@@ -74,8 +75,8 @@ def calls(subject: Subject) -> list[Callable[[], object]]:
     store = subject.store
     return [
         lambda: store.register([Registration("a", "tasks.t", at(0))]),
-        lambda: store.open(Opening("a", "tasks.t", at(0))),
-        lambda: store.write(Write("a", "PROGRESS", at(1), attempt=1)),
+        lambda: store.open(AttemptStart("a", "tasks.t", at(0))),
+        lambda: store.write(StateWrite("a", "PROGRESS", at(1), attempt=1)),
         lambda: store.read(["a"]),
         lambda: store.beat(["a"], "w", 60),
         lambda: store.request_cancel("a", at(1)),
@@ -208,7 +209,7 @@ class TestKeys:
         subject.store.register([Registration("a", "tasks.t", at(0))])
         subject.open("a")
         subject.write("a", "PROGRESS", attempt=1, result=report())
-        subject.store.write(Write("a", "SUCCESS", at(1), attempt=1, result=subject.encode("a", "SUCCESS", 1), expires=0))
+        subject.store.write(StateWrite("a", "SUCCESS", at(1), attempt=1, result=subject.encode("a", "SUCCESS", 1), expires=0))
         client = client_of(subject)
         assert (client.pttl(KEY), client.pttl(HASH), client.pttl(HISTORY)) == (-1, -1, -1)
         subject.store.close()
@@ -217,7 +218,7 @@ class TestKeys:
         """The hash outlives the result also where failures are kept for longer than other results."""
         redis.open("a")
         month = 30 * 24 * 3600.0
-        redis.store.write(Write("a", "FAILURE", at(1), attempt=1, result=redis.encode("a", "FAILURE", None), expires=month))
+        redis.store.write(StateWrite("a", "FAILURE", at(1), attempt=1, result=redis.encode("a", "FAILURE", None), expires=month))
         assert client_of(redis).pttl(HASH) > client_of(redis).pttl(KEY)
 
     def test_a_result_that_has_expired(self, redis: Subject) -> None:
@@ -238,7 +239,7 @@ class TestPublished:
         assert heard.get_message(timeout=SOON)["type"] == "subscribe"
         redis.open("a")
         redis.write("a", "PROGRESS", attempt=1, result=report())
-        redis.store.write(Write("a", "IGNORED", at(2), attempt=1))
+        redis.store.write(StateWrite("a", "IGNORED", at(2), attempt=1))
         redis.write("a", "PROGRESS", 3, attempt=1, result=report(9))
         redis.put("a", "MARK")
         metas = []
@@ -426,7 +427,7 @@ class TestClient:
         app = Celery("many", backend=redis_url, set_as_current=False)
         store = RedisStore(app, connections=4, timeout=stores.PATIENCE)
         with ThreadPoolExecutor(300) as pool:
-            answers = list(pool.map(lambda n: store.open(Opening(f"t{n}", "t", at(n))).attempt, range(300)))
+            answers = list(pool.map(lambda n: store.open(AttemptStart(f"t{n}", "t", at(n))).attempt, range(300)))
         assert answers == [1] * 300
         ours = [each for each in app.backend.client.client_list() if each["cmd"] in ("evalsha", "eval")]
         assert 1 <= len(ours) <= 4
@@ -502,7 +503,7 @@ class TestClient:
             with Listening():
                 subject = stores.make("redis", tmp_path, f"redis+socket://{path}")
                 assert subject.open("a").attempt == 1
-                assert subject.store.open(Opening("a", "t", at(1)), patient=True).attempt == 2
+                assert subject.store.open(AttemptStart("a", "t", at(1)), patient=True).attempt == 2
                 subject.store.close()
 
 
@@ -513,8 +514,8 @@ class TestResults:
         app.conf.update(result_serializer="pickle", accept_content=["pickle"])
         store = stores.patient(store_for(app))
         assert isinstance(store, RedisStore)
-        assert store.open(Opening("a", "t", at(0))).attempt == 1  # a worker still writes
-        bomb = Write("a", "SUCCESS", at(1), attempt=1, result=pickle.dumps(Bomb()))
+        assert store.open(AttemptStart("a", "t", at(0))).attempt == 1  # a worker still writes
+        bomb = StateWrite("a", "SUCCESS", at(1), attempt=1, result=pickle.dumps(Bomb()))
         assert store.write(bomb)
         with pytest.raises(ConfigurationError, match="allow_pickle=True"):
             store.read(["a"])

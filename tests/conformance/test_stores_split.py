@@ -13,9 +13,10 @@ import sqlalchemy as sa
 
 from headway.core import states
 from headway.errors import ConfigurationError, Unavailable
-from headway.records import Progress, Query, Registration, Status, Write
+from headway.models import Progress, Query, Status
+from headway.core.registry import Registration, StateWrite
 from headway.stores import sql
-from headway.stores.listing import Range
+from headway.stores.pagination import Range
 from headway.stores.split import SplitStore
 from headway.stores.sql import SqlStore
 from tests.support import stores
@@ -50,7 +51,7 @@ def test_a_report_whose_result_is_on_its_way(tmp_path: Path) -> None:
     subject.open("a", 0)
     subject.write("a", "PROGRESS", 1, attempt=1, result=report(9, attempt=1))
     subject.open("a", 2)
-    assert subject.store.write(Write("a", "PROGRESS", at(3), attempt=2, meta=report(1, attempt=2), result_follows=True))
+    assert subject.store.write(StateWrite("a", "PROGRESS", at(3), attempt=2, meta=report(1, attempt=2), result_follows=True))
     execution = states.resolve(subject.look("a"), at(4))
     subject.store.close()
     assert (execution.attempt, execution.progress) == (2, Progress(1, 10))

@@ -24,9 +24,9 @@ from pathlib import Path
 
 import celery
 
-from tests.faults import table
-from tests.faults.room import Room
-from tests.faults.rows import LIMIT, ROWS
+from tests.faults import report
+from tests.faults.environment import Room
+from tests.faults.scenarios import LIMIT, ROWS
 from tests.support.processes import ROOT, leashed, running_now
 
 MODULES = ("kills", "limits", "revokes", "cancels", "repeats", "outages", "ends")
@@ -78,18 +78,18 @@ def play(name: str, scale: float) -> int:
 def matrix(rows: list[str], versions: list[str], scale: float, at_once: int) -> int:
     """All rows on all versions, some at once, each in a process of its own."""
     began = time.monotonic()
-    results: dict[tuple[str, str], table.Result] = {}
+    results: dict[tuple[str, str], report.Result] = {}
     with ThreadPoolExecutor(at_once) as pool:
         jobs = {pool.submit(run, name, version, scale): (name, version) for name in rows for version in versions}
         for job in as_completed(jobs):
             name, version = jobs[job]
             results[name, version] = result = job.result()
-            print(table.line(name, version, result), file=sys.stderr, flush=True)
-    print(table.whole([(name, ROWS[name].sentence) for name in rows], versions, results, time.monotonic() - began))
+            print(report.line(name, version, result), file=sys.stderr, flush=True)
+    print(report.whole([(name, ROWS[name].sentence) for name in rows], versions, results, time.monotonic() - began))
     return 0 if all(result.right for result in results.values()) else 1
 
 
-def run(name: str, version: str, scale: float) -> table.Result:
+def run(name: str, version: str, scale: float) -> report.Result:
     """One row on one version, in a process of its own that is stopped where it takes too long."""
     env = dict(os.environ, PYTHONUNBUFFERED="1")
     overlay = OLDER.get(version)
@@ -114,7 +114,7 @@ def run(name: str, version: str, scale: float) -> table.Result:
             told = {"celery": version, "runs": 0, "wrong": {}, "error": error}
     if told["celery"] != version:
         told["error"] = f"ran on Celery {told['celery']}: `make faults` installs {version}"
-    return table.Result(told["runs"], told["wrong"], told["error"], seconds)
+    return report.Result(told["runs"], told["wrong"], told["error"], seconds)
 
 
 if __name__ == "__main__":

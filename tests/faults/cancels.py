@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import headway
 from headway.errors import ExecutionConflict
-from headway.records import Phase, Status
-from tests.faults.room import Room, stop
-from tests.faults.rows import row
+from headway.models import Phase, Status
+from tests.faults.environment import Room, stop
+from tests.faults.scenarios import row
 from tests.faults.watching import ANY, Truth
 
 CANCELLED = Truth(Status.CANCELLED, attempt=1, never=frozenset({Phase.SUCCEEDED, Phase.FAILED}))

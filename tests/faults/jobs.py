@@ -16,7 +16,7 @@ from celery import Celery, Task
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
 import headway
-from tests.faults.wire import Wire
+from tests.faults.sync_channel import Wire
 
 QUEUE = "faults"
 

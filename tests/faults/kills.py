@@ -6,9 +6,9 @@ import os
 import signal
 from dataclasses import replace
 
-from headway.records import Phase, Status
-from tests.faults.room import Room, stop
-from tests.faults.rows import row
+from headway.models import Phase, Status
+from tests.faults.environment import Room, stop
+from tests.faults.scenarios import row
 from tests.faults.watching import ANY, Truth
 
 NEVER_WELL = frozenset({Phase.SUCCEEDED, Phase.CANCELLED})

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from headway.records import Phase, Status
-from tests.faults.room import Room, stop
-from tests.faults.rows import row
+from headway.models import Phase, Status
+from tests.faults.environment import Room, stop
+from tests.faults.scenarios import row
 from tests.faults.watching import ANY, Truth
 
 WELL = Truth(Status.COMPLETED, current=10, attempt=1, outputs="on", never=frozenset({Phase.FAILED, Phase.CANCELLED}))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import signal
 
-from headway.records import Phase, Status
-from tests.faults.room import PATIENCE, Room, stop
-from tests.faults.rows import row
+from headway.models import Phase, Status
+from tests.faults.environment import PATIENCE, Room, stop
+from tests.faults.scenarios import row
 from tests.faults.watching import Truth
 from tests.support.wait import until
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from headway.records import Phase, Status
-from tests.faults.room import Room, stop
-from tests.faults.rows import row
+from headway.models import Phase, Status
+from tests.faults.environment import Room, stop
+from tests.faults.scenarios import row
 from tests.faults.watching import Truth
 
 REVOKED = Truth(Status.CANCELLED, attempt=0, current=None, never=frozenset({Phase.RUNNING, Phase.SUCCEEDED, Phase.FAILED}))

@@ -12,8 +12,9 @@ from typing import Any
 from headway.core.frames import TERMINAL_FRAMES
 from headway.core.states import resolve
 from headway.errors import ExecutionExpired, ExecutionNotFound, HeadwayError, Unavailable
-from headway.records import Execution, Phase, Snapshot, Status
-from headway.server.news import Change, Frame
+from headway.models import Execution, Phase, Status
+from headway.core.registry import Snapshot
+from headway.server.streams.changes import Change, Frame
 from headway.stores.base import Store
 
 #: Seconds between two looks of the poller: many in the life of every job here.

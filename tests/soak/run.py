@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 
 import requests
 
-from tests.soak import room
-from tests.soak.room import Room
-from tests.soak.shows import STEPS, Audience, Show
-from tests.support.by_hand import Runs
-from tests.support.fleet import Fleet, Look, Tally, raise_file_limit
+from tests.soak import environment
+from tests.soak.environment import Room
+from tests.soak.scenario import STEPS, Audience, Show
+from tests.support.fake_worker import Runs
+from tests.support.load_clients import Fleet, Look, Tally, raise_file_limit
 from tests.support.processes import WebServer
 from tests.support.valkey import ValkeyServer
 from tests.support.wait import until
@@ -99,7 +99,7 @@ class Hall:
     def __init__(self, size: Size, server: WebServer, backend: ValkeyServer, fleets: list[Fleet], outcome: Outcome) -> None:
         self._size, self._server, self._backend, self._fleets, self._outcome = size, server, backend, fleets, outcome
         self._runs = Runs.on(backend.url)
-        self._process = room.process_of(server)
+        self._process = environment.process_of(server)
         #: Seconds that REST took, each time.
         self._asked: list[float] = []
         self._total = Tally()
@@ -138,11 +138,11 @@ class Hall:
 
     def emptied(self, before: Room | None = None) -> Room:
         """Wait until nobody is there and nothing is left of them."""
-        now = room.look(self._server, self._backend)
+        now = environment.look(self._server, self._backend)
 
         def left() -> dict[str, str]:
             nonlocal now
-            now = room.look(self._server, self._backend)
+            now = environment.look(self._server, self._backend)
             told = {} if before is None else now.left_since(before)
             return told | {name: str(getattr(now, name)) for name in ("viewers", "watched", "channels") if getattr(now, name)}
 
@@ -183,7 +183,7 @@ class Hall:
 
     def tell(self, empty: int, first: int, last: int) -> None:
         """The lines of the table."""
-        numbers = room.metrics(self._server)
+        numbers = environment.metrics(self._server)
         total, mib = self._total, 2.0**20
         hung = self._shows * Audience.of(self._size.viewers // self._size.side_by_side).hang
         self._outcome.lines += [
@@ -214,7 +214,7 @@ class Hall:
         self._asked.append(time.monotonic() - begin)
         if answer.status_code not in (200, 503):  # 503: the backend was held up for longer than anybody waits for it
             self._outcome.faults.append(f"REST answered {answer.status_code}: {answer.text[:200]}")
-        numbers = room.metrics(self._server)
+        numbers = environment.metrics(self._server)
         viewers = int(sum(value for name, value in numbers.items() if name.startswith("headway_viewers{")))
         self.most = max(self.most, viewers)
         self.resident()

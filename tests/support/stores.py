@@ -13,11 +13,11 @@ import redis
 from celery import Celery
 from celery.backends.base import BaseBackend
 
-from headway.records import Opened, Opening, Record, Snapshot, Write, Written
+from headway.core.registry import AttemptStarted, AttemptStart, TaskRecord, Snapshot, StateWrite, WriteResult
 from headway.stores.base import Store
 from headway.stores.memory import MemoryStore
-from headway.stores.results import Results
-from headway.stores.select import store_for
+from headway.stores.result_backend import Results
+from headway.backends import store_for
 from tests.support.processes import ROOT
 
 T = TypeVar("T")
@@ -68,13 +68,13 @@ class Subject:
     #: None for the fake, which keeps its results itself.
     app: Celery | None = None
 
-    def open(self, task_id: str, seconds: float = 0, **more: Any) -> Opened:
+    def open(self, task_id: str, seconds: float = 0, **more: Any) -> AttemptStarted:
         """A new attempt, as a worker announces it."""
-        return self.store.open(Opening(task_id, "tasks.t", at(seconds), **more))
+        return self.store.open(AttemptStart(task_id, "tasks.t", at(seconds), **more))
 
-    def write(self, task_id: str, state: str, seconds: float = 1, *, result: Any = None, **more: Any) -> Written:
+    def write(self, task_id: str, state: str, seconds: float = 1, *, result: Any = None, **more: Any) -> WriteResult:
         """A state with its ``result``, stored as a caller does: in the write, or by the backend's own code afterwards."""
-        write = Write(task_id, state, at(seconds), meta=result, expires=3600, **more)
+        write = StateWrite(task_id, state, at(seconds), meta=result, expires=3600, **more)
         if self.store.keeps_results:
             return self.store.write(replace(write, result=self.encode(task_id, state, result)))
         answer = self.store.write(replace(write, result_follows=True))
@@ -108,7 +108,7 @@ class Subject:
         """One look at one task."""
         return self.store.read([task_id])[0]
 
-    def record(self, task_id: str) -> Record:
+    def record(self, task_id: str) -> TaskRecord:
         """What the registry knows of a task that it knows."""
         record = self.look(task_id).record
         assert record is not None

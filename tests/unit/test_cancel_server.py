@@ -14,9 +14,10 @@ from werkzeug.test import TestResponse
 
 import headway
 from headway.errors import ConfigurationError, ExecutionConflict, ExecutionNotFound, Unavailable
-from headway.records import Phase, Snapshot, Status
+from headway.models import Phase, Status
+from headway.core.registry import Snapshot
 from headway.server.auth import Action, Identity
-from tests.support.mounting import Mounted, mounted
+from tests.support.flask_app import Mounted, mounted
 from tests.unit.test_problems import assert_problem
 
 

@@ -14,18 +14,18 @@ import pytest
 from celery import Celery
 from click.testing import CliRunner, Result
 
-from headway.cli.call import Call
-from headway.cli.direct import Direct
+from headway.cli.output import Call
+from headway.cli.backend_source import Direct
 from headway.cli.main import COMMANDS, headway
 from headway.cli.source import Trouble
 from headway.errors import Unavailable
 from headway.feeds.memory import MemoryFeed
-from headway.records import Status
+from headway.models import Status
 from headway.server.auth import Action
 from headway.stores.redis import RedisStore
-from tests.support.mounting import Mounted, mounted
+from tests.support.flask_app import Mounted, mounted
 from tests.support.processes import ROOT
-from tests.support.serving import Serving, nowhere, unhurried
+from tests.support.wsgi_server import Serving, nowhere, unhurried
 from tests.support.wait import until
 
 BOOM = {"exc_type": "ValueError", "exc_message": ["no rows"], "exc_module": "builtins"}
@@ -217,7 +217,7 @@ class TestWatch:
     @pytest.mark.parametrize("what", ["store", "feed"])
     def test_an_outage_is_told_and_outlasted(self, server: Mounted, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
         """A result backend that goes away and comes back is told once, and the end is there all the same."""
-        monkeypatch.setattr("headway.cli.direct.RETRY", 0.01)
+        monkeypatch.setattr("headway.cli.backend_source.RETRY", 0.01)
         way, told, tries = Way(server, None), [], []
         read = server.store.read
         monkeypatch.setattr(server.store, "read", lambda ids: [tries.append(ids), read(ids)][1])
@@ -253,7 +253,7 @@ class TestWatch:
 
     def test_silence_is_not_told(self, server: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:
         """An execution that says nothing is looked at again and again, and told once."""
-        monkeypatch.setattr("headway.cli.direct.SWEEP", 0.01)
+        monkeypatch.setattr("headway.cli.backend_source.SWEEP", 0.01)
         way, tries = Way(server, None), []
         read = server.store.read
         monkeypatch.setattr(server.store, "read", lambda ids: [tries.append(ids), read(ids)][1])
@@ -279,7 +279,7 @@ class TestWatch:
 
     def test_more_than_one_read(self, way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
         """More executions than one read takes are followed to their ends."""
-        monkeypatch.setattr("headway.cli.direct.PAGE", 2)
+        monkeypatch.setattr("headway.cli.backend_source.PAGE", 2)
         ids = [f"e{number}" for number in range(5)]
         for each in ids:
             run_to(way.server, each)

@@ -14,13 +14,14 @@ from werkzeug.wrappers import Response
 
 import headway
 from headway import errors
-from headway.client import Client, Completed, Failed, Interrupted, Seen, Started, answers
-from headway.client.watching import TRIES, Watch
-from headway.records import Status
-from headway.server import problems, viewer
-from tests.support.mounting import Mounted, mounted
-from tests.support.services import missing
-from tests.support.serving import Serving, nowhere, unhurried
+from headway.client import Client, Completed, Failed, Interrupted, Seen, Started, error_mapping
+from headway.client.stream import TRIES, Watch
+from headway.models import Status
+from headway.server import problems
+from headway.server.streams import websocket
+from tests.support.flask_app import Mounted, mounted
+from tests.support.requirements import missing
+from tests.support.wsgi_server import Serving, nowhere, unhurried
 from tests.support.tls import TlsProxy, certificate
 from tests.support.wait import until
 
@@ -199,10 +200,10 @@ class TestErrors:
 
     def test_the_closes_mirror_the_servers(self) -> None:
         """Every close that means an error to a viewer is known, and every code of an ``error`` frame."""
-        for error, (code, _) in viewer.CLOSES.items():
-            if code in answers.CLOSES:
-                assert type(answers.refusal(answers.CLOSES[code], "x", "")) in (error, errors.ExecutionNotFound)
-        assert set(viewer.CODES.values()) <= set(answers.CODES)
+        for error, (code, _) in websocket.CLOSES.items():
+            if code in error_mapping.CLOSES:
+                assert type(error_mapping.refusal(error_mapping.CLOSES[code], "x", "")) in (error, errors.ExecutionNotFound)
+        assert set(websocket.CODES.values()) <= set(error_mapping.CODES)
 
     def test_nobody_there(self) -> None:
         """A server that isn't there is ``Unavailable``, for calls and for a watch alike, at once."""
@@ -270,7 +271,7 @@ def _error(status: int) -> errors.HeadwayError:
     answer = requests.Response()
     answer.status_code, answer.url, answer._content = status, "http://x/api", b'{"detail": "said"}'
     answer.headers["Content-Type"] = "application/problem+json"
-    return answers.error_of(answer, "x")
+    return error_mapping.error_of(answer, "x")
 
 
 def test_tls(server: Mounted, serving: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -369,7 +370,7 @@ class TestWatching:
 
     def test_a_server_that_goes_down(self, server: Mounted, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
         """Who is sent away (1012) comes back after a jitter, and is told of the end."""
-        monkeypatch.setattr("headway.client.watching.SENT_AWAY", 0.05)
+        monkeypatch.setattr("headway.client.stream.SENT_AWAY", 0.05)
         server.publish("a")
         server.begin("a")
         following = Following(client, "a")
@@ -411,7 +412,7 @@ class TestWatching:
 
     def test_many_where_no_socket_gets_through(self, server: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:
         """Several are polled side by side; what nobody knows is told, and a cut is told and mended."""
-        monkeypatch.setattr("headway.client.watching.POLL_PAUSE", 0.01)
+        monkeypatch.setattr("headway.client.stream.POLL_PAUSE", 0.01)
         for name in ("a", "b"):
             server.publish(name)
             server.begin(name)
@@ -430,7 +431,7 @@ class TestWatching:
 
     def test_too_many_viewers(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A server that is full of viewers is polled without a seat."""
-        monkeypatch.setattr("headway.client.watching.POLL_PAUSE", 0.01)
+        monkeypatch.setattr("headway.client.stream.POLL_PAUSE", 0.01)
         with mounted(max_viewers=1) as server, Serving(server.app) as serving, Client(serving.url) as client:
             server.publish("a")
             with Client(serving.url) as other:
@@ -446,7 +447,7 @@ class TestWatching:
 
     def test_more_than_one_socket_watches(self, server: Mounted, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
         """What finds no place on the socket is told as that, and the rest is followed."""
-        monkeypatch.setattr("headway.server.many.MAX_WATCHED", 1)
+        monkeypatch.setattr("headway.server.streams.websocket_multi.MAX_WATCHED", 1)
         for each in ("a", "b", "c"):
             server.publish(each)
         following = Following(client, "a", "b", "c")
@@ -525,7 +526,7 @@ def test_pauses_grow_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         bounds.append(high)
         return 0.0
 
-    monkeypatch.setattr("headway.client.watching.random.uniform", draw)
+    monkeypatch.setattr("headway.client.stream.random.uniform", draw)
     now = iter(range(100))
     with nowhere() as url, Client(url) as client:
         watch = Watch(client._http, ["a"], patience=10.0, pause=lambda _: None, monotonic=lambda: float(next(now)))

@@ -14,7 +14,7 @@ from headway.errors import ConfigurationError
 from headway.server import Headway
 from headway.server.dashboard import ASSETS
 from headway.server.settings import Settings
-from tests.support.mounting import Mounted, mounted
+from tests.support.flask_app import Mounted, mounted
 
 #: What a page and what a script asks for by its own address.
 ASKED = {"text/html": re.compile(r'(?:href|src)="([^"#?]+)"'), "text/javascript": re.compile(r'from "(\.[^"]+)";')}

@@ -14,9 +14,9 @@ from click.testing import CliRunner
 
 import headway
 from headway.cli import checks
-from headway.cli.call import Call
+from headway.cli.output import Call
 from headway.cli.main import headway as command
-from headway.stores.client import connect
+from headway.stores.redis_connection import connect
 from headway.stores.redis import RedisStore
 
 #: Never asked by the checks of a configuration.

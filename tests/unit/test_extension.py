@@ -14,13 +14,13 @@ from flask import Flask
 from flask_sock import Sock
 
 from headway.errors import ConfigurationError
-from headway.server import Action, Headway, Identity, modules
-from tests.support.mounting import Mounted, mounted
+from headway.server import Action, Headway, Identity, browser_assets
+from tests.support.flask_app import Mounted, mounted
 from tests.unit.test_problems import assert_problem
 
 TOKEN = {"Authorization": "Bearer a-token"}
 #: The routes that want no token: they tell nothing of anybody's work.
-OPEN = frozenset({"/healthz", "/readyz", "/openapi.json", *(f"/{name}" for name in modules.NAMES)})
+OPEN = frozenset({"/healthz", "/readyz", "/openapi.json", *(f"/{name}" for name in browser_assets.NAMES)})
 
 
 @pytest.fixture

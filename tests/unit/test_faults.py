@@ -11,9 +11,9 @@ import pytest
 
 from headway.core.frames import frames_between, opening_frames
 from headway.errors import ExecutionExpired, ExecutionNotFound, HeadwayError
-from headway.records import Execution, Phase, Progress, Status
-from headway.server.news import Frame
-from tests.faults.table import Result, line, whole
+from headway.models import Execution, Phase, Progress, Status
+from headway.server.streams.changes import Frame
+from tests.faults.report import Result, line, whole
 from tests.faults.watching import Eye, Truth, faults
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)

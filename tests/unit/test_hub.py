@@ -14,14 +14,15 @@ import pytest
 
 from headway.errors import ExecutionExpired, ExecutionNotFound, HeadwayError, TooManyRequests, Unavailable
 from headway.feeds.memory import MemoryFeed
-from headway.records import Execution, Snapshot, Status
-from headway.server import hub as hub_module
-from headway.server import waiter
-from headway.server.counts import Count
-from headway.server.hub import Hub
-from headway.server.news import Backlog, Change, Frame
+from headway.models import Execution, Status
+from headway.core.registry import Snapshot
+from headway.server.streams import hub as hub_module
+from headway.server.streams import long_poll
+from headway.server.counters import Count
+from headway.server.streams.hub import Hub
+from headway.server.streams.changes import Backlog, Change, Frame
 from headway.stores.memory import MemoryStore
-from tests.support.by_hand import Run, Runs
+from tests.support.fake_worker import Run, Runs
 from tests.support.wait import until
 
 
@@ -637,7 +638,7 @@ def test_wait_is_held_until_there_is_news(house: House) -> None:
 
 def test_wait_ends_with_the_newest(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """A held poll without news answers with what there is when its time is over."""
-    monkeypatch.setattr(waiter, "FIRST_READ", 60.0)
+    monkeypatch.setattr(long_poll, "FIRST_READ", 60.0)
     run = house.runs.begin().report(1, 3)
     execution = house.hub.wait(run.id, lambda execution: False, 0.05)
     assert execution.status is Status.RUNNING

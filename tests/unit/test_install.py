@@ -16,11 +16,11 @@ from celery.app.trace import build_tracer
 import headway
 from headway import ProgressTask, RequestContext, UsageError
 from headway.core.throttle import Breaker
-from headway.records import READY_STATES
+from headway.core.registry import READY_STATES
 from headway.stores.memory import MemoryStore
-from headway.worker import seams
-from headway.worker.fence import Fenced
-from headway.worker.installation import installation_of
+from headway.worker import celery_internals
+from headway.worker.fenced_backend import Fenced
+from headway.worker.app_state import installation_of
 from headway.worker.publishing import registration
 from tests.unit.tracing import Lab
 
@@ -233,7 +233,7 @@ def test_the_words_for_ends_are_celerys() -> None:
 
 def test_the_seams_are_proved_on_named_releases() -> None:
     """The list names real releases; a new one is added when its tests have run."""
-    assert seams.PROVED == ("5.6.3", "5.7.0")
+    assert celery_internals.PROVED == ("5.6.3", "5.7.0")
 
 
 def published(app: Celery, name: str = "anything", **options: Any) -> str:

@@ -11,8 +11,8 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from headway.errors import Unavailable
 from headway.stores.keyvalue import DocumentStore
-from headway.stores.results import Results
-from tests.support.struck import struck
+from headway.stores.result_backend import Results
+from tests.support.interrupts import struck
 
 
 class Shelf(DocumentStore):

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from headway.records import Opening, Phase, Query, Registration, Snapshot, Status
+from headway.core.registry import AttemptStart, Registration, Snapshot
+from headway.models import Phase, Query, Status
 from headway.server.auth import Action
-from headway.stores import listing
+from headway.stores import pagination
 from headway.stores.keyvalue import KeyValueStore
-from headway.stores.listing import Entry, Place, Range, Source
-from tests.support.mounting import Mounted, mounted
+from headway.stores.pagination import Entry, Place, Range, Source
+from tests.support.flask_app import Mounted, mounted
 from tests.support.stores import at
 from tests.unit.test_problems import assert_problem
 
@@ -115,7 +116,7 @@ class TestFilters:
             server.store.register([Registration(name, f"tasks.T{n % 3}", server.clock(), owner=owner)])
             server.clock.tick(60)
             if name != "queued":
-                server.store.open(Opening(name, f"tasks.T{n % 3}", server.clock()))
+                server.store.open(AttemptStart(name, f"tasks.T{n % 3}", server.clock()))
         server.end("retrying", "RETRY")
         server.end("done", result=1)
         server.end("failed", "FAILURE", {"exc_type": "E", "exc_message": ["no"]})
@@ -200,7 +201,7 @@ class TestWhoMaySee:
         self, monkeypatch: pytest.MonkeyPatch, mine: set[int], limit: int, most: int, at_once: bool
     ) -> None:
         """No cursor holds an id that the caller may not read; page by page each that it may is seen once."""
-        monkeypatch.setattr("headway.server.listing.MOST", most)
+        monkeypatch.setattr("headway.server.api.listing.MOST", most)
         allowed = {f"e{n:02}" for n in mine}
         with mounted(authorize=lambda _, action, execution_id: action is Action.LIST or execution_id in allowed) as server:
             for n in range(30):
@@ -217,7 +218,7 @@ class TestWhoMaySee:
                 cursors.append(cursor)
                 assert len(cursors) <= 31
         assert seen == sorted(allowed, reverse=True)
-        assert {listing.named_by(each).task_id for each in cursors} <= allowed | {""}
+        assert {pagination.named_by(each).task_id for each in cursors} <= allowed | {""}
 
     def test_who_may_not_list(self) -> None:
         """Who may read each one may not list them for that."""
@@ -273,12 +274,12 @@ class Shelf(Source):
 class TestTheWalk:
     def test_it_is_bounded(self) -> None:
         """However many there are of which none fits: a page looks at so many, and says where it goes on."""
-        shelf = Shelf(listing.SCAN * 3, visible=5)
+        shelf = Shelf(pagination.SCAN * 3, visible=5)
         query, pages, found = Query(owner="ann", limit=10), 0, 0
         while True:
             before = shelf.looked
-            page = listing.page(shelf, query, at(0))
-            assert shelf.looked - before <= listing.SCAN
+            page = pagination.page(shelf, query, at(0))
+            assert shelf.looked - before <= pagination.SCAN
             pages, found = pages + 1, found + len(page.snapshots)
             if page.cursor is None:
                 break
@@ -288,27 +289,27 @@ class TestTheWalk:
     def test_what_is_gone_is_taken_out(self) -> None:
         """What isn't there any more leaves the index that led to it."""
         shelf = Shelf(3, visible=1)
-        listing.page(shelf, Query(task="tasks.t"), at(0))
+        pagination.page(shelf, Query(task="tasks.t"), at(0))
         assert shelf.mended == [(Entry(Place(n, f"e{n}"), "of:tasks.t"), None) for n in (2, 1)]
 
     def test_what_others_ended_is_moved(self) -> None:
         """An end that never passed the store is found on the way; while it stands in two indexes it is shown once."""
         shelf = Shelf(1, visible=1)
-        page = listing.page(shelf, Query(), at(0))
+        page = pagination.page(shelf, Query(), at(0))
         assert [each.task_id for each in page.snapshots] == ["e0"]
-        others = sorted(listing.being(status) for status in Status if status is not Status.COMPLETED)
+        others = sorted(pagination.being(status) for status in Status if status is not Status.COMPLETED)
         assert sorted((entry.name, true) for entry, true in shelf.mended) == [(name, Status.COMPLETED) for name in others]
 
     def test_a_full_page_costs_no_more(self) -> None:
         """Where everything fits, no more is looked at than is shown, but for one that says whether there is more."""
         shelf = Shelf(1000, visible=1000)
-        page = listing.page(shelf, Query(status=frozenset({Status.COMPLETED}), limit=50), at(0))
+        page = pagination.page(shelf, Query(status=frozenset({Status.COMPLETED}), limit=50), at(0))
         assert (len(page.snapshots), shelf.looked) == (50, 51)
 
     @pytest.mark.parametrize("phase", list(Phase))
     def test_every_phase_has_its_indexes(self, phase: Phase) -> None:
         """A query by phase walks the statuses that the phase may have, and no other."""
-        assert listing.names(Query(phase=frozenset({phase})))
-        assert listing.names(Query(phase=frozenset({phase}), status=frozenset(Status))) == listing.names(
+        assert pagination.names(Query(phase=frozenset({phase})))
+        assert pagination.names(Query(phase=frozenset({phase}), status=frozenset(Status))) == pagination.names(
             Query(phase=frozenset({phase}))
         )

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from headway.server.capacity import Skin
-from headway.server.waiter import Waiter
-from tests.support.mounting import mounted
+from headway.server.streams.limits import Skin
+from headway.server.streams.long_poll import Waiter
+from tests.support.flask_app import mounted
 from tests.support.processes import ROOT
 from tests.support.wait import until
 

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
-from headway.server import openapi
-from tests.support.mounting import Mounted, mounted
+from headway.server.api import openapi
+from tests.support.flask_app import Mounted, mounted
 
 load_all_checks()
 
@@ -32,7 +32,7 @@ CALLS = [(*each, GenerationMode.POSITIVE) for each in OPERATIONS] + [(*each, Gen
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mounted]:
     """An app with an execution in every state."""
-    monkeypatch.setattr("headway.server.waiter.FIRST_READ", 60.0)  # a held poll whose hub is held up as long is a 503
+    monkeypatch.setattr("headway.server.streams.long_poll.FIRST_READ", 60.0)  # a held poll whose hub is held up as long is a 503
     celery = Celery("described", broker="memory://", set_as_current=False)
     celery.task(name="tasks.any", shared=False)(lambda *args, **kwargs: None)
     # The lock stands open, or all that made-up calls saw would be 403. Waiting would hold the test up; how long is granted is

@@ -13,7 +13,7 @@ from werkzeug.test import TestResponse
 
 from headway import errors
 from headway.server import problems
-from tests.support.mounting import Mounted, mounted
+from tests.support.flask_app import Mounted, mounted
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from headway.core.throttle import Breaker
 from headway.errors import Unavailable, UsageError
 from headway.worker import reporter as module
 from headway.worker.reporter import Reporter
-from tests.support.struck import struck
+from tests.support.interrupts import struck
 
 
 class Time:

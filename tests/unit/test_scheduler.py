@@ -13,7 +13,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from headway.worker import scheduler as module
 from headway.worker.scheduler import Scheduler, shared
-from tests.support.struck import struck
+from tests.support.interrupts import struck
 from tests.support.wait import until
 
 

@@ -18,10 +18,10 @@ from werkzeug.test import TestResponse
 
 from headway.errors import Unavailable
 from headway.server.auth import Action, Identity
-from headway.server.start import Starter
+from headway.server.api.start import Starter
 from headway.stores.base import Store
 from headway.stores.memory import MemoryStore
-from tests.support.mounting import Mounted, mounted
+from tests.support.flask_app import Mounted, mounted
 from tests.unit.test_problems import assert_problem
 
 URL = "/api/v1/executions"

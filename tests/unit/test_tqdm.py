@@ -12,7 +12,7 @@ from tqdm import std
 
 import headway.tqdm
 from headway import RequestContext, TaskCancelled
-from headway.records import Progress
+from headway.models import Progress
 from headway.tqdm import tqdm, trange
 from tests.unit.tracing import Lab
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headway.errors import UsageError
-from headway.worker.report import ATTRIBUTES_LIMIT, MESSAGE_LIMIT, as_meta, checked, fitted
+from headway.worker.validation import ATTRIBUTES_LIMIT, MESSAGE_LIMIT, as_meta, checked, fitted
 from headway.worker.reporter import Reporter
 
 

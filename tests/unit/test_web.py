@@ -20,8 +20,8 @@ from werkzeug.test import TestResponse
 
 from app import demo
 from headway.errors import Unavailable
-from headway.server.start import Starter
-from tests.support.mounting import Mounted, mounted
+from headway.server.api.start import Starter
+from tests.support.flask_app import Mounted, mounted
 from tests.support.processes import ROOT
 from tests.unit.test_problems import assert_problem
 from web import pages

@@ -10,9 +10,10 @@ from celery import Celery
 from celery.app.trace import build_tracer
 
 import headway
-from headway.records import Progress, Record
+from headway.models import Progress
+from headway.core.registry import TaskRecord
 from headway.stores.memory import MemoryStore
-from headway.worker.installation import installation_of
+from headway.worker.app_state import installation_of
 from headway.worker.scheduler import shared
 
 
@@ -52,7 +53,7 @@ class Lab:
         told = {"id": task_id, "task": task.name, "hostname": "w1@lab", "delivery_info": {}, "is_eager": False, "retries": 0}
         return build_tracer(task.name, task, app=self.app)(task_id, args, {}, told | request)
 
-    def record(self, task_id: str) -> Record:
+    def record(self, task_id: str) -> TaskRecord:
         """What the registry knows."""
         record = self.store.read([task_id])[0].record
         assert record is not None

@@ -9,7 +9,7 @@ from flask import Flask
 from flask_sock import Sock
 
 from headway.server import Headway
-from headway.stores.select import store_for
+from headway.backends import store_for
 
 celery = Celery("streams", broker="memory://", backend=os.environ["STREAMS_BACKEND"])
 store_for(celery)._timeout = 30.0  # a backend that a busy machine holds up is no outage here; those are made by hand

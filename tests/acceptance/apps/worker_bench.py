@@ -11,9 +11,10 @@ from celery import Celery
 
 from headway.core.states import resolve
 from headway.errors import Unavailable
-from headway.records import Execution, Record
+from headway.models import Execution
+from headway.core.registry import TaskRecord
 from headway.stores.base import Store
-from headway.stores.select import store_for
+from headway.backends import store_for
 from tests.acceptance.apps.worker_jobs import STORE_PATIENCE, Wire, make_app
 from tests.support.processes import Worker
 from tests.support.wait import until
@@ -36,7 +37,7 @@ class Bench:
         """What the execution is now."""
         return resolve(self.store.read([task_id])[0], datetime.now(UTC))
 
-    def record(self, task_id: str) -> Record:
+    def record(self, task_id: str) -> TaskRecord:
         """What the registry knows."""
         record = self.store.read([task_id])[0].record
         assert record is not None

@@ -20,7 +20,7 @@ from celery import Celery, Task, shared_task
 from celery.exceptions import Ignore, Reject
 
 import headway
-from headway.stores.select import store_for
+from headway.backends import store_for
 
 #: Seconds that a job waits for the test's word.
 PATIENCE = 60

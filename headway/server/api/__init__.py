@@ -1,0 +1,1 @@
+"""HTTP endpoints: executions, listings, starting tasks, health, the OpenAPI description, Tensorlake."""

@@ -1,0 +1,1 @@
+"""Live streams: one hub, and the transports WebSocket, server-sent events and long polling over it."""

@@ -1,0 +1,307 @@
+"""One suite for every way to look on: the same happens, and a viewer of each is told the same (contract, section 4)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from headway.core.registry import Snapshot
+from headway.server.streams.limits import Skin as Seat
+from tests.support.fake_worker import Run
+from tests.support.inprocess_server import House, house
+from tests.support.transports import SKINS, Belief, Skin
+from tests.support.valkey import ValkeyServer
+from tests.support.wait import until
+
+Look = Callable[..., Skin]
+
+QUEUED, BEGUN = Belief("pending", "queued", None), Belief("running", "running", None)
+
+
+def at(current: float | None) -> Belief:
+    return Belief("running", "running", current)
+
+
+@pytest.fixture(scope="module")
+def durable() -> Iterator[ValkeyServer]:
+    with ValkeyServer(durable=True) as server:
+        yield server.keep()
+
+
+@pytest.fixture(params=["memory", "redis"])
+def make(request: pytest.FixtureRequest) -> Iterator[Callable[..., House]]:
+    """Makes a house over the fakes, and over the real thing."""
+    with ExitStack() as stack:
+
+        def make(**settings: Any) -> House:
+            server = request.getfixturevalue("durable").keep() if request.param == "redis" else None
+            return stack.enter_context(house(server, **settings))
+
+        yield make
+
+
+@pytest.fixture
+def home(make: Callable[..., House]) -> House:
+    return make()
+
+
+@pytest.fixture(params=SKINS)
+def look(request: pytest.FixtureRequest) -> Iterator[Look]:
+    """Begins to look on through the skin in turn; whoever still looks at the end of the test goes."""
+    skins: list[Skin] = []
+
+    def look(home: House, run: Run | str, **options: Any) -> Skin:
+        skin = SKINS[request.param](home.url, run if isinstance(run, str) else run.id, **options)
+        skins.append(skin)
+        return skin
+
+    yield look
+    for skin in skins:
+        skin.close()
+
+
+def told(viewer: Skin, beliefs: list[Belief], kinds: str) -> None:
+    """Fail unless this is all that it was told."""
+    assert viewer.was_told(beliefs, kinds.split()), (viewer.kinds if viewer.frames else "", viewer.beliefs)
+
+
+# The life of an execution
+
+
+def test_from_publish_to_completed(home: House, look: Look) -> None:
+    """A viewer is told where it stands, the begin, each report, and the end; then its stream is over."""
+    run = home.runs.publish()
+    viewer = look(home, run)
+    viewer.sees("pending", "queued")
+    run.open()
+    viewer.sees("running")
+    for number in range(1, 4):
+        run.report(number, 3, f"step {number}", {"bad": "0"})
+        viewer.sees("running", "running", number)
+    run.succeed({"rows": 3})
+    assert viewer.ends() == "over"
+    beliefs = [QUEUED, BEGUN, at(1), at(2), at(3), Belief("completed", "succeeded", 3)]
+    told(viewer, beliefs, "status started progress progress progress completed")
+    if viewer.frames:
+        assert viewer.told[-1]["outputs"] == {"rows": 3}
+
+
+def test_a_short_run(home: House, look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a run that went from pending to its end while nothing could be heard, the begin is told as well."""
+    run = home.runs.publish()
+    viewer = look(home, run)
+    viewer.sees("pending", "queued")
+    gate, read = threading.Lock(), home.store.read
+
+    def held(task_ids: Sequence[str]) -> list[Snapshot]:
+        with gate:
+            return read(task_ids)
+
+    monkeypatch.setattr(home.store, "read", held)
+    with gate:  # who looks sees nothing of it, or all
+        run.open()
+        run.succeed()
+    assert viewer.ends() == "over"
+    told(
+        viewer, [QUEUED, *([BEGUN] if viewer.frames else []), Belief("completed", "succeeded", None)], "status started completed"
+    )
+
+
+def test_failed(home: House, look: Look) -> None:
+    """A failure keeps the last progress, and says why."""
+    run = home.runs.begin().report(3, 10)
+    viewer = look(home, run)
+    viewer.sees("running", "running", 3)
+    run.fail("ValueError", "row 4 is no row")
+    assert viewer.ends() == "over"
+    told(viewer, [at(3), Belief("failed", "failed", 3)], "status failed")
+    if viewer.frames:
+        assert viewer.told[-1]["error"] == {"type": "ValueError", "message": "row 4 is no row", "details": {"module": "builtins"}}
+
+
+def test_cancelled(home: House, look: Look) -> None:
+    """A cancel is shown from when it is asked for, and its confirmation is the end; the last progress is kept."""
+    run = home.runs.begin().report(3, 10)
+    viewer = look(home, run)
+    viewer.sees("running", "running", 3)
+    home.store.request_cancel(run.id, datetime.now(UTC))
+    viewer.sees("running", "cancelling", 3)
+    run.write("REVOKED", {"exc_type": "TaskRevokedError", "exc_message": ["revoked"], "exc_module": "celery.exceptions"})
+    assert viewer.ends() == "over"
+    beliefs = [at(3), Belief("running", "cancelling", 3), Belief("cancelled", "cancelled", 3)]
+    told(viewer, beliefs, "status status cancelled")
+
+
+@pytest.mark.parametrize("end", ["succeed", "fail"])
+def test_already_over(home: House, look: Look, end: str) -> None:
+    """Who comes after the end is told where it stands, and the end."""
+    run = home.runs.begin().report(3, 10)
+    getattr(run, end)()
+    viewer = look(home, run)
+    assert viewer.ends() == "over"
+    word, phase = {"succeed": ("completed", "succeeded"), "fail": ("failed", "failed")}[end]
+    told(viewer, [Belief(word, phase, 3)], f"status {word}")
+
+
+def test_a_retry(home: House, look: Look) -> None:
+    """A retry and the attempt that follows are told, and progress starts anew with it."""
+    run = home.runs.begin().report(5, 10)
+    viewer = look(home, run)
+    viewer.sees("running", "running", 5)
+    run.write("RETRY", {"exc_type": "ValueError", "exc_message": ["no"], "exc_module": "builtins"})
+    viewer.sees("running", "retrying", 5)
+    run.open()
+    viewer.sees("running", "running", None)
+    run.report(1, 10)
+    viewer.sees("running", "running", 1)
+    run.succeed()
+    assert viewer.ends() == "over"
+    beliefs = [at(5), Belief("running", "retrying", 5), BEGUN, at(1), Belief("completed", "succeeded", 1)]
+    told(viewer, beliefs, "status status status progress completed")
+
+
+def test_stalled(home: House, look: Look) -> None:
+    """That signs of life have stopped is told, though nothing happens; and that they are back."""
+    run = home.runs.begin().report(1, 10)
+    viewer = look(home, run)
+    viewer.sees("running", "running", 1)
+    home.store.beat([run.id], "w1@test", 0.05)
+    viewer.sees("running", "stalled", 1)
+    home.store.beat([run.id], "w1@test", 60)
+    viewer.sees("running", "running", 1)
+    run.report(2, 10)
+    viewer.sees("running", "running", 2)
+    beliefs = [at(1), Belief("running", "stalled", 1), at(1), at(2)]
+    told(viewer, beliefs, "status status status progress")
+
+
+def test_never_twice_the_same(home: House, look: Look) -> None:
+    """A report that says what the last one said is told to nobody."""
+    run = home.runs.begin()
+    viewer = look(home, run)
+    viewer.sees("running")
+    for number in (1, 1, 2, 2, 2, 3):
+        run.report(number, 3, "same")
+        viewer.sees("running", "running", number)
+    run.succeed()
+    assert viewer.ends() == "over"
+    told(viewer, [BEGUN, at(1), at(2), at(3), Belief("completed", "succeeded", 3)], "status progress progress progress completed")
+
+
+def test_nothing_is_lost_on_the_way_in(home: House, look: Look) -> None:
+    """Whoever comes while reports are written sees no step twice and none after a later one, and always the end."""
+    runs = [home.runs.begin() for _ in range(5)]
+    viewers = []
+    for run in runs:
+        for number in range(1, 6):
+            run.report(number, 5)
+            viewers.append(look(home, run))
+        run.succeed(number)
+    for viewer in viewers:
+        assert viewer.ends() == "over"
+        currents = [belief.current for belief in viewer.beliefs if belief.current is not None]
+        assert currents == sorted(currents)
+        assert currents[-1] == 5
+        assert not viewer.frames or (viewer.kinds[0], viewer.kinds[-1]) == ("status", "completed")
+
+
+# When something is wrong
+
+
+@pytest.mark.parametrize("execution_id", ["nobody", "a" * 300, "x%20y"])
+def test_unknown(home: House, look: Look, execution_id: str) -> None:
+    """An id that nobody published, or that can be none, is unknown, and holds nothing open."""
+    viewer = look(home, execution_id)
+    assert viewer.ends() == "unknown"
+    assert not viewer.told
+    until(lambda: not home.webs[0].viewers)
+
+
+def test_expired(home: House, look: Look) -> None:
+    """An execution whose result is gone has expired, which is not unknown."""
+    run = home.runs.begin().succeed()
+    home.expire(run.id)
+    viewer = look(home, run)
+    assert viewer.ends() == "expired"
+    assert not viewer.told
+
+
+def test_an_outage(home: House, look: Look) -> None:
+    """An outage is told once; who was there stays, who comes waits, and both go on with what is true then."""
+    run = home.runs.begin().report(1, 10)
+    early = look(home, run)
+    early.sees("running", "running", 1)
+    home.cut()
+    early.is_told_of_an_outage()
+    late = look(home, run)
+    late.is_told_of_an_outage()
+    home.mend(lambda: run.report(7, 10))
+    for viewer in (early, late):
+        viewer.sees("running", "running", 7)
+    run.succeed()
+    for viewer, kinds in ((early, ["status", "error", "status"]), (late, ["error", "status"])):
+        assert viewer.ends() == "over"
+        if viewer.frames:
+            # The feed may have been back before the report.
+            assert viewer.kinds in ([*kinds, "completed"], [*kinds, "progress", "completed"])
+        assert viewer.outages <= 1
+        assert [belief.current for belief in viewer.beliefs][-1] == 7
+
+
+def test_an_end_during_an_outage(home: House, look: Look) -> None:
+    """The end of which nobody could hear is told when the backend is back."""
+    run = home.runs.begin().report(1, 10)
+    viewer = look(home, run)
+    viewer.sees("running", "running", 1)
+    home.cut()
+    viewer.is_told_of_an_outage()
+    home.mend(lambda: run.report(2, 10).succeed())
+    assert viewer.ends() == "over"
+    if viewer.frames:
+        assert viewer.kinds[:3] == ["status", "error", "status"]
+        assert viewer.kinds.count("completed") == 1
+    assert viewer.beliefs[-1].current == 2
+
+
+def test_too_many(make: Callable[..., House], look: Look) -> None:
+    """Beyond the limit a viewer is told so, and a place that is left can be taken."""
+    home = make(max_viewers=1)
+    run = home.runs.begin().report(1, 10)
+    with ExitStack() as seat:
+        seat.enter_context(home.webs[0].headway.hub.budget.seat(Seat.POLL))
+        assert look(home, run).ends() == "full"
+    look(home, run).sees("running", "running", 1)
+
+
+def test_not_allowed(make: Callable[..., House], look: Look) -> None:
+    """The app's rule is asked about the execution: what it forbids is refused, what it allows is shown."""
+    secret: set[Any] = set()
+    home = make(authorize=lambda _who, _action, execution_id: execution_id not in secret)
+    run, hidden = home.runs.begin().report(1, 10), home.runs.begin().report(1, 10)
+    secret.add(hidden.id)
+    assert look(home, hidden).ends() == "forbidden"
+    look(home, run).sees("running", "running", 1)
+
+
+def test_not_authenticated(make: Callable[..., House], look: Look) -> None:
+    """Where tokens are set, nothing is shown without one."""
+    home = make(tokens="sesame")
+    run = home.runs.begin().report(1, 10)
+    assert look(home, run).ends() == "unauthenticated"
+    assert look(home, run, headers={"Authorization": "Bearer wrong"}).ends() == "unauthenticated"
+    look(home, run, headers={"Authorization": "Bearer sesame"}).sees("running", "running", 1)
+
+
+def test_going_down(home: House, look: Look) -> None:
+    """A server that goes down sends its viewers away, to come back; it says nothing that isn't so."""
+    run = home.runs.begin().report(1, 10)
+    viewer = look(home, run)
+    viewer.sees("running", "running", 1)
+    home.webs[0].headway.hub.keeper.send_away()
+    assert viewer.ends() == "back"
+    told(viewer, [at(1)], "status")
