@@ -1,4 +1,6 @@
-"""The Celery application of the service: ``celery -A app worker``. Its set-up is ``celeryconfig.py``, its jobs are ``tasks``."""
+"""The Celery application of the service: ``celery -A app worker``. Its set-up is
+``celeryconfig.py``, its jobs are ``tasks``.
+"""
 
 from celery import Celery
 

@@ -1,7 +1,9 @@
-"""``python -m app.demo``: everything that the service needs, in one command, and nothing left of it afterwards.
+"""``python -m app.demo``: everything that the service needs, in one command, and nothing left of it
+afterwards.
 
-Starts an embedded Valkey (unless CELERY_BROKER_URL or CELERY_RESULT_BACKEND name a server), a worker and the web server, waits
-until they are ready and prints the address. Ctrl-C ends all in order, a second one at once. ``HOST`` and ``PORT`` are heeded.
+Starts an embedded Valkey (unless CELERY_BROKER_URL or CELERY_RESULT_BACKEND name a server), a
+worker and the web server, waits until they are ready and prints the address. Ctrl-C ends all in
+order, a second one at once. ``HOST`` and ``PORT`` are heeded.
 """
 
 from __future__ import annotations
@@ -20,10 +22,10 @@ from kombu.utils.url import maybe_sanitize_url
 
 import celeryconfig
 from app.processes import Child, Interrupts
+from headway.backends import store_for
 from headway.embedded import EmbeddedServer
 from headway.errors import ConfigurationError, Unavailable
 from headway.server.auth import check_bind
-from headway.backends import store_for
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Seconds that all may take to be ready: a cold disk and a busy machine included.
@@ -62,12 +64,18 @@ class Demo:
         return f"http://{f'[{host}]' if ':' in host else host}:{self._port}/"
 
     def run(self) -> None:
-        """Start, tell, and return when a signal asks for the end. Raises ``DemoError`` for whatever goes wrong."""
+        """Start, tell, and return when a signal asks for the end. Raises ``DemoError`` for whatever
+        goes wrong.
+        """
         with ExitStack() as stack:
             self._start(stack)
             if self._interrupts.wait_for(self._ready, PATIENCE, patience=1):
-                say(f"\nHeadway is ready. Open this address, start a job and watch it:\n\n    {self.url}\n")
-                say(f"Logs: {', '.join(str(child.log.relative_to(ROOT)) for child in self._children)}. Ctrl-C ends everything.")
+                say(
+                    f"\nHeadway is ready. Open this address, start a job and watch it:\n\n    {self.url}\n"
+                )
+                say(
+                    f"Logs: {', '.join(str(child.log.relative_to(ROOT)) for child in self._children)}. Ctrl-C ends everything."
+                )
             elif not self._interrupts.count:
                 raise DemoError(f"It wasn't ready after {PATIENCE:.0f} s.\n{self._tails()}")
             while not self._interrupts.count:
@@ -88,7 +96,9 @@ class Demo:
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as exc:
-            raise DemoError(f"The folder of the logs, {folder}, can't be made ({exc.strerror})") from exc
+            raise DemoError(
+                f"The folder of the logs, {folder}, can't be made ({exc.strerror})"
+            ) from exc
         env = os.environ | {
             "CELERY_BROKER_URL": broker or spare,
             "CELERY_RESULT_BACKEND": backend or spare,
@@ -96,7 +106,16 @@ class Demo:
             "PORT": str(self._port),
             "PYTHONUNBUFFERED": "1",
         }
-        worker = ["celery", "-A", "app", "worker", "--loglevel", "INFO", "--hostname", f"headway-{self._port}@%h"]
+        worker = [
+            "celery",
+            "-A",
+            "app",
+            "worker",
+            "--loglevel",
+            "INFO",
+            "--hostname",
+            f"headway-{self._port}@%h",
+        ]
         # As in the Procfile; the rest of it is in gunicorn.conf.py.
         web = ["gunicorn", "web:create_app()"]
         for name, command, steps in (("worker", worker, WORKER_STEPS), ("web", web, WEB_STEPS)):
@@ -115,12 +134,16 @@ class Demo:
                 probe.bind((self._host, self._port))
             except OSError as exc:
                 another = f"Take another one: PORT={self._port + 1} make demo"
-                raise DemoError(f"Port {self._port} of {self._host} can't be had ({exc.strerror}). {another}") from exc
+                raise DemoError(
+                    f"Port {self._port} of {self._host} can't be had ({exc.strerror}). {another}"
+                ) from exc
 
     def _ready(self) -> bool:
         """Whether the web server reaches its backend, and the worker takes jobs."""
         self._check()
-        connection = http.client.HTTPConnection(ANY_ADDRESS.get(self._host, self._host), self._port, timeout=5)
+        connection = http.client.HTTPConnection(
+            ANY_ADDRESS.get(self._host, self._host), self._port, timeout=5
+        )
         try:
             # By a loopback name, so that it is answered whatever address the server is bound to.
             connection.request("GET", "/readyz", headers={"Host": f"localhost:{self._port}"})
@@ -142,21 +165,36 @@ class Demo:
                 )
 
     def _tails(self) -> str:
-        return "\n".join(f"\nThe end of {child.log.relative_to(ROOT)}:\n\n{child.tail()}" for child in self._children)
+        return "\n".join(
+            f"\nThe end of {child.log.relative_to(ROOT)}:\n\n{child.tail()}"
+            for child in self._children
+        )
 
 
 def check_servers(broker: str, backend: str) -> None:
-    """Raise ``DemoError`` where a server that the environment names gives no answer; an empty name is none.
+    """Raise ``DemoError`` where a server that the environment names gives no answer; an empty name
+    is none.
 
     Worker and web server would wait for it, and say so in their logs only.
     """
     celery = Celery("headway_demo", broker=broker, backend=backend, set_as_current=False)
     if broker:
-        limits = dict.fromkeys(("socket_timeout", "socket_connect_timeout", "read_timeout", "write_timeout"), ANSWER)
-        with celery.connection_for_write(connect_timeout=ANSWER, transport_options=limits) as connection:
+        limits = dict.fromkeys(
+            ("socket_timeout", "socket_connect_timeout", "read_timeout", "write_timeout"), ANSWER
+        )
+        with celery.connection_for_write(
+            connect_timeout=ANSWER, transport_options=limits
+        ) as connection:
             try:
-                connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, timeout=2 * ANSWER)
-            except (OperationalError, OSError, *connection.connection_errors, *connection.channel_errors) as exc:
+                connection.ensure_connection(
+                    max_retries=1, interval_start=0, interval_step=0, timeout=2 * ANSWER
+                )
+            except (
+                OperationalError,
+                OSError,
+                *connection.connection_errors,
+                *connection.channel_errors,
+            ) as exc:
                 raise _no_answer("broker", "CELERY_BROKER_URL", broker) from exc
     if backend:
         store = store_for(celery)

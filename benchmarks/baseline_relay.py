@@ -1,4 +1,5 @@
-"""The least that brings a published message to a browser: ``python -m benchmarks.baseline_relay REDIS_URL CHANNEL``.
+"""The least that brings a published message to a browser: ``python -m benchmarks.baseline_relay
+REDIS_URL CHANNEL``.
 
 Every client of its WebSocket gets what is published on the channel, and its own words back.
 """

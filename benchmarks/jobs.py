@@ -1,6 +1,7 @@
 """What runs inside a real Celery worker, and measures there: ``celery -A benchmarks.jobs``.
 
-One process has both sides: an app with Headway installed, and a plain one beside it that stores in the same server.
+One process has both sides: an app with Headway installed, and a plain one beside it that stores in
+the same server.
 """
 
 from __future__ import annotations
@@ -27,14 +28,19 @@ from headway.core.registry import StateWrite
 
 URL = os.environ.get("BENCH_URL", "redis://127.0.0.1:6379/0")
 EXPIRES = 3600
-#: Calls of a hot loop in one round: enough for what is done once (a tqdm, a generator) not to count. Usually, and with --quick.
+#: Calls of a hot loop in one round: enough for what is done once (a tqdm, a generator) not to
+#: count. Usually, and with --quick.
 CALLS = {False: 100_000, True: 50_000}
-#: Among how many executions the reports of `stored` are shared out, and among how many keys what stands beside them.
+#: Among how many executions the reports of `stored` are shared out, and among how many keys what
+#: stands beside them.
 EXECUTIONS = 1_000
 
 celery = Celery("benchmarks", broker=URL, backend=URL)
-celery.conf.update(result_expires=EXPIRES, task_ignore_result=False, broker_connection_retry_on_startup=True)
-#: A short interval, where a viewer's latency is measured: the updates come slower than that, and each is written at once.
+celery.conf.update(
+    result_expires=EXPIRES, task_ignore_result=False, broker_connection_retry_on_startup=True
+)
+#: A short interval, where a viewer's latency is measured: the updates come slower than that, and
+#: each is written at once.
 headway.install(celery, interval=float(os.environ.get("BENCH_INTERVAL", "0.25")))
 
 #: The same without Headway.
@@ -52,8 +58,8 @@ P = ParamSpec("P")
 def job(measure: Callable[P, Any]) -> Callable[P, None]:
     """A task that leaves what it measured in the list ``<its id>-measured``.
 
-    Not as its result: whoever waits for that with ``get`` is woken by every report, and takes the machine's time from what is
-    measured.
+    Not as its result: whoever waits for that with ``get`` is woken by every report, and takes the
+    machine's time from what is measured.
     """
 
     @celery.task(name=f"benchmarks.{measure.__name__}", bind=True)
@@ -72,7 +78,9 @@ def sent(name: str, *args: object, task_id: str | None = None) -> Callable[..., 
     courier.send_task(f"benchmarks.{name}", args, task_id=task_id)
 
     def measured(timeout: int) -> Any:
-        with closing(redis.Redis.from_url(URL, socket_timeout=None)) as client:  # redis-py 8's default is less than a job takes
+        with closing(
+            redis.Redis.from_url(URL, socket_timeout=None)
+        ) as client:  # redis-py 8's default is less than a job takes
             found = client.blpop([f"{task_id}-measured"], timeout=timeout)
         if found is None:
             raise TimeoutError(f"the job {name} measured nothing within {timeout} s")
@@ -150,11 +158,13 @@ def track(self: Any, quick: bool) -> Taken:
 
 @job
 def stored(self: Any, quick: bool, size: int) -> Taken:
-    """One report on its way to the server, ``size`` bytes of text in it, in as many ways as people do it.
+    """One report on its way to the server, ``size`` bytes of text in it, in as many ways as people
+    do it.
 
-    ``store``: the guarded write alone, of bytes that are there; ``ours``: the whole way of an update that is due, encoding
-    included; ``set``: a plain SET of the same bytes; ``celery``: ``update_state`` of a plain app; ``celery-progress``: its
-    recorder on a task of that app (it stores a description, no attributes).
+    ``store``: the guarded write alone, of bytes that are there; ``ours``: the whole way of an
+    update that is due, encoding included; ``set``: a plain SET of the same bytes; ``celery``:
+    ``update_state`` of a plain app; ``celery-progress``: its recorder on a task of that app (it
+    stores a description, no attributes).
     """
     attempt = self.request._headway
     reporter = headway.RequestContext.get().progress
@@ -164,10 +174,21 @@ def stored(self: Any, quick: bool, size: int) -> Taken:
     meta = {"current": 1, "total": 10, "message": message, "attributes": attributes}
     meta |= {"timestamp": int(time.time() * 1000), "rate": None, "attempt": attempt.number}
     raw = self.backend.headway_record(self.request.id, meta, "PROGRESS", None, None)
-    write = StateWrite(self.request.id, "PROGRESS", datetime.now(UTC), attempt=attempt.number, meta=meta, result=raw, expires=EXPIRES)
+    write = StateWrite(
+        self.request.id,
+        "PROGRESS",
+        datetime.now(UTC),
+        attempt=attempt.number,
+        meta=meta,
+        result=raw,
+        expires=EXPIRES,
+    )
     store = attempt.installation.store
-    # Each report is a new one of one of many executions: of a single one most would be thinned out of its history, and cost less.
-    writes = itertools.cycle(replace(write, task_id=f"{self.request.id}-{n}", attempt=1) for n in range(EXECUTIONS))
+    # Each report is a new one of one of many executions: of a single one most would be thinned out
+    # of its history, and cost less.
+    writes = itertools.cycle(
+        replace(write, task_id=f"{self.request.id}-{n}", attempt=1) for n in range(EXECUTIONS)
+    )
     names = itertools.cycle(f"bench-set-{n}" for n in range(EXECUTIONS))
     client = redis.Redis.from_url(URL)
     plain_reporting.push_request(id=f"plain-{self.request.id}", called_directly=False, retries=0)
@@ -208,10 +229,11 @@ def _times(call: Callable[[], object]) -> Callable[[int], None]:
 
 @job
 def spoken(self: Any, rounds: int, each: int, pause: float, key: str) -> None:
-    """Tell the time to whoever watches: by ``progress.update``, and by a plain PUBLISH on ``key`` and on ``key-raw``, in turns.
+    """Tell the time to whoever watches: by ``progress.update``, and by a plain PUBLISH on ``key``
+    and on ``key-raw``, in turns.
 
-    Says in the list ``key-ready`` that it runs, and begins when there is something in ``key``; "end" is the last word on both
-    channels.
+    Says in the list ``key-ready`` that it runs, and begins when there is something in ``key``;
+    "end" is the last word on both channels.
     """
     progress = headway.RequestContext.get().progress
     with closing(redis.Redis.from_url(URL, socket_timeout=None)) as client:

@@ -18,7 +18,8 @@ from tests.support.processes import Process, WebServer
 
 #: Rounds, and messages of each way in a round: usually, and with --quick.
 ROUNDS = {False: (12, 40), True: (4, 20)}
-#: Seconds between two messages: more than ``BENCH_INTERVAL``, so that each update is written at once.
+#: Seconds between two messages: more than ``BENCH_INTERVAL``, so that each update is written at
+#: once.
 PAUSE = 0.025
 INTERVAL = 0.01
 
@@ -27,7 +28,9 @@ class Relay(Process):
     """The relay in a process of its own; ``url`` is its WebSocket."""
 
     def __init__(self, url: str, channel: str) -> None:
-        super().__init__([sys.executable, "-m", "benchmarks.baseline_relay", url, channel], name="relay")
+        super().__init__(
+            [sys.executable, "-m", "benchmarks.baseline_relay", url, channel], name="relay"
+        )
         self.url = ""
 
     def wait_ready(self) -> None:
@@ -37,11 +40,13 @@ class Relay(Process):
 
 
 def measure(url: str, *, quick: bool) -> dict[str, list[float]]:
-    """Seconds from the call in the task to the frame at the viewer, each sample of each way. A worker of ``jobs`` runs already.
+    """Seconds from the call in the task to the frame at the viewer, each sample of each way. A
+    worker of ``jobs`` runs already.
 
-    ``ours``; ``relay``: PUBLISH, and one process that passes it on to a WebSocket; ``pubsub``: PUBLISH to a subscriber; ``echo``:
-    a word to a WebSocket server and back, as far apart as the updates: after 25 ms of rest all of it, the system included, takes
-    three times as long as in a hot loop.
+    ``ours``; ``relay``: PUBLISH, and one process that passes it on to a WebSocket; ``pubsub``:
+    PUBLISH to a subscriber; ``echo``: a word to a WebSocket server and back, as far apart as the
+    updates: after 25 ms of rest all of it, the system included, takes three times as long as in a
+    hot loop.
     """
     rounds, each = ROUNDS[quick]
     key = f"bench-{uuid.uuid4().hex}"
@@ -55,7 +60,10 @@ def measure(url: str, *, quick: bool) -> dict[str, list[float]]:
         ended = jobs.sent("spoken", rounds, each, PAUSE, key, task_id=key)
         client.blpop([f"{key}-ready"], timeout=30)
         address = f"{server.url.replace('http', 'ws', 1)}/api/v1/executions/{key}/progress/ws"
-        with closing(create_connection(address, timeout=30)) as ours, closing(create_connection(relay.url, timeout=30)) as theirs:
+        with (
+            closing(create_connection(address, timeout=30)) as ours,
+            closing(create_connection(relay.url, timeout=30)) as theirs,
+        ):
             taken["echo"] = [_echo(theirs) for _ in range(rounds * each)]
             listener.subscribe(f"{key}-raw")
             listener.get_message(timeout=5)
@@ -74,8 +82,8 @@ def measure(url: str, *, quick: bool) -> dict[str, list[float]]:
 
 
 def _collect(arrivals: Iterator[tuple[int, str]], taken: list[float]) -> None:
-    """When each came, and its stamp: the monotonic clock's at the sender, which is the same for all processes of a machine
-    (Linux, macOS). What a viewer then does with it isn't counted.
+    """When each came, and its stamp: the monotonic clock's at the sender, which is the same for all
+    processes of a machine (Linux, macOS). What a viewer then does with it isn't counted.
     """
     for arrived, stamp in arrivals:
         taken.append((arrived - int(stamp)) / 1e9)

@@ -1,4 +1,6 @@
-"""Few executions and many: what a page, a look and a publish cost beside so many, and how many bytes each takes."""
+"""Few executions and many: what a page, a look and a publish cost beside so many, and how many
+bytes each takes.
+"""
 
 from __future__ import annotations
 
@@ -34,12 +36,18 @@ class Filled:
 
 
 def fill(url: str, name: str, count: int) -> Filled:
-    """Nine of ten have succeeded, one runs; each has a task and an owner, and was published a millisecond after another."""
+    """Nine of ten have succeeded, one runs; each has a task and an owner, and was published a
+    millisecond after another.
+    """
     app = Celery(name, backend=url, set_as_current=False)
     app.conf.result_backend_transport_options = {"global_keyprefix": f"{name}:"}
     store = RedisStore(app, timeout=30.0)
     client = redis.Redis.from_url(url)
-    before, begin, ids = client.info("memory")["used_memory"], datetime.now(UTC) - timedelta(hours=1), []
+    before, begin, ids = (
+        client.info("memory")["used_memory"],
+        datetime.now(UTC) - timedelta(hours=1),
+        [],
+    )
     for first in range(0, count, BATCH):
         batch = [str(uuid.uuid4()) for _ in range(min(BATCH, count - first))]
         times = [begin + timedelta(milliseconds=first + n) for n in range(len(batch))]
@@ -60,48 +68,78 @@ def fill(url: str, name: str, count: int) -> Filled:
     return Filled(store, ids, used / count)
 
 
-def _opens(store: RedisStore, batch: list[str], times: list[datetime]) -> list[list[bytes | str | int]]:
+def _opens(
+    store: RedisStore, batch: list[str], times: list[datetime]
+) -> list[list[bytes | str | int]]:
     lives = store._lives(store.results.expires)
     started = store.results.encode({"status": "STARTED", "result": None})
     return [
-        [*store._keys(each), micros(at), 0, "w@host", "", started, 0, *lives, 0] for each, at in zip(batch, times, strict=True)
+        [*store._keys(each), micros(at), 0, "w@host", "", started, 0, *lives, 0]
+        for each, at in zip(batch, times, strict=True)
     ]
 
 
-def _ends(store: RedisStore, batch: list[str], times: list[datetime]) -> list[list[bytes | str | int]]:
+def _ends(
+    store: RedisStore, batch: list[str], times: list[datetime]
+) -> list[list[bytes | str | int]]:
     lives = store._lives(store.results.expires)
     return [
-        [*store._keys(each), "SUCCESS", micros(at), 1, "", "end-store", store.results.encode(_meta(each)), *lives]
+        [
+            *store._keys(each),
+            "SUCCESS",
+            micros(at),
+            1,
+            "",
+            "end-store",
+            store.results.encode(_meta(each)),
+            *lives,
+        ]
         for n, (each, at) in enumerate(zip(batch, times, strict=True))
         if n % 10
     ]
 
 
 def _meta(task_id: str) -> dict[str, object]:
-    return {"status": "SUCCESS", "result": 42, "traceback": None, "children": [], "date_done": None, "task_id": task_id}
+    return {
+        "status": "SUCCESS",
+        "result": 42,
+        "traceback": None,
+        "children": [],
+        "date_done": None,
+        "task_id": task_id,
+    }
 
 
 def sides(filled: Filled) -> dict[str, Callable[[], object]]:
     """What is compared: each beside few and beside many."""
     store, some = filled.store, filled.ids[len(filled.ids) // 2]
     running = frozenset({Status.RUNNING})
-    deep = store.find(Query(until=datetime.now(UTC) - timedelta(hours=1) + timedelta(milliseconds=len(filled.ids) // 2), limit=1))
+    deep = store.query(
+        Query(
+            until=datetime.now(UTC)
+            - timedelta(hours=1)
+            + timedelta(milliseconds=len(filled.ids) // 2),
+            limit=1,
+        )
+    )
 
     def publish() -> None:
-        store.register([Registration(str(uuid.uuid4()), "tasks.task0", datetime.now(UTC), owner="owner0")])
+        store.register(
+            [Registration(str(uuid.uuid4()), "tasks.task0", datetime.now(UTC), owner="owner0")]
+        )
 
     def start() -> None:
-        store.open(AttemptStart(str(uuid.uuid4()), "tasks.task0", datetime.now(UTC)))
+        store.start_attempt(AttemptStart(str(uuid.uuid4()), "tasks.task0", datetime.now(UTC)))
 
     def end() -> None:
         store.write(StateWrite(str(uuid.uuid4()), "REVOKED", datetime.now(UTC)))
 
     return {
-        "a page of 50": lambda: store.find(Query()),
-        "  of what runs": lambda: store.find(Query(status=running)),
-        "  of one owner": lambda: store.find(Query(owner="owner7")),
-        "  from the middle": lambda: store.find(Query(cursor=deep.cursor)),
-        "  no text fits (bounded)": lambda: store.find(Query(text="nothing")),
+        "a page of 50": lambda: store.query(Query()),
+        "  of what runs": lambda: store.query(Query(status=running)),
+        "  of one owner": lambda: store.query(Query(owner="owner7")),
+        "  from the middle": lambda: store.query(Query(cursor=deep.cursor)),
+        "  no text fits (bounded)": lambda: store.query(Query(text="nothing")),
         "a look at one": lambda: store.read([some]),
         "noting a publish": publish,
         "noting a start": start,
@@ -109,14 +147,22 @@ def sides(filled: Filled) -> dict[str, Callable[[], object]]:
     }
 
 
-def measure(url: str, *, quick: bool) -> Iterator[tuple[str, dict[str, list[float]], tuple[int, int]]]:
+def measure(
+    url: str, *, quick: bool
+) -> Iterator[tuple[str, dict[str, list[float]], tuple[int, int]]]:
     """What, the rounds of ``many`` and ``few``, and how many they are."""
     count = QUICK if quick else MANY
     few, many = fill(url, "few", FEW), fill(url, "many", count)
-    print(f"  bytes an execution, its result included: {few.bytes_each:.0f} of {FEW}, {many.bytes_each:.0f} of {count}")
+    print(
+        f"  bytes an execution, its result included: {few.bytes_each:.0f} of {FEW}, {many.bytes_each:.0f} of {count}"
+    )
     beside = sides(few)
     for what, call in sides(many).items():
-        yield what, alternate({"many": _times(call), "few": _times(beside[what])}, quick=quick), (count, FEW)
+        yield (
+            what,
+            alternate({"many": _times(call), "few": _times(beside[what])}, quick=quick),
+            (count, FEW),
+        )
     few.store.close()
     many.store.close()
 

@@ -1,6 +1,8 @@
-"""What many viewers cost the web process, beside a server that does no more than to tell them (the ``websockets`` library's own).
+"""What many viewers cost the web process, beside a server that does no more than to tell them (the
+``websockets`` library's own).
 
-The viewers are `tests.support.load_clients`'s, in processes of their own; what is measured is the server's.
+The viewers are `tests.support.load_clients`'s, in processes of their own; what is measured is the
+server's.
 """
 
 from __future__ import annotations
@@ -66,7 +68,9 @@ class Broadcast(Process):
 class Side:
     """One server, and a crowd that looks at one execution."""
 
-    def __init__(self, process: psutil.Process, look: Look, fleet: Fleet, tell: Callable[[int], None]) -> None:
+    def __init__(
+        self, process: psutil.Process, look: Look, fleet: Fleet, tell: Callable[[int], None]
+    ) -> None:
         self.process, self._look, self._fleet, self._tell = process, look, fleet, tell
         self._told = 0
 
@@ -85,7 +89,11 @@ class Side:
         """So many more viewers; returns when each has been told something."""
         there = self._fleet.tally(self._group).open
         self._fleet.open(self._look, self._group, count)
-        until(lambda: self._fleet.tally(self._group).open == there + count, within=PATIENCE, what=f"{count} viewers to be there")
+        until(
+            lambda: self._fleet.tally(self._group).open == there + count,
+            within=PATIENCE,
+            what=f"{count} viewers to be there",
+        )
 
     def go(self) -> None:
         """All leave; returns when they have."""
@@ -97,7 +105,9 @@ class Side:
         return self._fleet.tally(self._group).ends["completed"]
 
     def tell(self, messages: int) -> int:
-        """Tell so many reports to all, and wait until all have the last; returns how many frames that were."""
+        """Tell so many reports to all, and wait until all have the last; returns how many frames
+        that were.
+        """
         before = self._frames()
         self._tell(messages)
         self._told += messages
@@ -117,9 +127,18 @@ class Side:
 
 
 class Stage:
-    """Headway and, where it is wanted, the other side, each with viewers of its own. A context manager."""
+    """Headway and, where it is wanted, the other side, each with viewers of its own. A context
+    manager.
+    """
 
-    def __init__(self, url: str, kind: Literal["gevent", "gthread"] = "gevent", *, seats: int, other: bool = True) -> None:
+    def __init__(
+        self,
+        url: str,
+        kind: Literal["gevent", "gthread"] = "gevent",
+        *,
+        seats: int,
+        other: bool = True,
+    ) -> None:
         self._url, self._kind, self._seats, self._other = url, kind, seats, other
         self._said = 0
         self._stack = ExitStack()
@@ -130,7 +149,9 @@ class Stage:
         args = ["--worker-connections", room] if self._kind == "gevent" else ["--threads", room]
         with ExitStack() as stack:
             #: The web server with Headway.
-            self.server = stack.enter_context(WebServer(self._kind, APP, {"BENCH_URL": self._url}, args))
+            self.server = stack.enter_context(
+                WebServer(self._kind, APP, {"BENCH_URL": self._url}, args)
+            )
             fleet = stack.enter_context(Fleet())
             #: The execution that all look at.
             self.run: Run = Runs.on(self._url).begin()
@@ -140,7 +161,12 @@ class Stage:
             if self._other:
                 broadcast = stack.enter_context(Broadcast())
                 look = Look(broadcast.address, f"/{self.run.id}")
-                self.theirs = Side(psutil.Process(broadcast.pid), look, stack.enter_context(Fleet()), self._same(broadcast))
+                self.theirs = Side(
+                    psutil.Process(broadcast.pid),
+                    look,
+                    stack.enter_context(Fleet()),
+                    self._same(broadcast),
+                )
             self._stack = stack.pop_all()
         return self
 
@@ -157,7 +183,9 @@ class Stage:
     def _same(self, broadcast: Broadcast) -> Callable[[int], None]:
         """Frames as long as ours, to the byte."""
         with closing(
-            create_connection(f"{self.server.ws_url}/api/v1/executions/{self.run.id}/progress/ws", timeout=30)
+            create_connection(
+                f"{self.server.ws_url}/api/v1/executions/{self.run.id}/progress/ws", timeout=30
+            )
         ) as viewer:
             viewer.recv()
             self.run.report(0.5, 10_000, "a report of usual length, as a task would make it")
@@ -196,7 +224,9 @@ def delivery(url: str, *, quick: bool) -> dict[str, list[float]]:
 
 
 def handshake(url: str, *, quick: bool) -> dict[str, list[float]]:
-    """Seconds of the server's processor until a viewer has been told its first frame, per round and side."""
+    """Seconds of the server's processor until a viewer has been told its first frame, per round and
+    side.
+    """
     taken: dict[str, list[float]] = {"ours": [], "theirs": []}
     count = VIEWERS[quick] // 4
     with Stage(url, seats=VIEWERS[quick]) as stage:
@@ -233,13 +263,17 @@ def _held(side: Side, count: int) -> float:
 
 
 def commands(url: str, *, quick: bool) -> dict[int, float]:
-    """Commands that the server of the backend has answered for each of ten reports a second, by the number of viewers.
+    """Commands that the server of the backend has answered for each of ten reports a second, by the
+    number of viewers.
 
     For a report, not in a second: a busy machine makes fewer of both.
     """
     taken: dict[int, float] = {}
     reports = 30 if quick else 150
-    with Stage(url, seats=VIEWERS[quick], other=False) as stage, closing(redis.Redis.from_url(url)) as client:
+    with (
+        Stage(url, seats=VIEWERS[quick], other=False) as stage,
+        closing(redis.Redis.from_url(url)) as client,
+    ):
         pause = threading.Event()
         for count in (1, VIEWERS[quick]):
             stage.ours.come(count - len(taken))
@@ -253,7 +287,8 @@ def commands(url: str, *, quick: bool) -> dict[int, float]:
 
 
 def rest(url: str, *, quick: bool) -> dict[str, list[float]]:
-    """Seconds of one GET of an execution: beside the largest crowd with two reports a second, and at a server without any.
+    """Seconds of one GET of an execution: beside the largest crowd with two reports a second, and
+    at a server without any.
 
     Raises ``AssertionError`` where one of the crowd wasn't told the end.
     """

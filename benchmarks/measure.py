@@ -11,17 +11,20 @@ from dataclasses import dataclass
 #: Does it n times; what that takes is measured.
 Side = Callable[[int], object]
 
-#: Seconds that one side is given in one round, and how many rounds there are: usually, and with --quick. Many short ones, so that
-#: on a busy machine some of them are left alone.
+#: Seconds that one side is given in one round, and how many rounds there are: usually, and with
+#: --quick. Many short ones, so that on a busy machine some of them are left alone.
 SPAN = 0.015
 ROUNDS = {False: 90, True: 20}
 
 
-def alternate(sides: Mapping[str, Side], *, quick: bool, count: int | None = None) -> dict[str, list[float]]:
+def alternate(
+    sides: Mapping[str, Side], *, quick: bool, count: int | None = None
+) -> dict[str, list[float]]:
     """Seconds a call, per round and side.
 
-    Each round runs every side once, each round beginning with another one: what drifts (heat, other processes, a database
-    that grows) falls on all. Each side is warmed up first, and does ``count`` calls, or as many as fit into the span.
+    Each round runs every side once, each round beginning with another one: what drifts (heat, other
+    processes, a database that grows) falls on all. Each side is warmed up first, and does ``count``
+    calls, or as many as fit into the span.
     """
     counts = {name: count or _calibrated(side, SPAN) for name, side in sides.items()}
     names = list(sides)
@@ -46,14 +49,22 @@ class Ratio:
     median: float
     low: float
     high: float
-    #: The fastest rounds of both (the tenth part) against each other: what is left when nothing else disturbs.
+    #: The fastest rounds of both (the tenth part) against each other: what is left when nothing
+    #: else disturbs.
     best: float
 
 
 def ratio(ours: list[float], theirs: list[float]) -> Ratio:
     """Compare two sides of one `alternate`."""
-    low, middle, high = statistics.quantiles([a / b for a, b in zip(ours, theirs, strict=True)], n=4)
-    return Ratio(middle, low, high, statistics.quantiles(ours, n=10)[0] / statistics.quantiles(theirs, n=10)[0])
+    low, middle, high = statistics.quantiles(
+        [a / b for a, b in zip(ours, theirs, strict=True)], n=4
+    )
+    return Ratio(
+        middle,
+        low,
+        high,
+        statistics.quantiles(ours, n=10)[0] / statistics.quantiles(theirs, n=10)[0],
+    )
 
 
 def _calibrated(side: Side, span: float) -> int:

@@ -29,10 +29,10 @@ from headway.models import Execution, Failure, Phase, Progress, Status
 from headway.worker.cancel_token import TaskCancelled, cancel
 from headway.worker.context import RequestContext
 from headway.worker.install import install
+from headway.worker.progress_timeout import ProgressTimeout
 from headway.worker.publishing import owned_by
 from headway.worker.step import Step
 from headway.worker.task import ProgressTask
-from headway.worker.progress_timeout import ProgressTimeout
 
 if TYPE_CHECKING:
     from headway.client import Client as Client
@@ -60,7 +60,9 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """``headway.Client``, made known on first use: a worker has no need of the libraries that it stands on."""
+    """``headway.Client``, made known on first use: a worker has no need of the libraries that it
+    stands on.
+    """
     if name == "Client":
         from headway.client import Client  # noqa: PLC0415
 

@@ -12,7 +12,7 @@ from headway.stores.base import Store
 from headway.stores.keyvalue import KeyValueStore, TaskMetaStore
 from headway.stores.memory import MemoryStore
 from headway.stores.redis import RedisStore
-from headway.stores.result_backend import Results, check_readable
+from headway.stores.result_backend import ResultBackend, check_readable
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -35,14 +35,15 @@ def store_for(app: Any, *, allow_pickle: bool = False) -> Store:
 def feed_for(
     app: Any, store: Store, *, poll_interval: float = INTERVAL, allow_pickle: bool = False
 ) -> Feed:
-    """Return a new feed of the changes in ``store``. It has one listener and makes no connection yet.
+    """Return a new feed of the changes in ``store``. It has one listener and makes no connection
+    yet.
 
     On Redis the feed subscribes to what Celery publishes with each result
     (celery-facts#FACT22); elsewhere it polls every ``poll_interval`` seconds.
     """
     if isinstance(store, MemoryStore):
         return MemoryFeed(store)
-    results = Results(app, allow_pickle=allow_pickle)
+    results = ResultBackend(app, allow_pickle=allow_pickle)
     if "RedisBackend" not in _class_names(results.backend):
         return PollingFeed(store, interval=poll_interval)
     # Imported here: these modules need redis-py, which other backends do not.
@@ -57,7 +58,7 @@ def feed_for(
 
 
 def _make_store(app: Any, *, allow_pickle: bool) -> Store:
-    results = Results(app, allow_pickle=allow_pickle)
+    results = ResultBackend(app, allow_pickle=allow_pickle)
     names = _class_names(results.backend)
     if "RedisBackend" in names:
         return RedisStore(app, results=results)
@@ -69,7 +70,9 @@ def _make_store(app: Any, *, allow_pickle: bool) -> Store:
     if "KeyValueStoreBackend" in names:
         return KeyValueStore(app, results=results)
     if "DisabledBackend" in names or "RPCBackend" in names:
-        check_readable(app, allow_pickle=True)  # raises ConfigurationError with the setting to change
+        check_readable(
+            app, allow_pickle=True
+        )  # raises ConfigurationError with the setting to change
     return TaskMetaStore(app, results=results)
 
 

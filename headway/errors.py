@@ -21,9 +21,10 @@
      +-- NotFinished            it hasn't ended in time                )
      +-- UnexpectedAnswer       what answered doesn't speak this API   )
 
-Driver errors (redis, kombu, SQLAlchemy) are translated once, at the edge of ``stores`` and ``feeds``, into ``Unavailable``
-with the driver's error as ``__cause__``. The web side maps classes to HTTP status in one table (``server/problems.py``), the
-client back to classes in another (``client/answers.py``).
+Driver errors (redis, kombu, SQLAlchemy) are translated once, at the edge of ``stores`` and
+``feeds``, into ``Unavailable`` with the driver's error as ``__cause__``. The web side maps classes
+to HTTP status in one table (``server/problems.py``), the client back to classes in another
+(``client/answers.py``).
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ class UsageError(HeadwayError, ValueError):
 
 
 class ConfigurationError(HeadwayError):
-    """A configuration that can't work, such as a result backend that no other process can read. Says what to set."""
+    """A configuration that can't work, such as a result backend that no other process can read.
+    Says what to set.
+    """
 
 
 class ExecutionNotFound(HeadwayError, LookupError):
@@ -91,15 +94,21 @@ class NotSupported(HeadwayError):
 class Unavailable(HeadwayError):
     """The result backend (or the broker) can't be reached now; ``retry_after`` is in seconds."""
 
-    def __init__(self, message: str = "The result backend can't be reached", retry_after: float = 2.0) -> None:
+    def __init__(
+        self, message: str = "The result backend can't be reached", retry_after: float = 2.0
+    ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
 
 
 class ExecutionFailed(HeadwayError):
-    """The execution that was waited for has failed. The type's name and the message are the task's exception's."""
+    """The execution that was waited for has failed. The type's name and the message are the task's
+    exception's.
+    """
 
-    def __init__(self, execution_id: str, type: str, message: str, details: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, execution_id: str, type: str, message: str, details: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(f"Execution '{execution_id}' failed: {type}: {message}")
         self.execution_id = execution_id
         self.type = type
@@ -124,5 +133,5 @@ class NotFinished(HeadwayError, TimeoutError):
         self.timeout = timeout
 
 
-class UnexpectedAnswer(HeadwayError):
+class UnexpectedResponse(HeadwayError):
     """What answered is no Headway, or one with a fault (500). Says what it sent."""

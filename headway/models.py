@@ -1,4 +1,5 @@
-"""Public data: what a reader is shown, as frozen records. Nothing here imports the rest of the package.
+"""Public data: what a reader is shown, as frozen records. Nothing here imports the rest of the
+package.
 
 An *execution* is what a person watches; a *task* is Celery's; an *attempt* is one run of a task (a
 retry or a redelivery is a new one); *progress* is the last report of an attempt. *Status* is one of
@@ -28,7 +29,9 @@ class Status(StrEnum):
 
     @property
     def terminal(self) -> bool:
-        """Whether this is an end: only a new attempt can lead on from it, and nothing from a success (``core.states.opens``)."""
+        """Whether this is an end: only a new attempt can lead on from it, and nothing from a
+        success (``core.states.opens``).
+        """
         return self not in (Status.PENDING, Status.RUNNING)
 
 
@@ -55,7 +58,8 @@ class Progress:
     total: int | float | None = None
     #: What a person would want to read, or None.
     message: str | None = None
-    #: The task's own key-value pairs, str to str; None where it gave none (``{}`` is kept apart from None).
+    #: The task's own key-value pairs, str to str; None where it gave none (``{}`` is kept apart
+    #: from None).
     attributes: Mapping[str, str] | None = None
     #: When it was reported, by the worker's clock. None where the report carries no time.
     timestamp: datetime | None = None
@@ -81,8 +85,16 @@ class Progress:
 
     @property
     def eta_seconds(self) -> float | None:
-        """Seconds that are left at ``rate``, counted from ``timestamp``; None where it can't be told."""
-        if self.current is None or self.total is None or self.total <= 0 or self.rate is None or self.rate <= 0:
+        """Seconds that are left at ``rate``, counted from ``timestamp``; None where it can't be
+        told.
+        """
+        if (
+            self.current is None
+            or self.total is None
+            or self.total <= 0
+            or self.rate is None
+            or self.rate <= 0
+        ):
             return None
         try:
             return max(0.0, (self.total - self.current) / self.rate)
@@ -90,7 +102,9 @@ class Progress:
             return None
 
     def same_as(self, other: Progress | None) -> bool:
-        """Whether a viewer would see no difference: all that the task said is equal, whenever it said it."""
+        """Whether a viewer would see no difference: all that the task said is equal, whenever it
+        said it.
+        """
         return other is not None and (self.current, self.total, self.message, self.attributes) == (
             other.current,
             other.total,
@@ -113,7 +127,9 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """What a reader is shown. Made by ``core.states.resolve`` only, so that it can't contradict itself."""
+    """What a reader is shown. Made by ``core.states.resolve`` only, so that it can't contradict
+    itself.
+    """
 
     execution_id: str
     status: Status
@@ -136,7 +152,8 @@ class Execution:
     worker: str | None = None
     #: Whom it belongs to, as the publisher said; None where it said nothing.
     owner: str | None = None
-    #: The task that a workflow began with, in Celery's words: its own id where it began one, None where nobody said.
+    #: The task that a workflow began with, in Celery's words: its own id where it began one, None
+    #: where nobody said.
     root_id: str | None = None
     #: The group or the chord's header that it is a member of.
     group_id: str | None = None
@@ -148,7 +165,8 @@ class Report:
 
     #: The attempt that reported it, starts at 1; 0 where it came from a run that nobody opened.
     attempt: int
-    #: Its time is to the millisecond, and always there: when it was stored, where it carried none. Its rate isn't remembered.
+    #: Its time is to the millisecond, and always there: when it was stored, where it carried none.
+    #: Its rate isn't remembered.
     progress: Progress
 
 

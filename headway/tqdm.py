@@ -1,13 +1,16 @@
-"""tqdm's bars, reported: ``from headway.tqdm import tqdm`` in the place of ``from tqdm import tqdm``.
+"""tqdm's bars, reported: ``from headway.tqdm import tqdm`` in the place of ``from tqdm import
+tqdm``.
 
-In a task that runs in a worker a bar is the task's progress: ``n`` of ``total``, the description as message, the postfix as
-attributes. Nothing is printed there. Elsewhere (a terminal, a notebook's kernel, a direct call of the task) it is tqdm's own bar.
+In a task that runs in a worker a bar is the task's progress: ``n`` of ``total``, the description as
+message, the postfix as attributes. Nothing is printed there. Elsewhere (a terminal, a notebook's
+kernel, a direct call of the task) it is tqdm's own bar.
 
-Libraries that bring their own ``from tqdm.auto import tqdm`` report too, after one call of `everywhere` in the Celery app's
-module.
+Libraries that bring their own ``from tqdm.auto import tqdm`` report too, after one call of
+`patch_all` in the Celery app's module.
 
-Which bar speaks: one at a time, the first that is open; those that a loop inside of it makes are silent, as the attempt has one
-progress. Within ``with ctx.progress.step(...)`` a bar moves that step. tqdm is the extra ``celery-headway[tqdm]``.
+Which bar speaks: one at a time, the first that is open; those that a loop inside of it makes are
+silent, as the attempt has one progress. Within ``with ctx.progress.step(...)`` a bar moves that
+step. tqdm is the extra ``celery-headway[tqdm]``.
 """
 
 from __future__ import annotations
@@ -25,14 +28,16 @@ from headway.worker import context
 from headway.worker.reporter import Reporter
 from headway.worker.step import Step, innermost
 
-__all__ = ["everywhere", "tqdm", "trange"]
+__all__ = ["patch_all", "tqdm", "trange"]
 
 Target = Reporter | Step
 Bar = Any  # a std.tqdm; for a type checker it lacks what is kept on it here
 
 
-class Nowhere(io.TextIOBase):
-    """Where a bar draws itself that nobody sees. Not os.devnull: a file that is opened for each bar would want to be closed."""
+class NullFile(io.TextIOBase):
+    """Where a bar draws itself that nobody sees. Not os.devnull: a file that is opened for each bar
+    would want to be closed.
+    """
 
     def write(self, text: str) -> int:
         return len(text)
@@ -61,7 +66,8 @@ def _new(original: Callable[..., Bar]) -> Callable[..., Bar]:
     def __new__(cls: type[Bar], *args: Any, **options: Any) -> Bar:
         if _target() is None:
             return original(cls, *args, **options)
-        # Without tqdm's monitor thread: it wakes bars whose loop has become slow, and here each item is told.
+        # Without tqdm's monitor thread: it wakes bars whose loop has become slow, and here each
+        # item is told.
         bar: Bar = object.__new__(cls)
         with cls.get_lock():
             cls._instances.add(bar)
@@ -80,7 +86,7 @@ def _init(original: Callable[..., None]) -> Callable[..., None]:
             original(self, *args, **options | {"disable": True})
         else:
             # disable=None asks for a terminal, which a worker hasn't.
-            original(self, *args, **options | {"disable": False, "file": Nowhere()})
+            original(self, *args, **options | {"disable": False, "file": NullFile()})
             self._headway, self._attributes = target, None
             _speaking.set((target, ref(self)))
             _tell(self)
@@ -96,7 +102,9 @@ def _iter(original: Callable[[Bar], Iterator[Any]]) -> Callable[[Bar], Iterator[
 
 
 def _counted(bar: Bar) -> Iterator[Any]:
-    """The items, each told when it is done: tqdm's own loop tells every so many, and a slow one behind fast ones never."""
+    """The items, each told when it is done: tqdm's own loop tells every so many, and a slow one
+    behind fast ones never.
+    """
     try:
         for item in bar.iterable:
             yield item
@@ -128,11 +136,14 @@ def _refresh(original: Callable[..., bool | None]) -> Callable[..., bool | None]
 
 
 def _set_postfix(original: Callable[..., None]) -> Callable[..., None]:
-    def set_postfix(self: Bar, ordered_dict: Any = None, refresh: bool = True, **pairs: Any) -> None:
+    def set_postfix(
+        self: Bar, ordered_dict: Any = None, refresh: bool = True, **pairs: Any
+    ) -> None:
         if self._headway is not None:
             said = dict(ordered_dict or {}) | pairs
             self._attributes = {
-                str(key): self.format_num(value) if isinstance(value, int | float) else str(value) for key, value in said.items()
+                str(key): self.format_num(value) if isinstance(value, int | float) else str(value)
+                for key, value in said.items()
             }
         original(self, ordered_dict, refresh, **pairs)
 
@@ -168,7 +179,9 @@ _methods = {name: way(getattr(std.tqdm, name)) for name, way in _ways.items()} |
 
 
 #: tqdm's class, whose bars report in a worker.
-tqdm: Any = type("tqdm", (std.tqdm,), _methods | {"__doc__": std.tqdm.__doc__, "__module__": __name__})
+tqdm: Any = type(
+    "tqdm", (std.tqdm,), _methods | {"__doc__": std.tqdm.__doc__, "__module__": __name__}
+)
 
 
 def trange(*args: int, **options: Any) -> Any:
@@ -176,10 +189,12 @@ def trange(*args: int, **options: Any) -> Any:
     return tqdm(range(*args), **options)
 
 
-def everywhere() -> None:
-    """Have the bars of every library of this process report, those that were imported before too. A second call does nothing.
+def patch_all() -> None:
+    """Have the bars of every library of this process report, those that were imported before too. A
+    second call does nothing.
 
-    It changes tqdm's own class, which all its kinds (``tqdm.auto``, ``tqdm.asyncio``, ``tqdm.contrib``) are made from.
+    It changes tqdm's own class, which all its kinds (``tqdm.auto``, ``tqdm.asyncio``,
+    ``tqdm.contrib``) are made from.
     """
     for name, method in _methods.items():
         setattr(std.tqdm, name, staticmethod(method) if name == "__new__" else method)

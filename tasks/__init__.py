@@ -1,6 +1,8 @@
-"""The service's jobs: real work on real input, each showing one way to report progress (see each module's first sentence).
+"""The service's jobs: real work on real input, each showing one way to report progress (see each
+module's first sentence).
 
-They are shared tasks with names of their own, as a deployment's would be; ``headway.install(app)`` covers them as it does any.
+They are shared tasks with names of their own, as a deployment's would be; ``headway.install(app)``
+covers them as it does any.
 """
 
 from tasks.bytecode import unknown_length

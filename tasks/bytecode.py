@@ -1,4 +1,6 @@
-"""A total that nobody knows: ``update(done, 0)``. The bar moves, says how many, and never pretends to know how far it is."""
+"""A total that nobody knows: ``update(done, 0)``. The bar moves, says how many, and never pretends
+to know how far it is.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +36,12 @@ ROOTS = (
 
 @shared_task(name="tasks.unknown_length")
 def unknown_length(roots: list[str] | None = None, limit: int = 1000) -> dict[str, Any]:
-    """Follow the imports of some modules through the standard library, count the bytecode of all that they reach, and find twins.
+    """Follow the imports of some modules through the standard library, count the bytecode of all
+    that they reach, and find twins.
 
-    How many modules that are is known when the last one was read. ``limit`` bounds them; returns how many modules, functions and
-    instructions were found, the most frequent instructions, and how many functions are the same as an earlier one, word for word.
+    How many modules that are is known when the last one was read. ``limit`` bounds them; returns
+    how many modules, functions and instructions were found, the most frequent instructions, and how
+    many functions are the same as an earlier one, word for word.
     """
     progress = headway.RequestContext.get().progress
     waiting = deque(roots or ROOTS)
@@ -47,7 +51,9 @@ def unknown_length(roots: list[str] | None = None, limit: int = 1000) -> dict[st
     modules = functions = twins = 0
     while waiting and modules < limit:
         name = waiting.popleft()
-        progress.update(modules, 0, name, {"waiting": str(len(waiting)), "instructions": f"{opcodes.total():,}"})
+        progress.update(
+            modules, 0, name, {"waiting": str(len(waiting)), "instructions": f"{opcodes.total():,}"}
+        )
         file = _source(name)
         if file is None:
             continue
@@ -62,7 +68,12 @@ def unknown_length(roots: list[str] | None = None, limit: int = 1000) -> dict[st
         found = [other for other in _imports(tree, name, file) if other not in seen]
         seen.update(found)
         waiting.extend(dict.fromkeys(found))
-    progress.update(modules, 0, "Nothing left to follow", {"waiting": str(len(waiting)), "instructions": f"{opcodes.total():,}"})
+    progress.update(
+        modules,
+        0,
+        "Nothing left to follow",
+        {"waiting": str(len(waiting)), "instructions": f"{opcodes.total():,}"},
+    )
     return {
         "modules": modules,
         "functions": functions,
@@ -73,7 +84,9 @@ def unknown_length(roots: list[str] | None = None, limit: int = 1000) -> dict[st
 
 
 def _source(name: str) -> Path | None:
-    """A module's file; None where it is built in, written in C, or no module at all (a name imported from one)."""
+    """A module's file; None where it is built in, written in C, or no module at all (a name
+    imported from one).
+    """
     base = standard_library().joinpath(*name.split("."))
     for file in (base.with_suffix(".py"), base / "__init__.py"):
         if file.is_file():
@@ -96,7 +109,9 @@ def _functions(tree: ast.Module) -> Iterator[bytes]:
 
 
 def _imports(tree: ast.Module, name: str, file: Path) -> Iterator[str]:
-    """What a module imports, by full name; ``from a import b`` may mean the module ``a.b``, so both are named."""
+    """What a module imports, by full name; ``from a import b`` may mean the module ``a.b``, so both
+    are named.
+    """
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -1,4 +1,6 @@
-"""Progress in bytes: ``update(bytes done, bytes in all)``, called as often as the loop turns. Headway decides what is written."""
+"""Progress in bytes: ``update(bytes done, bytes in all)``, called as often as the loop turns.
+Headway decides what is written.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,12 @@ WORTH_WATCHING = 12.0
 
 @shared_task(name="tasks.checksum")
 def checksum(path: str | None = None, passes: int | None = None) -> dict[str, Any]:
-    """SHA-256 of every file below a folder, read ``passes`` times: a file, a disk or a memory that changes in between is found.
+    """SHA-256 of every file below a folder, read ``passes`` times: a file, a disk or a memory that
+    changes in between is found.
 
-    ``path`` lies below ``HEADWAY_DATA``; none: the standard library, as often as fits about ``WORTH_WATCHING`` seconds. Returns
-    the number of files and bytes, one digest over all, and the names of those that couldn't be read or weren't the same twice.
+    ``path`` lies below ``HEADWAY_DATA``; none: the standard library, as often as fits about
+    ``WORTH_WATCHING`` seconds. Returns the number of files and bytes, one digest over all, and the
+    names of those that couldn't be read or weren't the same twice.
     """
     folder = standard_library() if path is None else inside(path)
     if not folder.is_dir():
@@ -47,19 +51,31 @@ def _check(folder: Path, sizes: dict[Path, int], passes: int) -> dict[str, Any]:
     for turn in range(1, passes + 1):
         for number, (file, size) in enumerate(sizes.items(), start=1):
             name = file.relative_to(folder).as_posix()
-            facts = {"pass": f"{turn} of {passes}", "files": f"{number} of {len(sizes)}", "changed": str(len(changed))}
+            facts = {
+                "pass": f"{turn} of {passes}",
+                "files": f"{number} of {len(sizes)}",
+                "changed": str(len(changed)),
+            }
             digest = hashlib.sha256()
             try:
                 for read in _read(file, digest):
                     progress.update(done + min(read, size), total, name, facts)
-            except OSError:  # gone or forbidden since it was listed: told in the result, and no reason to leave the others unread
+            except OSError:
+                # gone or forbidden since it was listed: told in the result, and no reason to leave
+                # the others unread
                 unreadable.add(name)
             else:
                 if digests.setdefault(name, digest.hexdigest()) != digest.hexdigest():
                     changed.add(name)
             done += size
-    progress.update(total, total, "Done", {"files": str(len(digests)), "changed": str(len(changed))})
-    whole = hashlib.sha256("".join(f"{digest}  {name}\n" for name, digest in digests.items()).encode("utf-8", "surrogateescape"))
+    progress.update(
+        total, total, "Done", {"files": str(len(digests)), "changed": str(len(changed))}
+    )
+    whole = hashlib.sha256(
+        "".join(f"{digest}  {name}\n" for name, digest in digests.items()).encode(
+            "utf-8", "surrogateescape"
+        )
+    )
     return {
         "files": len(digests),
         "bytes": sum(sizes.values()),

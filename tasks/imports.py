@@ -1,4 +1,6 @@
-"""Facts beside the bar: what went wrong is counted in ``attributes`` while the job goes on, and kept for whoever mends it."""
+"""Facts beside the bar: what went wrong is counted in ``attributes`` while the job goes on, and
+kept for whoever mends it.
+"""
 
 from __future__ import annotations
 
@@ -40,9 +42,10 @@ class Row:
 def import_csv(path: str) -> dict[str, Any]:
     """Import an uploaded CSV file (UTF-8, with a header) into a SQLite database beside it.
 
-    Table ``rows`` has the header's columns, table ``rejects`` every row that isn't as wide as the header or can't be read: line,
-    reason and text; so rows and rejects together are all of the file. Rows are keyed by their line: a second delivery of the
-    same job writes the same ones again. Raises ``NotImportableError`` where there is no usable header.
+    Table ``rows`` has the header's columns, table ``rejects`` every row that isn't as wide as the
+    header or can't be read: line, reason and text; so rows and rejects together are all of the
+    file. Rows are keyed by their line: a second delivery of the same job writes the same ones
+    again. Raises ``NotImportableError`` where there is no usable header.
     """
     source = inside(path)
     progress = headway.RequestContext.get().progress
@@ -66,20 +69,33 @@ def import_csv(path: str) -> dict[str, Any]:
                 connection.execute(insert, (row.line, *row.values))
                 taken += 1
             else:
-                connection.execute("INSERT OR REPLACE INTO rejects VALUES (?, ?, ?)", (row.line, reason, row.raw))
+                connection.execute(
+                    "INSERT OR REPLACE INTO rejects VALUES (?, ?, ?)", (row.line, reason, row.raw)
+                )
                 rejected += 1
             if (taken + rejected) % BATCH == 0:
                 connection.commit()
-            progress.update(taken + rejected, total, "Importing rows", {"imported": f"{taken:,}", "rejected": f"{rejected:,}"})
+            progress.update(
+                taken + rejected,
+                total,
+                "Importing rows",
+                {"imported": f"{taken:,}", "rejected": f"{rejected:,}"},
+            )
         connection.commit()
-    return {"rows": taken, "rejected": rejected, "database": database.relative_to(data_folder()).as_posix()}
+    return {
+        "rows": taken,
+        "rejected": rejected,
+        "database": database.relative_to(data_folder()).as_posix(),
+    }
 
 
 def _rows(file: BinaryIO) -> Iterator[Row]:
     """All records from the begin of the file, the bad ones included; blank lines aren't records."""
     file.seek(0)
     lines = _Lines(file)
-    reader = csv.reader(lines, strict=True)  # strict: a quote that is never closed swallows the rest of a file silently otherwise
+    reader = csv.reader(
+        lines, strict=True
+    )  # strict: a quote that is never closed swallows the rest of a file silently otherwise
     while True:
         begin = lines.number + 1
         lines.taken.clear()
@@ -108,17 +124,31 @@ class _Lines:
         for line in self._file:
             self.number += 1
             # Excel begins its UTF-8 files with a byte order mark.
-            text = (line.removeprefix(b"\xef\xbb\xbf") if self.number == 1 else line).decode("utf-8", "surrogateescape")
+            text = (line.removeprefix(b"\xef\xbb\xbf") if self.number == 1 else line).decode(
+                "utf-8", "surrogateescape"
+            )
             self.taken.append(text)
             yield text
 
     def text(self) -> str:
-        """The record as it stands in the file; bytes that are no UTF-8 as ``\\xff``, which SQLite can keep."""
-        return "".join(self.taken).rstrip("\r\n").encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        """The record as it stands in the file; bytes that are no UTF-8 as ``\\xff``, which SQLite
+        can keep.
+        """
+        return (
+            "".join(self.taken)
+            .rstrip("\r\n")
+            .encode("utf-8", "surrogateescape")
+            .decode("utf-8", "backslashreplace")
+        )
 
     def undecodable(self) -> bool:
         """Whether the record has bytes that are no UTF-8."""
-        return any("\udc80" <= character <= "\udcff" for line in self.taken if not line.isascii() for character in line)
+        return any(
+            "\udc80" <= character <= "\udcff"
+            for line in self.taken
+            if not line.isascii()
+            for character in line
+        )
 
 
 def _header(rows: Iterator[Row]) -> list[str]:
@@ -129,11 +159,15 @@ def _header(rows: Iterator[Row]) -> list[str]:
         raise NotImportableError(f"The first line is no CSV header: {row.reason}")
     columns = [name.strip() for name in row.values]
     if len(columns) > COLUMNS:
-        raise NotImportableError(f"The header names {len(columns)} columns; {COLUMNS} are the most that are taken")
+        raise NotImportableError(
+            f"The header names {len(columns)} columns; {COLUMNS} are the most that are taken"
+        )
     if not all(columns) or any("\0" in name for name in columns):
         raise NotImportableError("The header has a column without a name")
     if len({name.casefold() for name in columns} | {"_line"}) <= len(columns):
-        raise NotImportableError("The header names a column twice, or one '_line', which is the import's own")
+        raise NotImportableError(
+            "The header names a column twice, or one '_line', which is the import's own"
+        )
     return columns
 
 
@@ -142,5 +176,7 @@ def _prepare(connection: sqlite3.Connection, columns: list[str]) -> str:
     names = ", ".join('"' + name.replace('"', '""') + '"' for name in columns)
     with connection:
         connection.execute(f"CREATE TABLE IF NOT EXISTS rows (_line INTEGER PRIMARY KEY, {names})")
-        connection.execute("CREATE TABLE IF NOT EXISTS rejects (line INTEGER PRIMARY KEY, reason TEXT, content TEXT)")
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS rejects (line INTEGER PRIMARY KEY, reason TEXT, content TEXT)"
+        )
     return f"INSERT OR REPLACE INTO rows VALUES ({', '.join('?' * (len(columns) + 1))})"  # noqa: S608 (question marks only)

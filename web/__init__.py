@@ -1,4 +1,6 @@
-"""The service's Flask application: ``web:create_app()``. API and dashboard are Headway's, page and upload are ``web.pages``."""
+"""The service's Flask application: ``web:create_app()``. API and dashboard are Headway's, page and
+upload are ``web.pages``.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ def create_app(**settings: Any) -> Flask:
     ours: dict[str, Any] = {
         "operations_at_root": True,
         "startable": [job.task for job in JOBS],
-        "dashboard": "/dashboard",  # the start page links to it, so it isn't left to the environment
+        # the start page links to it, so it isn't left to the environment
+        "dashboard": "/dashboard",
     }
     headway = Headway(app, celery=celery, **(ours | settings))
     pages.register(app, headway)

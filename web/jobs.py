@@ -13,7 +13,8 @@ class Job:
     title: str
     #: What it does, and what is to be seen.
     about: str
-    #: What ``current`` and ``total`` count: "bytes" are shown as kB and MB; empty: not worth telling.
+    #: What ``current`` and ``total`` count: "bytes" are shown as kB and MB; empty: not worth
+    #: telling.
     unit: str = ""
     #: Whether it wants a file.
     upload: bool = False
@@ -26,8 +27,19 @@ JOBS = (
         "SHA-256 of Python’s whole standard library, read again and again. Progress in bytes.",
         "bytes",
     ),
-    Job("tasks.import_csv", "CSV import", "Rows into SQLite. Bad rows are counted while it runs, and kept.", "rows", upload=True),
-    Job("tasks.pipeline", "Index in steps", "Five steps from reading sources to asking the index. A message for each.", "steps"),
+    Job(
+        "tasks.import_csv",
+        "CSV import",
+        "Rows into SQLite. Bad rows are counted while it runs, and kept.",
+        "rows",
+        upload=True,
+    ),
+    Job(
+        "tasks.pipeline",
+        "Index in steps",
+        "Five steps from reading sources to asking the index. A message for each.",
+        "steps",
+    ),
     Job(
         "tasks.fails_half_way",
         "Fails half way",

@@ -12,18 +12,19 @@ from flask import Blueprint, Flask, Response, jsonify, render_template, request,
 
 from headway.errors import InvalidRequest
 from headway.server import Headway, problems
+from headway.server.api.start import StartRequest, TaskStarter
 from headway.server.auth import Action
-from headway.server.api.start import Order, Starter
 from tasks.data import data_folder
 from web.jobs import JOBS
 
 #: The largest CSV file that is taken, bytes.
 MAX_UPLOAD = 64 * 1024 * 1024
-#: Seconds that uploads and the databases made of them are kept: a week. They are looked at whenever another one comes.
+#: Seconds that uploads and the databases made of them are kept: a week. They are looked at whenever
+#: another one comes.
 KEPT = 7 * 86400
 
-# Nothing but this server's own files, and no inline script or style: whatever text a task reports can't become code.
-# ``connect-src`` covers the WebSocket as well (web fact 24).
+# Nothing but this server's own files, and no inline script or style: whatever text a task reports
+# can't become code. ``connect-src`` covers the WebSocket as well (web fact 24).
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -52,9 +53,11 @@ def register(app: Flask, headway: Headway) -> None:
 
 
 def clean(uploads: Path) -> None:
-    """Delete what has lain there for longer than `KEPT`: uploads, and the databases that were made of them.
+    """Delete what has lain there for longer than `KEPT`: uploads, and the databases that were made
+    of them.
 
-    By age and not at the end of the import: its database is the result, and a delivery after a crash reads the file again.
+    By age and not at the end of the import: its database is the result, and a delivery after a
+    crash reads the file again.
     """
     oldest = time.time() - KEPT
     for old in uploads.iterdir():
@@ -68,12 +71,14 @@ def _page(headway: Headway) -> Blueprint:
 
     @page.get("/")
     def index() -> str:
-        # Free for all, like the files in static: it holds nothing that is secret, and asks for a token where one is wanted.
+        # Free for all, like the files in static: it holds nothing that is secret, and asks for a
+        # token where one is wanted.
         return render_template("index.html", jobs=JOBS, api=headway.settings.url_prefix)
 
     @page.get("/headway.js")
     def module() -> Response:
-        # A script can't import by a name that it learns at run time and still be ready when the page is: so this name is fixed.
+        # A script can't import by a name that it learns at run time and still be ready when the
+        # page is: so this name is fixed.
         where = url_for(f"{headway.name}.module", name="headway.js")
         return Response(f'export * from "{where}";', mimetype="text/javascript")
 
@@ -87,25 +92,32 @@ def _page(headway: Headway) -> Blueprint:
 def _upload(headway: Headway) -> Blueprint:
     upload = Blueprint("upload", __name__)
     problems.register(upload)
-    starter = Starter(headway)
+    starter = TaskStarter(headway)
 
     @upload.post("/upload")
     def take() -> tuple[Response, int, dict[str, str]]:
-        """Keep a file below ``HEADWAY_DATA`` and start its import; answered as the API answers a start."""
+        """Keep a file below ``HEADWAY_DATA`` and start its import; answered as the API answers a
+        start.
+        """
         headway.policy.check_origin(request)
         headway.policy.authorize(request, Action.START)
         request.max_content_length = MAX_UPLOAD
         given = request.files.get("file")
         if given is None or not given.filename:
-            raise InvalidRequest("Send the CSV file as the form's field 'file': curl -F file=@rows.csv .../upload")
-        # A name of our own: the one that was sent could lead anywhere, and two people may send the same.
+            raise InvalidRequest(
+                "Send the CSV file as the form's field 'file': curl -F file=@rows.csv .../upload"
+            )
+        # A name of our own: the one that was sent could lead anywhere, and two people may send the
+        # same.
         name = f"uploads/{secrets.token_hex(12)}.csv"
         place = data_folder() / name
         place.parent.mkdir(mode=0o700, exist_ok=True)
         clean(place.parent)
         try:
             given.save(place)
-            execution_id = starter.publish(Order("tasks.import_csv", [], {"path": name}, ""), str(uuid.uuid4()))
+            execution_id = starter.publish(
+                StartRequest("tasks.import_csv", [], {"path": name}, ""), str(uuid.uuid4())
+            )
         except Exception:
             place.unlink(missing_ok=True)  # nobody will ever read it
             raise

@@ -7,8 +7,8 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-from headway.cli.source import Trouble, Update
-from headway.client import AnyEvent, Client, Completed, Failed, Interrupted, Seen
+from headway.cli.source import SourceError, Update
+from headway.client import AnyEvent, Client, Completed, Failed, Interrupted, StatusChanged
 from headway.client.error_mapping import CODES
 from headway.errors import ExecutionExpired, ExecutionNotFound, HeadwayError
 from headway.models import Execution, History, Phase, Query, Status
@@ -32,7 +32,12 @@ class Remote:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._client.close()
 
     def get(self, execution_id: str) -> Execution:
@@ -67,31 +72,43 @@ class Remote:
             for event in self._client.watch(*execution_ids):
                 if isinstance(event, Interrupted):
                     over = event.execution_id is not None and event.code in CODES
-                    yield Trouble(event.message, event.execution_id if over else None, event.code)
+                    yield SourceError(
+                        event.message, event.execution_id if over else None, event.code
+                    )
                     continue
                 execution = self._after(shown.get(event.execution_id), event)
                 shown[event.execution_id] = execution
-                if event.terminal or not execution.status.terminal:  # an end that is seen is told next
+                if (
+                    event.terminal or not execution.status.terminal
+                ):  # an end that is seen is told next
                     yield execution
         except (ExecutionNotFound, ExecutionExpired) as exc:
-            yield Trouble.of(exc)
+            yield SourceError.of(exc)
 
     def _after(self, before: Execution | None, event: AnyEvent) -> Execution:
-        """What an execution is after an event. What no frame carries (task, attempt, times) is asked for where it may change."""
+        """What an execution is after an event. What no frame carries (task, attempt, times) is
+        asked for where it may change.
+        """
         assert not isinstance(event, Interrupted)
-        if before is None or isinstance(event, Seen):
+        if before is None or isinstance(event, StatusChanged):
             try:
                 before = self._client.get(event.execution_id)
             except HeadwayError:
-                # The line holds, REST may be away or closed to us just now: the frames tell what matters.
+                # The line holds, REST may be away or closed to us just now: the frames tell what
+                # matters.
                 before = before or Execution(event.execution_id, event.status, PHASES[event.status])
         same = before.status is event.status
         return replace(
             before,
             status=event.status,
-            phase=event.phase if isinstance(event, Seen) else before.phase if same else PHASES[event.status],
+            phase=event.phase
+            if isinstance(event, StatusChanged)
+            else before.phase
+            if same
+            else PHASES[event.status],
             progress=getattr(event, "progress", before.progress),
-            started_at=before.started_at or (event.timestamp if event.status is Status.RUNNING else None),
+            started_at=before.started_at
+            or (event.timestamp if event.status is Status.RUNNING else None),
             attempt=before.attempt or int(event.status in (Status.RUNNING, Status.COMPLETED)),
             outputs=event.outputs if isinstance(event, Completed) else None,
             error=event.error if isinstance(event, Failed) else None,

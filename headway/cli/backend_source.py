@@ -1,4 +1,6 @@
-"""Executions from the result backend of a Celery app: its store, its feed, its control. No server is needed."""
+"""Executions from the result backend of a Celery app: its store, its feed, its control. No server
+is needed.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +11,20 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
-from headway.cli.source import Trouble, Update
+from headway.backends import feed_for, store_for
 from headway.cancellation import request_cancel
+from headway.cli.source import SourceError, Update
 from headway.core.states import resolve
 from headway.errors import ExecutionExpired, ExecutionNotFound, Unavailable
 from headway.feeds.base import Feed
-from headway.backends import feed_for
 from headway.models import Execution, History, Query
 from headway.stores.base import Store
 from headway.stores.result_backend import check_readable
-from headway.backends import store_for
 
 #: Executions of one page of the store, and of one read.
 PAGE = 200
-#: Seconds between two looks at everything: no message tells that signs of life have stopped (as in ``server/hub.py``).
+#: Seconds between two looks at everything: no message tells that signs of life have stopped (as in
+#: ``server/hub.py``).
 SWEEP = 2.0
 #: Seconds until a result backend that is away is asked again.
 RETRY = 1.0
@@ -34,7 +36,8 @@ def utc_now() -> datetime:
 
 
 class Direct:
-    """See the module's text. ``allow_pickle`` as the server's setting; ``store``, ``feed`` and ``clock`` are for tests.
+    """See the module's text. ``allow_pickle`` as the server's setting; ``store``, ``feed`` and
+    ``clock`` are for tests.
 
     Raises ``ConfigurationError`` for a backend that no other process can read.
     """
@@ -58,7 +61,12 @@ class Direct:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._store.close()
 
     def get(self, execution_id: str) -> Execution:
@@ -73,7 +81,9 @@ class Direct:
         """See `Source.list`."""
         left = limit
         while left is None or left > 0:
-            page = self._store.find(replace(query, limit=PAGE if left is None else min(left, PAGE)))
+            page = self._store.query(
+                replace(query, limit=PAGE if left is None else min(left, PAGE))
+            )
             for snapshot in page.snapshots:
                 try:
                     yield resolve(snapshot, self._clock())
@@ -86,7 +96,9 @@ class Direct:
 
     def cancel(self, execution_id: str, *, terminate: bool) -> Execution:
         """See `Source.cancel`."""
-        return request_cancel(self._app, self._store, execution_id, terminate=terminate, at=self._clock())
+        return request_cancel(
+            self._app, self._store, execution_id, terminate=terminate, at=self._clock()
+        )
 
     def follow(self, execution_ids: Sequence[str]) -> Iterator[Update]:
         """See `Source.follow`."""
@@ -102,7 +114,11 @@ class Direct:
                 except Unavailable:
                     inbox.lost()  # it is watched all the same once the feed is back
             while shown:
-                stale = [execution_id for execution_id in inbox.take(RETRY if away else SWEEP) or shown if execution_id in shown]
+                stale = [
+                    execution_id
+                    for execution_id in inbox.take(RETRY if away else SWEEP) or shown
+                    if execution_id in shown
+                ]
                 try:
                     if inbox.cut:
                         raise Unavailable
@@ -110,7 +126,7 @@ class Direct:
                     snapshots = [snapshot for part in parts for snapshot in self._store.read(part)]
                 except Unavailable as exc:
                     if not away:
-                        yield Trouble(f"{exc}; trying again")
+                        yield SourceError(f"{exc}; trying again")
                     away = True
                     continue
                 away = False
@@ -119,9 +135,12 @@ class Direct:
                         execution = resolve(snapshot, self._clock())
                     except (ExecutionNotFound, ExecutionExpired) as exc:
                         del shown[snapshot.task_id]
-                        yield Trouble.of(exc)
+                        yield SourceError.of(exc)
                         continue
-                    changed, shown[execution.execution_id] = execution != shown[execution.execution_id], execution
+                    changed, shown[execution.execution_id] = (
+                        execution != shown[execution.execution_id],
+                        execution,
+                    )
                     if execution.status.terminal:
                         del shown[execution.execution_id]
                         feed.unwatch(execution.execution_id)
@@ -137,7 +156,8 @@ class _Inbox:
     def __init__(self, execution_ids: Sequence[str]) -> None:
         self._changed = threading.Condition()
         self._stale = dict.fromkeys(execution_ids)
-        #: The feed is cut off: what the store says may be old the next moment, and nobody would tell.
+        #: The feed is cut off: what the store says may be old the next moment, and nobody would
+        #: tell.
         self.cut = False
         self._all = dict.fromkeys(execution_ids)
 

@@ -13,7 +13,7 @@ from rich.table import Column
 from rich.text import Text
 
 from headway.cli import format
-from headway.cli.source import Trouble
+from headway.cli.source import SourceError
 from headway.models import Execution, Phase, Status
 
 #: Characters of a bar.
@@ -25,10 +25,14 @@ STILL = (Phase.QUEUED, Phase.RETRYING, Phase.STALLED)
 class Bars:
     """A `screens.Screen`."""
 
-    def __init__(self, console: Console | None = None, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, console: Console | None = None, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._monotonic = monotonic
         columns = (_Name(), _Bar(), _Percent(), _State(), _Speed(monotonic), _Remark())
-        self._progress = Progress(*columns, console=console or Console(highlight=False), expand=True, get_time=monotonic)
+        self._progress = Progress(
+            *columns, console=console or Console(highlight=False), expand=True, get_time=monotonic
+        )
         self._rows: dict[str, TaskID] = {}
 
     def open(self) -> AbstractContextManager[object]:
@@ -39,21 +43,29 @@ class Bars:
         """See `Screen.show`."""
         row = self._rows.get(execution.execution_id)
         if row is None:
-            self._rows[execution.execution_id] = self._progress.add_task("", execution=execution, at=self._monotonic())
+            self._rows[execution.execution_id] = self._progress.add_task(
+                "", execution=execution, at=self._monotonic()
+            )
         else:
             self._progress.update(row, execution=execution, at=self._monotonic())
 
-    def trouble(self, trouble: Trouble) -> None:
+    def trouble(self, trouble: SourceError) -> None:
         """See `Screen.trouble`."""
-        self._progress.console.print(Text(f"headway: {format.clean(trouble.message)}", style="yellow"))
+        self._progress.console.print(
+            Text(f"headway: {format.clean(trouble.message)}", style="yellow")
+        )
 
 
 class _Cell(ProgressColumn):
     """One column; what it shows is made of the execution alone."""
 
-    def __init__(self, width: int | None = None, *, ratio: int | None = None, right: bool = False) -> None:
+    def __init__(
+        self, width: int | None = None, *, ratio: int | None = None, right: bool = False
+    ) -> None:
         justify = "right" if right else "left"
-        super().__init__(Column(width=width, ratio=ratio, no_wrap=True, overflow="ellipsis", justify=justify))  # type: ignore[arg-type]
+        super().__init__(
+            Column(width=width, ratio=ratio, no_wrap=True, overflow="ellipsis", justify=justify)  # type: ignore[arg-type]
+        )
 
     def render(self, task: Task) -> Text:
         """See rich."""
@@ -69,8 +81,12 @@ class _Name(_Cell):
         super().__init__(ratio=1)
 
     def cell(self, execution: Execution) -> Text:
-        name = format.clean(execution.task or "").rpartition(".")[2]  # the part that tells it from others
-        return Text.assemble((format.short(execution.execution_id), "dim"), " " if name else "", name)
+        name = format.clean(execution.task or "").rpartition(".")[
+            2
+        ]  # the part that tells it from others
+        return Text.assemble(
+            (format.short(execution.execution_id), "dim"), " " if name else "", name
+        )
 
 
 class _Bar(ProgressColumn):
@@ -109,8 +125,14 @@ class _State(_Cell):
         super().__init__(11)
 
     def cell(self, execution: Execution) -> Text:
-        again = f" #{execution.attempt}" if execution.attempt > 1 and execution.phase is not Phase.CANCELLING else ""
-        return Text(f"{execution.phase.value}{again}", style=format.COLOURS[execution.phase] or "dim")
+        again = (
+            f" #{execution.attempt}"
+            if execution.attempt > 1 and execution.phase is not Phase.CANCELLING
+            else ""
+        )
+        return Text(
+            f"{execution.phase.value}{again}", style=format.COLOURS[execution.phase] or "dim"
+        )
 
 
 class _Speed(_Cell):

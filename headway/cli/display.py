@@ -11,8 +11,8 @@ from typing import Protocol
 import click
 
 from headway.cli import format
-from headway.cli.output import complain, print_json, styled
-from headway.cli.source import Trouble
+from headway.cli.output import print_error, print_json, styled
+from headway.cli.source import SourceError
 from headway.core import frames
 from headway.models import Execution
 
@@ -29,7 +29,7 @@ class Screen(Protocol):
     def show(self, execution: Execution) -> None:
         """What it is now."""
 
-    def trouble(self, trouble: Trouble) -> None:
+    def trouble(self, trouble: SourceError) -> None:
         """What is wrong."""
 
 
@@ -51,11 +51,16 @@ class Lines:
         if state == before and now - at < LINE_INTERVAL:
             return
         self._shown[execution.execution_id] = (state, now)
-        click.echo(styled(format.line(execution), format.COLOURS[execution.phase] if execution.status.terminal else None))
+        click.echo(
+            styled(
+                format.line(execution),
+                format.COLOURS[execution.phase] if execution.status.terminal else None,
+            )
+        )
 
-    def trouble(self, trouble: Trouble) -> None:
+    def trouble(self, trouble: SourceError) -> None:
         """See `Screen.trouble`."""
-        complain(trouble.message)
+        print_error(trouble.message)
 
 
 class JsonLines:
@@ -73,9 +78,15 @@ class JsonLines:
         """See `Screen.show`."""
         before, at = self._shown.get(execution.execution_id), self._clock()
         self._shown[execution.execution_id] = execution
-        for frame in frames.opening_frames(execution, at) if before is None else frames.frames_between(before, execution, at):
+        for frame in (
+            frames.opening_frames(execution, at)
+            if before is None
+            else frames.frames_between(before, execution, at)
+        ):
             print_json(frame)
 
-    def trouble(self, trouble: Trouble) -> None:
+    def trouble(self, trouble: SourceError) -> None:
         """See `Screen.trouble`."""
-        print_json(frames.error_frame(trouble.code, trouble.message, self._clock(), trouble.execution_id))
+        print_json(
+            frames.error_frame(trouble.code, trouble.message, self._clock(), trouble.execution_id)
+        )

@@ -18,7 +18,13 @@ COLOURS = {"error": "red", "warning": "yellow", "note": None}
 
 
 @click.command(short_help="Find traps in the project's configuration")
-@click.option("-i", "--ignore", multiple=True, metavar="NAME", help="A finding that is as it should be; repeat it for more.")
+@click.option(
+    "-i",
+    "--ignore",
+    multiple=True,
+    metavar="NAME",
+    help="A finding that is as it should be; repeat it for more.",
+)
 @as_json
 @click.pass_context
 def doctor(ctx: click.Context, ignore: tuple[str, ...], as_json: bool) -> None:
@@ -34,7 +40,12 @@ def doctor(ctx: click.Context, ignore: tuple[str, ...], as_json: bool) -> None:
     for finding in found:
         if as_json:
             print_json(
-                {"name": finding.name, "severity": finding.severity.value, "problem": finding.problem, "cure": finding.cure}
+                {
+                    "name": finding.name,
+                    "severity": finding.severity.value,
+                    "problem": finding.problem,
+                    "cure": finding.cure,
+                }
             )
         else:
             click.echo(_line(finding))

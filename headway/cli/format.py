@@ -23,7 +23,9 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def clean(text: str) -> str:
-    """What somebody else wrote, on one line and harmless: a message may hold whatever moves a cursor or rings a bell."""
+    """What somebody else wrote, on one line and harmless: a message may hold whatever moves a
+    cursor or rings a bell.
+    """
     return " ".join("".join(each if each.isprintable() else " " for each in text).split())
 
 
@@ -43,11 +45,19 @@ def number(value: float) -> str:
     for unit, power in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e4)):
         if size >= power:
             return f"{value / (1e3 if unit == 'k' else power):.1f}{unit}"
-    return f"{value:.0f}" if size >= 100 or value == int(value) else f"{value:.2g}" if size < 1 else f"{value:.1f}"
+    return (
+        f"{value:.0f}"
+        if size >= 100 or value == int(value)
+        else f"{value:.2g}"
+        if size < 1
+        else f"{value:.1f}"
+    )
 
 
 def percent(progress: Progress | None) -> str:
-    """How much is done: a percentage that isn't 100 before all is, or the bare count where the total isn't known."""
+    """How much is done: a percentage that isn't 100 before all is, or the bare count where the
+    total isn't known.
+    """
     if progress is None:
         return ""
     if progress.indeterminate:
@@ -126,4 +136,6 @@ def line(execution: Execution) -> str:
         f"in {duration}" if duration else "",
         remark(execution),
     ]
-    return clean("  ".join(part for part in parts if part).replace("  ", " | ")).replace(" | ", "  ")
+    return clean("  ".join(part for part in parts if part).replace("  ", " | ")).replace(
+        " | ", "  "
+    )

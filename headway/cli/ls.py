@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from headway.cli import format
-from headway.cli.output import Call, as_json, complain, print_json, styled
+from headway.cli.output import Call, as_json, print_error, print_json, styled
 from headway.core.frames import execution_json
 from headway.models import Execution, Phase, Query, Status
 
@@ -26,20 +26,55 @@ def _when(ctx: click.Context, param: click.Parameter, value: str | None) -> date
 
 
 @click.command(short_help="List executions, newest first")
-@click.option("-s", "--status", multiple=True, type=click.Choice([each.value for each in Status]), help="Repeat it for more.")
-@click.option("-p", "--phase", multiple=True, type=click.Choice([each.value for each in Phase]), help="Repeat it for more.")
+@click.option(
+    "-s",
+    "--status",
+    multiple=True,
+    type=click.Choice([each.value for each in Status]),
+    help="Repeat it for more.",
+)
+@click.option(
+    "-p",
+    "--phase",
+    multiple=True,
+    type=click.Choice([each.value for each in Phase]),
+    help="Repeat it for more.",
+)
 @click.option("-t", "--task", metavar="NAME", help="The task's name, in full.")
 @click.option("-o", "--owner", metavar="NAME", help="Whom it belongs to.")
 @click.option("-q", "--query", "text", metavar="TEXT", help="Part of the id or of the task's name.")
-@click.option("--since", metavar="WHEN", callback=_when, help="First heard of then or later: 90s, 15m, 2h, 3d ago, or a time.")
+@click.option(
+    "--since",
+    metavar="WHEN",
+    callback=_when,
+    help="First heard of then or later: 90s, 15m, 2h, 3d ago, or a time.",
+)
 @click.option("--until", metavar="WHEN", callback=_when, help="First heard of before.")
-@click.option("-n", "--limit", type=click.IntRange(min=0), default=20, show_default=True, help="How many at most; 0: all.")
+@click.option(
+    "-n",
+    "--limit",
+    type=click.IntRange(min=0),
+    default=20,
+    show_default=True,
+    help="How many at most; 0: all.",
+)
 @as_json
 @click.pass_context
-def ls(ctx: click.Context, /, *, status: Iterable[str], phase: Iterable[str], limit: int, as_json: bool, **more: Any) -> None:
+def ls(
+    ctx: click.Context,
+    /,
+    *,
+    status: Iterable[str],
+    phase: Iterable[str],
+    limit: int,
+    as_json: bool,
+    **more: Any,
+) -> None:
     """List executions, newest first. Each filter narrows it down."""
     call: Call = ctx.obj
-    wanted = Query(status=frozenset(map(Status, status)), phase=frozenset(map(Phase, phase)), **more)
+    wanted = Query(
+        status=frozenset(map(Status, status)), phase=frozenset(map(Phase, phase)), **more
+    )
     table = Table(shutil.get_terminal_size().columns if sys.stdout.isatty() else None)
     with call.source() as source:
         found = False
@@ -54,7 +89,7 @@ def ls(ctx: click.Context, /, *, status: Iterable[str], phase: Iterable[str], li
                 click.echo(table.row(execution, datetime.now(UTC)))
             found = True
     if not found and not as_json:
-        complain("there is nothing to list")
+        print_error("there is nothing to list")
 
 
 class Table:
@@ -73,7 +108,9 @@ class Table:
         state = execution.phase.value + (f" #{execution.attempt}" if execution.attempt > 1 else "")
         age = format.age(execution.created_at or execution.started_at, now)
         name, task = format.clean(execution.execution_id), format.clean(execution.task or "")
-        line = self._line((name, state, format.percent(execution.progress), age, task, format.remark(execution)))
+        line = self._line(
+            (name, state, format.percent(execution.progress), age, task, format.remark(execution))
+        )
         padded = f"{state:<12}"
         return line.replace(padded, styled(padded, format.COLOURS[execution.phase]), 1)
 

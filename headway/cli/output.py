@@ -9,16 +9,16 @@ from typing import Any
 
 import click
 
-from headway.cli.source import Source
 from headway.cli.format import clean
+from headway.cli.source import ExecutionSource
 from headway.errors import ConfigurationError, ExecutionConflict, HeadwayError, UsageError
 
-NOWHERE = (
-    "Where? Give -A APP before the command (the Celery app, as for celery -A), or --url URL (a Headway server; or HEADWAY_URL)"
-)
+NOWHERE = "Where? Give -A APP before the command (the Celery app, as for celery -A), or --url URL (a Headway server; or HEADWAY_URL)"
 NO_APP = "This needs the project's Celery app: celery -A APP headway {command}, or headway -A APP {command}"
 
-as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
+as_json = click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object a line, for programs."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,10 @@ class Call:
     url: str | None = None
     token: str | None = None
 
-    def source(self) -> Source:
-        """What to ask. Raises ``UsageError`` where nothing was said, ``ConfigurationError`` where it can't work."""
+    def source(self) -> ExecutionSource:
+        """What to ask. Raises ``UsageError`` where nothing was said, ``ConfigurationError`` where
+        it can't work.
+        """
         if self.url is not None:
             try:
                 from headway.cli.api_source import Remote  # noqa: PLC0415  (its libraries are an extra)
@@ -41,7 +43,12 @@ class Call:
         from headway.cli.backend_source import Direct  # noqa: PLC0415  (with the result backend's driver)
 
         # The server's own variable, and its words.
-        allow_pickle = os.environ.get("HEADWAY_ALLOW_PICKLE", "").strip().lower() in ("1", "true", "yes", "on")
+        allow_pickle = os.environ.get("HEADWAY_ALLOW_PICKLE", "").strip().lower() in (
+            "1",
+            "true",
+            "yes",
+            "on",
+        )
         return Direct(self.celery(None), allow_pickle=allow_pickle)
 
     def celery(self, command: str | None) -> Any:
@@ -55,7 +62,9 @@ class Call:
         try:
             return find_app(self.app_name)
         except Exception as exc:
-            raise UsageError(f"There is no Celery app in {self.app_name!r}: {type(exc).__name__}: {exc}") from exc
+            raise UsageError(
+                f"There is no Celery app in {self.app_name!r}: {type(exc).__name__}: {exc}"
+            ) from exc
 
 
 class Told(click.ClickException):
@@ -67,16 +76,18 @@ class Told(click.ClickException):
 
     def show(self, file: Any = None) -> None:
         """Say it."""
-        complain(self.message)
+        print_error(self.message)
 
 
-def told(error: HeadwayError) -> Told:
+def to_cli_error(error: HeadwayError) -> Told:
     """What became of what was asked is 1; that it could not be asked is 2."""
     return Told(str(error), 1 if isinstance(error, ExecutionConflict) else 2)
 
 
-def complain(message: str) -> None:
-    """One sentence on stderr. It may quote a server, an id or an exception: as harmless as what tasks say."""
+def print_error(message: str) -> None:
+    """One sentence on stderr. It may quote a server, an id or an exception: as harmless as what
+    tasks say.
+    """
     click.echo(f"headway: {clean(message)}", err=True)
 
 
@@ -86,5 +97,7 @@ def print_json(body: object) -> None:
 
 
 def styled(text: str, colour: str | None = None, *, dim: bool = False) -> str:
-    """In colour, unless NO_COLOR is set (https://no-color.org); ``click.echo`` takes it off again where there is no terminal."""
+    """In colour, unless NO_COLOR is set (https://no-color.org); ``click.echo`` takes it off again
+    where there is no terminal.
+    """
     return text if os.environ.get("NO_COLOR") else click.style(text, fg=colour, dim=dim or None)

@@ -44,7 +44,11 @@ def show(ctx: click.Context, execution_id: str, with_history: bool, as_json: boo
 def reports(history: History) -> Iterator[str]:
     """A line for each report: when it came, of which attempt, how much was done."""
     for attempt, progress in ((each.attempt, each.progress) for each in history.reports):
-        at = "" if progress.timestamp is None else f"{progress.timestamp.astimezone():%H:%M:%S.%f}"[:-3]
+        at = (
+            ""
+            if progress.timestamp is None
+            else f"{progress.timestamp.astimezone():%H:%M:%S.%f}"[:-3]
+        )
         yield f"{at:>12}  #{attempt}  {format.percent(progress):>5}  {format.clean(progress.message or '')}".rstrip()
     if not history.complete:
         yield f"{'':>12}  not all of them are kept"
@@ -58,7 +62,12 @@ def fields(execution: Execution, now: datetime) -> Iterator[tuple[str, str]]:
         ("task", execution.task),
         ("state", f"{execution.status.value} ({format.state(execution)})"),
         ("error", None if error is None else f"{error.type}: {error.message}"),
-        ("details", None if error is None or not error.details else json.dumps(json_safe(error.details), ensure_ascii=False)),
+        (
+            "details",
+            None
+            if error is None or not error.details
+            else json.dumps(json_safe(error.details), ensure_ascii=False),
+        ),
     ]
     if progress is not None:
         left = None if execution.status.terminal else progress.eta_seconds
@@ -83,9 +92,18 @@ def fields(execution: Execution, now: datetime) -> Iterator[tuple[str, str]]:
         ("took", format.took(execution)),
     ]
     if execution.outputs is not None:
-        told.append(("outputs", format.clip(json.dumps(json_safe(execution.outputs), ensure_ascii=False), LONGEST)))
+        told.append(
+            (
+                "outputs",
+                format.clip(json.dumps(json_safe(execution.outputs), ensure_ascii=False), LONGEST),
+            )
+        )
     yield from ((name, format.clean(value)) for name, value in told if value)
 
 
 def _time(at: datetime | None, now: datetime) -> str | None:
-    return None if at is None else f"{at.astimezone():%Y-%m-%d %H:%M:%S %Z} ({format.age(at, now)} ago)"
+    return (
+        None
+        if at is None
+        else f"{at.astimezone():%Y-%m-%d %H:%M:%S %Z} ({format.age(at, now)} ago)"
+    )

@@ -1,7 +1,7 @@
 """The port behind the commands: executions, wherever they are asked for.
 
-Two implementations: ``direct.py`` looks into the result backend of a Celery app, ``remote.py`` asks a server. Every method raises
-the errors of ``headway.errors``.
+Two implementations: ``direct.py`` looks into the result backend of a Celery app, ``remote.py`` asks
+a server. Every method raises the errors of ``headway.errors``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from headway.models import Execution, History, Query
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class SourceError:
     """Nothing can be told just now: of one execution, for good; or of all of them, for a while."""
 
     message: str
@@ -28,18 +28,27 @@ class Trouble:
     @classmethod
     def of(cls, error: ExecutionNotFound | ExecutionExpired) -> Self:
         """Of one that there isn't, or isn't any more."""
-        return cls(str(error), error.execution_id, "expired" if isinstance(error, ExecutionExpired) else "not_found")
+        return cls(
+            str(error),
+            error.execution_id,
+            "expired" if isinstance(error, ExecutionExpired) else "not_found",
+        )
 
 
-Update = Execution | Trouble
+Update = Execution | SourceError
 
 
-class Source(Protocol):
+class ExecutionSource(Protocol):
     """See the module's text. A context manager, which gives back connections."""
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
 
     def get(self, execution_id: str) -> Execution:
         """What it is now, ``outputs`` included."""
@@ -48,10 +57,14 @@ class Source(Protocol):
         """The reports that are kept of it."""
 
     def list(self, query: Query, limit: int | None) -> Iterator[Execution]:
-        """What the query says, newest first, ``limit`` of them at most, over as many pages as it takes."""
+        """What the query says, newest first, ``limit`` of them at most, over as many pages as it
+        takes.
+        """
 
     def cancel(self, execution_id: str, *, terminate: bool) -> Execution:
         """Ask for its end; what it is then."""
 
     def follow(self, execution_ids: Sequence[str]) -> Iterator[Update]:
-        """What each is now and whatever it becomes, until all have ended; an end is told once. Outages are told and outlasted."""
+        """What each is now and whatever it becomes, until all have ended; an end is told once.
+        Outages are told and outlasted.
+        """

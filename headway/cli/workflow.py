@@ -1,21 +1,26 @@
-"""The members of a workflow, as far as they are published: found among the newest executions by Celery's ids.
+"""The members of a workflow, as far as they are published: found among the newest executions by
+Celery's ids.
 
-A chain's next task is published by the one before it: who follows a workflow looks again when what is known has ended.
+A chain's next task is published by the one before it: who follows a workflow looks again when what
+is known has ended.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from headway.cli.source import Source, Update
+from headway.cli.source import ExecutionSource, Update
 from headway.models import Execution, Query
 
-#: Executions that are looked through. An index would cost each publication a command, for a question that few ask.
+#: Executions that are looked through. An index would cost each publication a command, for a
+#: question that few ask.
 NEWEST = 2000
 
 
-def follow_workflows(source: Source, ids: Sequence[str]) -> Iterator[Update]:
-    """`Source.follow` for all members of the workflows that ``ids`` belong to, and for those that come meanwhile."""
+def follow_workflows(source: ExecutionSource, ids: Sequence[str]) -> Iterator[Update]:
+    """`ExecutionSource.follow` for all members of the workflows that ``ids`` belong to, and for those that
+    come meanwhile.
+    """
     seen: set[str] = set()
     found = members(source.list(Query(), NEWEST), ids)
     while new := [execution_id for execution_id in found if execution_id not in seen]:
@@ -25,9 +30,11 @@ def follow_workflows(source: Source, ids: Sequence[str]) -> Iterator[Update]:
 
 
 def members(executions: Iterable[Execution], ids: Iterable[str]) -> list[str]:
-    """The ids of all executions that share a root or a group with one of ``ids``, oldest first; an id that nobody knows stays.
+    """The ids of all executions that share a root or a group with one of ``ids``, oldest first; an
+    id that nobody knows stays.
 
-    An id may be a member's, the root's or the group's. What a chord calls at its end has one of its members as the root.
+    An id may be a member's, the root's or the group's. What a chord calls at its end has one of its
+    members as the root.
     """
     known = list(executions)[::-1]
     asked, links, before = set(ids), set(ids), set[str]()
@@ -41,4 +48,8 @@ def members(executions: Iterable[Execution], ids: Iterable[str]) -> list[str]:
 
 
 def _links(execution: Execution) -> set[str]:
-    return {each for each in (execution.execution_id, execution.root_id, execution.group_id) if each is not None}
+    return {
+        each
+        for each in (execution.execution_id, execution.root_id, execution.group_id)
+        if each is not None
+    }

@@ -13,10 +13,22 @@ try:
     import requests  # noqa: F401  (only to say what to install where it is missing)
     import websockets  # noqa: F401
 except ImportError as exc:
-    raise ImportError("The client needs more than a worker does: pip install 'celery-headway[client]'") from exc
+    raise ImportError(
+        "The client needs more than a worker does: pip install 'celery-headway[client]'"
+    ) from exc
 
 from headway.client.client import Client
-from headway.core.events import AnyEvent, Cancelled, Completed, Event, Failed, Interrupted, Reported, Seen, Started
+from headway.core.events import (
+    AnyEvent,
+    Cancelled,
+    Completed,
+    Event,
+    Failed,
+    Interrupted,
+    ProgressReported,
+    Started,
+    StatusChanged,
+)
 
 __all__ = [
     "AnyEvent",
@@ -26,7 +38,7 @@ __all__ = [
     "Event",
     "Failed",
     "Interrupted",
-    "Reported",
-    "Seen",
+    "ProgressReported",
     "Started",
+    "StatusChanged",
 ]

@@ -13,14 +13,15 @@ import requests
 from requests.auth import AuthBase
 from websockets.sync.client import ClientConnection, connect
 
-from headway.client.error_mapping import error_of
-from headway.errors import InvalidRequest, Unavailable, UnexpectedAnswer, UsageError
+from headway.client.error_mapping import error_from_response
+from headway.errors import InvalidRequest, Unavailable, UnexpectedResponse, UsageError
 
 #: Where the API stands at an address without a path.
 PREFIX = "/api/v1"
 #: Seconds for a connection, for each answer and for a socket's opening, unless told otherwise.
 TIMEOUT = 10.0
-#: Seconds between two pings of a socket, and that an answer may take: a server that vanished without a word is noticed so soon.
+#: Seconds between two pings of a socket, and that an answer may take: a server that vanished
+#: without a word is noticed so soon.
 PING = 20.0
 #: Seconds that the server has to answer a close.
 CLOSE_TIMEOUT = 2.0
@@ -33,10 +34,19 @@ class Http:
 
     def __init__(self, url: str, token: str | None, timeout: float) -> None:
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise UsageError(f"url must be the server's address, such as http://127.0.0.1:8000, not {url!r}")
+        if (
+            parts.scheme not in ("http", "https")
+            or not parts.hostname
+            or parts.query
+            or parts.fragment
+        ):
+            raise UsageError(
+                f"url must be the server's address, such as http://127.0.0.1:8000, not {url!r}"
+            )
         if parts.username is not None:
-            raise UsageError("url may hold no user and password: URLs get into logs. Give token= instead")
+            raise UsageError(
+                "url may hold no user and password: URLs get into logs. Give token= instead"
+            )
         path = parts.path.rstrip("/") or PREFIX
         self.base = f"{parts.scheme}://{parts.netloc}{path}"
         self.timeout = timeout
@@ -61,8 +71,9 @@ class Http:
     ) -> requests.Response:
         """An answer below 300, or 304.
 
-        ``about``: the execution that is asked for; ``longer``: seconds that the server may hold the answer back.
-        Raises the error that the answer stands for, and ``Unavailable`` where there is none.
+        ``about``: the execution that is asked for; ``longer``: seconds that the server may hold the
+        answer back. Raises the error that the answer stands for, and ``Unavailable`` where there is
+        none.
         """
         try:
             answer = self._session.request(
@@ -75,13 +86,13 @@ class Http:
                 allow_redirects=False,  # to where the token wasn't meant to go
             )
         except requests.exceptions.SSLError as exc:
-            raise UnexpectedAnswer(f"{self.base} can't prove who it is: {exc}") from exc
+            raise UnexpectedResponse(f"{self.base} can't prove who it is: {exc}") from exc
         except requests.Timeout as exc:
             raise Unavailable(f"{self.base} doesn't answer") from exc
         except requests.RequestException as exc:
             raise Unavailable(f"{self.base} can't be reached") from exc
         if answer.status_code >= 300 and answer.status_code != 304:
-            raise error_of(answer, about)
+            raise error_from_response(answer, about)
         return answer
 
     def json(self, method: str, *path: str, **options: Any) -> Any:
@@ -110,7 +121,9 @@ class Http:
         """The same authorities as requests trusts: $REQUESTS_CA_BUNDLE, or certifi's."""
         if not self.base.startswith("https:"):
             return None
-        trusted = self._session.merge_environment_settings(self.base, {}, None, None, None)["verify"]
+        trusted = self._session.merge_environment_settings(self.base, {}, None, None, None)[
+            "verify"
+        ]
         return ssl.create_default_context(cafile=certifi.where() if trusted is True else trusted)
 
 
@@ -124,13 +137,13 @@ class _Bearer(AuthBase):
 
 
 def body_of(answer: requests.Response) -> Any:
-    """An answer's JSON; None where it has no body. Raises ``UnexpectedAnswer``."""
+    """An answer's JSON; None where it has no body. Raises ``UnexpectedResponse``."""
     if answer.status_code == 204:
         return None
     try:
         return answer.json()
     except ValueError as exc:
-        raise UnexpectedAnswer(f"{answer.url} answers no JSON. Is the address right?") from exc
+        raise UnexpectedResponse(f"{answer.url} answers no JSON. Is the address right?") from exc
 
 
 def checked_id(execution_id: str) -> str:

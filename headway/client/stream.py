@@ -1,4 +1,6 @@
-"""Watching over a line that breaks: one WebSocket while it holds, another one when it doesn't, REST where none gets through."""
+"""Watching over a line that breaks: one WebSocket while it holds, another one when it doesn't, REST
+where none gets through.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,11 @@ from typing import Any, NoReturn, TypeVar
 from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.sync.client import ClientConnection
 
-from headway.client.error_mapping import CLOSES, CODES, refusal
+from headway.client.error_mapping import CLOSES, CODES, error_from_code
 from headway.client.http import Http, body_of
 from headway.core import frames
-from headway.core.serialize import execution_of
 from headway.core.events import AnyEvent, Interrupted, event_of, events_of
+from headway.core.serialize import execution_of
 from headway.errors import (
     ExecutionExpired,
     ExecutionNotFound,
@@ -26,7 +28,7 @@ from headway.errors import (
     NotFinished,
     TooManyRequests,
     Unavailable,
-    UnexpectedAnswer,
+    UnexpectedResponse,
 )
 from headway.models import Execution
 
@@ -36,14 +38,18 @@ T = TypeVar("T")
 
 #: Seconds that the server may be away, unless told otherwise.
 PATIENCE = 300.0
-#: Seconds until a socket says ``status``, which is always first: what lets the upgrade through and then nothing is no way.
+#: Seconds until a socket says ``status``, which is always first: what lets the upgrade through and
+#: then nothing is no way.
 FIRST_FRAME = 10.0
-#: The first pause before coming back, and the longest; seconds. Each is drawn between zero and twice the one before.
+#: The first pause before coming back, and the longest; seconds. Each is drawn between zero and
+#: twice the one before.
 PAUSE, LONGEST_PAUSE = 0.5, 20.0
-#: The least bound of the pause where the server says that it goes, or is full: all its viewers come back at once (web fact 11).
+#: The least bound of the pause where the server says that it goes, or is full: all its viewers come
+#: back at once (web fact 11).
 SENT_AWAY = 5.0
 GOING_DOWN, FULL = 1012, 1013
-#: Sockets in a row that didn't open while REST answered, after which REST is polled; and for how long until the next is tried.
+#: Sockets in a row that didn't open while REST answered, after which REST is polled; and for how
+#: long until the next is tried.
 TRIES, POLL_SPELL = 2, 60.0
 #: Seconds that a poll is held by the server, and between two that aren't.
 WAIT, POLL_PAUSE = 20.0, 1.0
@@ -57,14 +63,18 @@ def utc_now() -> datetime:
 
 
 def reading(read: Callable[[Any], T], body: Any) -> T:
-    """What ``read`` makes of an answer, or ``UnexpectedAnswer`` where the answer isn't of the contract."""
+    """What ``read`` makes of an answer, or ``UnexpectedResponse`` where the answer isn't of the
+    contract.
+    """
     try:
         return read(body)
     except (KeyError, TypeError, ValueError) as exc:
-        raise UnexpectedAnswer(f"The answer isn't what this version of Headway understands: {exc!r}") from exc
+        raise UnexpectedResponse(
+            f"The answer isn't what this version of Headway understands: {exc!r}"
+        ) from exc
 
 
-class _Lost(Exception):
+class _ConnectionLost(Exception):
     """The line is cut. ``blocked``: no socket came to be, and it may be that none ever will."""
 
     def __init__(self, why: str, *, blocked: bool = False, at_least: float = 0.0) -> None:
@@ -73,7 +83,7 @@ class _Lost(Exception):
         self.at_least = at_least
 
 
-class Watch:
+class EventStream:
     """One call of `Client.watch`. ``pause`` waits for seconds; the clocks are arguments, for tests."""
 
     def __init__(
@@ -116,7 +126,7 @@ class Watch:
                     self._blocked = TRIES - 1  # one more try, and back
                 else:
                     yield from self._streamed()
-            except _Lost as lost:
+            except _ConnectionLost as lost:
                 yield from self._cut(lost)
 
     # -- the socket
@@ -124,7 +134,8 @@ class Watch:
     def _streamed(self) -> Iterator[AnyEvent]:
         """One connection, until all have ended or it is lost."""
         ids = list(self._open)
-        # One execution has a path of its own: an app's own rule may let somebody see one, and refuse the socket for many.
+        # One execution has a path of its own: an app's own rule may let somebody see one, and
+        # refuse the socket for many.
         path = ("executions", ids[0], "progress", "ws") if len(ids) == 1 else ("progress", "ws")
         heard = False
         try:
@@ -144,16 +155,22 @@ class Watch:
             raise  # a TimeoutError, and so an OSError
         except ConnectionClosed as exc:
             if exc.rcvd is None:
-                raise _Lost("The connection was lost", blocked=not heard) from exc
+                raise _ConnectionLost("The connection was lost", blocked=not heard) from exc
             if exc.rcvd.code in CLOSES:
-                raise refusal(CLOSES[exc.rcvd.code], ids[0], exc.rcvd.reason) from exc
+                raise error_from_code(CLOSES[exc.rcvd.code], ids[0], exc.rcvd.reason) from exc
             at_least = SENT_AWAY if exc.rcvd.code in (GOING_DOWN, FULL) else 0.0
-            raise _Lost(exc.rcvd.reason or "The server closed", blocked=exc.rcvd.code == FULL, at_least=at_least) from exc
+            raise _ConnectionLost(
+                exc.rcvd.reason or "The server closed",
+                blocked=exc.rcvd.code == FULL,
+                at_least=at_least,
+            ) from exc
         except (OSError, WebSocketException) as exc:
-            raise _Lost(f"{self._http.base} can't be watched", blocked=not heard) from exc
+            raise _ConnectionLost(f"{self._http.base} can't be watched", blocked=not heard) from exc
 
     def _next(self, socket: ClientConnection, within: float | None) -> str | bytes:
-        """The next frame. Raises ``TimeoutError`` after ``within`` seconds, ``NotFinished`` at the deadline."""
+        """The next frame. Raises ``TimeoutError`` after ``within`` seconds, ``NotFinished`` at the
+        deadline.
+        """
         left = self._left()
         bound = min((seconds for seconds in (within, left) if seconds is not None), default=None)
         try:
@@ -166,7 +183,9 @@ class Watch:
     # -- REST
 
     def _polled(self, until: float) -> Iterator[AnyEvent]:
-        """Polling, until all have ended or the spell is over. Held polls for one, plain ones for many: a held one is a seat."""
+        """Polling, until all have ended or the spell is over. Held polls for one, plain ones for
+        many: a held one is a seat.
+        """
         hold = len(self._open) == 1
         while self._open and self._monotonic() < until:
             pause = 0.0 if hold else POLL_PAUSE
@@ -195,10 +214,16 @@ class Watch:
         params = {"wait": wait} if hold and tag is not None else {}
         try:
             answer = self._http.call(
-                "GET", "executions", execution_id, about=execution_id, headers=headers, params=params, longer=WAIT
+                "GET",
+                "executions",
+                execution_id,
+                about=execution_id,
+                headers=headers,
+                params=params,
+                longer=WAIT,
             )
         except Unavailable as exc:
-            raise _Lost(str(exc), at_least=exc.retry_after) from exc
+            raise _ConnectionLost(str(exc), at_least=exc.retry_after) from exc
         if answer.status_code == 304:
             return None
         if "ETag" in answer.headers:
@@ -210,7 +235,11 @@ class Watch:
         before = self._shown.get(now.execution_id)
         self._shown[now.execution_id] = now
         at = self._clock()
-        for frame in frames.opening_frames(now, at) if before is None else frames.frames_between(before, now, at):
+        for frame in (
+            frames.opening_frames(now, at)
+            if before is None
+            else frames.frames_between(before, now, at)
+        ):
             yield from self._take(event_of(frame))
 
     # -- both
@@ -220,8 +249,12 @@ class Watch:
         execution_id = event.execution_id
         if isinstance(event, Interrupted) and event.code in CODES and execution_id in self._open:
             assert execution_id is not None
-            yield from self._refused(execution_id, refusal(CODES[event.code], execution_id, event.message))
-        elif execution_id in self._open or (isinstance(event, Interrupted) and execution_id is None):
+            yield from self._refused(
+                execution_id, error_from_code(CODES[event.code], execution_id, event.message)
+            )
+        elif execution_id in self._open or (
+            isinstance(event, Interrupted) and execution_id is None
+        ):
             if event.terminal:
                 del self._open[str(execution_id)]
             yield event
@@ -231,13 +264,20 @@ class Watch:
         if self._only:
             raise error
         del self._open[execution_id]
-        code = next((code for code, status in CODES.items() if type(refusal(status, "", "")) is type(error)), "not_found")
+        code = next(
+            (
+                code
+                for code, status in CODES.items()
+                if type(error_from_code(status, "", "")) is type(error)
+            ),
+            "not_found",
+        )
         yield Interrupted(code, str(error), self._clock(), execution_id)
 
     def _restored(self) -> None:
         self._cut_at, self._fresh, self._bound = None, False, PAUSE
 
-    def _cut(self, lost: _Lost) -> Iterator[AnyEvent]:
+    def _cut(self, lost: _ConnectionLost) -> Iterator[AnyEvent]:
         """Say once that the line is cut, and wait before the next try."""
         now = self._monotonic()
         if lost.blocked and self._answers():
@@ -255,14 +295,16 @@ class Watch:
         self._bound = min(LONGEST_PAUSE, self._bound * 2)
 
     def _answers(self) -> bool:
-        """Whether REST answers. Raises what it says of the only execution that is watched, as no handshake can."""
+        """Whether REST answers. Raises what it says of the only execution that is watched, as no
+        handshake can.
+        """
         execution_id = next(iter(self._open))
         try:
             self._http.call("GET", "executions", execution_id, about=execution_id)
         except (ExecutionNotFound, ExecutionExpired):
             if self._only:
                 raise
-        except (Unavailable, TooManyRequests, UnexpectedAnswer):
+        except (Unavailable, TooManyRequests, UnexpectedResponse):
             if self._fresh:
                 raise  # a wrong address isn't worth waiting for
             return False
@@ -283,7 +325,9 @@ class Watch:
         return None if self._deadline is None else max(0.0, self._deadline - self._monotonic())
 
     def _give_up(self) -> NoReturn:
-        raise NotFinished(next(iter(self._open)), self._timeout if self._timeout is not None else 0.0)
+        raise NotFinished(
+            next(iter(self._open)), self._timeout if self._timeout is not None else 0.0
+        )
 
 
 def _subscriptions(ids: list[str]) -> Iterator[str]:

@@ -1,6 +1,8 @@
-"""What a stream says, as frozen data: one class for each frame type of the contract's section 4, and `event_of` to read one.
+"""What a stream says, as frozen data: one class for each frame type of the contract's section 4,
+and `event_of` to read one.
 
-Past tense: each tells of something that has happened. ``match`` on the class, or ask ``event.terminal``.
+Past tense: each tells of something that has happened. ``match`` on the class, or ask
+``event.terminal``.
 """
 
 from __future__ import annotations
@@ -28,8 +30,10 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen(Event):
-    """What it is now: always the first, and again after a gap, and where its phase or attempt changes (``status``)."""
+class StatusChanged(Event):
+    """What it is now: always the first, and again after a gap, and where its phase or attempt
+    changes (``status``).
+    """
 
     phase: Phase
     progress: Progress | None
@@ -41,7 +45,7 @@ class Started(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class Reported(Event):
+class ProgressReported(Event):
     """Its progress changed (``progress``)."""
 
     progress: Progress
@@ -81,11 +85,14 @@ class Cancelled(Event):
 
 @dataclass(frozen=True, slots=True)
 class Interrupted:
-    """Something is wrong with the stream itself, not with the execution (``error``). What follows begins with `Seen`."""
+    """Something is wrong with the stream itself, not with the execution (``error``). What follows
+    begins with `StatusChanged`.
+    """
 
     terminal: ClassVar[bool] = False
 
-    #: ``unavailable``: the backend is away, or the server. The contract's codes, see ``docs/streams.md``.
+    #: ``unavailable``: the backend is away, or the server. The contract's codes, see
+    #: ``docs/streams.md``.
     code: str
     message: str
     timestamp: datetime
@@ -95,7 +102,7 @@ class Interrupted:
     status: Status | None = None
 
 
-AnyEvent = Seen | Started | Reported | Completed | Failed | Cancelled | Interrupted
+AnyEvent = StatusChanged | Started | ProgressReported | Completed | Failed | Cancelled | Interrupted
 
 
 def event_of(frame: Mapping[str, Any]) -> AnyEvent:
@@ -114,32 +121,45 @@ def event_of(frame: Mapping[str, Any]) -> AnyEvent:
 
 
 def events_of(frame: Mapping[str, Any]) -> list[AnyEvent]:
-    """What a frame tells of each execution that it names: mostly of one. Raises what `event_of` raises.
+    """What a frame tells of each execution that it names: mostly of one. Raises what `event_of`
+    raises.
 
     Of a type that a later version knows it is nothing: who doesn't know it needn't end for it.
     """
     if frame["type"] not in _KINDS and frame["type"] != "error":
         return []
     named = frame.get("execution_ids")
-    return [event_of(frame)] if named is None else [event_of({**frame, "execution_id": str(each)}) for each in named]
+    return (
+        [event_of(frame)]
+        if named is None
+        else [event_of({**frame, "execution_id": str(each)}) for each in named]
+    )
 
 
-def _seen(frame: Mapping[str, Any], execution_id: str, status: Status, at: datetime) -> Seen:
-    return Seen(execution_id, status, at, Phase(frame["phase"]), progress_of(frame["progress"]))
+def _seen(
+    frame: Mapping[str, Any], execution_id: str, status: Status, at: datetime
+) -> StatusChanged:
+    return StatusChanged(
+        execution_id, status, at, Phase(frame["phase"]), progress_of(frame["progress"])
+    )
 
 
 def _started(_frame: Mapping[str, Any], execution_id: str, status: Status, at: datetime) -> Started:
     return Started(execution_id, status, at)
 
 
-def _reported(frame: Mapping[str, Any], execution_id: str, status: Status, at: datetime) -> Reported:
+def _reported(
+    frame: Mapping[str, Any], execution_id: str, status: Status, at: datetime
+) -> ProgressReported:
     progress = progress_of(frame["progress"])
     if progress is None:
         raise ValueError("a progress frame without progress")
-    return Reported(execution_id, status, at, progress)
+    return ProgressReported(execution_id, status, at, progress)
 
 
-def _completed(frame: Mapping[str, Any], execution_id: str, status: Status, at: datetime) -> Completed:
+def _completed(
+    frame: Mapping[str, Any], execution_id: str, status: Status, at: datetime
+) -> Completed:
     return Completed(execution_id, status, at, frame["outputs"], progress_of(frame["progress"]))
 
 
@@ -150,7 +170,9 @@ def _failed(frame: Mapping[str, Any], execution_id: str, status: Status, at: dat
     return Failed(execution_id, status, at, error, progress_of(frame["progress"]))
 
 
-def _cancelled(frame: Mapping[str, Any], execution_id: str, status: Status, at: datetime) -> Cancelled:
+def _cancelled(
+    frame: Mapping[str, Any], execution_id: str, status: Status, at: datetime
+) -> Cancelled:
     return Cancelled(execution_id, status, at, progress_of(frame["progress"]))
 
 

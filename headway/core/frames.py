@@ -1,4 +1,5 @@
-"""The messages of the contract, for WebSocket, server-sent events and REST alike: sections 2 and 4, in one place.
+"""The messages of the contract, for WebSocket, server-sent events and REST alike: sections 2 and 4,
+in one place.
 
 Plain JSON-safe dicts. Encoding (`encode`) is strict JSON: NaN and Infinity never leave (fact 9).
 """
@@ -15,25 +16,38 @@ from headway.models import Execution, History, Phase, Progress, Status
 
 Json = dict[str, Any]
 
-#: How deep an answer may be nested; what lies deeper is cut, for a result may be as deep as the decoder bears.
+#: How deep an answer may be nested; what lies deeper is cut, for a result may be as deep as the
+#: decoder bears.
 MAX_DEPTH = 100
 
 #: The frame type that tells of an end; the socket closes with 1000 after it.
-TERMINAL_FRAMES: Mapping[Status, str] = {Status.COMPLETED: "completed", Status.FAILED: "failed", Status.CANCELLED: "cancelled"}
+TERMINAL_FRAMES: Mapping[Status, str] = {
+    Status.COMPLETED: "completed",
+    Status.FAILED: "failed",
+    Status.CANCELLED: "cancelled",
+}
 
 
 def encode(body: object) -> bytes:
     """Compact UTF-8 JSON. The body must have gone through `json_safe`, as all of this module's has."""
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "replace")
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode(
+        "utf-8", "replace"
+    )
 
 
 def iso(time: datetime | None) -> str | None:
     """UTC, ISO 8601 with ``Z`` and milliseconds."""
-    return None if time is None else time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return (
+        None
+        if time is None
+        else time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    )
 
 
 def json_safe(value: Any, depth: int = MAX_DEPTH) -> Any:
-    """The nearest thing that JSON can say: a task may return anything, and a reader must get an answer all the same."""
+    """The nearest thing that JSON can say: a task may return anything, and a reader must get an
+    answer all the same.
+    """
     if value is None or isinstance(value, (bool, str, int)):
         return value
     if isinstance(value, float):
@@ -54,7 +68,9 @@ def _text(value: object) -> str | None:
 
 
 def progress_json(progress: Progress | None) -> Json | None:
-    """``{current_step, total_steps, percentage, current_step_name}``, always all four, and what is finer (section 2)."""
+    """``{current_step, total_steps, percentage, current_step_name}``, always all four, and what is
+    finer (section 2).
+    """
     if progress is None:
         return None
     return {
@@ -74,7 +90,9 @@ def progress_json(progress: Progress | None) -> Json | None:
 
 
 def _floor(number: int | float | None) -> int:
-    """Steps that are done, as an int; 0 where there is no count, since the field is an int in the seed document."""
+    """Steps that are done, as an int; 0 where there is no count, since the field is an int in the
+    seed document.
+    """
     if isinstance(number, float):
         return math.floor(number) if math.isfinite(number) else 0
     return number if number is not None else 0
@@ -115,7 +133,9 @@ def execution_json(execution: Execution) -> Json:
 
 
 def history_json(execution: Execution, history: History) -> Json:
-    """``GET /executions/{id}/history``: its reports, oldest first. Where none is kept of those that were, it isn't complete."""
+    """``GET /executions/{id}/history``: its reports, oldest first. Where none is kept of those that
+    were, it isn't complete.
+    """
     return {
         "execution_id": execution.execution_id,
         "complete": history.complete and (bool(history.reports) or execution.progress is None),
@@ -138,16 +158,27 @@ def history_json(execution: Execution, history: History) -> Json:
 def error_json(execution: Execution) -> Json | None:
     """``{type, message, details}`` of a failed execution."""
     error = execution.error
-    return None if error is None else {"type": error.type, "message": error.message, "details": json_safe(error.details)}
+    return (
+        None
+        if error is None
+        else {"type": error.type, "message": error.message, "details": json_safe(error.details)}
+    )
 
 
 def status_frame(execution: Execution, at: datetime) -> Json:
-    """What a viewer is told first, and again where the phase or the attempt changes or the stream had a gap."""
-    return _frame("status", execution, at) | {"phase": execution.phase.value, "progress": progress_json(execution.progress)}
+    """What a viewer is told first, and again where the phase or the attempt changes or the stream
+    had a gap.
+    """
+    return _frame("status", execution, at) | {
+        "phase": execution.phase.value,
+        "progress": progress_json(execution.progress),
+    }
 
 
 def started_frame(execution: Execution, at: datetime) -> Json:
-    """From pending to running, whatever it has become since: a client that looks at the status alone waits for the end."""
+    """From pending to running, whatever it has become since: a client that looks at the status
+    alone waits for the end.
+    """
     return _frame("started", execution, at) | {"status": Status.RUNNING.value}
 
 
@@ -161,7 +192,13 @@ def terminal_frame(execution: Execution, at: datetime) -> Json:
     return frame | {"progress": progress_json(execution.progress)}
 
 
-def error_frame(code: str, message: str, at: datetime, execution_id: str | None = None, status: Status | None = None) -> Json:
+def error_frame(
+    code: str,
+    message: str,
+    at: datetime,
+    execution_id: str | None = None,
+    status: Status | None = None,
+) -> Json:
     """Something is wrong with the stream itself (``status`` is null where it isn't known)."""
     return {
         "type": "error",
@@ -173,10 +210,13 @@ def error_frame(code: str, message: str, at: datetime, execution_id: str | None 
     }
 
 
-def opening_frames(execution: Execution, at: datetime, before: Execution | None = None) -> Iterator[Json]:
+def opening_frames(
+    execution: Execution, at: datetime, before: Execution | None = None
+) -> Iterator[Json]:
     """What a viewer is sent at connect: ``status``, and the end where it has come already.
 
-    The same after a gap in the stream, with what was shown ``before`` it: what began meanwhile is said to have ``started``.
+    The same after a gap in the stream, with what was shown ``before`` it: what began meanwhile is
+    said to have ``started``.
     """
     yield status_frame(execution, at)
     if before is not None and before.status is Status.PENDING and _has_begun(before, execution):
@@ -188,8 +228,8 @@ def opening_frames(execution: Execution, at: datetime, before: Execution | None 
 def frames_between(before: Execution, after: Execution, at: datetime) -> Iterator[Json]:
     """What a viewer that was shown ``before`` is told of ``after``: nothing where nothing changed.
 
-    A run that goes from pending to its end at once still gives ``started`` first. An end is sent once; what comes after it,
-    but a new attempt, is dropped (terminal is terminal).
+    A run that goes from pending to its end at once still gives ``started`` first. An end is sent
+    once; what comes after it, but a new attempt, is dropped (terminal is terminal).
     """
     if before.status.terminal and after.attempt <= before.attempt:
         return
@@ -206,7 +246,9 @@ def frames_between(before: Execution, after: Execution, at: datetime) -> Iterato
 
 
 def _has_begun(before: Execution, after: Execution) -> bool:
-    """Whether an attempt began in between, even if it has ended since: a revoke before the start has none."""
+    """Whether an attempt began in between, even if it has ended since: a revoke before the start
+    has none.
+    """
     return after.status in (Status.RUNNING, Status.COMPLETED) or after.attempt > before.attempt
 
 

@@ -1,8 +1,9 @@
-"""Reading what ``core.frames`` wrote: the API's JSON as Headway's own records, for whoever asks it from outside.
+"""Reading what ``core.frames`` wrote: the API's JSON as Headway's own records, for whoever asks it
+from outside.
 
-The inverse, up to what JSON can't hold: times have whole milliseconds, and a result that isn't JSON is its text. All functions
-raise ``KeyError``, ``TypeError`` or ``ValueError`` for what isn't of the contract; keys that this version doesn't know are passed
-over.
+The inverse, up to what JSON can't hold: times have whole milliseconds, and a result that isn't JSON
+is its text. All functions raise ``KeyError``, ``TypeError`` or ``ValueError`` for what isn't of the
+contract; keys that this version doesn't know are passed over.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ def time_of(text: str | None) -> datetime | None:
 
 
 def progress_of(body: Body | None) -> Progress | None:
-    """``frames.progress_json`` read back. What is computed of it (percentage, time left) is computed again."""
+    """``frames.progress_json`` read back. What is computed of it (percentage, time left) is
+    computed again.
+    """
     if body is None:
         return None
     return Progress(
@@ -47,7 +50,10 @@ def history_of(body: Body) -> History:
 
 def _report_of(body: Body) -> Report:
     at = time_of(body["timestamp"])
-    return Report(body["attempt"], Progress(body["current"], body["total"], body["message"], body["attributes"], at))
+    return Report(
+        body["attempt"],
+        Progress(body["current"], body["total"], body["message"], body["attributes"], at),
+    )
 
 
 def failure_of(body: Body | None) -> Failure | None:

@@ -1,4 +1,6 @@
-"""The fake: changes are put in by hand (or by a `stores.memory.MemoryStore`), and the line can be cut and mended."""
+"""The fake: changes are put in by hand (or by a `stores.memory.MemoryStore`), and the line can be
+cut and mended.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from headway.errors import Unavailable
-from headway.feeds.base import Feed, Guarded, Listener
+from headway.feeds.base import Feed, Listener, SafeListener
 from headway.stores.memory import MemoryStore
 
 #: How long `MemoryFeed.close` waits for the thread to end, in seconds.
@@ -16,7 +18,8 @@ JOIN_TIMEOUT = 5.0
 
 
 class MemoryFeed(Feed):
-    """A feed within one process, for tests: its own thread tells what `publish` was given, in that order.
+    """A feed within one process, for tests: its own thread tells what `publish` was given, in that
+    order.
 
     With ``store``, what that publishes is told as well.
     """
@@ -25,14 +28,14 @@ class MemoryFeed(Feed):
         self._store = store
         self._unsubscribe: Callable[[], None] | None = None
         self._lock = threading.Lock()
-        self._listener: Guarded | None = None
+        self._listener: SafeListener | None = None
         self._watched: set[str] = set()
         self._cut = False
         self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def listen(self, listener: Listener) -> None:
-        self._listener = Guarded(listener)
+        self._listener = SafeListener(listener)
         if self._store is not None:
             self._unsubscribe = self._store.subscribe(self.publish)
 
@@ -54,7 +57,9 @@ class MemoryFeed(Feed):
             return frozenset(self._watched)
 
     def publish(self, task_id: str, meta: Mapping[str, Any] | None) -> None:
-        """Say that a task changed, as the result backend would; lost while cut off, like Redis' own."""
+        """Say that a task changed, as the result backend would; lost while cut off, like Redis'
+        own.
+        """
         with self._lock:
             listener = self._listener
             if listener is not None and task_id in self._watched and not self._cut:

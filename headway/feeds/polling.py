@@ -1,4 +1,6 @@
-"""The feed for backends that tell nothing: all that is watched is read again at an interval, in one call."""
+"""The feed for backends that tell nothing: all that is watched is read again at an interval, in one
+call.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,9 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from headway.errors import HeadwayError, Unavailable
-from headway.feeds.base import Feed, Guarded, Listener
 from headway.core.registry import Snapshot
+from headway.errors import HeadwayError, Unavailable
+from headway.feeds.base import Feed, Listener, SafeListener
 from headway.stores.base import Store
 
 log = logging.getLogger(__name__)
@@ -30,15 +32,15 @@ class _Watch:
 class PollingFeed(Feed):
     """Reads what is watched every ``interval`` seconds and tells what differs from the time before.
 
-    `watch` needs no acknowledgement: the first look after it always counts as a change, so nothing between the caller's own
-    snapshot and that look is lost.
+    `watch` needs no acknowledgement: the first look after it always counts as a change, so nothing
+    between the caller's own snapshot and that look is lost.
     """
 
     def __init__(self, store: Store, *, interval: float = INTERVAL) -> None:
         self._store = store
         self._interval = interval
         self._lock = threading.Lock()
-        self._listener: Guarded | None = None
+        self._listener: SafeListener | None = None
         self._watched: dict[str, _Watch] = {}
         self._cut = False
         self._thread: threading.Thread | None = None
@@ -46,7 +48,7 @@ class PollingFeed(Feed):
         self._closing = threading.Event()
 
     def listen(self, listener: Listener) -> None:
-        self._listener = Guarded(listener)
+        self._listener = SafeListener(listener)
 
     def watch(self, task_id: str) -> None:
         with self._lock:
@@ -97,7 +99,11 @@ class PollingFeed(Feed):
             snapshots = self._store.read(ids)
         except HeadwayError as exc:
             if not self._cut:
-                log.warning("The result backend can't be read; trying again every %g s: %s", self._interval, exc)
+                log.warning(
+                    "The result backend can't be read; trying again every %g s: %s",
+                    self._interval,
+                    exc,
+                )
                 self._cut = True
                 self._listener.lost()
             return False

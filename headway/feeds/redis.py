@@ -1,8 +1,10 @@
-"""The feed for Redis and Valkey: the backend publishes every stored state on a channel named as its key (fact 22).
+"""The feed for Redis and Valkey: the backend publishes every stored state on a channel named as its
+key (fact 22).
 
-One thread owns one connection and everything that is sent or read on it (web fact 15). Other threads change what is *wanted* and
-wake it; it reconciles what is *subscribed*. It speaks through a bare connection and not through redis-py's ``PubSub``, because
-that one reconnects without a word (web fact 16), and a gap that nobody hears of is a lost change.
+One thread owns one connection and everything that is sent or read on it (web fact 15). Other
+threads change what is *wanted* and wake it; it reconciles what is *subscribed*. It speaks through a
+bare connection and not through redis-py's ``PubSub``, because that one reconnects without a word
+(web fact 16), and a gap that nobody hears of is a lost change.
 """
 
 from __future__ import annotations
@@ -21,12 +23,12 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from headway.errors import Unavailable
-from headway.feeds.base import Feed, Guarded, Listener
+from headway.feeds.base import Feed, Listener, SafeListener
 
 log = logging.getLogger(__name__)
 
-#: Payloads above this many bytes aren't decoded: reports are small, and an end has to be read from the store anyway (fact 22:
-#: whole results of 5 MB were seen).
+#: Payloads above this many bytes aren't decoded: reports are small, and an end has to be read from
+#: the store anyway (fact 22: whole results of 5 MB were seen).
 DECODE_LIMIT = 64 * 1024
 #: Channels in one SUBSCRIBE.
 BATCH = 500
@@ -48,9 +50,10 @@ class _Watch:
 class RedisFeed(Feed):
     """Redis' own publish, as a feed.
 
-    ``client`` gives the client whose connection settings are used (it isn't shared: the feed opens one connection of its own),
-    ``key`` the backend's key of a task, ``decode`` a stored record as plain data. ``timeout`` bounds `watch`; a server that says
-    nothing for ``ping_interval`` seconds is asked whether it lives, and has ``pong_within`` seconds to answer (web fact 18).
+    ``client`` gives the client whose connection settings are used (it isn't shared: the feed opens
+    one connection of its own), ``key`` the backend's key of a task, ``decode`` a stored record as
+    plain data. ``timeout`` bounds `watch`; a server that says nothing for ``ping_interval`` seconds
+    is asked whether it lives, and has ``pong_within`` seconds to answer (web fact 18).
     """
 
     def __init__(
@@ -70,9 +73,10 @@ class RedisFeed(Feed):
         self._ping_interval = ping_interval
         self._pong_within = pong_within
         self._lock = threading.Lock()
-        self._listener: Guarded | None = None
+        self._listener: SafeListener | None = None
         self._wanted: dict[bytes, _Watch] = {}
-        #: Whether ``_wanted`` was changed since the feed's thread looked: it mostly wasn't, when a message comes.
+        #: Whether ``_wanted`` was changed since the feed's thread looked: it mostly wasn't, when a
+        #: message comes.
         self._woken = False
         self._cut = False
         self._connected = False
@@ -81,7 +85,7 @@ class RedisFeed(Feed):
         self._waker: socket.socket | None = None
 
     def listen(self, listener: Listener) -> None:
-        self._listener = Guarded(listener)
+        self._listener = SafeListener(listener)
 
     def watch(self, task_id: str) -> None:
         channel = self._key(task_id)
@@ -129,7 +133,9 @@ class RedisFeed(Feed):
             sleeper, self._waker = socket.socketpair()
             sleeper.setblocking(False)
             self._waker.setblocking(False)
-            self._thread = threading.Thread(target=self._run, args=(sleeper, self._waker), name="headway-feed", daemon=True)
+            self._thread = threading.Thread(
+                target=self._run, args=(sleeper, self._waker), name="headway-feed", daemon=True
+            )
             self._thread.start()
 
     def _wake(self) -> None:
@@ -154,7 +160,9 @@ class RedisFeed(Feed):
                 finally:
                     self._connected = False
                     line.close()
-                self._closing.wait(random.uniform(0.5, 1.0) * min(RECONNECT_MAX, 0.05 * 2**failures))  # noqa: S311 - jitter
+                self._closing.wait(
+                    random.uniform(0.5, 1.0) * min(RECONNECT_MAX, 0.05 * 2**failures)  # noqa: S311 - jitter
+                )
         finally:
             with self._lock:
                 if self._waker is waker:
@@ -163,7 +171,9 @@ class RedisFeed(Feed):
             waker.close()
 
     def _lost(self, why: Exception) -> None:
-        self._connected = False  # before anybody is told: who then asks by `ping` gets the same answer
+        self._connected = (
+            False  # before anybody is told: who then asks by `ping` gets the same answer
+        )
         with self._lock:
             first, self._cut = not self._cut, True
             for watch in self._wanted.values():
@@ -213,8 +223,8 @@ class _Line:
         self._sleeper = sleeper
         self._connection: Any = None
         self._subscribed: set[bytes] = set()
-        #: Channel -> SUBSCRIBEs without an answer. One that was dropped and wanted again has two under way, and only the last
-        #: answer says that it is in force.
+        #: Channel -> SUBSCRIBEs without an answer. One that was dropped and wanted again has two
+        #: under way, and only the last answer says that it is in force.
         self._unanswered: dict[bytes, int] = {}
         self._heard = 0.0
         self._asked: float | None = None
@@ -222,18 +232,26 @@ class _Line:
         self.served = False
 
     def serve(self) -> None:
-        """Connect, subscribe, tell. Returns when the feed closes; raises the driver's error when the line breaks."""
+        """Connect, subscribe, tell. Returns when the feed closes; raises the driver's error when
+        the line breaks.
+        """
         pool = self._feed._client().connection_pool
-        # RESP2 whatever the client speaks: in RESP3 messages are pushes, which redis-py versions read in different ways. What the
-        # pool of redis-py 7 and later adds for RESP3's maintenance notifications has to go with it.
-        settings = {name: value for name, value in pool.connection_kwargs.items() if not name.startswith(("maint_", "orig_"))}
+        # RESP2 whatever the client speaks: in RESP3 messages are pushes, which redis-py versions
+        # read in different ways. What the pool of redis-py 7 and later adds for RESP3's maintenance
+        # notifications has to go with it.
+        settings = {
+            name: value
+            for name, value in pool.connection_kwargs.items()
+            if not name.startswith(("maint_", "orig_"))
+        }
         settings |= {"protocol": 2, "decode_responses": False, "health_check_interval": 0}
         self._connection = pool.connection_class(**settings)
         self._connection.connect()
         self.served = self._feed._connected = True
         self._heard = time.monotonic()
         with selectors.DefaultSelector() as selector:
-            # A private name, and the same in every redis-py since 2.0: nothing public lets one wait for two sockets.
+            # A private name, and the same in every redis-py since 2.0: nothing public lets one wait
+            # for two sockets.
             selector.register(self._connection._sock, selectors.EVENT_READ)
             selector.register(self._sleeper, selectors.EVENT_READ)
             self._reconcile()
@@ -242,7 +260,8 @@ class _Line:
                     self._reconcile()
                 now = time.monotonic()
                 if self._drain():
-                    # By the time before: an answer that came while this thread was held up has been read by now.
+                    # By the time before: an answer that came while this thread was held up has been
+                    # read by now.
                     self._check_life(now)
                     self._feed._restored()
                     selector.select(self._patience())
@@ -255,13 +274,16 @@ class _Line:
     def _reconcile(self) -> None:
         """Subscribe what is wanted and no more."""
         with self._feed._lock:
-            # With the lock that whoever wakes holds: a byte that is left without its flag would let `select` spin.
+            # With the lock that whoever wakes holds: a byte that is left without its flag would let
+            # `select` spin.
             self._feed._woken = False
             self._empty_sleeper()
             wanted = set(self._feed._wanted)
             for channel in wanted & self._subscribed - self._unanswered.keys():
                 watch = self._feed._wanted[channel]
-                if not watch.acked:  # dropped and wanted again before this thread looked: it never stopped
+                if (
+                    not watch.acked
+                ):  # dropped and wanted again before this thread looked: it never stopped
                     watch.acked = True
                     watch.answered.set()
         self._send("UNSUBSCRIBE", self._subscribed - wanted)
@@ -301,13 +323,19 @@ class _Line:
 
     def _patience(self) -> float:
         """Seconds until this thread has something to do by itself."""
-        due = self._heard + self._feed._ping_interval if self._asked is None else self._asked + self._feed._pong_within
+        due = (
+            self._heard + self._feed._ping_interval
+            if self._asked is None
+            else self._asked + self._feed._pong_within
+        )
         return max(0.0, due - time.monotonic())
 
     def _check_life(self, now: float) -> None:
         if self._asked is not None:
             if now - self._asked >= self._feed._pong_within:
-                raise TimeoutError("the server does not answer")  # an OSError; nothing else would notice (web fact 18)
+                raise TimeoutError(
+                    "the server does not answer"
+                )  # an OSError; nothing else would notice (web fact 18)
         elif now - self._heard >= self._feed._ping_interval:
             self._asked = now
             self._connection.send_command("PING", check_health=False)

@@ -1,7 +1,7 @@
 """What the hub and its viewers have done, counted for ``/metrics``.
 
-A lock is taken for each `Counts.add`, so none is called for each delivered frame: the hub adds once a batch, and a viewer only
-where it is behind, or is let go.
+A lock is taken for each `Counts.add`, so none is called for each delivered frame: the hub adds once
+a batch, and a viewer only where it is behind, or is let go.
 """
 
 from __future__ import annotations

@@ -14,15 +14,20 @@ from headway.errors import InvalidRequest
 def read_body(max_body: int) -> dict[str, Any]:
     """The body, as an object. Raises ``InvalidRequest``, or werkzeug's 411, 413 and 415."""
     if request.mimetype != "application/json":
-        raise UnsupportedMediaType("The body must be JSON, sent with 'Content-Type: application/json'")
-    # Any Transfer-Encoding, however spelt, and whatever length stands beside it: servers read such a body to its end.
+        raise UnsupportedMediaType(
+            "The body must be JSON, sent with 'Content-Type: application/json'"
+        )
+    # Any Transfer-Encoding, however spelt, and whatever length stands beside it: servers read such
+    # a body to its end.
     if "Transfer-Encoding" in request.headers:
         raise LengthRequired("The body must come with its Content-Length")
     if (request.content_length or 0) > max_body:
         raise RequestEntityTooLarge(f"The body may have {max_body} bytes at most")
     try:
         # Without a length there is no body, or (HTTP/2) one that is as long as it likes.
-        body = json.loads(request.get_data() if request.content_length else b"", parse_constant=_refuse)
+        body = json.loads(
+            request.get_data() if request.content_length else b"", parse_constant=_refuse
+        )
         # Refuses lone surrogates too, which no broker could carry.
         json.dumps(body, ensure_ascii=False).encode()
     except (ValueError, RecursionError):

@@ -1,7 +1,8 @@
 """Errors as answers: RFC 9457 ``application/problem+json`` for everything below the prefix.
 
-One table says which error is which HTTP status. Driver texts and tracebacks never get here: drivers' errors were translated at
-the edge of ``stores`` and ``feeds``, and what nobody foresaw is logged and answered by a sentence of ours.
+One table says which error is which HTTP status. Driver texts and tracebacks never get here:
+drivers' errors were translated at the edge of ``stores`` and ``feeds``, and what nobody foresaw is
+logged and answered by a sentence of ours.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from headway.core import frames
 
 log = logging.getLogger(__name__)
 
-#: Error -> HTTP status. The three of 500 are faults of the set-up or of this package, never of the request.
+#: Error -> HTTP status. The three of 500 are faults of the set-up or of this package, never of the
+#: request.
 STATUS: Mapping[type[errors.HeadwayError], HTTPStatus] = {
     errors.ExecutionNotFound: HTTPStatus.NOT_FOUND,
     errors.ExecutionExpired: HTTPStatus.GONE,
@@ -39,24 +41,36 @@ STATUS: Mapping[type[errors.HeadwayError], HTTPStatus] = {
 INTERNAL = "Something went wrong in the server; its log says what"
 
 
-def problem(status: int, detail: str, *, headers: Mapping[str, str] | None = None, **more: Any) -> Response:
-    """A problem document. ``type`` is ``about:blank``: the status says all that a program needs, ``detail`` is for a person."""
+def problem(
+    status: int, detail: str, *, headers: Mapping[str, str] | None = None, **more: Any
+) -> Response:
+    """A problem document. ``type`` is ``about:blank``: the status says all that a program needs,
+    ``detail`` is for a person.
+    """
     code = HTTPStatus(status)
-    body = {"type": "about:blank", "title": code.phrase, "status": code.value, "detail": detail, **more}
+    body = {
+        "type": "about:blank",
+        "title": code.phrase,
+        "status": code.value,
+        "detail": detail,
+        **more,
+    }
     response = Response(frames.encode(body), status=code.value, mimetype="application/problem+json")
     response.headers["Cache-Control"] = "no-store"
     response.headers.update(headers or {})
     return response
 
 
-def status_of(error: errors.HeadwayError) -> HTTPStatus:
-    """The nearest class in the table decides, so that an error made more special later keeps its status."""
+def http_status(error: errors.HeadwayError) -> HTTPStatus:
+    """The nearest class in the table decides, so that an error made more special later keeps its
+    status.
+    """
     return next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)
 
 
-def of_headway(error: errors.HeadwayError) -> Response:
+def from_headway_error(error: errors.HeadwayError) -> Response:
     """The answer to an error of this package."""
-    status = status_of(error)
+    status = http_status(error)
     if status is HTTPStatus.INTERNAL_SERVER_ERROR:
         log.error("%s %s failed", request.method, request.path, exc_info=error)
         return problem(status, INTERNAL)
@@ -68,13 +82,19 @@ def of_headway(error: errors.HeadwayError) -> Response:
     return problem(status, str(error), headers=headers)
 
 
-def of_http(error: HTTPException) -> Response:
-    """The answer to what Flask or Werkzeug raised: its own status, our form; what it says in headers (``Allow``) is kept."""
+def from_http_error(error: HTTPException) -> Response:
+    """The answer to what Flask or Werkzeug raised: its own status, our form; what it says in
+    headers (``Allow``) is kept.
+    """
     if error.response is not None or error.code is None or error.code < 400:
         response = error.get_response(request.environ)
         assert isinstance(response, Response)
         return response
-    kept = {name: value for name, value in error.get_headers(request.environ) if name.lower() != "content-type"}
+    kept = {
+        name: value
+        for name, value in error.get_headers(request.environ)
+        if name.lower() != "content-type"
+    }
     detail = _NO_SUCH.get(error.code) or error.description or HTTPStatus(error.code).phrase
     return problem(error.code, detail, headers=kept)
 
@@ -91,22 +111,25 @@ def of_unforeseen(error: Exception) -> Response:
 def register(blueprint: Blueprint) -> None:
     """Let the blueprint's own views answer in problem documents, whatever handlers the app has.
 
-    Each HTTP code by itself: Flask asks for a handler of the code everywhere, the app's included, before it asks for a handler of
-    the class anywhere.
+    Each HTTP code by itself: Flask asks for a handler of the code everywhere, the app's included,
+    before it asks for a handler of the class anywhere.
     """
     for code in default_exceptions:
-        blueprint.register_error_handler(code, of_http)
-    blueprint.register_error_handler(errors.HeadwayError, of_headway)
+        blueprint.register_error_handler(code, from_http_error)
+    blueprint.register_error_handler(errors.HeadwayError, from_headway_error)
     blueprint.register_error_handler(Exception, of_unforeseen)
 
 
-def answer_unmatched(app: Flask, prefix: str, root: Blueprint, is_like: Callable[[str], bool] | None) -> None:
+def answer_unmatched(
+    app: Flask, prefix: str, root: Blueprint, is_like: Callable[[str], bool] | None
+) -> None:
     """Answer unmatched URLs and methods that are ours: no blueprint sees those (web fact 21).
 
-    Ours is what lies below ``prefix``; a path of the blueprint ``root``, asked by another method; and what ``is_like`` such a
-    path and isn't one (an id with an encoded slash). A handler in ``app.errorhandler(404)`` would replace the app's own, or be
-    replaced by it; a catch-all route would take 405 and the app's own routes below the prefix. Here the app's handlers stay what
-    they are, for every other path.
+    Ours is what lies below ``prefix``; a path of the blueprint ``root``, asked by another method;
+    and what ``is_like`` such a path and isn't one (an id with an encoded slash). A handler in
+    ``app.errorhandler(404)`` would replace the app's own, or be replaced by it; a catch-all route
+    would take 405 and the app's own routes below the prefix. Here the app's handlers stay what they
+    are, for every other path.
     """
 
     def unmatched() -> Response | None:
@@ -118,7 +141,7 @@ def answer_unmatched(app: Flask, prefix: str, root: Blueprint, is_like: Callable
             ours = ours or _owner(app, error) == root.name
         else:
             ours = ours or (is_like is not None and is_like(request.path))
-        return secured(of_http(error)) if ours else None
+        return secured(from_http_error(error)) if ours else None
 
     app.before_request(unmatched)
 
@@ -130,13 +153,19 @@ def _owner(app: Flask, error: MethodNotAllowed) -> str:
         return ""
     try:
         endpoint, _ = adapter.match(method=next(iter(error.valid_methods)))
-    except HTTPException:  # the router's redirect, to a path that is the app's: none of ours ends with a slash
+    except (
+        HTTPException
+    ):  # the router's redirect, to a path that is the app's: none of ours ends with a slash
         return ""
     return str(endpoint).rpartition(".")[0]
 
 
 def secured(response: Response) -> Response:
-    """The headers that every answer of ours carries: it is data, and no browser should take it for anything else."""
+    """The headers that every answer of ours carries: it is data, and no browser should take it for
+    anything else.
+    """
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
-    response.headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+    response.headers.setdefault(
+        "Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"
+    )
     return response

@@ -1,4 +1,6 @@
-"""What can be set, and where from: an explicit argument beats Flask's config, which beats the environment."""
+"""What can be set, and where from: an explicit argument beats Flask's config, which beats the
+environment.
+"""
 
 from __future__ import annotations
 
@@ -12,41 +14,49 @@ from headway.errors import ConfigurationError
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off", ""})
 #: A path without anything that a route or a URL would take for more than a name.
-_PLACE = re.compile(r"/|(?:/[\w.~-]+)+/?", re.ASCII)
+_PATH = re.compile(r"/|(?:/[\w.~-]+)+/?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One field per setting; each is also read from ``HEADWAY_<FIELD>`` in Flask's config and in the environment.
+    """One field per setting; each is also read from ``HEADWAY_<FIELD>`` in Flask's config and in
+    the environment.
 
-    Lists are given as any iterable of strings, or as one string with commas. In `load`, None means "not given here": the next
-    place is asked, at last the default below.
+    Lists are given as any iterable of strings, or as one string with commas. In `load`, None means
+    "not given here": the next place is asked, at last the default below.
     """
 
-    #: Where the API stands in the Flask app; begins with a slash. The root itself can't be had: unmatched URLs below the prefix
-    #: are answered by Headway, and an app's own pages must stay its own.
+    #: Where the API stands in the Flask app; begins with a slash. The root itself can't be had:
+    #: unmatched URLs below the prefix are answered by Headway, and an app's own pages must stay its
+    #: own.
     url_prefix: str = "/api/v1"
-    #: Where the dashboard stands, such as ``/jobs``; ``/`` for an app that has nothing else. None or empty: it isn't served.
+    #: Where the dashboard stands, such as ``/jobs``; ``/`` for an app that has nothing else. None
+    #: or empty: it isn't served.
     dashboard: str | None = None
-    #: Who may ask: with tokens, every call wants ``Authorization: Bearer <one of them>``. Empty: loopback clients only. Make one
-    #: with ``python -c "import secrets; print(secrets.token_urlsafe(32))"``.
+    #: Who may ask: with tokens, every call wants ``Authorization: Bearer <one of them>``. Empty:
+    #: loopback clients only. Make one with ``python -c "import secrets;
+    #: print(secrets.token_urlsafe(32))"``.
     tokens: tuple[str, ...] = field(default=(), repr=False)
-    #: Foreign origins whose pages may use the API (``https://app.example.com``); its own origin always may.
+    #: Foreign origins whose pages may use the API (``https://app.example.com``); its own origin
+    #: always may.
     origins: tuple[str, ...] = ()
     #: Names of the tasks that ``POST /executions`` may start. Empty: it starts nothing.
     startable: tuple[str, ...] = ()
-    #: Open streams (WebSocket, server-sent events, held polls) in one process. 0: as many as the server under it can hold.
+    #: Open streams (WebSocket, server-sent events, held polls) in one process. 0: as many as the
+    #: server under it can hold.
     max_viewers: int = 0
-    #: Whether results that were stored with pickle are read, which runs code of whoever can write to the backend (fact 19).
+    #: Whether results that were stored with pickle are read, which runs code of whoever can write
+    #: to the backend (fact 19).
     allow_pickle: bool = False
-    #: Whether ``/healthz``, ``/readyz``, ``/metrics`` and ``/openapi.json`` stand at the root as well. Below the prefix they
-    #: always do; in an app of your own the root's names are yours.
+    #: Whether ``/healthz``, ``/readyz``, ``/metrics`` and ``/openapi.json`` stand at the root as
+    #: well. Below the prefix they always do; in an app of your own the root's names are yours.
     operations_at_root: bool = False
     #: Whether Tensorlake's two paths stand at the root.
     tensorlake: bool = True
     #: The longest ``?wait=`` that is granted, seconds.
     max_wait: float = 30.0
-    #: What a polling client is told to wait between calls (``Retry-After`` while an execution isn't terminal), whole seconds.
+    #: What a polling client is told to wait between calls (``Retry-After`` while an execution isn't
+    #: terminal), whole seconds.
     retry_after: int = 1
     #: How long a ticket for a browser's socket can be used, seconds.
     ticket_lifetime: float = 30.0
@@ -58,7 +68,8 @@ class Settings:
     idempotency_lifetime: float = 86400.0
     #: How often a quiet stream gets a ping or a heartbeat, seconds.
     ping_interval: float = 20.0
-    #: The kernel's send buffer of one viewer, bytes: what it holds isn't merged to the newest (web fact 9).
+    #: The kernel's send buffer of one viewer, bytes: what it holds isn't merged to the newest (web
+    #: fact 9).
     send_buffer: int = 65536
     #: How often a result backend that can't push is asked for what is being watched, seconds.
     poll_interval: float = 1.0
@@ -71,10 +82,14 @@ class Settings:
                 "Use for example '/api/v1' or '/headway'."
             )
         if self.dashboard is not None:
-            if not _PLACE.fullmatch(self.dashboard):
-                raise ConfigurationError(f"dashboard must be a path such as '/jobs' or '/', not {self.dashboard!r}")
+            if not _PATH.fullmatch(self.dashboard):
+                raise ConfigurationError(
+                    f"dashboard must be a path such as '/jobs' or '/', not {self.dashboard!r}"
+                )
             if f"{self.dashboard.rstrip('/')}/".startswith(f"{prefix}/"):
-                raise ConfigurationError(f"dashboard can't stand below url_prefix, which is {prefix!r}: {self.dashboard!r}")
+                raise ConfigurationError(
+                    f"dashboard can't stand below url_prefix, which is {prefix!r}: {self.dashboard!r}"
+                )
         for origin in self.origins:
             if "://" not in origin or origin.count("/") != 2:
                 raise ConfigurationError(
@@ -93,18 +108,30 @@ class Settings:
             if not getattr(self, name) > 0:
                 raise ConfigurationError(f"{name} must be above 0, not {getattr(self, name)!r}")
         if self.max_viewers < 0:
-            raise ConfigurationError(f"max_viewers must be 0 (as many as the server can hold) or above, not {self.max_viewers!r}")
+            raise ConfigurationError(
+                f"max_viewers must be 0 (as many as the server can hold) or above, not {self.max_viewers!r}"
+            )
 
     @classmethod
-    def load(cls, explicit: Mapping[str, Any], config: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
-        """Ask the three places for every field. Raises ``ConfigurationError`` for a name or a value that can't be right."""
+    def load(
+        cls, explicit: Mapping[str, Any], config: Mapping[str, Any], environ: Mapping[str, str]
+    ) -> Settings:
+        """Ask the three places for every field. Raises ``ConfigurationError`` for a name or a value
+        that can't be right.
+        """
         unknown = sorted(set(explicit) - {f.name for f in fields(cls)})
         if unknown:
-            raise ConfigurationError(f"Headway() knows no setting {', '.join(unknown)}; see headway.server.settings.Settings")
+            raise ConfigurationError(
+                f"Headway() knows no setting {', '.join(unknown)}; see headway.server.settings.Settings"
+            )
         chosen: dict[str, Any] = {}
         for each in fields(cls):
             key = f"HEADWAY_{each.name.upper()}"
-            for value, place in ((explicit.get(each.name), each.name), (config.get(key), key), (environ.get(key), key)):
+            for value, place in (
+                (explicit.get(each.name), each.name),
+                (config.get(key), key),
+                (environ.get(key), key),
+            ):
                 if value is not None:
                     chosen[each.name] = _parsed(_PARSERS[str(each.type)], value, place)
                     break
@@ -115,7 +142,8 @@ def _parsed(parse: Callable[[Any], Any], value: Any, place: str) -> Any:
     try:
         return parse(value)
     except (TypeError, ValueError):
-        # The value itself stays out of the text: it may be a secret that went to the wrong variable.
+        # The value itself stays out of the text: it may be a secret that went to the wrong
+        # variable.
         raise ConfigurationError(f"{place} can't be read as {parse.__name__.strip('_')}") from None
 
 

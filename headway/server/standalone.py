@@ -1,7 +1,9 @@
-"""A web server for any Celery project: dashboard and API of one app, and nothing else. What ``celery -A proj headway web`` runs.
+"""A web server for any Celery project: dashboard and API of one app, and nothing else. What
+``celery -A proj headway web`` runs.
 
-gunicorn loads `create_app` in a process of its own, whose gevent has patched the standard library before anything of Celery or
-Redis was imported. In the process of the command it would be too late: there the project is loaded already (web fact 23).
+gunicorn loads `create_app` in a process of its own, whose gevent has patched the standard library
+before anything of Celery or Redis was imported. In the process of the command it would be too late:
+there the project is loaded already (web fact 23).
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from headway.server.extension import Headway
 APP = "HEADWAY_APP"
 TOKENS = "HEADWAY_TOKENS"
 
-#: Named, so that gunicorn reads no ``gunicorn.conf.py`` of the project's, which is for another server.
+#: Named, so that gunicorn reads no ``gunicorn.conf.py`` of the project's, which is for another
+#: server.
 SETTINGS = Path(__file__).with_name("gunicorn_settings.py")
 
 
@@ -39,7 +42,9 @@ def serve(app_name: str, host: str, port: int, tokens: str | None) -> NoReturn:
     """
     environ = dict(os.environ) | {APP: app_name}
     if tokens is not None:
-        environ[TOKENS] = tokens  # and not on the command line, which every user of the machine can read
+        environ[TOKENS] = (
+            tokens  # and not on the command line, which every user of the machine can read
+        )
     check_bind(host, environ.get(TOKENS))
     os.execve(sys.executable, [sys.executable, *command(host, port)], environ)  # noqa: S606  (no shell is wanted)
 
@@ -47,4 +52,12 @@ def serve(app_name: str, host: str, port: int, tokens: str | None) -> NoReturn:
 def command(host: str, port: int) -> list[str]:
     """The arguments of Python."""
     address = f"{f'[{host}]' if ':' in host else host}:{port}"
-    return ["-m", "gunicorn", "--config", str(SETTINGS), "--bind", address, "headway.server.standalone:create_app()"]
+    return [
+        "-m",
+        "gunicorn",
+        "--config",
+        str(SETTINGS),
+        "--bind",
+        address,
+        "headway.server.standalone:create_app()",
+    ]

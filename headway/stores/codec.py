@@ -7,13 +7,13 @@ from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from headway.models import Progress
 from headway.core.registry import TaskRecord
+from headway.models import Progress
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 FIELDS = tuple(field.name for field in fields(TaskRecord))
-TIMES = frozenset(name for name in FIELDS if name.endswith("_at"))
+TIMES = frozenset(name for name in FIELDS if name.endswith(("_at", "_by")))
 
 
 def micros(time: datetime) -> int:
@@ -34,7 +34,9 @@ def record_to_json(record: TaskRecord) -> dict[str, Any]:
 
 
 def record_from_json(values: Mapping[str, Any]) -> TaskRecord:
-    """The other way round. A field that isn't there has its default, an unknown one is of a newer version and passed over."""
+    """The other way round. A field that isn't there has its default, an unknown one is of a newer
+    version and passed over.
+    """
     known = {name: values[name] for name in FIELDS if name in values}
     known |= {name: moment(known[name]) for name in TIMES if known.get(name) is not None}
     return TaskRecord(**(known | {"progress": progress_from_json(values.get("progress"))}))

@@ -1,8 +1,9 @@
 """Registries for result backends of which only the common part of Celery's interface is known.
 
-`KeyValueStore` is for any ``KeyValueStoreBackend`` (files, memcached, S3, DynamoDB, ...): the record of a task is JSON under a
-key of its own. `TaskMetaStore` is for the rest (MongoDB, Cassandra, django-db, ...): the record is stored as if it were another
-task's result. Neither can compare and write in one step: two processes that write at the same moment may undo each other
+`KeyValueStore` is for any ``KeyValueStoreBackend`` (files, memcached, S3, DynamoDB, ...): the
+record of a task is JSON under a key of its own. `TaskMetaStore` is for the rest (MongoDB,
+Cassandra, django-db, ...): the record is stored as if it were another task's result. Neither can
+compare and write in one step: two processes that write at the same moment may undo each other
 (``docs/backends.md``).
 """
 
@@ -20,24 +21,27 @@ from typing import Any
 
 from celery.exceptions import SoftTimeLimitExceeded
 
+from headway.core.registry import Page, TaskRecord
 from headway.errors import ConfigurationError, NotSupported, Unavailable
 from headway.models import History, Query, Status
-from headway.core.registry import Page, TaskRecord
 from headway.stores.codec import record_from_json, record_to_json
-from headway.stores.result_backend import Results
-from headway.stores.split import Decision, SplitStore
+from headway.stores.result_backend import ResultBackend
+from headway.stores.split import RegistryStore, Transition
 
-#: Seconds to wait for another thread of this process to be done with the backend, which serves one at a time.
+#: Seconds to wait for another thread of this process to be done with the backend, which serves one
+#: at a time.
 TURN = 5.0
 #: How often a document is read again that was caught while it was being written.
 READS = 5
 
 
-class DocumentStore(SplitStore):
-    """The record of a task is one document. One call at a time in a process: few drivers may be shared between threads."""
+class DocumentStore(RegistryStore):
+    """The record of a task is one document. One call at a time in a process: few drivers may be
+    shared between threads.
+    """
 
-    def __init__(self, app: Any, *, results: Results | None = None) -> None:
-        self.results = results if results is not None else Results(app)
+    def __init__(self, app: Any, *, results: ResultBackend | None = None) -> None:
+        self.results = results if results is not None else ResultBackend(app)
         self._turns: dict[int, Lock] = {}
 
     @abstractmethod
@@ -48,20 +52,26 @@ class DocumentStore(SplitStore):
     def _save(self, name: str, document: Mapping[str, Any]) -> None:
         """Put it there, in place of what is there."""
 
-    def find(self, query: Query) -> Page:
+    def query(self, query: Query) -> Page:
         """Not possible: the common part of these backends finds a document by its name only."""
         raise NotSupported("This result backend can't list executions; Redis and SQL databases can")
 
     def counts(self) -> Mapping[Status, int]:
         """Not possible, as `find`."""
-        raise NotSupported("This result backend can't count executions; Redis and SQL databases can")
+        raise NotSupported(
+            "This result backend can't count executions; Redis and SQL databases can"
+        )
 
     def _reports(self, task_id: str) -> History:
         """None is kept: each report would write all of it again."""
         return History(complete=False)
 
-    def claim(self, key: str, value: str, expires: float, *, instead_of: str | None = None) -> str:
-        name = "claim-" + hashlib.sha256(key.encode()).hexdigest()  # whatever the backend permits in a name
+    def claim_key(
+        self, key: str, value: str, expires: float, *, instead_of: str | None = None
+    ) -> str:
+        name = (
+            "claim-" + hashlib.sha256(key.encode()).hexdigest()
+        )  # whatever the backend permits in a name
         with self._turn():
             bound = self._load(name)
             if bound is not None and bound["until"] > time.time() and bound["value"] != instead_of:
@@ -76,7 +86,9 @@ class DocumentStore(SplitStore):
     def close(self) -> None:
         """The backend's driver keeps its connections: Celery has no way to give them back."""
 
-    def _change(self, task_id: str, decide: Decision, *, report: bytes = b"", patient: bool = False) -> bool:
+    def _change(
+        self, task_id: str, decide: Transition, *, report: bytes = b"", full_timeout: bool = False
+    ) -> bool:
         with self._turn():
             changed = decide(self._record(task_id))
             if changed is not None:
@@ -101,14 +113,16 @@ class DocumentStore(SplitStore):
         lock = self._turns.get(os.getpid()) or self._turns.setdefault(os.getpid(), Lock())
         taken: list[bool] = []
         try:
-            # In one call from C to C: a time limit that strikes as `acquire` returns would leave it taken for good.
+            # In one call from C to C: a time limit that strikes as `acquire` returns would leave it
+            # taken for good.
             taken.extend(map(lock.acquire, (True,), (TURN,)))
             if taken != [True]:
                 raise Unavailable("The result backend is too slow for all that is asked of it")
             yield
         except (ConfigurationError, Unavailable, SoftTimeLimitExceeded):
             raise
-        except Exception as exc:  # each of these drivers has errors of its own, and Celery knows no common root of them
+        except Exception as exc:
+            # each of these drivers has errors of its own, and Celery knows no common root of them
             raise Unavailable from exc
         finally:
             if taken == [True]:
@@ -116,7 +130,9 @@ class DocumentStore(SplitStore):
 
 
 class KeyValueStore(DocumentStore):
-    """For any ``KeyValueStoreBackend``. Documents live and are cleaned up as results are: their keys look like a result's."""
+    """For any ``KeyValueStoreBackend``. Documents live and are cleaned up as results are: their
+    keys look like a result's.
+    """
 
     def _load(self, name: str) -> Mapping[str, Any] | None:
         for again in reversed(range(READS)):
@@ -126,7 +142,8 @@ class KeyValueStore(DocumentStore):
             try:
                 return json.loads(raw)  # type: ignore[no-any-return]
             except ValueError:
-                if not again:  # a file backend truncates, then writes; what stays broken is no moment's accident
+                # a file backend truncates, then writes; what stays broken is no moment's accident
+                if not again:
                     raise
         return None
 
@@ -138,7 +155,9 @@ class KeyValueStore(DocumentStore):
 
 
 class TaskMetaStore(DocumentStore):
-    """For every other backend: the document is the result of a task that doesn't exist, in a state that nobody waits for."""
+    """For every other backend: the document is the result of a task that doesn't exist, in a state
+    that nobody waits for.
+    """
 
     STATE = "HEADWAY"
 

@@ -1,7 +1,8 @@
-"""A store in the memory of one process: the fake, documented, and held to the same suite as the real ones.
+"""A store in the memory of one process: the fake, documented, and held to the same suite as the
+real ones.
 
-For tests of whatever stands on a store: no server, and nothing to clean up. It keeps results as the Redis store does, tells
-`subscribe`\\ d callbacks what is published, and can be `away`.
+For tests of whatever stands on a store: no server, and nothing to clean up. It keeps results as the
+Redis store does, tells `subscribe`\\ d callbacks what is published, and can be `away`.
 """
 
 from __future__ import annotations
@@ -13,24 +14,44 @@ from threading import RLock
 from typing import Any
 
 from headway.core import states
-from headway.core.history import ROOM, begins_anew, takes, thinned
+from headway.core.history import MAX_BYTES, should_keep, starts_new_history, thin_out
+from headway.core.registry import (
+    AttemptStart,
+    AttemptStarted,
+    Page,
+    Registration,
+    Snapshot,
+    StateWrite,
+    TaskRecord,
+    WriteResult,
+)
 from headway.errors import ExecutionExpired, Unavailable
 from headway.models import History, Query, Status
-from headway.core.registry import AttemptStarted, AttemptStart, Page, TaskRecord, Registration, Snapshot, StateWrite, WriteResult
 from headway.stores.base import Store
 from headway.stores.codec import micros
-from headway.stores.pagination import Entry, Place, Range, Source, being, owned_by, page, place_of, runs_of, status_of
+from headway.stores.pagination import (
+    IndexEntry,
+    IndexReader,
+    Position,
+    Slice,
+    indexed_status,
+    owner_index,
+    page,
+    place_of,
+    status_index,
+    task_index,
+)
 from headway.stores.reports import entry_of, reports_in
 
 #: Told of each state that was let in: the task's id and Celery's record as plain data.
 Callback = Callable[[str, Mapping[str, Any]], None]
 
 
-class MemoryStore(Store, Source):
+class MemoryStore(Store, IndexReader):
     """What is known of executions, in this process.
 
-    ``decode`` and ``encode`` turn a result into bytes and back (JSON unless told otherwise, as Celery does); ``clock`` says what
-    the time is, for results that expire.
+    ``decode`` and ``encode`` turn a result into bytes and back (JSON unless told otherwise, as
+    Celery does); ``clock`` says what the time is, for results that expire.
     """
 
     keeps_results = True
@@ -55,11 +76,15 @@ class MemoryStore(Store, Source):
         self._callbacks: list[Callback] = []
 
     def subscribe(self, callback: Callback) -> Callable[[], None]:
-        """Call ``callback`` with each record that is published from now on, in order; returns the way to stop it."""
+        """Call ``callback`` with each record that is published from now on, in order; returns the
+        way to stop it.
+        """
         self._callbacks.append(callback)
         return lambda: self._callbacks.remove(callback)
 
-    def put_result(self, task_id: str, meta: Mapping[str, Any], expires: float | None = None) -> None:
+    def put_result(
+        self, task_id: str, meta: Mapping[str, Any], expires: float | None = None
+    ) -> None:
         """Store a result as a process without Headway does: past the fence, and published."""
         with self._lock:
             self._check()
@@ -70,51 +95,64 @@ class MemoryStore(Store, Source):
             self._check()
             for each in registrations:
                 known = self._records.get(each.task_id)
-                self._change(known, states.registered(known, each))
+                self._change(known, states.apply_registration(known, each))
 
-    def open(self, opening: AttemptStart, *, patient: bool = False) -> AttemptStarted:
+    def start_attempt(self, opening: AttemptStart, *, full_timeout: bool = False) -> AttemptStarted:
         with self._lock:
             self._check()
             record = self._records.get(opening.task_id)
             there = self._result(opening.task_id)
-            answer = states.answered(record, opening, result_gone=there is None)
-            if not answer.attempt or states.repeats(record, opening):
+            answer = states.start_reply(record, opening, result_gone=there is None)
+            if not answer.attempt or states.is_same_delivery(record, opening):
                 return answer
-            self._change(record, states.opened(record, opening))
-            raw = opening.result or self._encode(states.notice(opening.task_id, "STARTED"))
+            self._change(record, states.apply_start(record, opening))
+            raw = opening.result or self._encode(states.empty_meta(opening.task_id, "STARTED"))
             if opening.store_result or there is not None:
                 self._store(opening.task_id, raw, None)
             else:
                 self._publish(opening.task_id, raw)
             return answer
 
-    def write(self, write: StateWrite, *, patient: bool = False) -> WriteResult:
+    def write(self, write: StateWrite, *, full_timeout: bool = False) -> WriteResult:
         with self._lock:
             self._check()
             record = self._records.get(write.task_id)
-            answer = states.said_of(record, write)
+            answer = states.write_reply(record, write)
             if not answer:
                 return answer
-            self._records[write.task_id] = states.written(record, write)
+            self._records[write.task_id] = states.apply_write(record, write)
             self._remember(record, write)
             if write.result is not None:
                 self._store(write.task_id, write.result, write.expires)
             else:
-                self._publish(write.task_id, self._encode(states.notice(write.task_id, write.state)))
+                self._publish(
+                    write.task_id, self._encode(states.empty_meta(write.task_id, write.state))
+                )
             return answer
 
     def revoke(self, task_id: str, reason: str, at: datetime) -> bool:
-        said = {"exc_type": "TaskRevokedError", "exc_message": [reason], "exc_module": "celery.exceptions"}
-        raw = self._encode(states.notice(task_id, "REVOKED") | {"result": said})
-        return self.write(StateWrite(task_id, "REVOKED", at, result=raw)).admitted
+        said = {
+            "exc_type": "TaskRevokedError",
+            "exc_message": [reason],
+            "exc_module": "celery.exceptions",
+        }
+        raw = self._encode(states.empty_meta(task_id, "REVOKED") | {"result": said})
+        return self.write(StateWrite(task_id, "REVOKED", at, result=raw)).accepted
 
-    def beat(self, task_ids: Sequence[str], worker: str, lifetime: float) -> frozenset[str]:
+    def heartbeat(self, task_ids: Sequence[str], worker: str, lifetime: float) -> frozenset[str]:
         with self._lock:
             self._check()
-            signs = [states.signed(self._records.get(task_id), worker, lifetime, self._clock()) for task_id in task_ids]
+            signs = [
+                states.apply_heartbeat(self._records.get(task_id), worker, lifetime, self._clock())
+                for task_id in task_ids
+            ]
             alive = {sign.task_id: sign for sign in signs if sign is not None}
             self._records |= alive
-            return frozenset(task_id for task_id, record in alive.items() if record.cancel_requested_at is not None)
+            return frozenset(
+                task_id
+                for task_id, record in alive.items()
+                if record.cancel_requested_at is not None
+            )
 
     def request_cancel(self, task_id: str, at: datetime) -> Snapshot | None:
         with self._lock:
@@ -122,9 +160,9 @@ class MemoryStore(Store, Source):
             record = self._records.get(task_id)
             if record is None and self._result(task_id) is None:
                 return None
-            self._records[task_id] = states.asked(record, task_id, at)
+            self._records[task_id] = states.apply_cancel_request(record, task_id, at)
             if self._records[task_id] != record:
-                self._publish(task_id, self._encode(states.notice(task_id, "PENDING")))
+                self._publish(task_id, self._encode(states.empty_meta(task_id, "PENDING")))
             return self.read([task_id])[0]
 
     def read(self, task_ids: Sequence[str]) -> list[Snapshot]:
@@ -132,13 +170,13 @@ class MemoryStore(Store, Source):
             self._check()
             return [self._look(task_id) for task_id in task_ids]
 
-    def find(self, query: Query) -> Page:
+    def query(self, query: Query) -> Page:
         with self._lock:
             return page(self, query, self._clock())
 
-    def places(self, indexes: Sequence[str], part: Range) -> Sequence[Sequence[Place]]:
+    def places(self, indexes: Sequence[str], part: Slice) -> Sequence[Sequence[Position]]:
         self._check()
-        found: dict[str, list[Place]] = {index: [] for index in indexes}
+        found: dict[str, list[Position]] = {index: [] for index in indexes}
         for record in self._records.values():
             place = place_of(record)
             if place.at >= part.since and (part.after is None or place < part.after):
@@ -149,7 +187,7 @@ class MemoryStore(Store, Source):
     def looks(self, task_ids: Sequence[str]) -> Sequence[Snapshot]:
         return self.read(task_ids)
 
-    def mend(self, stale: Sequence[tuple[Entry, Status | None]]) -> None:
+    def mend(self, stale: Sequence[tuple[IndexEntry, Status | None]]) -> None:
         """There is nothing to mend: its indexes are made anew for each page."""
 
     def _reports(self, task_id: str) -> History:
@@ -162,9 +200,11 @@ class MemoryStore(Store, Source):
         with self._lock:
             self._check()
             indexes = [name for record in self._records.values() for name in self._indexes(record)]
-            return {status: indexes.count(being(status)) for status in Status}
+            return {status: indexes.count(status_index(status)) for status in Status}
 
-    def claim(self, key: str, value: str, expires: float, *, instead_of: str | None = None) -> str:
+    def claim_key(
+        self, key: str, value: str, expires: float, *, instead_of: str | None = None
+    ) -> str:
         with self._lock:
             self._check()
             now = self._clock().timestamp()
@@ -182,7 +222,7 @@ class MemoryStore(Store, Source):
 
     def _change(self, before: TaskRecord | None, after: TaskRecord) -> None:
         self._records[after.task_id] = after
-        if begins_anew(None if before is None else before.state, after.state):
+        if starts_new_history(None if before is None else before.state, after.state):
             self._histories.pop(after.task_id, None)
 
     def _remember(self, before: TaskRecord | None, write: StateWrite) -> None:
@@ -190,11 +230,13 @@ class MemoryStore(Store, Source):
         report = entry_of(write, record.attempt)
         kept, gap = self._histories.get(write.task_id, ((), 0))
         last = before.updated_at if before is not None else None
-        if report and takes(gap, None if last is None else micros(last), at):
+        if report and should_keep(gap, None if last is None else micros(last), at):
             kept = [*kept, report]
             sizes = [len(each) for each in kept]
-            if sum(sizes) > ROOM:
-                staying, gap = thinned(sizes, gap, at - micros(record.started_at or record.listed_at or write.at))
+            if sum(sizes) > MAX_BYTES:
+                staying, gap = thin_out(
+                    sizes, gap, at - micros(record.started_at or record.listed_at or write.at)
+                )
                 kept = [kept[n] for n in staying]
             self._histories[write.task_id] = kept, gap
 
@@ -202,15 +244,15 @@ class MemoryStore(Store, Source):
         try:
             status = states.resolve(self._look(record.task_id), self._clock()).status
         except ExecutionExpired:
-            status = status_of(record)
-        names = {being(status)}
-        names |= {runs_of(record.task)} if record.task is not None else set()
-        return names | ({owned_by(record.owner)} if record.owner is not None else set())
+            status = indexed_status(record)
+        names = {status_index(status)}
+        names |= {task_index(record.task)} if record.task is not None else set()
+        return names | ({owner_index(record.owner)} if record.owner is not None else set())
 
     def _look(self, task_id: str) -> Snapshot:
         record, raw = self._records.get(task_id), self._result(task_id)
         meta = None if raw is None else self._decode(raw)
-        return Snapshot(task_id, record, meta, beating=states.beating(record, self._clock()))
+        return Snapshot(task_id, record, meta, alive=states.is_alive(record, self._clock()))
 
     def _check(self) -> None:
         if self.away:

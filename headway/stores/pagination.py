@@ -1,9 +1,10 @@
 """Pages of executions, newest first, out of whatever ordered indexes a store has.
 
-Every execution has one place, which never changes: when it was first heard of, and its id. An index is a set of places: one for
-each status, one for each task, one for each owner. A page is a walk down the narrowest indexes that a query allows, with a look
-at each execution on the way, since only the look tells what it is *now*. The walk is bounded (`SCAN`), however many there are;
-a cursor is a place, so that what comes or goes meanwhile moves nothing.
+Every execution has one place, which never changes: when it was first heard of, and its id. An index
+is a set of places: one for each status, one for each task, one for each owner. A page is a walk
+down the narrowest indexes that a query allows, with a look at each execution on the way, since only
+the look tells what it is *now*. The walk is bounded (`SCAN`), however many there are; a cursor is a
+place, so that what comes or goes meanwhile moves nothing.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from heapq import merge
 from itertools import groupby
 from typing import NamedTuple
 
+from headway.core.registry import Page, Snapshot, TaskRecord
 from headway.core.states import PHASES, resolve
 from headway.errors import ExecutionExpired, ExecutionNotFound, InvalidRequest
 from headway.models import Execution, Phase, Query, Status
-from headway.core.registry import Page, TaskRecord, Snapshot
 from headway.stores.codec import micros
 
 #: Executions that are looked at for one page, at most; and at a time.
@@ -28,7 +29,7 @@ SCAN = 1000
 CHUNK = 200
 
 #: Phase -> the statuses that it may have.
-STATUSES: dict[Phase, frozenset[Status]] = {
+PHASE_STATUSES: dict[Phase, frozenset[Status]] = {
     **{phase: frozenset({status}) for status, phase in PHASES.values()},
     Phase.RUNNING: frozenset({Status.RUNNING}),
     Phase.STALLED: frozenset({Status.RUNNING}),
@@ -36,99 +37,106 @@ STATUSES: dict[Phase, frozenset[Status]] = {
 }
 
 
-class Place(NamedTuple):
-    """Where an execution stands in every listing. Later ones come first, and the larger id of two at the same time."""
+class Position(NamedTuple):
+    """Where an execution stands in every listing. Later ones come first, and the larger id of two
+    at the same time.
+    """
 
     #: Microseconds since the epoch.
     at: int
     task_id: str
 
 
-class Entry(NamedTuple):
+class IndexEntry(NamedTuple):
     """A place in an index."""
 
-    place: Place
-    #: See `names`.
+    place: Position
+    #: See `indexes_for`.
     name: str
 
 
-class Range(NamedTuple):
+class Slice(NamedTuple):
     """A part of an index, from its newer end."""
 
     #: Only what comes after this place; None: from the newest on.
-    after: Place | None
+    after: Position | None
     #: Only what isn't older than this, in microseconds since the epoch.
     since: int
     most: int
 
 
-class Source(ABC):
+class IndexReader(ABC):
     """What a store gives for its pages."""
 
     @abstractmethod
-    def places(self, indexes: Sequence[str], part: Range) -> Sequence[Sequence[Place]]:
-        """That part of each index, newest first; in one round trip for all, where the backend allows it."""
+    def places(self, indexes: Sequence[str], part: Slice) -> Sequence[Sequence[Position]]:
+        """That part of each index, newest first; in one round trip for all, where the backend
+        allows it.
+        """
 
     @abstractmethod
     def looks(self, task_ids: Sequence[str]) -> Sequence[Snapshot]:
         """As `Store.read`; what a success returned may be left out."""
 
     @abstractmethod
-    def mend(self, stale: Sequence[tuple[Entry, Status | None]]) -> None:
-        """Take entries out of indexes where they don't belong (any more), and put them where they do (None: nowhere).
+    def mend(self, stale: Sequence[tuple[IndexEntry, Status | None]]) -> None:
+        """Take entries out of indexes where they don't belong (any more), and put them where they
+        do (None: nowhere).
 
-        An index of a status is right about every state that passed the store. Ends that others stored, results that have
-        expired and what is gone are found out on the way.
+        An index of a status is right about every state that passed the store. Ends that others
+        stored, results that have expired and what is gone are found out on the way.
         """
 
 
-def names(query: Query) -> list[str]:
+def indexes_for(query: Query) -> list[str]:
     """The indexes to walk: together they hold all that is asked for."""
     if query.owner is not None:
-        return [owned_by(query.owner)]
+        return [owner_index(query.owner)]
     if query.task is not None:
-        return [runs_of(query.task)]
-    return [being(status) for status in sorted(_statuses(query))]
+        return [task_index(query.task)]
+    return [status_index(status) for status in sorted(_statuses(query))]
 
 
-def being(status: Status) -> str:
+def status_index(status: Status) -> str:
     """The index of a status."""
     return "in:" + status.value
 
 
-def runs_of(task: str) -> str:
+def task_index(task: str) -> str:
     """The index of a task."""
     return "of:" + task
 
 
-def owned_by(owner: str) -> str:
+def owner_index(owner: str) -> str:
     """The index of an owner."""
     return "by:" + owner
 
 
-def status_of(record: TaskRecord) -> Status:
-    """The status under which a record is listed: what `resolve` makes of it, as far as the registry knows."""
+def indexed_status(record: TaskRecord) -> Status:
+    """The status under which a record is listed: what `resolve` makes of it, as far as the registry
+    knows.
+    """
     status, _ = PHASES.get(record.state, (Status.RUNNING, Phase.RUNNING))
     return Status.RUNNING if status is Status.PENDING and record.is_open else status
 
 
-def place_of(record: TaskRecord) -> Place:
+def place_of(record: TaskRecord) -> Position:
     """Its place. Every record that a store has was heard of."""
     assert record.listed_at is not None
-    return Place(micros(record.listed_at), record.task_id)
+    return Position(micros(record.listed_at), record.task_id)
 
 
-def page(source: Source, query: Query, now: datetime) -> Page:
+def page(source: IndexReader, query: Query, now: datetime) -> Page:
     """Walk until the page is full, the indexes are at their end, or enough was looked at."""
-    indexes = names(query)
-    after, since = begin(query), _at(query.since) if query.since is not None else 0
+    indexes = indexes_for(query)
+    after, since = start_position(query), _at(query.since) if query.since is not None else 0
     found: list[Snapshot] = []
-    stale: list[tuple[Entry, Status | None]] = []
+    stale: list[tuple[IndexEntry, Status | None]] = []
     seen = 0
     # At first no more than a page: mostly all of it is what was asked for.
     count = query.limit + 1
     while indexes:
-        parts = source.places(indexes, Range(after, since, count))
+        parts = source.places(indexes, Slice(after, since, count))
         ahead = _merged(indexes, parts)
         looks = source.looks([place.task_id for place, _ in ahead[:count]])
         for (place, entries), look in zip(ahead, looks, strict=False):
@@ -145,7 +153,7 @@ def page(source: Source, query: Query, now: datetime) -> Page:
     return Page(())
 
 
-def matches(query: Query, execution: Execution, place: Place) -> bool:
+def matches(query: Query, execution: Execution, place: Position) -> bool:
     """Whether it is what was asked for, as it is now."""
     text = query.text.casefold() if query.text else ""
     return (
@@ -160,13 +168,27 @@ def matches(query: Query, execution: Execution, place: Place) -> bool:
 
 def _statuses(query: Query) -> frozenset[Status]:
     wanted = query.status or frozenset(Status)
-    return wanted & frozenset().union(*(STATUSES[phase] for phase in query.phase)) if query.phase else wanted
+    return (
+        wanted & frozenset().union(*(PHASE_STATUSES[phase] for phase in query.phase))
+        if query.phase
+        else wanted
+    )
 
 
-def _merged(indexes: Sequence[str], parts: Sequence[Sequence[Place]]) -> list[tuple[Place, list[Entry]]]:
+def _merged(
+    indexes: Sequence[str], parts: Sequence[Sequence[Position]]
+) -> list[tuple[Position, list[IndexEntry]]]:
     """Each place once, newest first, with where it was found: while it moves it may be in two."""
-    entries = merge(*([Entry(place, name) for place in part] for name, part in zip(indexes, parts, strict=True)), reverse=True)
-    return [(place, list(group)) for place, group in groupby(entries, key=lambda entry: entry.place)]
+    entries = merge(
+        *(
+            [IndexEntry(place, name) for place in part]
+            for name, part in zip(indexes, parts, strict=True)
+        ),
+        reverse=True,
+    )
+    return [
+        (place, list(group)) for place, group in groupby(entries, key=lambda entry: entry.place)
+    ]
 
 
 def _resolved(look: Snapshot, now: datetime) -> Execution | None:
@@ -176,7 +198,7 @@ def _resolved(look: Snapshot, now: datetime) -> Execution | None:
         return None
 
 
-def _moved(entry: Entry, execution: Execution | None) -> list[Status | None]:
+def _moved(entry: IndexEntry, execution: Execution | None) -> list[Status | None]:
     """Where an entry of an index belongs, if not there."""
     if execution is None:
         return [None]
@@ -184,19 +206,24 @@ def _moved(entry: Entry, execution: Execution | None) -> list[Status | None]:
     return [execution.status] if kind == "in" and what != execution.status else []
 
 
-def _page(source: Source, found: Sequence[Snapshot], stale: Sequence[tuple[Entry, Status | None]], end: Place | None) -> Page:
+def _page(
+    source: IndexReader,
+    found: Sequence[Snapshot],
+    stale: Sequence[tuple[IndexEntry, Status | None]],
+    end: Position | None,
+) -> Page:
     """``end``: the last place that was looked at, where there may be more."""
     if stale:
         source.mend(stale)
-    return Page(tuple(found), None if end is None else cursor_of(end))
+    return Page(tuple(found), None if end is None else make_cursor(end))
 
 
-def begin(query: Query) -> Place | None:
+def start_position(query: Query) -> Position | None:
     """Where to begin: after the page before, and not later than ``until``."""
     # No id is smaller than the empty one: all that is of that very time comes before it.
-    places = [Place(_at(query.until), "")] if query.until is not None else []
+    places = [Position(_at(query.until), "")] if query.until is not None else []
     if query.cursor is not None:
-        places.append(named_by(query.cursor))
+        places.append(parse_cursor(query.cursor))
     return min(places, default=None)
 
 
@@ -205,17 +232,21 @@ def _at(time: datetime) -> int:
     return min(micros(time), 10**16 - 1)
 
 
-def cursor_of(place: Place) -> str:
+def make_cursor(place: Position) -> str:
     """The cursor of the page that comes after a place. Whoever holds it can read the place."""
     return base64.urlsafe_b64encode(f"{place.at}.{place.task_id}".encode()).decode().rstrip("=")
 
 
-def named_by(cursor: str) -> Place:
+def parse_cursor(cursor: str) -> Position:
     """The place that a cursor names. Raises ``InvalidRequest`` for what is no cursor."""
     try:
-        at, _, task_id = base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True).decode().partition(".")
+        at, _, task_id = (
+            base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True)
+            .decode()
+            .partition(".")
+        )
         if not at.isdecimal() or not at.isascii() or len(at) > 16:
             raise ValueError(at)
-        return Place(int(at), task_id)
+        return Position(int(at), task_id)
     except (ValueError, binascii.Error):
         raise InvalidRequest("cursor must be what a page before this one gave") from None

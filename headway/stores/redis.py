@@ -1,9 +1,12 @@
-"""Registry and results in one Redis (or Valkey): every write is one script, one round trip, and one step.
+"""Registry and results in one Redis (or Valkey): every write is one script, one round trip, and one
+step.
 
-Beside each result (``celery-task-meta-<id>``) lies a hash, ``hw:{celery-task-meta-<id>}``: in a cluster both are in one slot
-(fact 39). It outlives the result by ``TOMBSTONE``. What is in it is `TaskRecord`, with two things of its own: ``live``, the attempt
-whose last progress is in the result's own record just now (so that a report needn't be stored twice), and ``progress``, the whole
-record of the last report once something else has taken its place. All reports are in a key of their own (``history.lua``).
+Beside each result (``celery-task-meta-<id>``) lies a hash, ``hw:{celery-task-meta-<id>}``: in a
+cluster both are in one slot (fact 39). It outlives the result by ``REGISTRY_RETENTION``. What is in it is
+`TaskRecord`, with two things of its own: ``live``, the attempt whose last progress is in the
+result's own record just now (so that a report needn't be stored twice), and ``progress``, the whole
+record of the last report once something else has taken its place. All reports are in a key of their
+own (``history.lua``).
 """
 
 from __future__ import annotations
@@ -19,15 +22,25 @@ from redis.exceptions import NoScriptError
 
 from headway.core import states
 from headway.core.meta import progress_from_meta
-from headway.core.registry import READY_STATES, AttemptStarted, AttemptStart, Page, TaskRecord, Registration, Snapshot, StateWrite, WriteResult
+from headway.core.registry import (
+    READY_STATES,
+    AttemptStart,
+    AttemptStarted,
+    Page,
+    Registration,
+    Snapshot,
+    StateWrite,
+    TaskRecord,
+    WriteResult,
+)
 from headway.models import History, Progress, Query, Status
-from headway.stores.base import TOMBSTONE, Store
-from headway.stores.redis_connection import TIMEOUT, connect, translated
+from headway.stores.base import REGISTRY_RETENTION, Store
 from headway.stores.codec import micros, moment
-from headway.stores.line import Line, Word, pack
-from headway.stores.pagination import Entry, Place, Range, Source, being, page
-from headway.stores.reports import entry, reports_in
-from headway.stores.result_backend import Results
+from headway.stores.line import ConnectionPool, Word, pack
+from headway.stores.pagination import IndexEntry, IndexReader, Position, Slice, page, status_index
+from headway.stores.redis_connection import TIMEOUT, connect, translate_errors
+from headway.stores.reports import encode_report, reports_in
+from headway.stores.result_backend import ResultBackend
 
 #: What the write script answers: 1 for a state that was let in, 2 where a cancel is asked for.
 WRITTEN = [WriteResult(False), WriteResult(True), WriteResult(False, True), WriteResult(True, True)]
@@ -35,7 +48,8 @@ WRITTEN = [WriteResult(False), WriteResult(True), WriteResult(False, True), Writ
 LIFE = b":life"
 #: The end of the key of the reports.
 HISTORY = b":history"
-#: Connections a process, at most, of each patience. Further callers wait for one, and for no longer than for an answer.
+#: Connections a process, at most, of each patience. Further callers wait for one, and for no longer
+#: than for an answer.
 CONNECTIONS = 16
 #: Celery's own default, where the backend names none (seconds).
 PATIENCE = 120.0
@@ -47,7 +61,8 @@ class Script:
     def __init__(self, name: str, keys: int, *before: bytes) -> None:
         text = b"".join((*before, _lua(name)))
         sha = hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
-        #: The first three words of a call, packed: by its name, and with the whole text for a server that hasn't seen it.
+        #: The first three words of a call, packed: by its name, and with the whole text for a
+        #: server that hasn't seen it.
         self.named = b"$7\r\nEVALSHA\r\n$40\r\n%b\r\n$1\r\n%d\r\n" % (sha, keys)
         self.whole = b"$4\r\nEVAL\r\n$%d\r\n%b\r\n$1\r\n%d\r\n" % (len(text), text, keys)
 
@@ -63,24 +78,40 @@ class Scripts:
     """The scripts that keep the indexes too."""
 
     def __init__(self, id_at: int) -> None:
-        """``id_at``: how many bytes of a result's key come before the id. In the text, since it is the same in every call."""
+        """``id_at``: how many bytes of a result's key come before the id. In the text, since it is
+        the same in every call.
+        """
         shared = b"local ID_AT = %d\n" % (id_at + 1), _lua("_indexes"), _lua("_history")
-        self.write_state, self.start_attempt, self.register_task, self.heartbeat, self.request_cancel = (
-            Script(name, 2, *shared) for name in ("write_state", "start_attempt", "register_task", "heartbeat", "request_cancel")
+        (
+            self.write_state,
+            self.start_attempt,
+            self.register_task,
+            self.heartbeat,
+            self.request_cancel,
+        ) = (
+            Script(name, 2, *shared)
+            for name in (
+                "write_state",
+                "start_attempt",
+                "register_task",
+                "heartbeat",
+                "request_cancel",
+            )
         )
 
 
 class Names(NamedTuple):
     """What is the same for all keys of a result backend."""
 
-    #: What our keys begin with. The global prefix comes first, for servers that permit a user its own prefix only.
+    #: What our keys begin with. The global prefix comes first, for servers that permit a user its
+    #: own prefix only.
     own: bytes
     #: What a registry's hash begins with.
     hash: bytes
     scripts: Scripts
 
 
-class RedisStore(Store, Source):
+class RedisStore(Store, IndexReader):
     """What is known of executions, beside the results of ``app`` in its Redis.
 
     ``timeout`` in seconds, for a free connection, for connecting and for each answer.
@@ -90,24 +121,35 @@ class RedisStore(Store, Source):
     publishes = True
 
     def __init__(
-        self, app: Any, *, results: Results | None = None, timeout: float = TIMEOUT, connections: int = CONNECTIONS
+        self,
+        app: Any,
+        *,
+        results: ResultBackend | None = None,
+        timeout: float = TIMEOUT,
+        connections: int = CONNECTIONS,
     ) -> None:
-        self.results = results if results is not None else Results(app)
+        self.results = results if results is not None else ResultBackend(app)
         self._timeout, self._connections = timeout, connections
-        self._lines: dict[tuple[int, bool], Line] = {}
+        self._lines: dict[tuple[int, bool], ConnectionPool] = {}
         self._cached_names: Names | None = None
-        self._last_lives: tuple[tuple[float | None, float | None] | None, tuple[int, int]] = (None, (0, 0))
+        self._last_lives: tuple[tuple[float | None, float | None] | None, tuple[int, int]] = (
+            None,
+            (0, 0),
+        )
 
     def register(self, registrations: Iterable[Registration]) -> None:
         life = self._lives(None)[1]
         calls: list[list[Word]] = [
-            [*self._keys(each.task_id), micros(each.created_at), life, *_fields(each)] for each in registrations
+            [*self._keys(each.task_id), micros(each.created_at), life, *_fields(each)]
+            for each in registrations
         ]
         if calls:
             self._run(self._names.scripts.register_task, calls)
 
-    def open(self, opening: AttemptStart, *, patient: bool = False) -> AttemptStarted:
-        record = opening.result or self.results.encode(states.notice(opening.task_id, "STARTED"))
+    def start_attempt(self, opening: AttemptStart, *, full_timeout: bool = False) -> AttemptStarted:
+        record = opening.result or self.results.encode(
+            states.empty_meta(opening.task_id, "STARTED")
+        )
         words: list[Word] = [
             *self._keys(opening.task_id),
             micros(opening.at),
@@ -117,23 +159,28 @@ class RedisStore(Store, Source):
             record,
             int(opening.store_result),
             *self._lives(self.results.expires, ends=False),
-            0 if opening.lifetime is None else _milliseconds(opening.lifetime),
-            opening.run or "",
+            0 if opening.heartbeat_ttl is None else _milliseconds(opening.heartbeat_ttl),
+            opening.delivery_id or "",
             opening.owner or "",
-            int(opening.retried),
+            int(opening.retry_published),
         ]
-        attempt, cancel, previous = self._run(self._names.scripts.start_attempt, [words], patient=patient)[0]
+        attempt, cancel, previous = self._run(
+            self._names.scripts.start_attempt, [words], full_timeout=full_timeout
+        )[0]
         return AttemptStarted(attempt, bool(cancel), self._progress(opening.task_id, previous))
 
-    def write(self, write: StateWrite, *, patient: bool = False) -> WriteResult:
-        kind = "end" if write.state in READY_STATES else "retry" if write.state == "RETRY" else "plain"
-        progress = states.reported(write) if kind == "plain" else None
+    def write(self, write: StateWrite, *, full_timeout: bool = False) -> WriteResult:
+        kind = (
+            "end" if write.state in READY_STATES else "retry" if write.state == "RETRY" else "plain"
+        )
+        progress = states.progress_of(write) if kind == "plain" else None
         if progress is not None:
             kind = "report"
         record = write.result
         if record is None:
             record = self.results.encode(
-                states.notice(write.task_id, write.state) | {"result": write.meta if kind == "report" else None}
+                states.empty_meta(write.task_id, write.state)
+                | {"result": write.meta if kind == "report" else None}
             )
         way = (
             ("clear" if write.no_result else "store")
@@ -154,60 +201,93 @@ class RedisStore(Store, Source):
             *self._lives(expires, ends=kind == "end"),
         ]
         if write.attempt is None:
-            words += ["" if write.retries is None else write.retries, write.worker or "", write.run or ""]
+            words += [
+                "" if write.retries is None else write.retries,
+                write.worker or "",
+                write.delivery_id or "",
+            ]
         if progress is not None:
-            words.append(entry(write.attempt, progress, write.at))
-        answer: int = self._run(self._names.scripts.write_state, [words], patient=patient)[0]
+            words.append(encode_report(write.attempt, progress, write.at))
+        answer: int = self._run(
+            self._names.scripts.write_state, [words], full_timeout=full_timeout
+        )[0]
         return WRITTEN[answer]
 
     def revoke(self, task_id: str, reason: str, at: datetime) -> bool:
         raw = self.results.encode(self.results.revoked(task_id, reason))
-        return self.write(StateWrite(task_id, "REVOKED", at, result=raw, expires=self.results.expires)).admitted
+        return self.write(
+            StateWrite(task_id, "REVOKED", at, result=raw, expires=self.results.expires)
+        ).accepted
 
-    def beat(self, task_ids: Sequence[str], worker: str, lifetime: float) -> frozenset[str]:
+    def heartbeat(self, task_ids: Sequence[str], worker: str, lifetime: float) -> frozenset[str]:
         if not task_ids:
             return frozenset()
         life, kept = _milliseconds(lifetime), self._lives(None)[1]
-        asked = self._run(self._names.scripts.heartbeat, [(*self._keys(task_id), worker, life, kept) for task_id in task_ids])
+        asked = self._run(
+            self._names.scripts.heartbeat,
+            [(*self._keys(task_id), worker, life, kept) for task_id in task_ids],
+        )
         return frozenset(task_id for task_id, cancel in zip(task_ids, asked, strict=True) if cancel)
 
     def request_cancel(self, task_id: str, at: datetime) -> Snapshot | None:
-        notice = self.results.encode(states.notice(task_id, "PENDING"))  # Celery's own readers wait for an end only
+        notice = self.results.encode(
+            states.empty_meta(task_id, "PENDING")
+        )  # Celery's own readers wait for an end only
         words: list[Word] = [*self._keys(task_id), micros(at), notice, self._lives(None)[1]]
-        return self.read([task_id])[0] if self._run(self._names.scripts.request_cancel, [words])[0] else None
+        return (
+            self.read([task_id])[0]
+            if self._run(self._names.scripts.request_cancel, [words])[0]
+            else None
+        )
 
-    def find(self, query: Query) -> Page:
+    def query(self, query: Query) -> Page:
         return page(self, query, datetime.now(UTC))
 
-    def places(self, indexes: Sequence[str], part: Range) -> Sequence[Sequence[Place]]:
+    def places(self, indexes: Sequence[str], part: Slice) -> Sequence[Sequence[Position]]:
         newest = b"+" if part.after is None else b"(" + _member(part.after)
-        oldest = b"[" + _member(Place(part.since, ""))
+        oldest = b"[" + _member(Position(part.since, ""))
         words: tuple[Word, ...] = (newest, oldest, "LIMIT", 0, part.most)
         own = self._names.own
-        replies = self._exchange([pack(b"", 0, ["ZREVRANGEBYLEX", own + index.encode(), *words]) for index in indexes])
-        return [[Place(int(member[:16]), str(member[16:], "utf-8")) for member in reply] for reply in replies]
+        replies = self._exchange(
+            [pack(b"", 0, ["ZREVRANGEBYLEX", own + index.encode(), *words]) for index in indexes]
+        )
+        return [
+            [Position(int(member[:16]), str(member[16:], "utf-8")) for member in reply]
+            for reply in replies
+        ]
 
     def looks(self, task_ids: Sequence[str]) -> Sequence[Snapshot]:
         if not task_ids:
             return []
         replies = self._run(PEEK, [self._keys(task_id) for task_id in task_ids])
         return [
-            self._snapshot(task_id, fields, raw, life, {"status": "SUCCESS", "result": None} if succeeded else None)
+            self._snapshot(
+                task_id,
+                fields,
+                raw,
+                life,
+                {"status": "SUCCESS", "result": None} if succeeded else None,
+            )
             for task_id, (fields, raw, life, succeeded) in zip(task_ids, replies, strict=True)
         ]
 
-    def mend(self, stale: Sequence[tuple[Entry, Status | None]]) -> None:
-        # Between the look and this an execution may have moved on, and is then in two indexes: the next look mends that.
+    def mend(self, stale: Sequence[tuple[IndexEntry, Status | None]]) -> None:
+        # Between the look and this an execution may have moved on, and is then in two indexes: the
+        # next look mends that.
         commands, own = [], self._names.own
         for (place, name), status in stale:
             commands.append(pack(b"", 0, ["ZREM", own + name.encode(), _member(place)]))
             if status is not None:
-                commands.append(pack(b"", 0, ["ZADD", own + being(status).encode(), 0, _member(place)]))
+                commands.append(
+                    pack(b"", 0, ["ZADD", own + status_index(status).encode(), 0, _member(place)])
+                )
         self._exchange(commands)
 
     def counts(self) -> Mapping[Status, int]:
         own = self._names.own
-        found = self._exchange([pack(b"", 0, ["ZCARD", own + being(status).encode()]) for status in Status])
+        found = self._exchange(
+            [pack(b"", 0, ["ZCARD", own + status_index(status).encode()]) for status in Status]
+        )
         return dict(zip(Status, found, strict=True))
 
     def read(self, task_ids: Sequence[str]) -> list[Snapshot]:
@@ -216,19 +296,35 @@ class RedisStore(Store, Source):
         commands = [pack(b"", 0, ["MULTI"])]  # one step: `.state` then `.info` tears (fact 17)
         for task_id in task_ids:
             record, key = self._keys(task_id)
-            commands += pack(b"", 0, ["HGETALL", record]), pack(b"", 0, ["GET", key]), pack(b"", 0, ["EXISTS", record + LIFE])
+            commands += (
+                pack(b"", 0, ["HGETALL", record]),
+                pack(b"", 0, ["GET", key]),
+                pack(b"", 0, ["EXISTS", record + LIFE]),
+            )
         replies = self._exchange([*commands, pack(b"", 0, ["EXEC"])])[-1]
         for reply in replies:
             _check(reply)
-        return [self._snapshot(task_id, *replies[3 * n : 3 * n + 3]) for n, task_id in enumerate(task_ids)]
+        return [
+            self._snapshot(task_id, *replies[3 * n : 3 * n + 3])
+            for n, task_id in enumerate(task_ids)
+        ]
 
     def _reports(self, task_id: str) -> History:
         record = self._keys(task_id)[0]
-        commands: list[list[Word]] = [["MULTI"], ["GET", record + HISTORY], ["HEXISTS", record, "history_gap"], ["EXEC"]]
-        entries, thinned = map(_check, self._exchange([pack(b"", 0, words) for words in commands])[-1])
+        commands: list[list[Word]] = [
+            ["MULTI"],
+            ["GET", record + HISTORY],
+            ["HEXISTS", record, "history_gap"],
+            ["EXEC"],
+        ]
+        entries, thinned = map(
+            _check, self._exchange([pack(b"", 0, words) for words in commands])[-1]
+        )
         return History(tuple(reports_in(entries or b"")), not thinned)
 
-    def claim(self, key: str, value: str, expires: float, *, instead_of: str | None = None) -> str:
+    def claim_key(
+        self, key: str, value: str, expires: float, *, instead_of: str | None = None
+    ) -> str:
         name = self._names.own + b"claim:" + key.encode()
         bound = self._run(CLAIM_KEY, [(name, value, _milliseconds(expires), instead_of or "")])[0]
         return str(bound, "utf-8")
@@ -242,13 +338,23 @@ class RedisStore(Store, Source):
             if pid == os.getpid():
                 line.close()
 
-    def _run(self, script: Script, calls: Sequence[Sequence[Word]], *, patient: bool = False) -> list[Any]:
-        """One call of a script for each of ``calls`` (its keys and arguments), all in one round trip."""
-        line = self._line(patient=patient)
-        replies = line.exchange(b"".join(pack(script.named, 3, words) for words in calls), len(calls))
+    def _run(
+        self, script: Script, calls: Sequence[Sequence[Word]], *, full_timeout: bool = False
+    ) -> list[Any]:
+        """One call of a script for each of ``calls`` (its keys and arguments), all in one round
+        trip.
+        """
+        line = self._line(full_timeout=full_timeout)
+        replies = line.exchange(
+            b"".join(pack(script.named, 3, words) for words in calls), len(calls)
+        )
         unknown = [n for n, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-        if unknown:  # a server that was restarted, or flushed of its scripts: it learns it again on the way
-            again = line.exchange(b"".join(pack(script.whole, 3, calls[n]) for n in unknown), len(unknown))
+        if (
+            unknown
+        ):  # a server that was restarted, or flushed of its scripts: it learns it again on the way
+            again = line.exchange(
+                b"".join(pack(script.whole, 3, calls[n]) for n in unknown), len(unknown)
+            )
             for n, reply in zip(unknown, again, strict=True):
                 replies[n] = reply
         return [_check(reply) for reply in replies]
@@ -256,21 +362,32 @@ class RedisStore(Store, Source):
     def _exchange(self, commands: Sequence[bytes]) -> list[Any]:
         return [_check(reply) for reply in self._line().exchange(b"".join(commands), len(commands))]
 
-    def _line(self, *, patient: bool = False) -> Line:
+    def _line(self, *, full_timeout: bool = False) -> ConnectionPool:
         """The connections, made on first use in each process."""
         pid = os.getpid()
-        line = self._lines.get((pid, patient))
+        line = self._lines.get((pid, full_timeout))
         if line is None:
-            # After a fork the parent's sockets are let go of here, unused: a connection belongs to one process.
+            # After a fork the parent's sockets are let go of here, unused: a connection belongs to
+            # one process.
             self._lines = {place: known for place, known in self._lines.items() if place[0] == pid}
-            line = self._lines.setdefault((pid, patient), self._new_line(patient=patient))
+            line = self._lines.setdefault(
+                (pid, full_timeout), self._new_line(full_timeout=full_timeout)
+            )
         return line
 
-    def _new_line(self, *, patient: bool) -> Line:
+    def _new_line(self, *, full_timeout: bool) -> ConnectionPool:
         backend = self.results.backend
-        client = connect(backend, timeout=None if patient else self._timeout, max_connections=self._connections)
-        wait = (backend.connparams.get("socket_timeout") or PATIENCE) if patient else self._timeout
-        return Line(client.connection_pool, self._connections, wait)
+        client = connect(
+            backend,
+            timeout=None if full_timeout else self._timeout,
+            max_connections=self._connections,
+        )
+        wait = (
+            (backend.connparams.get("socket_timeout") or PATIENCE)
+            if full_timeout
+            else self._timeout
+        )
+        return ConnectionPool(client.connection_pool, self._connections, wait)
 
     @property
     def _names(self) -> Names:
@@ -287,14 +404,21 @@ class RedisStore(Store, Source):
         return self._names.hash + result + b"}", result
 
     def _lives(self, expires: float | None, *, ends: bool = True) -> tuple[int, int]:
-        """How long a result is kept, and the hash since the last write: as long, and ``TOMBSTONE``. In ms, 0 is for ever.
+        """How long a result is kept, and the hash since the last write: as long, and ``REGISTRY_RETENTION``.
+        In ms, 0 is for ever.
 
-        What isn't an end is kept as long as the hash. It holds the last progress, and a job may be silent for longer than results
-        are kept: it would read as PENDING for Celery's readers, and its progress would be gone for ours (fact 15).
+        What isn't an end is kept as long as the hash. It holds the last progress, and a job may be
+        silent for longer than results are kept: it would read as PENDING for Celery's readers, and
+        its progress would be gone for ours (fact 15).
         """
         usual = self.results.expires
-        if self._last_lives[0] != (expires, usual):  # nearly always the same: a rounding saved is a microsecond
-            kept = max(usual, expires or 0.0) + TOMBSTONE.total_seconds() if usual else None
+        if self._last_lives[0] != (
+            expires,
+            usual,
+        ):  # nearly always the same: a rounding saved is a microsecond
+            kept = (
+                max(usual, expires or 0.0) + REGISTRY_RETENTION.total_seconds() if usual else None
+            )
             self._last_lives = (expires, usual), (_milliseconds(expires), _milliseconds(kept))
         life, kept_for = self._last_lives[1]
         return (life if ends else kept_for), kept_for
@@ -304,36 +428,49 @@ class RedisStore(Store, Source):
         return _reported_in(meta)
 
     def _snapshot(
-        self, task_id: str, fields: Any, raw: bytes | None, life: int, meta: Mapping[str, Any] | None = None
+        self,
+        task_id: str,
+        fields: Any,
+        raw: bytes | None,
+        life: int,
+        meta: Mapping[str, Any] | None = None,
     ) -> Snapshot:
         meta = self.results.decode_or_blank(task_id, raw) if raw is not None else meta
-        pairs = fields.items() if isinstance(fields, Mapping) else zip(fields[::2], fields[1::2], strict=True)
+        pairs = (
+            fields.items()
+            if isinstance(fields, Mapping)
+            else zip(fields[::2], fields[1::2], strict=True)
+        )
         known = {str(name, "utf-8"): value for name, value in pairs}
         if not known:
             return Snapshot(task_id, None, meta)
         live = known.get("live")
         progress = _reported_in(meta) if live else self._progress(task_id, known.get("progress"))
         record = _record(task_id, known, progress, int(live or known.get("progress_attempt", 0)))
-        signs = record.is_open and record.sign_attempt == record.attempt
-        return Snapshot(task_id, record, meta, beating=bool(life) if signs else None)
+        signs = record.is_open and record.heartbeat_attempt == record.attempt
+        return Snapshot(task_id, record, meta, alive=bool(life) if signs else None)
 
 
 def _reported_in(meta: Mapping[str, Any] | None) -> Progress | None:
-    """The progress in a record that a report stored; None where another's record has taken its place."""
+    """The progress in a record that a report stored; None where another's record has taken its
+    place.
+    """
     state = meta.get("status") if meta is not None else None
     if meta is None or not isinstance(state, str) or state in READY_STATES or state == "RETRY":
         return None
     return progress_from_meta(state, meta.get("result"))
 
 
-def _record(task_id: str, known: Mapping[str, bytes], progress: Progress | None, progress_attempt: int) -> TaskRecord:
+def _record(
+    task_id: str, known: Mapping[str, bytes], progress: Progress | None, progress_attempt: int
+) -> TaskRecord:
     def text(name: str) -> str | None:
         return str(known[name], "utf-8") if name in known else None
 
     def time(name: str) -> datetime | None:
         return moment(int(known[name])) if name in known else None
 
-    sign_attempt, sign_lifetime = known.get("sign", b"0 0").split()
+    heartbeat_attempt, heartbeat_ttl = known.get("sign", b"0 0").split()
     return TaskRecord(
         task_id=task_id,
         task=text("task"),
@@ -346,41 +483,43 @@ def _record(task_id: str, known: Mapping[str, bytes], progress: Progress | None,
         updated_at=time("updated_at"),
         finished_at=time("finished_at"),
         attempt=int(known.get("attempt", 0)),
-        ended=int(known.get("ended", 0)),
+        last_ended_attempt=int(known.get("ended", 0)),
         state=text("state"),
         retries=int(known.get("retries", 0)),
         worker=text("worker"),
-        run=text("run"),
+        delivery_id=text("run"),
         progress=progress,
         progress_attempt=progress_attempt if progress is not None else 0,
         result_stored=known.get("result_stored") == b"1",
         cancel_requested_at=time("cancel_requested_at"),
-        due_at=time("due_at"),
-        heard_at=time("heard_at"),
-        sign_attempt=int(sign_attempt),
-        sign_lifetime=int(sign_lifetime) / 1000,
+        expected_by=time("due_at"),
+        first_seen_at=time("heard_at"),
+        heartbeat_attempt=int(heartbeat_attempt),
+        heartbeat_ttl=int(heartbeat_ttl) / 1000,
     )
 
 
 def _check(reply: Any) -> Any:
     """The reply, unless it is a refusal."""
     if isinstance(reply, Exception):
-        with translated():
+        with translate_errors():
             raise reply
     return reply
 
 
-def _member(place: Place) -> bytes:
+def _member(place: Position) -> bytes:
     return b"%016d%b" % (place.at, place.task_id.encode())
 
 
 def _fields(registration: Registration) -> list[Word]:
-    due_at = "" if registration.due_at is None else micros(registration.due_at)
+    expected_by = "" if registration.expected_by is None else micros(registration.expected_by)
     names = ("task", "owner", "root_id", "parent_id", "group_id")
     said = ((name, getattr(registration, name)) for name in names)
-    return [due_at, *(word for pair in said if pair[1] is not None for word in pair)]
+    return [expected_by, *(word for pair in said if pair[1] is not None for word in pair)]
 
 
 def _milliseconds(seconds: float | None) -> int:
-    """For the scripts, to which 0 is for ever; whatever is asked to live lives for a millisecond at least."""
+    """For the scripts, to which 0 is for ever; whatever is asked to live lives for a millisecond at
+    least.
+    """
     return max(1, round(seconds * 1000)) if seconds else 0

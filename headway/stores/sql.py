@@ -1,7 +1,7 @@
 """The registry in the SQL database that keeps the results (``db+...``), in one table of its own.
 
-The fence is in the statement: ``UPDATE ... WHERE task_id = ? AND version = ?`` changes a row only if nobody was faster; who was
-slower looks again. That needs no row locks and is the same on SQLite.
+The fence is in the statement: ``UPDATE ... WHERE task_id = ? AND version = ?`` changes a row only
+if nobody was faster; who was slower looks again. That needs no row locks and is the same on SQLite.
 """
 
 from __future__ import annotations
@@ -19,16 +19,24 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from headway.core import states
+from headway.core.registry import Page, Registration, Snapshot, TaskRecord
 from headway.errors import ConfigurationError, Unavailable
 from headway.models import History, Query, Status
-from headway.core.registry import Page, TaskRecord, Registration, Snapshot
 from headway.stores import sql_history
-from headway.stores.base import TOMBSTONE
+from headway.stores.base import REGISTRY_RETENTION
 from headway.stores.codec import micros, record_from_json, record_to_json
-from headway.stores.pagination import Entry, Place, Range, Source, page, place_of, status_of
+from headway.stores.pagination import (
+    IndexEntry,
+    IndexReader,
+    Position,
+    Slice,
+    indexed_status,
+    page,
+    place_of,
+)
 from headway.stores.reports import reports_in
-from headway.stores.result_backend import Results
-from headway.stores.split import Decision, SplitStore
+from headway.stores.result_backend import ResultBackend
+from headway.stores.split import RegistryStore, Transition
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +44,8 @@ logger = logging.getLogger(__name__)
 TIMEOUT = 0.5
 #: The same for a patient one: SQLite's own default.
 PATIENCE = 5.0
-#: Rows that have outlived their results and ``TOMBSTONE`` are looked for at most so often in a process.
+#: Rows that have outlived their results and ``REGISTRY_RETENTION`` are looked for at most so often in a
+#: process.
 SWEEP = timedelta(hours=1)
 
 #: The database is away, or too slow: nothing to learn from but that. All else is logged.
@@ -59,7 +68,9 @@ INDEXES = {"in": "status", "of": "task", "by": "owner"}
 
 
 def _tables(schema: str | None) -> tuple[sa.Table, sa.Table, sa.Table]:
-    """Times in microseconds since the epoch: databases differ in what they make of a time with a zone."""
+    """Times in microseconds since the epoch: databases differ in what they make of a time with a
+    zone.
+    """
     metadata = sa.MetaData(schema=schema)
     executions = sa.Table(
         "headway_executions",
@@ -77,27 +88,32 @@ def _tables(schema: str | None) -> tuple[sa.Table, sa.Table, sa.Table]:
         sa.Column("updated_at", sa.BigInteger, index=True),
         sa.Column("finished_at", sa.BigInteger),
         sa.Column("attempt", sa.Integer, nullable=False),
-        sa.Column("ended", sa.Integer, nullable=False),
+        sa.Column("last_ended_attempt", sa.Integer, nullable=False),
         sa.Column("state", sa.String(255)),
         sa.Column("retries", sa.Integer, nullable=False),
         sa.Column("worker", sa.String(255)),
-        sa.Column("run", sa.String(64)),
+        sa.Column("delivery_id", sa.String(64)),
         sa.Column("progress", sa.Text),
         sa.Column("progress_attempt", sa.Integer, nullable=False),
         sa.Column("result_stored", sa.Boolean, nullable=False),
         sa.Column("cancel_requested_at", sa.BigInteger),
-        sa.Column("due_at", sa.BigInteger),
-        sa.Column("heard_at", sa.BigInteger),
-        sa.Column("sign_attempt", sa.Integer, nullable=False),
-        sa.Column("sign_lifetime", sa.Float, nullable=False),
-        sa.Column("signed_at", sa.BigInteger),
-        #: Its place in a listing (`listing.Place`), and the status that it is listed under.
+        sa.Column("expected_by", sa.BigInteger),
+        sa.Column("first_seen_at", sa.BigInteger),
+        sa.Column("heartbeat_attempt", sa.Integer, nullable=False),
+        sa.Column("heartbeat_ttl", sa.Float, nullable=False),
+        sa.Column("heartbeat_at", sa.BigInteger),
+        #: Its place in a listing (`listing.Position`), and the status that it is listed under.
         sa.Column("listed_at", sa.BigInteger, nullable=False),
         sa.Column("status", sa.String(16), nullable=False),
         *sql_history.columns(),
     )
     for name in INDEXES.values():
-        sa.Index(f"headway_executions_{name}", executions.c[name], executions.c.listed_at, executions.c.task_id)
+        sa.Index(
+            f"headway_executions_{name}",
+            executions.c[name],
+            executions.c.listed_at,
+            executions.c.task_id,
+        )
     claims = sa.Table(
         "headway_claims",
         metadata,
@@ -108,16 +124,20 @@ def _tables(schema: str | None) -> tuple[sa.Table, sa.Table, sa.Table]:
     return executions, claims, sql_history.table(metadata, ID)
 
 
-class SqlStore(SplitStore, Source):
+class SqlStore(RegistryStore, IndexReader):
     """What is known of executions, beside the results of ``app`` in its SQL database."""
 
-    def __init__(self, app: Any, *, results: Results | None = None, timeout: float = TIMEOUT) -> None:
-        self.results = results if results is not None else Results(app)
+    def __init__(
+        self, app: Any, *, results: ResultBackend | None = None, timeout: float = TIMEOUT
+    ) -> None:
+        self.results = results if results is not None else ResultBackend(app)
         self._timeout = timeout
         self._engines: dict[tuple[int, bool], sa.Engine] = {}
         self._prepared = False
         self._swept: datetime | None = None
-        self._executions, self._claims, self._reported = _tables(self.results.backend.task_cls.__table__.schema)
+        self._executions, self._claims, self._reported = _tables(
+            self.results.backend.task_cls.__table__.schema
+        )
 
     def register(self, registrations: Iterable[Registration]) -> None:
         waiting: dict[str, Registration] = {}
@@ -130,60 +150,85 @@ class SqlStore(SplitStore, Source):
         try:
             with self._engine() as engine:
                 known = self._records(list(waiting))
-                rows = [_row(states.registered(None, each)) for task_id, each in waiting.items() if task_id not in known]
+                rows = [
+                    _row(states.apply_registration(None, each))
+                    for task_id, each in waiting.items()
+                    if task_id not in known
+                ]
                 if rows:
                     with engine.begin() as connection:
                         connection.execute(self._executions.insert(), rows)
-        except exc.IntegrityError:  # another process was faster with one of them: each on its own, then
+        except (
+            exc.IntegrityError
+        ):  # another process was faster with one of them: each on its own, then
             known = waiting
         super().register(waiting[task_id] for task_id in known)
 
-    def beat(self, task_ids: Sequence[str], worker: str, lifetime: float) -> frozenset[str]:
-        """One statement for all, and one look. By this process' clock: a reader's must not differ by more than the lifetime."""
+    def heartbeat(self, task_ids: Sequence[str], worker: str, lifetime: float) -> frozenset[str]:
+        """One statement for all, and one look. By this process' clock: a reader's must not differ
+        by more than the lifetime.
+        """
         table = self._executions
-        alive = table.c.task_id.in_(task_ids) & (table.c.attempt > table.c.ended)
+        alive = table.c.task_id.in_(task_ids) & (table.c.attempt > table.c.last_ended_attempt)
         alive &= table.c.worker.is_(None) | (table.c.worker == worker)
-        sign = {"sign_attempt": table.c.attempt, "sign_lifetime": lifetime, "signed_at": micros(self.clock())}
+        sign = {
+            "heartbeat_attempt": table.c.attempt,
+            "heartbeat_ttl": lifetime,
+            "heartbeat_at": micros(self.clock()),
+        }
         asked = sa.select(table.c.task_id).where(alive & table.c.cancel_requested_at.is_not(None))
         with self._engine() as engine, engine.begin() as connection:
-            connection.execute(table.update().where(alive).values(sign | {"version": table.c.version + 1}))
+            connection.execute(
+                table.update().where(alive).values(sign | {"version": table.c.version + 1})
+            )
             return frozenset(connection.execute(asked).scalars())
 
-    def find(self, query: Query) -> Page:
+    def query(self, query: Query) -> Page:
         return page(self, query, self.clock())
 
-    def places(self, indexes: Sequence[str], part: Range) -> Sequence[Sequence[Place]]:
-        # One statement: between two, what moves could leave the one index for the other, and be found in neither.
+    def places(self, indexes: Sequence[str], part: Slice) -> Sequence[Sequence[Position]]:
+        # One statement: between two, what moves could leave the one index for the other, and be
+        # found in neither.
         parts = [self._places(index, part).subquery() for index in indexes]
-        wanted = sa.union_all(*(sa.select(sa.literal(n), each.c.listed_at, each.c.task_id) for n, each in enumerate(parts)))
-        found: list[list[Place]] = [[] for _ in indexes]
+        wanted = sa.union_all(
+            *(
+                sa.select(sa.literal(n), each.c.listed_at, each.c.task_id)
+                for n, each in enumerate(parts)
+            )
+        )
+        found: list[list[Position]] = [[] for _ in indexes]
         with self._engine() as engine, engine.connect() as connection:
             for n, at, task_id in connection.execute(wanted):
-                found[n].append(Place(at, task_id))
+                found[n].append(Position(at, task_id))
         return [sorted(each, reverse=True) for each in found]
 
-    def _places(self, index: str, part: Range) -> sa.Select[tuple[int, str]]:
+    def _places(self, index: str, part: Slice) -> sa.Select[tuple[int, str]]:
         table, (kind, _, what) = self._executions, index.partition(":")
         at, task_id = table.c.listed_at, table.c.task_id
         wanted = sa.select(at, task_id).where(table.c[INDEXES[kind]] == what, at >= part.since)
         if part.after is not None:  # said so that the index leads to where it begins
-            wanted = wanted.where(at <= part.after.at, (at < part.after.at) | (task_id < part.after.task_id))
+            wanted = wanted.where(
+                at <= part.after.at, (at < part.after.at) | (task_id < part.after.task_id)
+            )
         return wanted.order_by(at.desc(), task_id.desc()).limit(part.most)
 
     def looks(self, task_ids: Sequence[str]) -> Sequence[Snapshot]:
         return self.read(task_ids)
 
-    def mend(self, stale: Sequence[tuple[Entry, Status | None]]) -> None:
+    def mend(self, stale: Sequence[tuple[IndexEntry, Status | None]]) -> None:
         """What has expired stays until it is swept: the row is the index."""
         table = self._executions
         with self._engine() as engine, engine.begin() as connection:
             for (place, name), status in stale:
                 if status is not None:
-                    found = (table.c.task_id == place.task_id) & (table.c.status == name.partition(":")[2])
+                    found = (table.c.task_id == place.task_id) & (
+                        table.c.status == name.partition(":")[2]
+                    )
                     connection.execute(table.update().where(found).values(status=status.value))
 
     def _reports(self, task_id: str) -> History:
-        # In this order: what is thinned out in between may be missing, and is then known to have been.
+        # In this order: what is thinned out in between may be missing, and is then known to have
+        # been.
         with self._engine() as engine, engine.connect() as connection:
             entries = sql_history.entries(connection, self._reported, task_id)
         with self._engine() as engine:
@@ -197,7 +242,9 @@ class SqlStore(SplitStore, Source):
             found = connection.execute(sa.select(status, sa.func.count()).group_by(status)).all()
         return dict.fromkeys(Status, 0) | {Status(name): count for name, count in found}
 
-    def claim(self, key: str, value: str, expires: float, *, instead_of: str | None = None) -> str:
+    def claim_key(
+        self, key: str, value: str, expires: float, *, instead_of: str | None = None
+    ) -> str:
         claims, now = self._claims, micros(datetime.now(UTC))
         mine = {"value": value, "until": now + round(expires * 1e6)}
         with self._engine() as engine:
@@ -208,7 +255,9 @@ class SqlStore(SplitStore, Source):
                     connection.execute(claims.insert().values(key=key, **mine))
             except exc.IntegrityError:
                 with engine.connect() as connection:
-                    bound = connection.execute(sa.select(claims.c.value).where(claims.c.key == key)).scalar()
+                    bound = connection.execute(
+                        sa.select(claims.c.value).where(claims.c.key == key)
+                    ).scalar()
                 return str(bound) if bound is not None else value
         return value
 
@@ -222,9 +271,11 @@ class SqlStore(SplitStore, Source):
             if pid == os.getpid():
                 engine.dispose()
 
-    def _change(self, task_id: str, decide: Decision, *, report: bytes = b"", patient: bool = False) -> bool:
-        deadline = time.monotonic() + (PATIENCE if patient else self._timeout)
-        with self._engine(patient=patient) as engine:
+    def _change(
+        self, task_id: str, decide: Transition, *, report: bytes = b"", full_timeout: bool = False
+    ) -> bool:
+        deadline = time.monotonic() + (PATIENCE if full_timeout else self._timeout)
+        with self._engine(full_timeout=full_timeout) as engine:
             while True:
                 row = self._rows(engine, [task_id]).get(task_id)
                 changed = decide(None if row is None else _record(row))
@@ -235,7 +286,13 @@ class SqlStore(SplitStore, Source):
                 if time.monotonic() > deadline:
                     raise Unavailable("The result backend is too slow for all that is asked of it")
 
-    def _replace(self, engine: sa.Engine, old: Mapping[str, Any] | None, new: Mapping[str, Any], report: bytes) -> bool:
+    def _replace(
+        self,
+        engine: sa.Engine,
+        old: Mapping[str, Any] | None,
+        new: Mapping[str, Any],
+        report: bytes,
+    ) -> bool:
         """True if nobody was faster."""
         table = self._executions
         course = sql_history.changed(old, new, report)
@@ -245,8 +302,14 @@ class SqlStore(SplitStore, Source):
                 if old is None:
                     connection.execute(table.insert().values(new))
                 else:
-                    unchanged = (table.c.task_id == old["task_id"], table.c.version == old["version"])
-                    if connection.execute(table.update().where(*unchanged).values(new)).rowcount != 1:
+                    unchanged = (
+                        table.c.task_id == old["task_id"],
+                        table.c.version == old["version"],
+                    )
+                    if (
+                        connection.execute(table.update().where(*unchanged).values(new)).rowcount
+                        != 1
+                    ):
                         return False
                 if course:
                     sql_history.store(connection, table, self._reported, new, report)
@@ -257,7 +320,9 @@ class SqlStore(SplitStore, Source):
     def _rows(self, engine: sa.Engine, task_ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
         table = self._executions
         with engine.connect() as connection:
-            found = connection.execute(sa.select(table).where(table.c.task_id.in_(task_ids))).mappings()
+            found = connection.execute(
+                sa.select(table).where(table.c.task_id.in_(task_ids))
+            ).mappings()
             return {row["task_id"]: dict(row) for row in found}
 
     def _records(self, task_ids: Sequence[str]) -> Mapping[str, TaskRecord]:
@@ -265,13 +330,19 @@ class SqlStore(SplitStore, Source):
             return {task_id: _record(row) for task_id, row in self._rows(engine, task_ids).items()}
 
     def _results(self, task_ids: Sequence[str]) -> Sequence[Mapping[str, Any] | None]:
-        """Celery's own table, read column by column: its code unpickles what it can't decode otherwise."""
+        """Celery's own table, read column by column: its code unpickles what it can't decode
+        otherwise.
+        """
         table = self.results.backend.task_cls.__table__
         wanted = [
-            table.c[name] for name in ("task_id", "status", "result", "date_done", "name", "worker", "retries") if name in table.c
+            table.c[name]
+            for name in ("task_id", "status", "result", "date_done", "name", "worker", "retries")
+            if name in table.c
         ]
         with self._engine() as engine, engine.connect() as connection:
-            rows = connection.execute(sa.select(*wanted).where(table.c.task_id.in_(task_ids))).mappings()
+            rows = connection.execute(
+                sa.select(*wanted).where(table.c.task_id.in_(task_ids))
+            ).mappings()
             metas = {row["task_id"]: self._meta(dict(row)) for row in rows}
         return [metas.get(task_id) for task_id in task_ids]
 
@@ -282,13 +353,15 @@ class SqlStore(SplitStore, Source):
         return meta
 
     @contextmanager
-    def _engine(self, *, patient: bool = False) -> Iterator[sa.Engine]:
+    def _engine(self, *, full_timeout: bool = False) -> Iterator[sa.Engine]:
         """This process's engine, with the tables there; the driver's errors as ``Unavailable``."""
-        place = (os.getpid(), patient)
+        place = (os.getpid(), full_timeout)
         try:
             engine = self._engines.get(place)
             if engine is None:
-                engine = self._engines.setdefault(place, self._new_engine(patient=patient))
+                engine = self._engines.setdefault(
+                    place, self._new_engine(full_timeout=full_timeout)
+                )
             if not self._prepared:
                 self._prepare(engine)
             yield engine
@@ -302,11 +375,11 @@ class SqlStore(SplitStore, Source):
             logger.error("The result backend refused a statement: %s", fault)
             raise Unavailable("The result backend refused a statement") from fault
 
-    def _new_engine(self, *, patient: bool) -> sa.Engine:
+    def _new_engine(self, *, full_timeout: bool) -> sa.Engine:
         backend = self.results.backend
         options = dict(backend.engine_options)
         if sa.make_url(backend.url).get_backend_name() == "sqlite":
-            wait = {"timeout": PATIENCE if patient else self._timeout}
+            wait = {"timeout": PATIENCE if full_timeout else self._timeout}
             options["connect_args"] = wait | dict(options.get("connect_args") or {})
         engine = sa.create_engine(backend.url, **options)
         callback = getattr(backend.session_manager, "engine_callback", None)  # 5.6.3 has none
@@ -317,7 +390,8 @@ class SqlStore(SplitStore, Source):
     def _prepare(self, engine: sa.Engine) -> None:
         """Create what isn't there, Celery's tables too: a reader may come before the first result.
 
-        Not by Celery's ``prepare_models``, which tries ten times with pauses while the database is away.
+        Not by Celery's ``prepare_models``, which tries ten times with pauses while the database is
+        away.
         """
         for metadata in (self.results.backend.task_cls.metadata, self._executions.metadata):
             missing = _missing(engine, metadata)
@@ -326,27 +400,37 @@ class SqlStore(SplitStore, Source):
                     metadata.create_all(engine)
                     break
                 except exc.DatabaseError:
-                    # Another process may have created one between the look and the statement, and be about to create the next.
+                    # Another process may have created one between the look and the statement, and
+                    # be about to create the next.
                     before, missing = missing, _missing(engine, metadata)
                     if missing == before:
                         raise
         for table in (self._executions, self._claims):
-            there = {column["name"] for column in sa.inspect(engine).get_columns(table.name, schema=table.schema)}
+            there = {
+                column["name"]
+                for column in sa.inspect(engine).get_columns(table.name, schema=table.schema)
+            }
             if missing := sorted(set(table.c.keys()) - there):
-                raise ConfigurationError(OTHER_TABLE.format(table=table.name, missing=", ".join(missing)))
+                raise ConfigurationError(
+                    OTHER_TABLE.format(table=table.name, missing=", ".join(missing))
+                )
         self._prepared = True
 
     def _sweep(self, now: datetime) -> None:
-        """Delete what has outlived its result and ``TOMBSTONE``: a database has no expiry of its own."""
+        """Delete what has outlived its result and ``REGISTRY_RETENTION``: a database has no expiry of its
+        own.
+        """
         expires = self.results.expires
         if not expires or (self._swept is not None and now - self._swept < SWEEP):
             return
         self._swept = now
-        oldest = micros(now - timedelta(seconds=expires) - TOMBSTONE)
+        oldest = micros(now - timedelta(seconds=expires) - REGISTRY_RETENTION)
         executions, claims = self._executions, self._claims
         last_seen = sa.func.coalesce(executions.c.updated_at, executions.c.created_at)
-        over = executions.c.due_at.is_(None) | (executions.c.due_at < oldest)
-        over &= executions.c.signed_at.is_(None) | (executions.c.signed_at < oldest)  # what says nothing may run all the same
+        over = executions.c.expected_by.is_(None) | (executions.c.expected_by < oldest)
+        over &= executions.c.heartbeat_at.is_(None) | (
+            executions.c.heartbeat_at < oldest
+        )  # what says nothing may run all the same
         with self._engine() as engine, engine.begin() as connection:
             gone = sa.select(executions.c.task_id).where(last_seen < oldest, over)
             connection.execute(self._reported.delete().where(self._reported.c.task_id.in_(gone)))
@@ -356,14 +440,27 @@ class SqlStore(SplitStore, Source):
 
 def _missing(engine: sa.Engine, metadata: sa.MetaData) -> list[str]:
     inspector = sa.inspect(engine)
-    return [table.name for table in metadata.sorted_tables if not inspector.has_table(table.name, schema=table.schema)]
+    return [
+        table.name
+        for table in metadata.sorted_tables
+        if not inspector.has_table(table.name, schema=table.schema)
+    ]
 
 
 def _row(record: TaskRecord) -> dict[str, Any]:
     values = record_to_json(record)
-    listed = {"listed_at": place_of(record).at, "status": status_of(record).value}
-    return values | listed | {"version": 1, "progress": None if values["progress"] is None else json.dumps(values["progress"])}
+    listed = {"listed_at": place_of(record).at, "status": indexed_status(record).value}
+    return (
+        values
+        | listed
+        | {
+            "version": 1,
+            "progress": None if values["progress"] is None else json.dumps(values["progress"]),
+        }
+    )
 
 
 def _record(row: Mapping[str, Any]) -> TaskRecord:
-    return record_from_json(dict(row) | {"progress": None if row["progress"] is None else json.loads(row["progress"])})
+    return record_from_json(
+        dict(row) | {"progress": None if row["progress"] is None else json.loads(row["progress"])}
+    )

@@ -1,6 +1,8 @@
-"""The reports of executions in an SQL database (``core.history``): a table of them, and two columns of the registry's.
+"""The reports of executions in an SQL database (``core.history``): a table of them, and two columns
+of the registry's.
 
-Every function is a part of the transaction that changes the registry's row, whose lock it has by then.
+Every function is a part of the transaction that changes the registry's row, whose lock it has by
+then.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from headway.core.history import ROOM, begins_anew, takes, thinned
+from headway.core.history import MAX_BYTES, should_keep, starts_new_history, thin_out
 
 Row = Mapping[str, Any]
 
@@ -35,40 +37,55 @@ def table(metadata: sa.MetaData, task_id: sa.types.TypeEngine[str]) -> sa.Table:
 
 def changed(old: Row | None, new: Row, report: bytes) -> dict[str, int]:
     """What the columns become with this change of the row; nothing where they stay as they are."""
-    if begins_anew(None if old is None else old["state"], new["state"]):
+    if starts_new_history(None if old is None else old["state"], new["state"]):
         return NOTHING
     before: Row = old if old is not None else NOTHING | {"updated_at": None}
-    if not report or not takes(before["history_gap"], before["updated_at"], new["updated_at"]):
+    if not report or not should_keep(
+        before["history_gap"], before["updated_at"], new["updated_at"]
+    ):
         return {}
     size = before["history_size"] + len(_entry(new, report))
     return {"history_size": size, "history_gap": before["history_gap"]}
 
 
-def store(connection: sa.Connection, executions: sa.Table, reports: sa.Table, row: Row, report: bytes) -> None:
+def store(
+    connection: sa.Connection, executions: sa.Table, reports: sa.Table, row: Row, report: bytes
+) -> None:
     """Store what `changed` said, once the row is changed. ``row``: as it is now."""
     own, entry = reports.c.task_id == row["task_id"], _entry(row, report)
     if row["history_size"] in (0, len(entry)):
-        # Before the first one too: where somebody dropped the registry's table alone, old rows have the versions that new ones
-        # will get, and each report would be refused as one that came too late.
+        # Before the first one too: where somebody dropped the registry's table alone, old rows have
+        # the versions that new ones will get, and each report would be refused as one that came too
+        # late.
         connection.execute(reports.delete().where(own))
     if not row["history_size"]:
         return
-    connection.execute(reports.insert().values(task_id=row["task_id"], version=row["version"], entry=entry))
-    if row["history_size"] <= ROOM:
+    connection.execute(
+        reports.insert().values(task_id=row["task_id"], version=row["version"], entry=entry)
+    )
+    if row["history_size"] <= MAX_BYTES:
         return
     wanted = sa.select(reports.c.version, reports.c.entry).where(own).order_by(reports.c.version)
     sizes = {version: len(entry) for version, entry in connection.execute(wanted)}
-    span = row["updated_at"] - (row["started_at"] or row["heard_at"] or row["created_at"] or row["updated_at"])
-    staying, gap = thinned(list(sizes.values()), row["history_gap"], span)
+    span = row["updated_at"] - (
+        row["started_at"] or row["first_seen_at"] or row["created_at"] or row["updated_at"]
+    )
+    staying, gap = thin_out(list(sizes.values()), row["history_gap"], span)
     kept = {version: size for n, (version, size) in enumerate(sizes.items()) if n in staying}
-    connection.execute(reports.delete().where(own, reports.c.version.in_(sizes.keys() - kept.keys())))
+    connection.execute(
+        reports.delete().where(own, reports.c.version.in_(sizes.keys() - kept.keys()))
+    )
     course = {"history_size": sum(kept.values()), "history_gap": gap}
-    connection.execute(executions.update().where(executions.c.task_id == row["task_id"]).values(course))
+    connection.execute(
+        executions.update().where(executions.c.task_id == row["task_id"]).values(course)
+    )
 
 
 def entries(connection: sa.Connection, reports: sa.Table, task_id: str) -> Sequence[bytes]:
     """What is kept, oldest first."""
-    wanted = sa.select(reports.c.entry).where(reports.c.task_id == task_id).order_by(reports.c.version)
+    wanted = (
+        sa.select(reports.c.entry).where(reports.c.task_id == task_id).order_by(reports.c.version)
+    )
     return connection.execute(wanted).scalars().all()
 
 

@@ -1,4 +1,5 @@
-"""Inside the worker: the only part that touches Celery's ``Task``. It knows nothing of the web side.
+"""Inside the worker: the only part that touches Celery's ``Task``. It knows nothing of the web
+side.
 
 The way of one update::
 
@@ -17,5 +18,6 @@ The way of one run::
     Celery stores the end          fence.py       through the same Store.write, from whatever process it comes
     task_postrun                   attempt.py     an end that Celery stores nowhere is recorded
 
-One thread serves all timers of a process (``scheduler.py``), and every private place of Celery is in ``seams.py``.
+One thread serves all timers of a process (``scheduler.py``), and every private place of Celery is
+in ``seams.py``.
 """

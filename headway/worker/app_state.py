@@ -11,9 +11,9 @@ from typing import Any
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from headway.core.throttle import Breaker
-from headway.errors import ConfigurationError, Unavailable, UsageError
 from headway.core.registry import Registration
+from headway.core.throttle import CircuitBreaker
+from headway.errors import ConfigurationError, Unavailable, UsageError
 from headway.stores.base import Store
 
 logger = logging.getLogger(__name__)
@@ -21,37 +21,44 @@ logger = logging.getLogger(__name__)
 KEY = "_headway_installation"
 
 #: Seconds between two signs of life.
-SIGN_INTERVAL = 5.0
-#: Seconds that a sign lasts: three may get lost. A worker that is killed shows as stalled after so long, or a little less; who
-#: watches is told within 5 s more (``server/hub.py``).
-SIGN_LIFETIME = 20.0
+HEARTBEAT_INTERVAL = 5.0
+#: Seconds that a sign lasts: three may get lost. A worker that is killed shows as stalled after so
+#: long, or a little less; who watches is told within 5 s more (``server/hub.py``).
+HEARTBEAT_TTL = 20.0
 
 
-class Installation:
+class AppState:
     """The settings, the store and the state of the store, of one app."""
 
-    def __init__(self, app: Any, *, interval: float, store: Store | None, fence: Callable[[Any], Any]) -> None:
+    def __init__(
+        self, app: Any, *, interval: float, store: Store | None, fence: Callable[[Any], Any]
+    ) -> None:
         self.app = app
         #: Seconds between two writes of one attempt's progress.
         self.interval = interval
-        #: Seconds after which a task that reports nothing new is ended, unless it says otherwise itself; None for never.
+        #: Seconds after which a task that reports nothing new is ended, unless it says otherwise
+        #: itself; None for never.
         self.progress_timeout: float | None = None
-        #: Whether reports raise in a task whose cancel is asked for, where it says nothing else itself.
+        #: Whether reports raise in a task whose cancel is asked for, where it says nothing else
+        #: itself.
         self.cancel_on_update = True
         #: Seconds between two signs of life (``life.py``), and that each of them lasts.
-        self.sign_interval, self.sign_lifetime = SIGN_INTERVAL, SIGN_LIFETIME
-        #: Whether a worker gives signs of life for what it runs, in this process or in the one that this was forked from.
-        self.gives_signs = False
+        self.heartbeat_interval, self.heartbeat_ttl = HEARTBEAT_INTERVAL, HEARTBEAT_TTL
+        #: Whether a worker gives signs of life for what it runs, in this process or in the one that
+        #: this was forked from.
+        self.sends_heartbeats = False
         #: Puts the fence into a backend, if it isn't there.
         self.fence = fence
-        #: What is known of the store's health, by all attempts of this process and by its publishing.
-        self.breaker = Breaker()
+        #: What is known of the store's health, by all attempts of this process and by its
+        #: publishing.
+        self.breaker = CircuitBreaker()
         self._store = store
         self._chosen = store is not None
 
     @property
     def store(self) -> Store | None:
-        """The store of the app's result backend; None where it has none that another process could read.
+        """The store of the app's result backend; None where it has none that another process could
+        read.
 
         Chosen at the first use: the configuration may be read long after `install`.
         """
@@ -84,13 +91,22 @@ class Installation:
         try:
             return seconds_or_none("progress_timeout", own)
         except UsageError as exc:
-            logger.warning("%s: %s", task.name, exc)  # seen in the worker's log with each run: a task's setting is nobody's call
+            logger.warning(
+                "%s: %s", task.name, exc
+            )  # seen in the worker's log with each run: a task's setting is nobody's call
             return None
 
     @staticmethod
     def runs(request: Any, task_id: object) -> bool:
-        """Whether this is the request of a run in this very process (a worker's main process has requests too)."""
-        return request is not None and request.id == task_id and request.called_directly is False and not request.is_eager
+        """Whether this is the request of a run in this very process (a worker's main process has
+        requests too).
+        """
+        return (
+            request is not None
+            and request.id == task_id
+            and request.called_directly is False
+            and not request.is_eager
+        )
 
     def asks_now(self) -> bool:
         """Whether the store is worth asking: not just after it failed."""
@@ -98,12 +114,18 @@ class Installation:
 
     @contextmanager
     def faults(self) -> Iterator[None]:
-        """Take what the store raises: counted for all, logged once an outage, and never the task's or the publisher's affair."""
+        """Take what the store raises: counted for all, logged once an outage, and never the task's
+        or the publisher's affair.
+        """
         try:
             yield
         except Unavailable as exc:
             if self.breaker.failed(time.monotonic()):
-                logger.warning("The result backend is away, Headway goes on without: %s (%r)", exc, exc.__cause__)
+                logger.warning(
+                    "The result backend is away, Headway goes on without: %s (%r)",
+                    exc,
+                    exc.__cause__,
+                )
         except SoftTimeLimitExceeded:
             raise  # an Exception, but not ours: the time limit struck the task in here
         except Exception:
@@ -113,7 +135,9 @@ class Installation:
                 logger.info("The result backend is back")
 
     def register(self, registrations: Iterable[Registration]) -> None:
-        """Note tasks before their messages leave. Takes one bounded wait at most, and none at all just after one was in vain."""
+        """Note tasks before their messages leave. Takes one bounded wait at most, and none at all
+        just after one was in vain.
+        """
         store = self.store
         if store is not None and self.asks_now():
             with self.faults():
@@ -125,11 +149,13 @@ def seconds_or_none(name: str, value: object) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise UsageError(f"{name} must be a number of seconds above 0, or None for never, got {value!r}")
+        raise UsageError(
+            f"{name} must be a number of seconds above 0, or None for never, got {value!r}"
+        )
     return float(value)
 
 
-def installation_of(app: Any) -> Installation | None:
+def app_state_of(app: Any) -> AppState | None:
     """What `install` made for this app, if it was called."""
     found = getattr(app, KEY, None)
-    return found if isinstance(found, Installation) else None
+    return found if isinstance(found, AppState) else None

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from headway.errors import UsageError
-from headway.worker.cancel_token import Cancellation, TaskCancelled
+from headway.worker.cancel_token import CancelToken, TaskCancelled
 from headway.worker.reporter import Reporter
 
 NOWHERE = (
@@ -25,7 +25,9 @@ FORKED = (
 
 
 class RequestContext:
-    """The run of a task, as its own code sees it. Good in any thread of the task's process, once it was got in the task."""
+    """The run of a task, as its own code sees it. Good in any thread of the task's process, once it
+    was got in the task.
+    """
 
     __slots__ = ("_attempt", "_cancellation", "_pid", "headers", "progress", "request_id")
 
@@ -36,24 +38,26 @@ class RequestContext:
         *,
         headers: Mapping[str, Any] | None = None,
         attempt: Callable[[], int] = lambda: 1,
-        cancellation: Cancellation | None = None,
+        cancellation: CancelToken | None = None,
     ) -> None:
         #: The task's id.
         self.request_id = request_id
         #: Where the task reports: ``update`` and ``track``.
         self.progress = progress
         #: The headers that the publisher gave the message; read-only.
-        self.headers: Mapping[str, Any] = MappingProxyType(dict(headers) if headers is not None else {})
+        self.headers: Mapping[str, Any] = MappingProxyType(
+            dict(headers) if headers is not None else {}
+        )
         self._attempt = attempt
-        self._cancellation = cancellation if cancellation is not None else Cancellation()
+        self._cancellation = cancellation if cancellation is not None else CancelToken()
         self._pid = os.getpid()
 
     @classmethod
     def get(cls) -> RequestContext:
         """The context of the task that runs here.
 
-        Coroutines and ``asyncio.to_thread`` have it too. Raises ``UsageError`` outside a task, in a bare thread and in a child
-        process.
+        Coroutines and ``asyncio.to_thread`` have it too. Raises ``UsageError`` outside a task, in a
+        bare thread and in a child process.
         """
         context = current.get()
         if context is None:
@@ -76,14 +80,17 @@ class RequestContext:
     def cancelled(self) -> bool:
         """Whether the task's cancel was asked for. Cheap enough for a loop.
 
-        It asks the result backend once a second at most, and not at all while reports are written, whose replies say it as well;
-        that takes the same bounded time as a report. While the backend is away the answer is the last one known. Never True in a
-        task that is called directly or eagerly.
+        It asks the result backend once a second at most, and not at all while reports are written,
+        whose replies say it as well; that takes the same bounded time as a report. While the
+        backend is away the answer is the last one known. Never True in a task that is called
+        directly or eagerly.
         """
         return self._cancellation.look()
 
     def raise_if_cancelled(self) -> None:
-        """Raise `TaskCancelled` if the task's cancel was asked for. For code that runs long between two reports."""
+        """Raise `TaskCancelled` if the task's cancel was asked for. For code that runs long between
+        two reports.
+        """
         if self._cancellation.look():
             raise TaskCancelled
 

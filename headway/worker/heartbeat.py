@@ -1,9 +1,12 @@
-"""Signs of life: the worker's main process says of each task that it runs, every few seconds, that it does.
+"""Signs of life: the worker's main process says of each task that it runs, every few seconds, that
+it does.
 
-When they stop (the process was killed, the machine has gone, or it is cut off from the backend) the execution is shown as
-stalled, and as running again when they come back. They come from the main process whatever the pool: a prefork child that is
-busy in C code for a minute couldn't give any (fact 47), and its silence means nothing. Outside prefork the tasks share that
-process, and one that holds the interpreter for longer than a sign lasts reads as stalled: then nothing there moves indeed.
+When they stop (the process was killed, the machine has gone, or it is cut off from the backend) the
+execution is shown as stalled, and as running again when they come back. They come from the main
+process whatever the pool: a prefork child that is busy in C code for a minute couldn't give any
+(fact 47), and its silence means nothing. Outside prefork the tasks share that process, and one that
+holds the interpreter for longer than a sign lasts reads as stalled: then nothing there moves
+indeed.
 """
 
 from __future__ import annotations
@@ -15,16 +18,16 @@ from typing import Any
 from celery import bootsteps
 
 from headway.worker import celery_internals
-from headway.worker.app_state import Installation, installation_of
+from headway.worker.app_state import AppState, app_state_of
 from headway.worker.scheduler import Scheduler, shared
 
 
-class Signs:
+class Heartbeat:
     """The signs of one worker, for all that it runs; one round trip for all of them."""
 
     def __init__(
         self,
-        installation: Installation,
+        installation: AppState,
         worker: str,
         *,
         running: Callable[[], list[str]] = celery_internals.running_tasks,
@@ -52,10 +55,13 @@ class Signs:
         try:
             self._give(task_ids)
         finally:
-            # A backend that is away is asked again as soon as it may be: the signs shall be back when it is.
+            # A backend that is away is asked again as soon as it may be: the signs shall be back
+            # when it is.
             held_until = self._installation.breaker.held_until
-            later = self._clock() + self._installation.sign_interval
-            self._scheduler.call_at(min(later, held_until) if held_until > now else later, self._look)
+            later = self._clock() + self._installation.heartbeat_interval
+            self._scheduler.call_at(
+                min(later, held_until) if held_until > now else later, self._look
+            )
 
     def _give(self, task_ids: list[str]) -> None:
         installation = self._installation
@@ -63,19 +69,20 @@ class Signs:
         if not task_ids or store is None or not installation.asks_now():
             return
         with installation.faults():
-            # The answer (whose cancel is asked for) is left: under prefork the tasks run elsewhere, and they ask themselves.
-            store.beat(task_ids, self._worker, installation.sign_lifetime)
+            # The answer (whose cancel is asked for) is left: under prefork the tasks run elsewhere,
+            # and they ask themselves.
+            store.heartbeat(task_ids, self._worker, installation.heartbeat_ttl)
 
 
-class LifeStep(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Gives a worker its signs of life. In the worker's blueprint and not in the consumer's: that one is taken down when the
-    broker goes away, and the tasks go on.
+class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Gives a worker its signs of life. In the worker's blueprint and not in the consumer's: that
+    one is taken down when the broker goes away, and the tasks go on.
     """
 
-    def create(self, parent: Any) -> Signs | None:
+    def create(self, parent: Any) -> Heartbeat | None:
         """Before the pool forks, so that its children know that signs will be given."""
-        installation = installation_of(parent.app)
+        installation = app_state_of(parent.app)
         if installation is None:
             return None
-        installation.gives_signs = True
-        return Signs(installation, parent.hostname)
+        installation.sends_heartbeats = True
+        return Heartbeat(installation, parent.hostname)

@@ -1,11 +1,13 @@
 """``progress_timeout``: ends an attempt that reports nothing new for too long.
 
-A look now and then compares the newest report with the one before: nothing of this stands in the way of `Reporter.update`, which
-may be in a hot loop. What can be interrupted depends on the pool (fact 49; ``docs/signs-of-life.md``):
+A look now and then compares the newest report with the one before: nothing of this stands in the
+way of `Reporter.update`, which may be in a hot loop. What can be interrupted depends on the pool
+(fact 49; ``docs/signs-of-life.md``):
 
-* in the main thread of a process (prefork, solo): by a signal, which ends waits and Python code at once, and C code when it
-  returns;
-* in another thread (threads): by an asynchronous exception, which strikes Python code, and whatever waits when it returns;
+* in the main thread of a process (prefork, solo): by a signal, which ends waits and Python code at
+  once, and C code when it returns;
+* in another thread (threads): by an asynchronous exception, which strikes Python code, and whatever
+  waits when it returns;
 * in a greenlet (gevent): when it yields.
 """
 
@@ -26,23 +28,24 @@ from typing import Any, Protocol
 from celery.exceptions import SoftTimeLimitExceeded
 
 from headway.errors import HeadwayError
-from headway.worker.validation import Report
 from headway.worker.scheduler import Scheduler
+from headway.worker.validation import Update
 
 logger = logging.getLogger(__name__)
 
-#: The signal that ends what the main thread does: the one that Celery's own soft time limit comes by.
+#: The signal that ends what the main thread does: the one that Celery's own soft time limit comes
+#: by.
 SIGNAL = getattr(signal, "SIGUSR1", None)
 
 #: Seconds between two looks at a task, at most: so much later than it could a silent one ends.
-LONGEST_PAUSE = 1.0
+MAX_CHECK_INTERVAL = 1.0
 
 
 class ProgressTimeout(HeadwayError, SoftTimeLimitExceeded):  # type: ignore[misc]
     """The task reported nothing new for longer than its ``progress_timeout``.
 
-    Raised in the task's own code, wherever it is. A kind of Celery's ``SoftTimeLimitExceeded``, so that code which cleans up
-    after that one cleans up after this one, too.
+    Raised in the task's own code, wherever it is. A kind of Celery's ``SoftTimeLimitExceeded``, so
+    that code which cleans up after that one cleans up after this one, too.
     """
 
     def __str__(self) -> str:
@@ -53,31 +56,34 @@ class ProgressTimeout(HeadwayError, SoftTimeLimitExceeded):  # type: ignore[misc
 ProgressTimeout.__module__ = "headway"
 
 
-class Strike(Protocol):
+class Interrupter(Protocol):
     """A way to raise `ProgressTimeout` in the code that made it."""
 
     def __call__(self) -> None:
         """Do it, from another thread."""
 
     def call_off(self) -> None:
-        """Take back a strike that was made and hasn't hit yet, as far as that is possible. For the code that made it."""
+        """Take back a strike that was made and hasn't hit yet, as far as that is possible. For the
+        code that made it.
+        """
 
 
-class Watch:
+class ProgressWatchdog:
     """Looks whether one attempt reports anything new, and strikes where it doesn't for ``seconds``.
 
-    Made, started and stopped by the code that is to be struck. A look that comes late says nothing: the whole process was
-    stopped, or C code had the interpreter, and the task couldn't have reported either. So it gets another look's time.
+    Made, started and stopped by the code that is to be struck. A look that comes late says nothing:
+    the whole process was stopped, or C code had the interpreter, and the task couldn't have
+    reported either. So it gets another look's time.
     """
 
     def __init__(
         self,
         seconds: float,
-        newest: Callable[[], Report | None],
+        newest: Callable[[], Update | None],
         scheduler: Scheduler,
         *,
         clock: Callable[[], float] = time.monotonic,
-        way: Callable[[Watch], Strike] | None = None,
+        way: Callable[[ProgressWatchdog], Interrupter] | None = None,
     ) -> None:
         self.seconds = seconds
         #: Whether the code that is watched still runs. Whoever strikes looks here last.
@@ -85,13 +91,15 @@ class Watch:
         #: Held between that look and the strike, where they aren't one step.
         self.lock = threading.Lock()
         self._newest, self._scheduler = newest, scheduler
-        self._pause = min(LONGEST_PAUSE, max(seconds / 20, 0.01))
-        self._strike = (way or strike_here)(self)
-        self._seen: Report | None = None
+        self._pause = min(MAX_CHECK_INTERVAL, max(seconds / 20, 0.01))
+        self._strike = (way or interrupter_for_pool)(self)
+        self._seen: Update | None = None
         self._clock = clock
 
     def start(self) -> None:
-        """Begin. Not before whoever is to stop it has it in hand: one that nobody stops strikes the tasks that come next."""
+        """Begin. Not before whoever is to stop it has it in hand: one that nobody stops strikes the
+        tasks that come next.
+        """
         self._since = self._clock()
         self._again(self._since)
 
@@ -101,7 +109,9 @@ class Watch:
         return f"The task reported nothing new for {self.seconds:g} s (progress_timeout)"
 
     def stop(self) -> None:
-        """The code has ended: nothing may strike it any more. A strike that hits in here is no longer meant."""
+        """The code has ended: nothing may strike it any more. A strike that hits in here is no
+        longer meant.
+        """
         while self.running:
             try:
                 with self.lock:
@@ -131,27 +141,28 @@ class Watch:
         self._scheduler.call_at(self._due, self.look)
 
 
-def strike_here(watch: Watch) -> Strike:
+def interrupter_for_pool(watch: ProgressWatchdog) -> Interrupter:
     """The way to strike the code that calls this."""
     gevent = sys.modules.get("gevent.monkey")
     if gevent is not None and gevent.is_module_patched("threading"):
-        return _Greenlet(watch)
+        return GreenletInterrupter(watch)
     eventlet = sys.modules.get("eventlet.patcher")
     if eventlet is not None and eventlet.is_monkey_patched("thread"):
-        return _Nobody()  # a signal would strike whichever greenlet is on just then
+        return NoInterrupter()  # a signal would strike whichever greenlet is on just then
     if SIGNAL is not None and threading.current_thread() is threading.main_thread():
-        return _MainThread(watch)
-    return _Thread(watch)
+        return SignalInterrupter(watch)
+    return AsyncExcInterrupter(watch)
 
 
-#: Whose strike each signal is that we sent ourselves; any other one is Celery's, or the deployment's own.
-_sent: deque[Watch] = deque()
+#: Whose strike each signal is that we sent ourselves; any other one is Celery's, or the
+#: deployment's own.
+_sent: deque[ProgressWatchdog] = deque()
 os.register_at_fork(after_in_child=_sent.clear)
 #: What the signal did before it was ours as well.
 _others: list[Any] = []
 
 
-class _Nobody:
+class NoInterrupter:
     """Where nothing can be struck safely: the silence is logged, and that is all."""
 
     def __call__(self) -> None:
@@ -161,29 +172,32 @@ class _Nobody:
         """Nothing was done."""
 
 
-class _MainThread:
+class SignalInterrupter:
     """By a signal to the process's main thread: it ends a wait as well."""
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: ProgressWatchdog) -> None:
         self._watch = watch
         assert SIGNAL is not None
         handler = signal.getsignal(SIGNAL)
-        if handler is not _struck:
+        if handler is not _on_signal:
             _others[:] = [handler]
-            signal.signal(SIGNAL, _struck)
+            signal.signal(SIGNAL, _on_signal)
 
     def __call__(self) -> None:
         if self._watch in _sent:
-            return  # C code keeps the last one waiting: two signals would come as one, and the next of Celery's be taken for it
+            # C code keeps the last one waiting: two signals would come as one, and the next of
+            # Celery's be taken for it
+            return
         _sent.append(self._watch)
-        # To the thread and not to the process: a system call that waits in another thread would not end the task's.
+        # To the thread and not to the process: a system call that waits in another thread would not
+        # end the task's.
         signal.pthread_kill(threading.main_thread().ident or 0, SIGNAL or 0)
 
     def call_off(self) -> None:
         """The handler looks whether it is still meant."""
 
 
-def _struck(signum: int, frame: FrameType | None) -> None:
+def _on_signal(signum: int, frame: FrameType | None) -> None:
     if _sent:
         watch = _sent.popleft()
         if watch.running:
@@ -197,10 +211,10 @@ def _struck(signum: int, frame: FrameType | None) -> None:
         signal.raise_signal(signum)
 
 
-class _Thread:
+class AsyncExcInterrupter:
     """By an asynchronous exception: Python code only. A class and no instance is all that it takes."""
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: ProgressWatchdog) -> None:
         self._watch = watch
         self._thread = ctypes.c_ulong(threading.get_ident())
         self._made = False
@@ -209,7 +223,9 @@ class _Thread:
         with self._watch.lock:
             if self._watch.running:
                 self._made = True
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(self._thread, ctypes.py_object(ProgressTimeout))
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                    self._thread, ctypes.py_object(ProgressTimeout)
+                )
 
     def call_off(self) -> None:
         """The thread's next task may not be struck by what was meant for this one."""
@@ -217,10 +233,12 @@ class _Thread:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(self._thread, None)
 
 
-class _Greenlet:
-    """From gevent's own loop, when the greenlet has yielded: there the look and the throw are one step."""
+class GreenletInterrupter:
+    """From gevent's own loop, when the greenlet has yielded: there the look and the throw are one
+    step.
+    """
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: ProgressWatchdog) -> None:
         import gevent  # noqa: PLC0415  only where that is the pool
 
         self._watch = watch

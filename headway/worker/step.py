@@ -8,9 +8,10 @@
     with progress.step("index"):  # 3 of 4
         ...
 
-The arithmetic: a step moves what it is part of (the attempt's report, or another step) from where that stood to ``weight`` more.
-The total stays the one that was reported last. While none was, it is unknown and so is the percentage: a sum of weights that
-are still to come would be a guess, and a bar that goes back when the next step begins.
+The arithmetic: a step moves what it is part of (the attempt's report, or another step) from where
+that stood to ``weight`` more. The total stays the one that was reported last. While none was, it is
+unknown and so is the percentage: a sum of weights that are still to come would be a guess, and a
+bar that goes back when the next step begins.
 """
 
 from __future__ import annotations
@@ -22,20 +23,23 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from headway.errors import UsageError
-from headway.worker.validation import Report, checked, length_of
+from headway.worker.validation import Update, length_of, validate
 
 T = TypeVar("T")
 Say = Callable[[int | float, int | float, str | None, dict[str, str] | None], None]
 
 
 class Steps:
-    """The steps of one level, which may be several at a time in threads: the level stands at what is done plus their parts."""
+    """The steps of one level, which may be several at a time in threads: the level stands at what
+    is done plus their parts.
+    """
 
     __slots__ = ("_done", "_lock", "_newest", "_parts", "_say", "_total")
 
-    def __init__(self, say: Say, newest: Callable[[], Report | None]) -> None:
+    def __init__(self, say: Say, newest: Callable[[], Update | None]) -> None:
         self._say, self._newest = say, newest
-        # Reentrant: a generator that holds a step may be collected, and so ended, while its thread is in here.
+        # Reentrant: a generator that holds a step may be collected, and so ended, while its thread
+        # is in here.
         self._lock = threading.RLock()
         self._parts: dict[Step, float] = {}
         self._done: int | float = 0
@@ -48,12 +52,17 @@ class Steps:
                 self._done, self._total = (0, 0) if newest is None else newest[:2]
             self._parts[step] = 0
 
-    def move(self, step: Step, part: int | float, message: str | None, attributes: dict[str, str] | None) -> None:
+    def move(
+        self, step: Step, part: int | float, message: str | None, attributes: dict[str, str] | None
+    ) -> None:
         with self._lock:
             if step not in self._parts:
-                return  # a late thread's report: the step has ended, as an attempt has (contract, section 1)
+                # a late thread's report: the step has ended, as an attempt has (contract, section
+                # 1)
+                return
             self._parts[step] = part
-            # Within the lock: of two threads the slower one would say last what was true before the other, and it would stay.
+            # Within the lock: of two threads the slower one would say last what was true before the
+            # other, and it would stay.
             self._say(self._done + sum(self._parts.values()), self._total, message, attributes)
 
     def leave(self, step: Step) -> None:
@@ -62,10 +71,11 @@ class Steps:
 
 
 class Step:
-    """A context manager: inside of it, `update`, `track` and `step` speak of this part of the task alone.
+    """A context manager: inside of it, `update`, `track` and `step` speak of this part of the task
+    alone.
 
-    Made by ``ctx.progress.step``. A step that ends without an exception counts in full; one that raises leaves the bar where
-    it was.
+    Made by ``ctx.progress.step``. A step that ends without an exception counts in full; one that
+    raises leaves the bar where it was.
     """
 
     __slots__ = ("_name", "_newest", "_of", "_steps", "_token", "_weight")
@@ -74,9 +84,11 @@ class Step:
         if not isinstance(name, str):
             raise UsageError(f"progress.step: name must be a str, got {name!r}; pass str(name)")
         if type(weight) not in (int, float) or not 0 <= weight < float("inf"):
-            raise UsageError(f"progress.step: weight must be a finite number that is not negative, got {weight!r}")
+            raise UsageError(
+                f"progress.step: weight must be a finite number that is not negative, got {weight!r}"
+            )
         self._of, self._name, self._weight = of, name, weight
-        self._newest: Report | None = None
+        self._newest: Update | None = None
         self._steps: Steps | None = None
         self._token: Token[Step | None] | None = None
 
@@ -87,11 +99,13 @@ class Step:
         message: str | None = None,
         attributes: dict[str, str] | None = None,
     ) -> None:
-        """Say how far the step is, as ``ctx.progress.update`` says it of the task; the message stands behind the step's name.
+        """Say how far the step is, as ``ctx.progress.update`` says it of the task; the message
+        stands behind the step's name.
 
-        While its total is unknown (0) the step counts as not begun: the bar waits, and the message tells.
+        While its total is unknown (0) the step counts as not begun: the bar waits, and the message
+        tells.
         """
-        self._newest = report = checked(current, total, message, attributes)
+        self._newest = report = validate(current, total, message, attributes)
         done, whole = report[:2]
         self._tell(min(done / whole, 1.0) * self._weight if whole else 0, message, report[3])
 
@@ -103,11 +117,15 @@ class Step:
         attributes: dict[str, str] | None = None,
     ) -> Iterator[T]:
         """The items of ``iterable``, counted as ``ctx.progress.track`` counts them."""
-        whole = checked(0, length_of(iterable) if total is None else total, message, attributes)[1]
+        whole = validate(0, length_of(iterable) if total is None else total, message, attributes)[1]
         return self._tracked(iterable, whole, message, attributes)
 
     def _tracked(
-        self, iterable: Iterable[T], total: int | float, message: str | None, attributes: dict[str, str] | None
+        self,
+        iterable: Iterable[T],
+        total: int | float,
+        message: str | None,
+        attributes: dict[str, str] | None,
     ) -> Iterator[T]:
         self.update(0, total, message, attributes)
         for done, item in enumerate(iterable, 1):
@@ -120,7 +138,9 @@ class Step:
             self._steps = Steps(self.update, lambda: self._newest)
         return Step(self._steps, name, weight)
 
-    def _tell(self, part: int | float, message: str | None, attributes: dict[str, str] | None) -> None:
+    def _tell(
+        self, part: int | float, message: str | None, attributes: dict[str, str] | None
+    ) -> None:
         self._of.move(self, part, f"{self._name}: {message}" if message else self._name, attributes)
 
     def __enter__(self) -> Self:
@@ -131,13 +151,20 @@ class Step:
         try:
             self._tell(0, None, None)
             self._token = innermost.set(self)
-        except BaseException:  # a cancel, a limit: `__exit__` isn't called, and the process's next task must not find this step
+        except BaseException:
+            # a cancel, a limit: `__exit__` isn't called, and the process's next task must not find
+            # this step
             innermost.set(outside)
             self._of.leave(self)
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         assert self._token is not None
         innermost.reset(self._token)
         try:
@@ -148,5 +175,6 @@ class Step:
             self._of.leave(self)
 
 
-#: The step that the code is in: where a library's bar reports (`headway.tqdm`). None: in none, or not in a task.
+#: The step that the code is in: where a library's bar reports (`headway.tqdm`). None: in none, or
+#: not in a task.
 innermost: ContextVar[Step | None] = ContextVar("headway_step", default=None)

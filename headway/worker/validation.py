@@ -8,16 +8,19 @@ from typing import Any, NoReturn
 from headway.errors import UsageError
 
 #: current, total, message, attributes: as the task said them, checked.
-Report = tuple[int | float, int | float, str | None, dict[str, str] | None]
+Update = tuple[int | float, int | float, str | None, dict[str, str] | None]
 
 #: Bytes of UTF-8 that a message may have; the rest is cut off.
 MESSAGE_LIMIT = 2 * 1024
-#: Bytes of UTF-8 that all keys and values of the attributes may have together; the rest is left out.
+#: Bytes of UTF-8 that all keys and values of the attributes may have together; the rest is left
+#: out.
 ATTRIBUTES_LIMIT = 8 * 1024
 
 
-def checked(current: object, total: object, message: object, attributes: object) -> Report:
-    """The report, if it is a right one; else ``UsageError``, for the first of the four that is wrong (contract, section 1)."""
+def validate(current: object, total: object, message: object, attributes: object) -> Update:
+    """The report, if it is a right one; else ``UsageError``, for the first of the four that is
+    wrong (contract, section 1).
+    """
     return _number("current", current), _number("total", total), _text(message), _pairs(attributes)
 
 
@@ -33,8 +36,14 @@ def _number(name: str, value: object) -> int | float:
     if (type(value) is int or type(value) is float) and 0 <= value < math.inf:
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        _refuse(name, value, "an int or a float", f"pass int({name}) or float({name}) if it is another kind of number")
-    # Kinds of int and float (an IntEnum, numpy's float64) are right, but not every serializer knows them.
+        _refuse(
+            name,
+            value,
+            "an int or a float",
+            f"pass int({name}) or float({name}) if it is another kind of number",
+        )
+    # Kinds of int and float (an IntEnum, numpy's float64) are right, but not every serializer knows
+    # them.
     plain: int | float = int(value) if isinstance(value, int) else float(value)
     if not 0 <= plain < math.inf:  # NaN is in no range
         _refuse(
@@ -56,7 +65,12 @@ def _pairs(attributes: object) -> dict[str, str] | None:
     if attributes is None:
         return None
     if not isinstance(attributes, dict):
-        _refuse("attributes", attributes, "a dict of str to str, or None", 'pass for example {"errors": str(errors)}')
+        _refuse(
+            "attributes",
+            attributes,
+            "a dict of str to str, or None",
+            'pass for example {"errors": str(errors)}',
+        )
     for key, value in attributes.items():
         if not isinstance(key, str):
             _refuse("attributes", key, "a dict with keys of type str", "use str(key)")
@@ -68,12 +82,14 @@ def _pairs(attributes: object) -> dict[str, str] | None:
 def _refuse(name: str, value: object, wanted: str, instead: str) -> NoReturn:
     told = repr(value)
     told = told if len(told) <= 60 else told[:57] + "..."
-    raise UsageError(f"progress: {name} must be {wanted}, got {told} ({type(value).__name__}); {instead}")
+    raise UsageError(
+        f"progress: {name} must be {wanted}, got {told} ({type(value).__name__}); {instead}"
+    )
 
 
-def as_meta(report: Report, timestamp: float, rate: float | None, attempt: int) -> dict[str, Any]:
-    """What goes to ``update_state(meta=...)``. ``timestamp`` in seconds since the epoch; stored in milliseconds, as Tensorlake
-    has it.
+def to_meta(report: Update, timestamp: float, rate: float | None, attempt: int) -> dict[str, Any]:
+    """What goes to ``update_state(meta=...)``. ``timestamp`` in seconds since the epoch; stored in
+    milliseconds, as Tensorlake has it.
     """
     current, total, message, attributes = report
     return {
@@ -87,7 +103,7 @@ def as_meta(report: Report, timestamp: float, rate: float | None, attempt: int) 
     }
 
 
-def fitted(report: Report) -> tuple[Report, bool]:
+def truncate(report: Update) -> tuple[Update, bool]:
     """The report within the limits, and whether something had to be cut."""
     current, total, message, attributes = report
     short = message if message is None else _cut(message, MESSAGE_LIMIT)
@@ -103,7 +119,9 @@ def _cut(text: str, limit: int) -> str:
 
 
 def _cut_pairs(attributes: dict[str, str]) -> dict[str, str]:
-    """As many pairs as fit, in their order; the one that doesn't fit any more has its value cut, or is left out."""
+    """As many pairs as fit, in their order; the one that doesn't fit any more has its value cut, or
+    is left out.
+    """
     kept: dict[str, str] = {}
     left = ATTRIBUTES_LIMIT
     for key, value in attributes.items():

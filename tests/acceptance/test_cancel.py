@@ -35,7 +35,9 @@ def is_cancelled(on: Bench, task_id: str) -> None:
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_running_task_ends_itself(redis_url: str, pool: str) -> None:
-    """A report, an item and a look end it, whatever the pool; what it says while it tidies up is its last word."""
+    """A report, an item and a look end it, whatever the pool; what it says while it tidies up is
+    its last word.
+    """
     with bench(redis_url, pool=pool, jobs=JOBS) as on:
         for name in ("cancel.update", "cancel.track", "cancel.look"):
             task_id = on.send(name)
@@ -73,7 +75,9 @@ def test_celerys_monitors_agree(redis_url: str) -> None:
 
 
 def test_who_finishes_first_is_completed(redis_url: str) -> None:
-    """A task that never looks is cancelling until it is done, and then completed; then it is too late to ask."""
+    """A task that never looks is cancelling until it is done, and then completed; then it is too
+    late to ask.
+    """
     with bench(redis_url, jobs=JOBS) as on:
         task_id = on.send("cancel.deaf", "deaf")
         on.wire.heard("deaf")
@@ -87,7 +91,9 @@ def test_who_finishes_first_is_completed(redis_url: str) -> None:
 
 
 def test_asked_while_no_worker_listens(redis_url: str) -> None:
-    """A queued task is cancelling until a worker gets it, then cancelled; its code never ran (fact 48)."""
+    """A queued task is cancelling until a worker gets it, then cancelled; its code never ran (fact
+    48).
+    """
     told_jobs = {"JOBS_BROKER": redis_url, "JOBS_BACKEND": redis_url}
     app = make_app(told_jobs)
     task_id = str(app.send_task("cancel.deaf", ["never"]).id)
@@ -142,7 +148,9 @@ def test_by_force(redis_url: str, pool: str) -> None:
 
 
 def test_force_that_the_pool_has_not(redis_url: str) -> None:
-    """`threads` can't terminate: the task is cancelling, and what it does in the end is what is told."""
+    """`threads` can't terminate: the task is cancelling, and what it does in the end is what is
+    told.
+    """
     with bench(redis_url, pool="threads", jobs=JOBS) as on:
         task_id = on.send("cancel.deaf", "deaf")
         on.wire.heard("deaf")
@@ -153,7 +161,9 @@ def test_force_that_the_pool_has_not(redis_url: str) -> None:
 
 def test_beside_a_backend_of_its_own(redis_url: str, tmp_path: Path) -> None:
     """With results in SQL it is the same, running and queued."""
-    with bench(redis_url, f"db+sqlite:///{tmp_path}/results.sqlite", concurrency=1, jobs=JOBS) as on:
+    with bench(
+        redis_url, f"db+sqlite:///{tmp_path}/results.sqlite", concurrency=1, jobs=JOBS
+    ) as on:
         running, queued = on.send("cancel.update"), on.send("cancel.deaf", "never")
         on.wire.heard("running")
         headway.cancel(on.app, queued)

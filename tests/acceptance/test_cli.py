@@ -1,4 +1,6 @@
-"""The command line as it is installed: Celery's sub-command and the program, on real jobs, and the server that `web` becomes."""
+"""The command line as it is installed: Celery's sub-command and the program, on real jobs, and the
+server that `web` becomes.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,15 @@ def program() -> str:
 
 
 def run(argv: list[str], env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(argv, env=environment(env), cwd=ROOT, capture_output=True, text=True, check=False, timeout=180)
+    return subprocess.run(
+        argv,
+        env=environment(env),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=180,
+    )
 
 
 @pytest.fixture(params=["celery -A app headway", "headway --url"])
@@ -35,7 +45,9 @@ def way(request: pytest.FixtureRequest, service: Service) -> list[str]:
 
 
 def test_follow_real_jobs(service: Service, way: list[str]) -> None:
-    """Two real jobs are followed to their ends, one good and one bad, by lines and by JSON; the status says so."""
+    """Two real jobs are followed to their ends, one good and one bad, by lines and by JSON; the
+    status says so.
+    """
     (Path(service.data) / "file").write_text("some bytes")
     good = service.start("tasks.checksum", path=service.data)
     bad = service.start("tasks.checksum", path="/")
@@ -46,14 +58,22 @@ def test_follow_real_jobs(service: Service, way: list[str]) -> None:
     assert any(line.startswith(f"{bad}  tasks.checksum  failed") for line in lines)
     done = run([*way, "watch", "--json", good], service.env)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [json.loads(line)["type"] for line in done.stdout.splitlines()] == ["status", "completed"]
-    listed = [json.loads(line) for line in run([*way, "ls", "--json", "-q", bad], service.env).stdout.splitlines()]
+    assert [json.loads(line)["type"] for line in done.stdout.splitlines()] == [
+        "status",
+        "completed",
+    ]
+    listed = [
+        json.loads(line)
+        for line in run([*way, "ls", "--json", "-q", bad], service.env).stdout.splitlines()
+    ]
     assert [each["phase"] for each in listed] == ["failed"]
 
 
 def test_ctrl_c_leaves(service: Service) -> None:
     """SIGINT ends a watch with 130, without a traceback, and the job goes on."""
-    running = service.start("tasks.checksum", passes=1_000_000)  # until somebody ends it, however long the commands take to start
+    running = service.start(
+        "tasks.checksum", passes=1_000_000
+    )  # until somebody ends it, however long the commands take to start
     with Process([*CELERY, "watch", running], env=service.env, name="watch") as watch:
         watch.wait_log(running)
         watch.kill(signal.SIGINT)
@@ -61,7 +81,9 @@ def test_ctrl_c_leaves(service: Service) -> None:
         assert "Traceback" not in watch.log()
     assert run([*CELERY, "cancel", "--yes", running], service.env).returncode == 0
     with Client(service.url) as client:
-        assert [event.status for event in client.watch(running, timeout=60) if event.terminal] == ["cancelled"]
+        assert [event.status for event in client.watch(running, timeout=60) if event.terminal] == [
+            "cancelled"
+        ]
 
 
 def test_doctor_on_the_service(service: Service) -> None:
@@ -71,8 +93,8 @@ def test_doctor_on_the_service(service: Service) -> None:
 
 
 def test_web_serves_any_project(service: Service) -> None:
-    """`web` serves the dashboard and the API of the project on this machine, ends on SIGTERM and Ctrl-C without a fuss, and asks
-    for its token."""
+    """`web` serves the dashboard and the API of the project on this machine, ends on SIGTERM and
+    Ctrl-C without a fuss, and asks for its token."""
     execution_id = service.start("tasks.checksum", path=service.data)
     command = [*CELERY, "web", "--port", "0"]
     with Process(command, env=service.env, name="web") as web:
@@ -86,7 +108,9 @@ def test_web_serves_any_project(service: Service) -> None:
         assert "MonkeyPatchWarning" not in web.log()
     with Process(command, env=service.env | {"HEADWAY_TOKENS": "secret"}, name="web") as web:
         url = web.wait_log(r"Listening at: (http://127\.0\.0\.1:\d+)", within=60)[1]
-        assert requests.get(f"{url}/api/v1/executions/{execution_id}", timeout=60).status_code == 401
+        assert (
+            requests.get(f"{url}/api/v1/executions/{execution_id}", timeout=60).status_code == 401
+        )
         with Client(url, "secret") as client:
             assert client.get(execution_id).status == "completed"
         os.killpg(web.pid, signal.SIGINT)  # a terminal tells them all, and at once

@@ -23,7 +23,8 @@ from tests.support.wait import until
 
 ADDRESS = r"^    (http://\S+)/$"
 
-#: The demo, with other seconds that its worker has behind SIGTERM, and behind the SIGQUIT that cuts off.
+#: The demo, with other seconds that its worker has behind SIGTERM, and behind the SIGQUIT that cuts
+#: off.
 PATIENT = """
 import signal, sys
 from app import demo
@@ -39,7 +40,11 @@ class Demo(Process):
 
     def __init__(self, env: Mapping[str, str] | None = None) -> None:
         self.port = free_port()
-        super().__init__([sys.executable, "-m", "app.demo"], env={"PORT": str(self.port), **(env or {})}, name="demo")
+        super().__init__(
+            [sys.executable, "-m", "app.demo"],
+            env={"PORT": str(self.port), **(env or {})},
+            name="demo",
+        )
         self.family: list[psutil.Process] = []
 
     def ready(self) -> str:
@@ -64,7 +69,9 @@ class Demo(Process):
 
 
 def with_patience(demo: Demo, term: float, cut: float) -> None:
-    """Let the worker have so many seconds: the demo's own few may pass before a process gets its turn."""
+    """Let the worker have so many seconds: the demo's own few may pass before a process gets its
+    turn.
+    """
     demo.argv = [sys.executable, "-c", PATIENT.format(term=term, cut=cut)]
 
 
@@ -77,7 +84,9 @@ def demo() -> Iterator[Demo]:
 
 
 def start(url: str, task: str, **kwargs: object) -> str:
-    answer = requests.post(f"{url}/api/v1/executions", json={"task": task, "kwargs": kwargs}, timeout=60)
+    answer = requests.post(
+        f"{url}/api/v1/executions", json={"task": task, "kwargs": kwargs}, timeout=60
+    )
     assert answer.status_code == 202, answer.text
     return str(answer.json()["execution_id"])
 
@@ -93,7 +102,9 @@ def watch(url: str, execution_id: str) -> list[str]:
 
 
 def test_from_start_to_end(demo: Demo) -> None:
-    """It says where it is, a job started there is watched to its end, and Ctrl-C ends all of it in order, with exit code 0."""
+    """It says where it is, a job started there is watched to its end, and Ctrl-C ends all of it in
+    order, with exit code 0.
+    """
     demo.start()
     url = demo.ready()
     assert url == f"http://127.0.0.1:{demo.port}"
@@ -114,12 +125,19 @@ def test_from_start_to_end(demo: Demo) -> None:
 
 
 def test_it_ends_while_a_job_runs(demo: Demo) -> None:
-    """SIGTERM cuts a running job off after a moment; it isn't waited for to its end, and nothing is left."""
+    """SIGTERM cuts a running job off after a moment; it isn't waited for to its end, and nothing is
+    left.
+    """
     with_patience(demo, 4, 60)
     demo.start()
     url = demo.ready()
     running_job = start(url, "tasks.checksum", passes=ENDLESS)
-    until(lambda: requests.get(f"{url}/api/v1/executions/{running_job}", timeout=60).json()["status"] == "running")
+    until(
+        lambda: (
+            requests.get(f"{url}/api/v1/executions/{running_job}", timeout=60).json()["status"]
+            == "running"
+        )
+    )
     demo.kill(signal.SIGTERM)
     assert demo.wait(within=180) == 0
     assert "Traceback" not in demo.log()
@@ -133,13 +151,20 @@ def test_a_second_ctrl_c_ends_at_once(demo: Demo) -> None:
     demo.start()
     url = demo.ready()
     running_job = start(url, "tasks.checksum", passes=ENDLESS)
-    until(lambda: requests.get(f"{url}/api/v1/executions/{running_job}", timeout=60).json()["status"] == "running")
+    until(
+        lambda: (
+            requests.get(f"{url}/api/v1/executions/{running_job}", timeout=60).json()["status"]
+            == "running"
+        )
+    )
     demo.kill(signal.SIGINT)
     demo.wait_log("^Ending")
     demo.kill(signal.SIGINT)
     assert demo.wait() == 0
     assert "Traceback" not in demo.log()
-    assert "Cold shutdown" not in demo.log_of("worker").read_text(), "the worker was given time to end"
+    assert "Cold shutdown" not in demo.log_of("worker").read_text(), (
+        "the worker was given time to end"
+    )
     until(demo.gone, what="all that the demo started to end")
 
 
@@ -164,14 +189,24 @@ def test_nothing_survives_a_killed_demo(demo: Demo) -> None:
 
 @pytest.mark.parametrize("name", ["celery", "gunicorn", "valkey-server"])
 def test_a_part_that_dies_ends_all(demo: Demo, name: str) -> None:
-    """Where the worker, the web server or Valkey dies, the demo says so and ends with everything, exit code 1."""
+    """Where the worker, the web server or Valkey dies, the demo says so and ends with everything,
+    exit code 1.
+    """
     demo.start()
     demo.ready()
-    mine = [process for process in psutil.Process(demo.pid).children() if name in " ".join(process.cmdline())]
+    mine = [
+        process
+        for process in psutil.Process(demo.pid).children()
+        if name in " ".join(process.cmdline())
+    ]
     part = next(process for process in mine if process.name() != "sh")
     part.kill()
     assert demo.wait() == 1
-    assert re.search(r"^headway: The (worker|web|embedded Valkey) (process|server) has ended", demo.log(), re.MULTILINE)
+    assert re.search(
+        r"^headway: The (worker|web|embedded Valkey) (process|server) has ended",
+        demo.log(),
+        re.MULTILINE,
+    )
     assert "Traceback" not in demo.log().split("headway: ")[0]
     until(demo.gone, what="all that the demo started to end")
 
@@ -197,24 +232,37 @@ def test_a_port_that_is_none(port: str) -> None:
         assert demo.log() == f"headway: PORT must be a number from 1 to 65535, not {port!r}\n"
 
 
-@pytest.mark.parametrize(("variable", "what"), [("CELERY_BROKER_URL", "broker"), ("CELERY_RESULT_BACKEND", "result backend")])
+@pytest.mark.parametrize(
+    ("variable", "what"),
+    [("CELERY_BROKER_URL", "broker"), ("CELERY_RESULT_BACKEND", "result backend")],
+)
 @pytest.mark.parametrize("way", ["closed", "silent"])
 def test_a_server_that_gives_no_answer(redis_url: str, variable: str, what: str, way: str) -> None:
-    """A broker or backend that isn't there, or hangs, is named by a sentence, without its password; nothing is started."""
+    """A broker or backend that isn't there, or hangs, is named by a sentence, without its password;
+    nothing is started.
+    """
     with socket.create_server(("127.0.0.1", free_port())) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}/0"
         if way == "closed":
             silent.close()
-        urls = {"CELERY_BROKER_URL": redis_url, "CELERY_RESULT_BACKEND": redis_url, variable: f"redis://:secret@{address}"}
+        urls = {
+            "CELERY_BROKER_URL": redis_url,
+            "CELERY_RESULT_BACKEND": redis_url,
+            variable: f"redis://:secret@{address}",
+        }
         with Demo(urls) as demo:
             assert demo.wait(within=60) == 1
             said = demo.log()
-    assert said.startswith(f"headway: The {what} gives no answer at redis://:**@{address}. Start it, or set {variable} ")
+    assert said.startswith(
+        f"headway: The {what} gives no answer at redis://:**@{address}. Start it, or set {variable} "
+    )
     assert said.count("\n") == 1
 
 
 def test_the_broker_that_is_set_is_used(redis_url: str) -> None:
-    """With CELERY_BROKER_URL set, no server is embedded; Redis serves as the result backend too, and that is said."""
+    """With CELERY_BROKER_URL set, no server is embedded; Redis serves as the result backend too,
+    and that is said.
+    """
     with Demo({"CELERY_BROKER_URL": redis_url}) as demo:
         url = demo.ready()
         assert "CELERY_RESULT_BACKEND is not set, so it is the same server" in demo.log()
@@ -229,7 +277,9 @@ def test_the_broker_that_is_set_is_used(redis_url: str) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
 def test_beyond_this_machine_only_with_tokens(host: str) -> None:
-    """On another address than loopback it refuses to start without HEADWAY_TOKENS, and says what to set."""
+    """On another address than loopback it refuses to start without HEADWAY_TOKENS, and says what to
+    set.
+    """
     with Demo({"HOST": host}) as demo:
         assert demo.wait() == 1
         assert demo.log().startswith("headway: Headway would listen on")
@@ -244,7 +294,12 @@ def test_beyond_this_machine_with_tokens() -> None:
         order = {"task": "tasks.unknown_length", "kwargs": {"limit": 1}}
         assert requests.post(f"{url}/api/v1/executions", json=order, timeout=60).status_code == 401
         allowed = {"Authorization": "Bearer open-sesame"}
-        assert requests.post(f"{url}/api/v1/executions", json=order, headers=allowed, timeout=60).status_code == 202
+        assert (
+            requests.post(
+                f"{url}/api/v1/executions", json=order, headers=allowed, timeout=60
+            ).status_code
+            == 202
+        )
         demo.kill(signal.SIGTERM)
         assert demo.wait() == 0
 

@@ -15,7 +15,7 @@ import threading
 
 from headway.server.counters import Counts
 from headway.server.streams.changes import Change
-from headway.server.streams.fanout import BURST, Teller
+from headway.server.streams.fanout import BURST, Fanout
 
 
 class Eye:
@@ -41,7 +41,7 @@ def ask():
 
 for work in (answer, ask):
     threading.Thread(target=work, daemon=True).start()
-with Teller(Counts()) as teller:
+with Fanout(Counts()) as teller:
     teller.tell([Eye()], Change("x", None, ()))
     assert not answered, "nobody had a turn yet"
     teller.tell([Eye() for _ in range(100 * BURST)], Change("x", None, ()))
@@ -50,7 +50,9 @@ print("answered", len(answered), flush=True)
 
 
 def test_who_waits_for_the_network_gets_a_turn() -> None:
-    """While thousands are told, a server and its client go on talking: each gets a turn for each burst, or nearly."""
+    """While thousands are told, a server and its client go on talking: each gets a turn for each
+    burst, or nearly.
+    """
     with Process([sys.executable, "-c", PROGRAM], name="teller") as process:
         answered = int(process.wait_log(r"^answered (\d+)$")[1])
         assert process.wait() == 0

@@ -1,4 +1,6 @@
-"""Headway under pytest-celery: its ``celery_setup``, its nodes and clusters, over local processes and over its containers."""
+"""Headway under pytest-celery: its ``celery_setup``, its nodes and clusters, over local processes
+and over its containers.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def celery_setup_cls() -> type[CeleryTestSetup]:
 
 @pytest.fixture(scope="module", params=["processes", "containers"])
 def kind(request: pytest.FixtureRequest) -> str:
-    """What the nodes stand on. Containers are a second proof, not the only one: without an engine they are skipped, in CI too."""
+    """What the nodes stand on. Containers are a second proof, not the only one: without an engine
+    they are skipped, in CI too.
+    """
     if request.param == "containers" and not pytest_celery_nodes.engine_runs():
         pytest.skip("no container engine runs here: proved over local processes only")
     return str(request.param)
@@ -69,14 +73,18 @@ def celery_backend(kind: str, request: pytest.FixtureRequest) -> Iterator[Celery
 
 @pytest.fixture
 def celery_worker(
-    celery_broker_cluster: CeleryBrokerCluster, celery_backend_cluster: CeleryBackendCluster, celery_setup_app: Celery
+    celery_broker_cluster: CeleryBrokerCluster,
+    celery_backend_cluster: CeleryBackendCluster,
+    celery_setup_app: Celery,
 ) -> Iterator[CeleryTestWorker]:
     """A worker of this environment, where Headway is installed, on whichever servers."""
     env = {
         "NODES_BROKER": celery_broker_cluster.config()["host_urls"][0],
         "NODES_BACKEND": celery_backend_cluster.config()["host_urls"][0],
     }
-    node = pytest_celery_nodes.worker(Worker("tests.acceptance.apps.nodes", env=env), celery_setup_app)
+    node = pytest_celery_nodes.worker(
+        Worker("tests.acceptance.apps.nodes", env=env), celery_setup_app
+    )
     yield node
     node.teardown()
 
@@ -88,7 +96,9 @@ def test_the_setup_is_ready(celery_setup: CeleryTestSetup) -> None:
 
 
 def test_a_task_reports(celery_setup: CeleryTestSetup) -> None:
-    """A task that is sent through the set-up's application reports progress, and its result arrives."""
+    """A task that is sent through the set-up's application reports progress, and its result
+    arrives.
+    """
     result = celery_setup.app.send_task("nodes.count", [30])
     assert result.get(timeout=30) == 30
     celery_setup.worker.assert_log_exists("nodes.count")

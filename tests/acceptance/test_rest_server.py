@@ -1,4 +1,6 @@
-"""REST on real servers: a worker's run polled to its end, and what is answered while something is away."""
+"""REST on real servers: a worker's run polled to its end, and what is answered while something is
+away.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ from tests.support.wait import until
 APP = "tests.acceptance.apps.rest_service:create_app()"
 Kind = Literal["gevent", "gthread", "dev"]
 
-#: Seconds after which an answer is no answer any more: what is away must be said, and not waited for.
+#: Seconds after which an answer is no answer any more: what is away must be said, and not waited
+#: for.
 BOUND = 60
 
 
@@ -42,7 +45,10 @@ class Api:
         """POST /executions for the puppet."""
         headers = {} if key is None else {"Idempotency-Key": key}
         return requests.post(
-            f"{self.server.url}/api/v1/executions", json={"task": "puppet.play"} | body, headers=headers, timeout=BOUND
+            f"{self.server.url}/api/v1/executions",
+            json={"task": "puppet.play"} | body,
+            headers=headers,
+            timeout=BOUND,
         )
 
     def status(self, execution_id: str) -> str:
@@ -79,7 +85,9 @@ def assert_away(response: requests.Response) -> None:
 
 @pytest.mark.parametrize("kind", ["gevent", "gthread", "dev"])
 def test_a_run_polled_to_its_end(kind: Kind, redis_url: str) -> None:
-    """Started, pending, running at 1 of 40, held until 2 of 40, failed at 5 %: on each server, as the contract says it."""
+    """Started, pending, running at 1 of 40, held until 2 of 40, failed at 5 %: on each server, as
+    the contract says it.
+    """
     with web(kind, redis_url, redis_url) as server:
         api = Api(server)
         started = api.start()
@@ -100,7 +108,11 @@ def test_a_run_polled_to_its_end(kind: Kind, redis_url: str) -> None:
             assert api.get(f"{path}/progress", **{"If-None-Match": tag}).status_code == 304
 
             held: list[requests.Response] = []
-            poll = threading.Thread(target=lambda: held.append(api.get(f"{path}/progress?wait=30", **{"If-None-Match": tag})))
+            poll = threading.Thread(
+                target=lambda: held.append(
+                    api.get(f"{path}/progress?wait=30", **{"If-None-Match": tag})
+                )
+            )
             poll.start()
             tell(redis_url, execution_id, "step")
             poll.join(BOUND)
@@ -123,7 +135,10 @@ def test_a_repeated_start_runs_once(redis_url: str) -> None:
     with web("gevent", redis_url, redis_url) as one, web("gthread", redis_url, redis_url) as two:
         answers: list[requests.Response] = []
         key = uuid.uuid4().hex
-        calls = [threading.Thread(target=lambda api=api: answers.append(api.start(key=key))) for api in [Api(one), Api(two)] * 5]
+        calls = [
+            threading.Thread(target=lambda api=api: answers.append(api.start(key=key)))
+            for api in [Api(one), Api(two)] * 5
+        ]
         for call in calls:
             call.start()
         for call in calls:
@@ -139,7 +154,9 @@ class TestBackendAway:
     """The result backend stops, hangs and comes back, and the server says so each time."""
 
     @pytest.fixture(params=["gevent", "gthread"])
-    def api(self, request: pytest.FixtureRequest, redis_url: str, own_valkey: ValkeyServer) -> Iterator[Api]:
+    def api(
+        self, request: pytest.FixtureRequest, redis_url: str, own_valkey: ValkeyServer
+    ) -> Iterator[Api]:
         with web(request.param, redis_url, own_valkey.url) as server:
             yield Api(server)
 
@@ -149,13 +166,17 @@ class TestBackendAway:
             lambda: api.get(f"/executions/{execution_id}/progress"),
             lambda: api.get(f"/executions/{execution_id}/progress?wait=1"),
             lambda: api.get("/executions/never-heard-of"),
-            lambda: requests.get(f"{api.server.url}/applications/a/requests/{execution_id}/progress", timeout=BOUND),
+            lambda: requests.get(
+                f"{api.server.url}/applications/a/requests/{execution_id}/progress", timeout=BOUND
+            ),
             api.start,
         ]
 
     @pytest.mark.parametrize("way", ["stopped", "frozen"])
     def test_it_is_said(self, api: Api, own_valkey: ValkeyServer, way: str) -> None:
-        """503 within the bound, whether the server is gone or hangs; ready no more, but healthy; and well again afterwards."""
+        """503 within the bound, whether the server is gone or hangs; ready no more, but healthy;
+        and well again afterwards.
+        """
         execution_id = api.start().json()["execution_id"]
         assert requests.get(f"{api.server.url}/readyz", timeout=BOUND).status_code == 200
         if way == "stopped":
@@ -170,7 +191,10 @@ class TestBackendAway:
             own_valkey.start()
         else:
             own_valkey.kill(signal.SIGCONT)
-        until(lambda: api.get(f"/executions/{execution_id}").status_code == 200, what="the server to be well again")
+        until(
+            lambda: api.get(f"/executions/{execution_id}").status_code == 200,
+            what="the server to be well again",
+        )
         until(
             lambda: requests.get(f"{api.server.url}/readyz", timeout=BOUND).status_code == 200,
             what="the server to be ready again",
@@ -179,8 +203,12 @@ class TestBackendAway:
 
 
 @pytest.mark.parametrize("way", ["stopped", "frozen"])
-def test_the_broker_is_away(way: str, valkey: ValkeyServer | ExternalValkey, own_valkey: ValkeyServer, redis_url: str) -> None:
-    """Starting is a 503 within the bound, reading goes on, and the same key starts it when the broker is back, once."""
+def test_the_broker_is_away(
+    way: str, valkey: ValkeyServer | ExternalValkey, own_valkey: ValkeyServer, redis_url: str
+) -> None:
+    """Starting is a 503 within the bound, reading goes on, and the same key starts it when the
+    broker is back, once.
+    """
     with web("gevent", own_valkey.url, redis_url, HEADWAY_BROKER_TIMEOUT="2") as server:
         api = Api(server)
         before = api.start().json()["execution_id"]
@@ -195,7 +223,10 @@ def test_the_broker_is_away(way: str, valkey: ValkeyServer | ExternalValkey, own
             own_valkey.start()
         else:
             own_valkey.kill(signal.SIGCONT)
-        after = until(lambda: answer if (answer := api.start(key="k")).status_code == 202 else None, what="the broker to be back")
+        after = until(
+            lambda: answer if (answer := api.start(key="k")).status_code == 202 else None,
+            what="the broker to be back",
+        )
         assert api.start(key="k").json() == after.json()
         assert api.status(after.json()["execution_id"]) == "pending"
 
@@ -203,17 +234,24 @@ def test_the_broker_is_away(way: str, valkey: ValkeyServer | ExternalValkey, own
 @pytest.mark.parametrize("scheme", ["redis", "amqp"])
 @pytest.mark.parametrize("way", ["silent", "closed"])
 def test_a_broker_that_never_was_there(scheme: str, way: str) -> None:
-    """Whatever the transport: a closed port, or one that takes connections and says nothing, is a 503 in time."""
+    """Whatever the transport: a closed port, or one that takes connections and says nothing, is a
+    503 in time.
+    """
     answers: list[Any] = []
     with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))  # its own though it doesn't listen: nobody else comes to serve there
+        silent.bind(
+            ("127.0.0.1", 0)
+        )  # its own though it doesn't listen: nobody else comes to serve there
         port = silent.getsockname()[1]
         if way == "silent":
             silent.listen()
         celery = Celery("away", broker=f"{scheme}://127.0.0.1:{port}//", set_as_current=False)
         with mounted(celery=celery, startable=["some.task"], broker_timeout=0.2) as made:
             call = threading.Thread(
-                target=lambda: answers.append(made.client.post("/api/v1/executions", json={"task": "some.task"})), daemon=True
+                target=lambda: answers.append(
+                    made.client.post("/api/v1/executions", json={"task": "some.task"})
+                ),
+                daemon=True,
             )
             call.start()
             call.join(BOUND)
@@ -227,8 +265,13 @@ def test_a_broker_of_another_kind(rabbitmq: RabbitMQ) -> None:
     celery = Celery("rabbit", broker=rabbitmq.url, set_as_current=False)
     celery.conf.task_default_queue = f"rest-{uuid.uuid4().hex}"
     with mounted(celery=celery, startable=["some.task"], broker_timeout=60) as made:
-        execution_id = made.client.post("/api/v1/executions", json={"task": "some.task", "args": [1]}).get_json()["execution_id"]
-        with celery.connection_for_read() as connection, connection.SimpleQueue(celery.conf.task_default_queue) as queue:
+        execution_id = made.client.post(
+            "/api/v1/executions", json={"task": "some.task", "args": [1]}
+        ).get_json()["execution_id"]
+        with (
+            celery.connection_for_read() as connection,
+            connection.SimpleQueue(celery.conf.task_default_queue) as queue,
+        ):
             message = queue.get(timeout=60)
             assert message.headers["id"] == execution_id
             message.ack()

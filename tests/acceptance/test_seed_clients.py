@@ -1,4 +1,6 @@
-"""The clients of the Progress Query API document, their text taken from the page, unchanged but for address and execution id."""
+"""The clients of the Progress Query API document, their text taken from the page, unchanged but for
+address and execution id.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,8 @@ import requests
 from websocket import create_connection
 """
 
-#: What stands before the snippet with the bar, which shows nothing of its own while it runs: every message is named as it comes.
+#: What stands before the snippet with the bar, which shows nothing of its own while it runs: every
+#: message is named as it comes.
 TOLD = """
 import websocket
 class Told(websocket.WebSocket):
@@ -64,7 +67,10 @@ class Play:
     def running(self) -> Play:
         """Take the first step and wait until it is seen from outside."""
         self.say("step")
-        until(lambda: (self.seen().get("progress") or {}).get("current_step") == 1, what="the first step to be seen")
+        until(
+            lambda: (self.seen().get("progress") or {}).get("current_step") == 1,
+            what="the first step to be seen",
+        )
         return self
 
     def seen(self) -> dict[str, Any]:
@@ -89,7 +95,9 @@ def puppets(service: Service) -> Iterator[Callable[[], Play]]:
 
 @pytest.fixture
 def run(service: Service, tmp_path: Path) -> Iterator[Callable[..., Process]]:
-    """Runs a snippet in a process of its own, with the service's address in place of the document's."""
+    """Runs a snippet in a process of its own, with the service's address in place of the
+    document's.
+    """
 
     def start(code: str, **names: str) -> Process:
         file = tmp_path / f"{uuid.uuid4().hex}.py"
@@ -101,22 +109,35 @@ def run(service: Service, tmp_path: Path) -> Iterator[Callable[..., Process]]:
 
 
 def _snippet(file: Path, names: dict[str, str]) -> AbstractContextManager[Process]:
-    return Process([sys.executable, "-m", "tests.support.snippet", str(file), json.dumps(names)], name="snippet")
+    return Process(
+        [sys.executable, "-m", "tests.support.snippet", str(file), json.dumps(names)],
+        name="snippet",
+    )
 
 
 def addressed(code: str, service: Service) -> str:
-    """The document's address replaced: ``localhost:8000`` where it has one, a path alone where it has none."""
-    return code.replace("localhost:8000", urlsplit(service.url).netloc).replace('f"/api/v1', f'f"{service.url}/api/v1')
+    """The document's address replaced: ``localhost:8000`` where it has one, a path alone where it
+    has none.
+    """
+    return code.replace("localhost:8000", urlsplit(service.url).netloc).replace(
+        'f"/api/v1', f'f"{service.url}/api/v1'
+    )
 
 
 def snippet(heading: str, language: str) -> str:
     """The block below a heading of the page."""
-    (found,) = [block.code for block in blocks(PAGE) if (block.heading, block.language) == (heading, language)]
+    (found,) = [
+        block.code
+        for block in blocks(PAGE)
+        if (block.heading, block.language) == (heading, language)
+    ]
     return found
 
 
 def step_until(play: Play, done: Callable[[], object], client: Process | None = None) -> None:
-    """One step after the other until the client has shown something: it may connect at any time in between."""
+    """One step after the other until the client has shown something: it may connect at any time in
+    between.
+    """
 
     def step() -> object:
         assert client is None or client.alive, client.log()
@@ -136,8 +157,12 @@ def test_rest_polling(puppets: Callable[[], Play], run: Callable[..., Process]) 
     assert client.wait() == 0
 
 
-@pytest.mark.parametrize(("word", "end"), [("end", "completed"), ("fail", "failed"), ("cancel", "cancelled")])
-def test_websocket_client(puppets: Callable[[], Play], run: Callable[..., Process], word: str, end: str) -> None:
+@pytest.mark.parametrize(
+    ("word", "end"), [("end", "completed"), ("fail", "failed"), ("cancel", "cancelled")]
+)
+def test_websocket_client(
+    puppets: Callable[[], Play], run: Callable[..., Process], word: str, end: str
+) -> None:
     """websocket-client is told of progress as it comes, then of the end, whichever it is."""
     play = puppets().running()
     client = run(snippet("Python - WebSocket", "python"), execution_id=play.id)
@@ -150,7 +175,11 @@ def test_websocket_client(puppets: Callable[[], Play], run: Callable[..., Proces
 def test_rich_progress_bar(puppets: Callable[[], Play], run: Callable[..., Process]) -> None:
     """The rich bar moves with the execution and ends with it."""
     play = puppets().running()
-    code = TOLD + snippet("Progress Bar", "python") + "print('completed:', progress.tasks[0].completed)\n"
+    code = (
+        TOLD
+        + snippet("Progress Bar", "python")
+        + "print('completed:', progress.tasks[0].completed)\n"
+    )
     client = run(code, exec_id=play.id)
     client.wait_log("got status")
     play.say("step")
@@ -182,7 +211,9 @@ def test_three_executions_at_once(puppets: Callable[[], Play], run: Callable[...
         assert set(mine[1:-1]) == {f"[{play.id}] progress"}
 
 
-def test_error_handling(service: Service, puppets: Callable[[], Play], run: Callable[..., Process]) -> None:
+def test_error_handling(
+    service: Service, puppets: Callable[[], Play], run: Callable[..., Process]
+) -> None:
     """The careful function tells progress, none yet, an unknown execution and a dead network apart."""
     play = puppets()
     code = snippet("Error Handling", "python")
@@ -198,8 +229,13 @@ def test_error_handling(service: Service, puppets: Callable[[], Play], run: Call
     except ValueError as exc:
         print("error:", exc)
     """
-    assert _output(run(code + _lines(asked), exec_id=play.id)) == ["progress: 2.5", "error: Execution not found"]
-    elsewhere = code.replace('f"/api', 'f"http://127.0.0.1:9/api')  # nobody listens on the discard port
+    assert _output(run(code + _lines(asked), exec_id=play.id)) == [
+        "progress: 2.5",
+        "error: Execution not found",
+    ]
+    elsewhere = code.replace(
+        'f"/api', 'f"http://127.0.0.1:9/api'
+    )  # nobody listens on the discard port
     told = _output(run(elsewhere + "print(get_progress_safe('x'))\n"))
     assert told[0].startswith("Network error: ")
     assert told[-1] == "None"
@@ -210,18 +246,26 @@ def test_curl(service: Service, puppets: Callable[[], Play]) -> None:
     """The two curl commands print progress and status as JSON."""
     play = puppets().running()
     commands = addressed(snippet("cURL - REST", "bash"), service).replace(SAMPLE_ID, play.id)
-    printed = subprocess.run(["bash", "-ec", commands], capture_output=True, text=True, check=True, timeout=60).stdout
+    printed = subprocess.run(
+        ["bash", "-ec", commands], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
     decoder = json.JSONDecoder()
     progress, end = decoder.raw_decode(printed)
     execution, _ = decoder.raw_decode(printed[end:].lstrip())
-    assert (progress["current_step"], progress["total_steps"], progress["current_step_name"]) == (1, puppet.TOTAL, "step 1")
+    assert (progress["current_step"], progress["total_steps"], progress["current_step_name"]) == (
+        1,
+        puppet.TOTAL,
+        "step 1",
+    )
     assert (execution["execution_id"], execution["status"]) == (play.id, "running")
     assert execution["progress"] == progress
     play.say("end")
 
 
 def test_answers_have_the_documents_fields(service: Service, puppets: Callable[[], Play]) -> None:
-    """Both GETs answer with every field of the document's examples, of the same JSON type; 204 has no body."""
+    """Both GETs answer with every field of the document's examples, of the same JSON type; 204 has
+    no body.
+    """
     play = puppets()
     nothing = requests.get(f"{service.url}/api/v1/executions/{play.id}/progress", timeout=60)
     assert (nothing.status_code, nothing.content) == (204, b"")
@@ -237,8 +281,12 @@ def test_answers_have_the_documents_fields(service: Service, puppets: Callable[[
 
 
 @pytest.mark.parametrize(("word", "shown"), [("end", "success"), ("fail", "error")])
-def test_javascript(service: Service, puppets: Callable[[], Play], browser: Browser, word: str, shown: str) -> None:
-    """The JavaScript client in a browser moves its bar, then shows the outputs of a success or the error of a failure."""
+def test_javascript(
+    service: Service, puppets: Callable[[], Play], browser: Browser, word: str, shown: str
+) -> None:
+    """The JavaScript client in a browser moves its bar, then shows the outputs of a success or the
+    error of a failure.
+    """
     play = puppets().running()
     code = addressed(snippet("JavaScript - WebSocket", "javascript"), service)
     around = f"""(executionId) => {{
@@ -253,7 +301,9 @@ def test_javascript(service: Service, puppets: Callable[[], Play], browser: Brow
     page.evaluate(around, play.id)
     step_until(play, lambda: page.evaluate("window.seen.bar.length"))
     play.say(word)
-    end = until(lambda: page.evaluate(f"window.seen.{shown}"), what=f"the page to be told of {shown}")
+    end = until(
+        lambda: page.evaluate(f"window.seen.{shown}"), what=f"the page to be told of {shown}"
+    )
     bar = page.evaluate("window.seen.bar")
     page.close()
     assert bar == sorted(bar)
@@ -265,8 +315,16 @@ def test_javascript(service: Service, puppets: Callable[[], Play], browser: Brow
 
 def test_every_snippet_is_run() -> None:
     """No code of the document is left out: a new block needs a test of its own."""
-    code = {(block.heading, block.language) for block in blocks(PAGE) if block.language in {"python", "javascript", "bash"}}
-    notation = {("Get Execution Status (with Progress)", "bash"), ("Get Progress Only", "bash"), ("Connect", "bash")}
+    code = {
+        (block.heading, block.language)
+        for block in blocks(PAGE)
+        if block.language in {"python", "javascript", "bash"}
+    }
+    notation = {
+        ("Get Execution Status (with Progress)", "bash"),
+        ("Get Progress Only", "bash"),
+        ("Connect", "bash"),
+    }
     run = {
         ("Python - REST Polling", "python"),
         ("Python - WebSocket", "python"),

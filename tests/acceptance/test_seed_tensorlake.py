@@ -1,4 +1,6 @@
-"""The functions and the poll of the Tensorlake document, their text taken from the page, unchanged but for import and address."""
+"""The functions and the poll of the Tensorlake document, their text taken from the page, unchanged
+but for import and address.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +34,24 @@ def app(service: Service) -> Iterator[Celery]:
 
 #: Task, arguments, what it returns, and its last progress.
 CASES: list[tuple[str, list[Any], Any, dict[str, Any]]] = [
-    ("my_function", ["x"], "done", {"current": 1, "total": 10, "message": "Starting processing...", "attributes": None}),
-    ("process_items", [["a", "b", "c"]], {"processed": 3}, {"current": 3, "total": 3, "message": None, "attributes": None}),
-    ("multi_step_workflow", [], "complete", {"current": 3, "total": 3, "message": "Storing results...", "attributes": None}),
+    (
+        "my_function",
+        ["x"],
+        "done",
+        {"current": 1, "total": 10, "message": "Starting processing...", "attributes": None},
+    ),
+    (
+        "process_items",
+        [["a", "b", "c"]],
+        {"processed": 3},
+        {"current": 3, "total": 3, "message": None, "attributes": None},
+    ),
+    (
+        "multi_step_workflow",
+        [],
+        "complete",
+        {"current": 3, "total": 3, "message": "Storing results...", "attributes": None},
+    ),
     (
         "batch_processor",
         [["a", "bad", "c", "d"]],
@@ -46,7 +63,12 @@ CASES: list[tuple[str, list[Any], Any, dict[str, Any]]] = [
             "attributes": {"error_count": "1", "success_rate": "75.0%"},
         },
     ),
-    ("long_operation", [], "done", {"current": 100, "total": 100, "message": "Finished!", "attributes": None}),
+    (
+        "long_operation",
+        [],
+        "done",
+        {"current": 100, "total": 100, "message": "Finished!", "attributes": None},
+    ),
 ]
 
 
@@ -56,14 +78,28 @@ def poll(service: Service, application: str, request_id: str) -> dict[str, Any]:
     command = block.code.replace("https://api.tensorlake.ai", service.url)
     command = command.replace("{application}", application).replace("{request_id}", request_id)
     command = command.replace("curl ", "curl --silent --show-error --fail ")
-    printed = subprocess.run(["bash", "-ec", command], capture_output=True, text=True, check=True, timeout=60).stdout
+    printed = subprocess.run(
+        ["bash", "-ec", command], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
     answer: dict[str, Any] = json.loads(printed)
     return answer
 
 
-@pytest.mark.parametrize(("task", "args", "returned", "last"), CASES, ids=[case[0] for case in CASES])
-def test_function(service: Service, app: Celery, *, task: str, args: list[Any], returned: Any, last: dict[str, Any]) -> None:
-    """Each function of the document runs as a Celery task, and its last update is what the document's poll shows afterwards."""
+@pytest.mark.parametrize(
+    ("task", "args", "returned", "last"), CASES, ids=[case[0] for case in CASES]
+)
+def test_function(
+    service: Service,
+    app: Celery,
+    *,
+    task: str,
+    args: list[Any],
+    returned: Any,
+    last: dict[str, Any],
+) -> None:
+    """Each function of the document runs as a Celery task, and its last update is what the
+    document's poll shows afterwards.
+    """
     result = app.send_task(task, args)
     assert result.get(timeout=60) == returned
     answer = poll(service, "anything", result.id)
@@ -79,18 +115,32 @@ def test_every_function_is_run() -> None:
 
 
 def test_the_answer_has_the_documents_fields(service: Service, app: Celery) -> None:
-    """The poll answers with the fields of the document's example and no others, each of the same JSON type."""
-    example = next(json.loads(block.code) for block in blocks(tensorlake.PAGE) if block.language == "json")
+    """The poll answers with the fields of the document's example and no others, each of the same
+    JSON type.
+    """
+    example = next(
+        json.loads(block.code) for block in blocks(tensorlake.PAGE) if block.language == "json"
+    )
     result = app.send_task("batch_processor", [["a"]])
     result.get(timeout=60)
     answer = poll(service, "anything", result.id)
-    assert {key: type(value) for key, value in answer.items()} == {key: type(value) for key, value in example.items()}
-    assert abs(answer["timestamp"] - example["timestamp"]) < 1e12  # milliseconds since the epoch, in this age
+    assert {key: type(value) for key, value in answer.items()} == {
+        key: type(value) for key, value in example.items()
+    }
+    assert (
+        abs(answer["timestamp"] - example["timestamp"]) < 1e12
+    )  # milliseconds since the epoch, in this age
 
 
 def test_update_has_the_documents_parameters() -> None:
-    """`progress.update` takes the document's parameters in its order, by position or by name, with its defaults."""
-    (text,) = [block.code for block in blocks(tensorlake.PAGE) if block.code.startswith("ctx.progress.update(\n    current:")]
+    """`progress.update` takes the document's parameters in its order, by position or by name, with
+    its defaults.
+    """
+    (text,) = [
+        block.code
+        for block in blocks(tensorlake.PAGE)
+        if block.code.startswith("ctx.progress.update(\n    current:")
+    ]
     documented: dict[str, Any] = {}
     exec(text.replace("ctx.progress.update(", "def update(").rstrip() + ": ...", documented)
     app = Celery("signature", set_as_current=False)
@@ -104,4 +154,7 @@ def test_update_has_the_documents_parameters() -> None:
 
 
 def _parameters(function: Any) -> list[tuple[str, Any]]:
-    return [(parameter.name, parameter.default) for parameter in inspect.signature(function).parameters.values()]
+    return [
+        (parameter.name, parameter.default)
+        for parameter in inspect.signature(function).parameters.values()
+    ]

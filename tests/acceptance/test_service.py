@@ -1,4 +1,6 @@
-"""The service as the Procfile runs it: the page's answers, the upload, the lock on the door, the embedded server."""
+"""The service as the Procfile runs it: the page's answers, the upload, the lock on the door, the
+embedded server.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ GOOD = "id,name\n" + "".join(f"{number},x\n" for number in range(500))
 
 def upload(service: Service, content: str | bytes = GOOD, **more: Any) -> requests.Response:
     """Send a file as the page does."""
-    return requests.post(f"{service.url}/upload", files={"file": ("../../rows.csv", content)}, timeout=60, **more)
+    return requests.post(
+        f"{service.url}/upload", files={"file": ("../../rows.csv", content)}, timeout=60, **more
+    )
 
 
 def ended(service: Service, execution_id: str) -> dict[str, Any]:
@@ -40,7 +44,9 @@ def ended(service: Service, execution_id: str) -> dict[str, Any]:
         seen = service.execution(execution_id)
         return seen if seen["status"] in ("completed", "failed", "cancelled") else None
 
-    return until(look, within=180, what="the job to end")  # it may have to read all of the standard library from a cold disk
+    return until(
+        look, within=180, what="the job to end"
+    )  # it may have to read all of the standard library from a cold disk
 
 
 # --- the jobs, in a real worker ---
@@ -54,7 +60,9 @@ def ended(service: Service, execution_id: str) -> dict[str, Any]:
         ("tasks.unknown_length", {"limit": 10}, lambda it: it["modules"] == 10),
     ],
 )
-def test_a_job_runs_to_its_end(service: Service, task: str, kwargs: dict[str, Any], done: Any) -> None:
+def test_a_job_runs_to_its_end(
+    service: Service, task: str, kwargs: dict[str, Any], done: Any
+) -> None:
     """Each job completes with its summary, and its last report is kept."""
     seen = ended(service, service.start(task, **kwargs))
     assert seen["status"] == "completed", seen["error"]
@@ -77,18 +85,28 @@ def test_a_folder_below_the_data_folder_alone(service: Service) -> None:
     (folder / "file").write_text("text")
     assert ended(service, service.start("tasks.checksum", path="mine"))["outputs"]["bytes"] == 4
     seen = ended(service, service.start("tasks.checksum", path="../../../etc"))
-    assert (seen["status"], seen["error"]["type"], seen["progress"]) == ("failed", "OutsideDataError", None)
+    assert (seen["status"], seen["error"]["type"], seen["progress"]) == (
+        "failed",
+        "OutsideDataError",
+        None,
+    )
 
 
 # --- the upload ---
 
 
 def test_an_uploaded_file_is_imported(service: Service) -> None:
-    """The file is kept under a name of the server's own, imported to its last row, and the answer is that of a start."""
+    """The file is kept under a name of the server's own, imported to its last row, and the answer
+    is that of a start.
+    """
     answer = upload(service, GOOD + "501\n")
     assert answer.status_code == 202
     body = answer.json()
-    assert answer.headers["Location"] == body["status_url"] == f"/api/v1/executions/{body['execution_id']}"
+    assert (
+        answer.headers["Location"]
+        == body["status_url"]
+        == f"/api/v1/executions/{body['execution_id']}"
+    )
     assert body["status"] == "pending"
     seen = ended(service, body["execution_id"])
     assert seen["status"] == "completed", seen["error"]
@@ -97,7 +115,9 @@ def test_an_uploaded_file_is_imported(service: Service) -> None:
     assert re.fullmatch(r"uploads/[0-9a-f]{24}\.sqlite3", name)
     with closing(sqlite3.connect(Path(service.data, name))) as database:
         assert database.execute("SELECT count(*) FROM rows").fetchone() == (500,)
-        assert database.execute("SELECT * FROM rejects").fetchall() == [(502, "1 fields instead of 2", "501")]
+        assert database.execute("SELECT * FROM rejects").fetchall() == [
+            (502, "1 fields instead of 2", "501")
+        ]
 
 
 def test_an_upload_without_a_file(service: Service) -> None:
@@ -112,7 +132,9 @@ def test_an_upload_that_is_too_large(service: Service) -> None:
     """A body over the limit is refused by its length; nothing is kept."""
     before = set(Path(service.data).rglob("*.csv"))
     with requests.Session() as session:
-        order = requests.Request("POST", f"{service.url}/upload", files={"file": ("a.csv", "a")}).prepare()
+        order = requests.Request(
+            "POST", f"{service.url}/upload", files={"file": ("a.csv", "a")}
+        ).prepare()
         order.body = order.body[:20]  # type: ignore[index]
         order.headers["Content-Length"] = str(65 * 1024 * 1024)
         order.headers["Connection"] = "close"
@@ -149,13 +171,21 @@ def test_the_page_on_every_server(service: Service, kind: Any) -> None:
         for path in re.findall(r'(?:href|src)="(/[^"]+)"', page.text):
             assert requests.get(web.url + path, timeout=60).status_code == 200, path
         assert requests.get(f"{web.url}/readyz", timeout=60).status_code == 200
-        assert requests.get(f"{web.url}/favicon.ico", timeout=60).headers["Content-Type"].startswith("image/svg")
+        assert (
+            requests.get(f"{web.url}/favicon.ico", timeout=60)
+            .headers["Content-Type"]
+            .startswith("image/svg")
+        )
 
 
 def test_the_page_allows_no_foreign_code(service: Service) -> None:
-    """Script and style come from the server's own files alone, and neither stands in the page itself."""
+    """Script and style come from the server's own files alone, and neither stands in the page
+    itself.
+    """
     answer = requests.get(service.url, timeout=60)
-    policy = dict(part.strip().split(" ", 1) for part in answer.headers["Content-Security-Policy"].split(";"))
+    policy = dict(
+        part.strip().split(" ", 1) for part in answer.headers["Content-Security-Policy"].split(";")
+    )
     assert policy["default-src"] == "'none'"
     assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
     assert policy["frame-ancestors"] == policy["base-uri"] == "'none'"
@@ -168,7 +198,9 @@ def test_the_page_allows_no_foreign_code(service: Service) -> None:
 
 @pytest.mark.parametrize("way", ["command line", "HOST"])
 def test_gunicorn_beyond_this_machine_wants_tokens(service: Service, way: str) -> None:
-    """However another address is asked for, the server ends before its first request, and says what to set."""
+    """However another address is asked for, the server ends before its first request, and says what
+    to set.
+    """
     argv = [sys.executable, "-m", "gunicorn", "web:create_app()"]
     env = service.env | {"PORT": "0"}
     if way == "HOST":
@@ -187,24 +219,36 @@ def test_gunicorn_beyond_this_machine_wants_tokens(service: Service, way: str) -
 
 
 def test_the_procfile(service: Service) -> None:
-    """Its two lines run as they stand: the web server listens where HOST and PORT say, on loopback if HOST says nothing."""
-    lines = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines() if line)
+    """Its two lines run as they stand: the web server listens where HOST and PORT say, on loopback
+    if HOST says nothing.
+    """
+    lines = dict(
+        line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines() if line
+    )
     assert set(lines) == {"web", "worker"}
-    env = service.env | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PORT": "0"}
+    env = service.env | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PORT": "0",
+    }
     with Process(shlex.split(lines["web"]), env=env) as web:
         url = web.wait_log(r"Listening at: (http://127\.0\.0\.1:\d+)")[1]
         assert "Using worker: gevent" in web.log()
         until(lambda: requests.get(f"{url}/readyz", timeout=60).ok, within=60)
     with Process(shlex.split(lines["worker"]), env=env) as worker:
         worker.wait_log(r" ready\.", within=60)
-        assert all(f"tasks.{name}" in worker.log() for name in ("checksum", "import_csv", "pipeline", "unknown_length"))
+        assert all(
+            f"tasks.{name}" in worker.log()
+            for name in ("checksum", "import_csv", "pipeline", "unknown_length")
+        )
 
 
 # --- the embedded server ---
 
 
 def test_an_embedded_server() -> None:
-    """It answers at its URL, to its password alone, and is gone afterwards; it may be started again."""
+    """It answers at its URL, to its password alone, and is gone afterwards; it may be started
+    again.
+    """
     server = EmbeddedServer()
     for _ in range(2):
         with server:
@@ -212,7 +256,10 @@ def test_an_embedded_server() -> None:
                 assert client.ping()
                 assert client.dbsize() == 0
                 client.set("key", "value")
-            with redis.Redis(port=server.port) as stranger, pytest.raises(redis.AuthenticationError):
+            with (
+                redis.Redis(port=server.port) as stranger,
+                pytest.raises(redis.AuthenticationError),
+            ):
                 stranger.ping()
             assert server.running
         assert not server.running

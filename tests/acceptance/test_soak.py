@@ -1,4 +1,6 @@
-"""The soak test, small: hundreds of viewers for some seconds (``make soak``: thousands for minutes)."""
+"""The soak test, small: hundreds of viewers for some seconds (``make soak``: thousands for
+minutes).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,8 @@ from tests.soak.run import SMALL, soak
 
 
 def test_nobody_misses_an_end_and_nothing_is_left() -> None:
-    """Viewers come, leave, vanish and hang; whoever stays is told every end, and nothing of them is left."""
+    """Viewers come, leave, vanish and hang; whoever stays is told every end, and nothing of them is
+    left.
+    """
     outcome = soak(SMALL)
     assert not outcome.faults, "\n".join(outcome.faults)

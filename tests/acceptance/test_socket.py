@@ -39,11 +39,15 @@ class Watching:
         return json.loads(self.socket.recv())
 
     def rest(self) -> tuple[list[Any], int | None, str]:
-        """All frames up to the close, its code and its reason; the connection must be shut right after it."""
+        """All frames up to the close, its code and its reason; the connection must be shut right
+        after it.
+        """
         frames: list[Any] = []
         while True:
             frame = self.socket.recv_frame()
-            with contextlib.suppress(OSError):  # the server has waited long enough for this word, and gone: what it said is here
+            with contextlib.suppress(
+                OSError
+            ):  # the server has waited long enough for this word, and gone: what it said is here
                 if frame.opcode == websocket.ABNF.OPCODE_PING:
                     self.socket.pong(frame.data)
                 elif frame.opcode == websocket.ABNF.OPCODE_CLOSE:
@@ -52,7 +56,11 @@ class Watching:
                 # Not one byte may follow, an HTTP response least of all (web fact 2).
                 assert self.socket.sock.recv(1000) == b""
                 self.socket.shutdown()
-                return frames, struct.unpack("!H", frame.data[:2])[0] if frame.data else None, frame.data[2:].decode()
+                return (
+                    frames,
+                    struct.unpack("!H", frame.data[:2])[0] if frame.data else None,
+                    frame.data[2:].decode(),
+                )
             if frame.opcode == websocket.ABNF.OPCODE_TEXT:
                 frames.append(json.loads(frame.data))
 
@@ -80,11 +88,18 @@ def runs(backend: ValkeyServer) -> Runs:
 
 
 def test_from_publish_to_completed(server: WebServer, runs: Runs) -> None:
-    """A viewer is told ``status``, ``started``, each progress and ``completed``, then the socket closes with 1000."""
+    """A viewer is told ``status``, ``started``, each progress and ``completed``, then the socket
+    closes with 1000.
+    """
     run = runs.publish()
     viewer = Watching(server, run.id)
     first = viewer.next()
-    assert (first["type"], first["execution_id"], first["status"], first["phase"]) == ("status", run.id, "pending", "queued")
+    assert (first["type"], first["execution_id"], first["status"], first["phase"]) == (
+        "status",
+        run.id,
+        "pending",
+        "queued",
+    )
     assert first["progress"] is None
     assert first["timestamp"].endswith("Z")
     run.open()
@@ -107,7 +122,9 @@ def test_from_publish_to_completed(server: WebServer, runs: Runs) -> None:
 
 
 def test_already_terminal_at_connect(server: WebServer, runs: Runs) -> None:
-    """An execution that is over gives ``status``, the terminal frame and 1000 "Execution already completed"."""
+    """An execution that is over gives ``status``, the terminal frame and 1000 "Execution already
+    completed".
+    """
     run = runs.begin().fail()
     frames, code, reason = Watching(server, run.id).rest()
     assert kinds(frames) == ["status", "failed"]
@@ -123,7 +140,9 @@ def test_unknown_id(server: WebServer) -> None:
 
 
 def test_an_expired_execution(server: WebServer, runs: Runs, backend: ValkeyServer) -> None:
-    """One that was known and whose result is gone gives an ``error`` frame and 4410: not the 1008 of one that never was."""
+    """One that was known and whose result is gone gives an ``error`` frame and 4410: not the 1008
+    of one that never was.
+    """
     run = runs.begin().succeed()
     backend.command("DEL", f"celery-task-meta-{run.id}")
     frames, code, reason = Watching(server, run.id).rest()
@@ -134,13 +153,17 @@ def test_an_expired_execution(server: WebServer, runs: Runs, backend: ValkeyServ
 
 
 def test_websockets_library(server: WebServer, runs: Runs) -> None:
-    """The ``websockets`` library, which checks every byte of the closing, sees a clean 1000; sync and asyncio alike."""
+    """The ``websockets`` library, which checks every byte of the closing, sees a clean 1000; sync
+    and asyncio alike.
+    """
     run = runs.begin()
     url = f"{server.ws_url}{PREFIX}/{run.id}/progress/ws"
     with connect_websockets(url, open_timeout=60, close_timeout=60) as viewer:
         assert json.loads(viewer.recv())["type"] == "status"
         run.report(1, 2).succeed()
-        seen = [json.loads(message)["type"] for message in viewer]  # raises unless the close is a normal one
+        seen = [
+            json.loads(message)["type"] for message in viewer
+        ]  # raises unless the close is a normal one
         assert seen in (["progress", "completed"], ["completed"])
         assert viewer.close_code == 1000
 
@@ -170,18 +193,24 @@ def test_a_viewer_that_vanishes(server: WebServer, runs: Runs) -> None:
     run = runs.begin()
     viewer = Watching(server, run.id)
     viewer.next()
-    viewer.socket.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, not a goodbye
+    viewer.socket.sock.setsockopt(
+        socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+    )  # a reset, not a goodbye
     viewer.socket.shutdown()
     until(lambda: viewers_of(server) == 0)
 
 
-def test_many_viewers_of_one_execution(server: WebServer, runs: Runs, backend: ValkeyServer) -> None:
+def test_many_viewers_of_one_execution(
+    server: WebServer, runs: Runs, backend: ValkeyServer
+) -> None:
     """Twenty viewers cost one subscription, and each is told everything; afterwards there is none."""
     run = runs.begin()
     viewers = [Watching(server, run.id) for _ in range(20)]
     for viewer in viewers:
         assert viewer.next()["type"] == "status"
-    channels = until(lambda: [name for name in backend.command("PUBSUB", "CHANNELS") if run.id.encode() in name])
+    channels = until(
+        lambda: [name for name in backend.command("PUBSUB", "CHANNELS") if run.id.encode() in name]
+    )
     assert len(channels) == 1
     assert backend.command("PUBSUB", "NUMSUB", channels[0])[1] == 1
     run.report(1, 2)
@@ -195,19 +224,28 @@ def test_many_viewers_of_one_execution(server: WebServer, runs: Runs, backend: V
 
 
 def test_large_frames_arrive_whole(server: WebServer, runs: Runs) -> None:
-    """Three ends of two megabytes each to a viewer that pings and reads late arrive whole, and its pongs between them.
+    """Three ends of two megabytes each to a viewer that pings and reads late arrive whole, and its
+    pongs between them.
 
-    This is what came torn when simple-websocket wrote by itself (web fact 4). The one socket carries all three.
+    This is what came torn when simple-websocket wrote by itself (web fact 4). The one socket
+    carries all three.
     """
     some = [runs.begin() for _ in range(3)]
     small = ((socket.SOL_SOCKET, socket.SO_RCVBUF, 4096),)
-    viewer = websocket.create_connection(f"{server.ws_url}/api/v1/progress/ws", timeout=60, sockopt=small)
+    viewer = websocket.create_connection(
+        f"{server.ws_url}/api/v1/progress/ws", timeout=60, sockopt=small
+    )
     viewer.send(json.dumps({"subscribe": [run.id for run in some]}))
     assert {json.loads(viewer.recv())["type"] for _ in some} == {"status"}
     for number, run in enumerate(some):
         run.succeed(f"{number}123456789" * 200_000)
         viewer.ping(f"ping {number}")
-        until(lambda run=run: requests.get(f"{server.url}{PREFIX}/{run.id}", timeout=60).json()["status"] == "completed")
+        until(
+            lambda run=run: (
+                requests.get(f"{server.url}{PREFIX}/{run.id}", timeout=60).json()["status"]
+                == "completed"
+            )
+        )
     outputs: dict[str, str] = {}
     pongs: list[bytes] = []
     while len(outputs) < 3 or len(pongs) < 3:
@@ -252,7 +290,8 @@ def test_a_viewer_that_floods(server: WebServer, runs: Runs) -> None:
     """A viewer that sends without end is closed with 4429."""
     viewer = Watching(server, runs.begin().id)
     viewer.next()
-    # In one piece, which the server takes at once: what it found behind its close would make a reset of that.
+    # In one piece, which the server takes at once: what it found behind its close would make a
+    # reset of that.
     message = websocket.ABNF.create_frame("x", websocket.ABNF.OPCODE_TEXT)
     viewer.socket.sock.sendall(b"".join(message.format() for _ in range(3 * FLOOD_LIMIT)))
     assert viewer.rest()[1] == 4429
@@ -269,7 +308,9 @@ def test_a_frame_that_breaks_the_protocol(server: WebServer, runs: Runs) -> None
 # Before the upgrade
 
 
-def handshake(server: WebServer, *lines: str, path: str = f"{PREFIX}/x/progress/ws") -> tuple[int, dict[str, str], bytes]:
+def handshake(
+    server: WebServer, *lines: str, path: str = f"{PREFIX}/x/progress/ws"
+) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and body of the answer to a handshake made by hand."""
     host, port = server.address
     with socket.create_connection((host, port), timeout=60) as connection:
@@ -291,9 +332,13 @@ KEY = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
 
 
 def test_broken_handshakes(server: WebServer) -> None:
-    """A handshake that can't be one is answered in HTTP: 400 without a good key, 426 for another version or none at all."""
+    """A handshake that can't be one is answered in HTTP: 400 without a good key, 426 for another
+    version or none at all.
+    """
     assert handshake(server, *UPGRADE, "Sec-WebSocket-Version: 13")[0] == 400
-    assert handshake(server, *UPGRADE, "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: abc")[0] == 400
+    assert (
+        handshake(server, *UPGRADE, "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: abc")[0] == 400
+    )
     status, headers, body = handshake(server, *UPGRADE, "Sec-WebSocket-Version: 8", KEY)
     assert (status, headers["sec-websocket-version"]) == (426, "13")
     assert json.loads(body)["status"] == 426
@@ -316,7 +361,12 @@ def test_foreign_origin(server: WebServer, runs: Runs) -> None:
 def test_nothing_is_compressed(server: WebServer, runs: Runs) -> None:
     """The handshake accepts no extension: a frame is encoded once, and no bomb is unpacked."""
     path = f"{PREFIX}/{runs.begin().id}/progress/ws"
-    lines = (*UPGRADE, "Sec-WebSocket-Version: 13", KEY, "Sec-WebSocket-Extensions: permessage-deflate")
+    lines = (
+        *UPGRADE,
+        "Sec-WebSocket-Version: 13",
+        KEY,
+        "Sec-WebSocket-Extensions: permessage-deflate",
+    )
     status, headers, _ = handshake(server, *lines, path=path)
     assert status == 101
     assert "sec-websocket-extensions" not in headers
@@ -324,7 +374,9 @@ def test_nothing_is_compressed(server: WebServer, runs: Runs) -> None:
 
 def test_the_apps_own_socket_stays_its_own(server: WebServer) -> None:
     """A socket of the app's own works beside ours, with its own options."""
-    with connect_websockets(f"{server.ws_url}/echo", open_timeout=60, close_timeout=60) as echo:  # it answers pings at any time
+    with connect_websockets(
+        f"{server.ws_url}/echo", open_timeout=60, close_timeout=60
+    ) as echo:  # it answers pings at any time
         echo.send("mine")
         assert echo.recv(60) == "mine"
 
@@ -332,7 +384,13 @@ def test_the_apps_own_socket_stays_its_own(server: WebServer) -> None:
 def viewers_of(server: WebServer) -> int:
     """Seats taken, as ``/metrics`` says."""
     text = requests.get(f"{server.url}/api/v1/metrics", timeout=60).text
-    return int(sum(float(line.split()[1]) for line in text.splitlines() if line.startswith("headway_viewers{")))
+    return int(
+        sum(
+            float(line.split()[1])
+            for line in text.splitlines()
+            if line.startswith("headway_viewers{")
+        )
+    )
 
 
 def threads_of(server: WebServer) -> int:

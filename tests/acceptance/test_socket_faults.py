@@ -1,4 +1,6 @@
-"""The socket when something is wrong: the backend away, a viewer that doesn't read, too many of them, a server that goes down."""
+"""The socket when something is wrong: the backend away, a viewer that doesn't read, too many of
+them, a server that goes down.
+"""
 
 from __future__ import annotations
 
@@ -33,27 +35,37 @@ def runs(own_valkey: ValkeyServer) -> Runs:
     return Runs.on(own_valkey.url)
 
 
-def serve(kind: Literal["gevent", "gthread", "dev"], backend: ValkeyServer, *args: str, **settings: str) -> WebServer:
+def serve(
+    kind: Literal["gevent", "gthread", "dev"], backend: ValkeyServer, *args: str, **settings: str
+) -> WebServer:
     """A server with settings of its own."""
     return WebServer(kind, APP, env={"STREAMS_BACKEND": backend.url, **settings}, args=args)
 
 
 def test_backend_away_and_back(own_valkey: ValkeyServer, runs: Runs) -> None:
-    """An outage is one ``error`` frame "unavailable"; the socket stays, and gets a fresh ``status`` and the rest afterwards."""
+    """An outage is one ``error`` frame "unavailable"; the socket stays, and gets a fresh ``status``
+    and the rest afterwards.
+    """
     with serve("gevent", own_valkey) as server:
         run = runs.begin().report(1, 10)
         viewer = Watching(server, run.id)
         assert viewer.next()["type"] == "status"
         own_valkey.stop()
         frame = viewer.next()
-        assert (frame["type"], frame["code"], frame["execution_id"]) == ("error", "unavailable", run.id)
+        assert (frame["type"], frame["code"], frame["execution_id"]) == (
+            "error",
+            "unavailable",
+            run.id,
+        )
         late = Watching(server, run.id)
         assert late.next()["code"] == "unavailable"
         own_valkey.start()
         run.report(7, 10)
         for each in (viewer, late):
             frames = [each.next()]
-            while frames[-1]["progress"]["current"] != 7:  # the fresh status may have come before the report
+            while (
+                frames[-1]["progress"]["current"] != 7
+            ):  # the fresh status may have come before the report
                 frames.append(each.next())
             assert frames[0]["type"] == "status"
             assert set(kinds(frames[1:])) <= {"progress"}
@@ -64,7 +76,9 @@ def test_backend_away_and_back(own_valkey: ValkeyServer, runs: Runs) -> None:
 
 
 def test_an_end_while_the_feed_is_away(own_valkey: ValkeyServer, runs: Runs) -> None:
-    """The end that nobody could hear of is told after the feed's reconnect: nothing is lost over it."""
+    """The end that nobody could hear of is told after the feed's reconnect: nothing is lost over
+    it.
+    """
     with serve("gevent", own_valkey) as server:
         run = runs.begin().report(1, 10)
         viewer = Watching(server, run.id)
@@ -74,15 +88,22 @@ def test_an_end_while_the_feed_is_away(own_valkey: ValkeyServer, runs: Runs) -> 
             together.execute()
         run.succeed("all of it")
         frames, code, _ = viewer.rest()
-        # The second where the hub looked by itself just then, and saw the end before it heard of the cut.
+        # The second where the hub looked by itself just then, and saw the end before it heard of
+        # the cut.
         assert kinds(frames) in (["error", "status", "completed"], ["completed"])
         assert frames[-1]["outputs"] == "all of it"
         assert code == 1000
 
 
-def test_slow_viewer_is_merged_to_the_newest(kind: Any, own_valkey: ValkeyServer, runs: Runs) -> None:
-    """To a viewer that reads late, reports are merged to the newest and the end isn't dropped; another viewer doesn't wait."""
-    with serve(kind, own_valkey, HEADWAY_PING_INTERVAL="600") as server:  # else one that reads as late as this may be cut off
+def test_slow_viewer_is_merged_to_the_newest(
+    kind: Any, own_valkey: ValkeyServer, runs: Runs
+) -> None:
+    """To a viewer that reads late, reports are merged to the newest and the end isn't dropped;
+    another viewer doesn't wait.
+    """
+    with serve(
+        kind, own_valkey, HEADWAY_PING_INTERVAL="600"
+    ) as server:  # else one that reads as late as this may be cut off
         run = runs.begin()
         slow = Watching(server, run.id, sockopt=((socket.SOL_SOCKET, socket.SO_RCVBUF, 4096),))
         quick = Watching(server, run.id)
@@ -106,8 +127,12 @@ def test_slow_viewer_is_merged_to_the_newest(kind: Any, own_valkey: ValkeyServer
         assert len(seen) < total // 4
 
 
-def test_viewer_that_reads_nothing_is_cut_off(kind: Any, own_valkey: ValkeyServer, runs: Runs) -> None:
-    """A viewer that neither reads nor answers a ping loses its place; one that does, though nothing happens, keeps it."""
+def test_viewer_that_reads_nothing_is_cut_off(
+    kind: Any, own_valkey: ValkeyServer, runs: Runs
+) -> None:
+    """A viewer that neither reads nor answers a ping loses its place; one that does, though nothing
+    happens, keeps it.
+    """
     # So long that who answers is heard in time, though this process may have no turn for seconds.
     with serve(kind, own_valkey, HEADWAY_PING_INTERVAL="5") as server:
         run = runs.begin()
@@ -127,8 +152,12 @@ def test_viewer_that_reads_nothing_is_cut_off(kind: Any, own_valkey: ValkeyServe
         assert frames[1] == 1000
 
 
-def test_viewer_with_a_full_buffer_is_cut_off(kind: Any, own_valkey: ValkeyServer, runs: Runs) -> None:
-    """A viewer whose buffers are full and stay so is cut off as well, and what waited for it is given back."""
+def test_viewer_with_a_full_buffer_is_cut_off(
+    kind: Any, own_valkey: ValkeyServer, runs: Runs
+) -> None:
+    """A viewer whose buffers are full and stay so is cut off as well, and what waited for it is
+    given back.
+    """
     # So long that the buffers are full before anybody could miss an answer.
     with serve(kind, own_valkey, HEADWAY_PING_INTERVAL="5") as server:
         run = runs.begin()
@@ -148,12 +177,16 @@ def test_viewer_with_a_full_buffer_is_cut_off(kind: Any, own_valkey: ValkeyServe
             return viewers_of(server) == 0
 
         until(cut_off, within=60)
-        with pytest.raises((websocket.WebSocketConnectionClosedException, ConnectionResetError, AssertionError)):
+        with pytest.raises(
+            (websocket.WebSocketConnectionClosedException, ConnectionResetError, AssertionError)
+        ):
             stuck.rest()
 
 
 def test_too_many_viewers(own_valkey: ValkeyServer, runs: Runs) -> None:
-    """Beyond the limit a viewer gets 1013, REST still answers, and a place that is left can be taken again."""
+    """Beyond the limit a viewer gets 1013, REST still answers, and a place that is left can be
+    taken again.
+    """
     with serve("gevent", own_valkey, HEADWAY_MAX_VIEWERS="3") as server:
         run = runs.begin()
         viewers = [Watching(server, run.id) for _ in range(3)]
@@ -170,7 +203,9 @@ def test_too_many_viewers(own_valkey: ValkeyServer, runs: Runs) -> None:
 
 
 def test_the_limit_lies_below_what_threads_can_hold(own_valkey: ValkeyServer, runs: Runs) -> None:
-    """With 8 threads there are seats for 6, whatever was asked for: REST is never starved of the last threads."""
+    """With 8 threads there are seats for 6, whatever was asked for: REST is never starved of the
+    last threads.
+    """
     with serve("gthread", own_valkey, "--threads", "8", HEADWAY_MAX_VIEWERS="100") as server:
         run = runs.begin()
         viewers = [Watching(server, run.id) for _ in range(6)]
@@ -181,23 +216,35 @@ def test_the_limit_lies_below_what_threads_can_hold(own_valkey: ValkeyServer, ru
 
 
 def test_tokens(own_valkey: ValkeyServer, runs: Runs) -> None:
-    """Where tokens are set, a socket without one is closed with 4401; with one, or with a ticket, it is let in."""
+    """Where tokens are set, a socket without one is closed with 4401; with one, or with a ticket,
+    it is let in.
+    """
     with serve("gthread", own_valkey, HEADWAY_TOKENS="sesame") as server:
         run = runs.begin()
         assert Watching(server, run.id).rest()[:2] == ([], 4401)
         assert Watching(server, run.id, header=["Authorization: Bearer wrong"]).rest()[1] == 4401
-        assert Watching(server, run.id, header=["Authorization: Bearer sesame"]).next()["type"] == "status"
-        answer = requests.post(f"{server.url}/api/v1/tickets", headers={"Authorization": "Bearer sesame"}, timeout=60)
+        assert (
+            Watching(server, run.id, header=["Authorization: Bearer sesame"]).next()["type"]
+            == "status"
+        )
+        answer = requests.post(
+            f"{server.url}/api/v1/tickets", headers={"Authorization": "Bearer sesame"}, timeout=60
+        )
         url = f"{server.ws_url}{PREFIX}/{run.id}/progress/ws?ticket={answer.json()['ticket']}"
         with_ticket = websocket.create_connection(url, timeout=60)
         assert json.loads(with_ticket.recv())["type"] == "status"
 
 
 def test_not_allowed(own_valkey: ValkeyServer, runs: Runs) -> None:
-    """Whoever may not look is closed with 4403: here a viewer that came through a proxy to a server without tokens."""
+    """Whoever may not look is closed with 4403: here a viewer that came through a proxy to a server
+    without tokens.
+    """
     with serve("dev", own_valkey) as server:
         run = runs.begin()
-        assert Watching(server, run.id, header=["X-Forwarded-For: 192.0.2.1"]).rest()[:2] == ([], 4403)
+        assert Watching(server, run.id, header=["X-Forwarded-For: 192.0.2.1"]).rest()[:2] == (
+            [],
+            4403,
+        )
 
 
 # Going down
@@ -211,17 +258,25 @@ def gone(viewer: Watching) -> tuple[list[str], int | None]:
 
 @pytest.mark.parametrize("kind", ["gevent", "gthread"])
 def test_term_ends_with_1012(kind: Any, own_valkey: ValkeyServer, runs: Runs) -> None:
-    """gunicorn's TERM: viewers get 1012, event streams and held polls end, and the graceful timeout isn't sat out."""
+    """gunicorn's TERM: viewers get 1012, event streams and held polls end, and the graceful timeout
+    isn't sat out.
+    """
     with serve(kind, own_valkey, "--graceful-timeout", "60") as server:
         run = runs.begin().report(1, 2)
         viewers = [Watching(server, run.id) for _ in range(3)]
         for viewer in viewers:
             assert viewer.next()["type"] == "status"
-        events = requests.get(f"{server.url}{PREFIX}/{run.id}/progress/events", stream=True, timeout=60)
+        events = requests.get(
+            f"{server.url}{PREFIX}/{run.id}/progress/events", stream=True, timeout=60
+        )
         held: list[requests.Response] = []
         etag = requests.get(f"{server.url}{PREFIX}/{run.id}/progress", timeout=60).headers["ETag"]
         url = f"{server.url}{PREFIX}/{run.id}/progress?wait=30"
-        thread = threading.Thread(target=lambda: held.append(requests.get(url, headers={"If-None-Match": etag}, timeout=60)))
+        thread = threading.Thread(
+            target=lambda: held.append(
+                requests.get(url, headers={"If-None-Match": etag}, timeout=60)
+            )
+        )
         thread.start()
         until(lambda: viewers_of(server) == 5)
         server.kill(signal.SIGTERM)
@@ -235,7 +290,9 @@ def test_term_ends_with_1012(kind: Any, own_valkey: ValkeyServer, runs: Runs) ->
 
 @pytest.mark.parametrize("kind", ["gevent", "gthread"])
 def test_hup_ends_with_1012_and_serves_on(kind: Any, own_valkey: ValkeyServer, runs: Runs) -> None:
-    """gunicorn's HUP (a new deployment): viewers get 1012, and who comes back is served by the new worker."""
+    """gunicorn's HUP (a new deployment): viewers get 1012, and who comes back is served by the new
+    worker.
+    """
     with serve(kind, own_valkey, "--graceful-timeout", "60") as server:
         run = runs.begin().report(1, 2)
         viewer = Watching(server, run.id)
@@ -244,12 +301,16 @@ def test_hup_ends_with_1012_and_serves_on(kind: Any, own_valkey: ValkeyServer, r
         assert gone(viewer) == ([], 1012)
 
         def served() -> bool:
-            # The old worker still accepts for a moment, and sends away whom it gets, or ends before it reads a word.
+            # The old worker still accepts for a moment, and sends away whom it gets, or ends before
+            # it reads a word.
             try:
                 opcode, data = Watching(server, run.id).socket.recv_data()
             except (OSError, websocket.WebSocketException):
                 return False
-            return opcode == websocket.ABNF.OPCODE_TEXT and json.loads(data)["progress"]["current"] == 1
+            return (
+                opcode == websocket.ABNF.OPCODE_TEXT
+                and json.loads(data)["progress"]["current"] == 1
+            )
 
         until(served, within=60)
 
@@ -262,6 +323,8 @@ def test_max_requests_ends_with_1012(kind: Any, own_valkey: ValkeyServer, runs: 
         viewer = Watching(server, run.id)
         assert viewer.next()["type"] == "status"
         for _ in range(20):
-            with contextlib.suppress(requests.ConnectionError):  # gunicorn may drop whom it accepted last
+            with contextlib.suppress(
+                requests.ConnectionError
+            ):  # gunicorn may drop whom it accepted last
                 requests.get(f"{server.url}{PREFIX}/{run.id}", timeout=60)
         assert gone(viewer) == ([], 1012)

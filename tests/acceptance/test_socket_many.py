@@ -54,7 +54,9 @@ class Many:
 
 
 def test_many_over_one_socket(server: WebServer, runs: Runs) -> None:
-    """Each execution that is asked for gives its frames, ``status`` first; the socket takes one seat and outlives their ends."""
+    """Each execution that is asked for gives its frames, ``status`` first; the socket takes one
+    seat and outlives their ends.
+    """
     some = [runs.begin() for _ in range(3)]
     viewer = Many(server)
     viewer.say(subscribe=[run.id for run in some])
@@ -79,8 +81,12 @@ def test_many_over_one_socket(server: WebServer, runs: Runs) -> None:
     until(lambda: viewers_of(server) == 0)
 
 
-def test_nothing_is_watched_afterwards(server: WebServer, runs: Runs, backend: ValkeyServer) -> None:
-    """When the socket goes, so do its subscriptions upstream; an execution's end takes its own along before that."""
+def test_nothing_is_watched_afterwards(
+    server: WebServer, runs: Runs, backend: ValkeyServer
+) -> None:
+    """When the socket goes, so do its subscriptions upstream; an execution's end takes its own
+    along before that.
+    """
     some = [runs.begin() for _ in range(5)]
     viewer = Many(server)
     viewer.say(subscribe=[run.id for run in some])
@@ -96,7 +102,9 @@ def test_nothing_is_watched_afterwards(server: WebServer, runs: Runs, backend: V
 
 def test_tokens(own_valkey: ValkeyServer) -> None:
     """The lock is the same as everywhere: no token, 4401."""
-    with WebServer("gevent", APP, env={"STREAMS_BACKEND": own_valkey.url, "HEADWAY_TOKENS": "sesame"}) as server:
+    with WebServer(
+        "gevent", APP, env={"STREAMS_BACKEND": own_valkey.url, "HEADWAY_TOKENS": "sesame"}
+    ) as server:
         opcode, data = Many(server).socket.recv_data()
         assert (opcode, int.from_bytes(data[:2], "big")) == (websocket.ABNF.OPCODE_CLOSE, 4401)
         run = Runs.on(own_valkey.url).begin()
@@ -106,19 +114,31 @@ def test_tokens(own_valkey: ValkeyServer) -> None:
 
 
 def test_a_ticket_opens_the_socket_and_no_more(own_valkey: ValkeyServer) -> None:
-    """Who came in by a ticket goes on subscribing after the ticket has expired: it was to open the socket only."""
-    env = {"STREAMS_BACKEND": own_valkey.url, "HEADWAY_TOKENS": "sesame", "HEADWAY_TICKET_LIFETIME": "3"}
+    """Who came in by a ticket goes on subscribing after the ticket has expired: it was to open the
+    socket only.
+    """
+    env = {
+        "STREAMS_BACKEND": own_valkey.url,
+        "HEADWAY_TOKENS": "sesame",
+        "HEADWAY_TICKET_LIFETIME": "3",
+    }
     with WebServer("gevent", APP, env=env) as server:
         run = Runs.on(own_valkey.url).begin()
 
         def let_in() -> tuple[str, Many] | None:
             """A ticket and who came in by it; None where it expired on the way."""
-            answer = requests.post(f"{server.url}/api/v1/tickets", headers={"Authorization": "Bearer sesame"}, timeout=60)
+            answer = requests.post(
+                f"{server.url}/api/v1/tickets",
+                headers={"Authorization": "Bearer sesame"},
+                timeout=60,
+            )
             viewer = Many(server, answer.json()["ticket"])
             return None if is_refused(viewer) else (answer.json()["ticket"], viewer)
 
         def is_refused(viewer: Many) -> bool:
-            with contextlib.suppress(OSError):  # it was refused, and is gone: what is left to read says how
+            with contextlib.suppress(
+                OSError
+            ):  # it was refused, and is gone: what is left to read says how
                 viewer.say(subscribe=["nobody"])
             while (frame := viewer.socket.recv_frame()).opcode == websocket.ABNF.OPCODE_PING:
                 pass  # the test app asks for those
@@ -143,7 +163,9 @@ def test_a_ticket_opens_the_socket_and_no_more(own_valkey: ValkeyServer) -> None
 
 
 def test_the_app_is_asked_about_each(own_valkey: ValkeyServer) -> None:
-    """The app's rule decides on each execution, however it is watched: what it forbids is refused, what it allows streams."""
+    """The app's rule decides on each execution, however it is watched: what it forbids is refused,
+    what it allows streams.
+    """
     runs = Runs.on(own_valkey.url)
     allowed, forbidden = runs.begin(), runs.begin()
     env = {"STREAMS_BACKEND": own_valkey.url, "STREAMS_ALLOWED": allowed.id}
@@ -151,7 +173,11 @@ def test_the_app_is_asked_about_each(own_valkey: ValkeyServer) -> None:
         viewer = Many(server)
         viewer.say(subscribe=[forbidden.id])
         refusal = viewer.next()
-        assert (refusal["type"], refusal["code"], refusal["execution_id"]) == ("error", "not_allowed", forbidden.id)
+        assert (refusal["type"], refusal["code"], refusal["execution_id"]) == (
+            "error",
+            "not_allowed",
+            forbidden.id,
+        )
         viewer.say(subscribe=[allowed.id, forbidden.id])
         frames = {frame["execution_id"]: frame for frame in (viewer.next(), viewer.next())}
         assert frames[allowed.id]["type"] == "status"
@@ -177,7 +203,9 @@ def test_the_app_is_asked_about_each(own_valkey: ValkeyServer) -> None:
 
 
 def test_one_that_pings_and_never_reads(server: WebServer) -> None:
-    """A viewer that has us answer without end, and reads no answer, loses its place though it is never quiet."""
+    """A viewer that has us answer without end, and reads no answer, loses its place though it is
+    never quiet.
+    """
     viewer = Many(server, sockopt=((socket.SOL_SOCKET, socket.SO_RCVBUF, 4096),))
     until(lambda: viewers_of(server) == 1)
 

@@ -15,12 +15,16 @@ from tests.support.processes import WebServer
 
 @pytest.mark.parametrize("kind", ["gevent", "gthread"])
 def test_sql(kind: Any, tmp_path: Path) -> None:
-    """A task without Headway that stores its states in SQLite is shown from its first report to its end."""
+    """A task without Headway that stores its states in SQLite is shown from its first report to its
+    end.
+    """
     url = f"db+sqlite:///{tmp_path}/results.sqlite"
     backend = Celery("sql", backend=url).backend
     task_id = uuid.uuid4().hex
     backend.store_result(task_id, {"current": 1, "total": 4}, "PROGRESS")
-    with WebServer(kind, APP, env={"STREAMS_BACKEND": url, "HEADWAY_POLL_INTERVAL": "0.05"}) as server:
+    with WebServer(
+        kind, APP, env={"STREAMS_BACKEND": url, "HEADWAY_POLL_INTERVAL": "0.05"}
+    ) as server:
         assert Watching(server, "nobody").rest()[1] == 1008
         viewer = Watching(server, task_id)
         first = viewer.next()

@@ -20,7 +20,9 @@ class Listening:
     """A client of server-sent events, by the rules of HTML's section on them."""
 
     def __init__(self, url: str, **headers: str) -> None:
-        self.response = requests.get(url, headers={"Accept": "text/event-stream", **headers}, stream=True, timeout=60)
+        self.response = requests.get(
+            url, headers={"Accept": "text/event-stream", **headers}, stream=True, timeout=60
+        )
         assert self.response.headers["Content-Type"].startswith("text/event-stream")
         self._lines = self.response.iter_lines(chunk_size=1)
 
@@ -44,8 +46,11 @@ def backend() -> Iterator[ValkeyServer]:
 
 @pytest.fixture(scope="module", params=["gevent", "gthread", "dev"])
 def server(request: pytest.FixtureRequest, backend: ValkeyServer) -> Iterator[WebServer]:
-    # Twice as long may a write take before its client is cut off: not less than a busy machine may need for one.
-    with WebServer(request.param, APP, env={"STREAMS_BACKEND": backend.url, "HEADWAY_PING_INTERVAL": "3"}) as server:
+    # Twice as long may a write take before its client is cut off: not less than a busy machine may
+    # need for one.
+    with WebServer(
+        request.param, APP, env={"STREAMS_BACKEND": backend.url, "HEADWAY_PING_INTERVAL": "3"}
+    ) as server:
         yield server.keep()
         assert "Traceback" not in server.log()
 
@@ -56,7 +61,9 @@ def runs(backend: ValkeyServer) -> Runs:
 
 
 def test_the_same_stream(server: WebServer, runs: Runs) -> None:
-    """Events carry the socket's frames, named as their types, each with an id; the stream ends after the end."""
+    """Events carry the socket's frames, named as their types, each with an id; the stream ends
+    after the end.
+    """
     run = runs.publish()
     events = iter(Listening(f"{server.url}{PREFIX}/{run.id}/progress/events"))
     seen = [next(events)]
@@ -74,7 +81,9 @@ def test_the_same_stream(server: WebServer, runs: Runs) -> None:
 
 
 def test_who_comes_back(server: WebServer, runs: Runs) -> None:
-    """A client that comes back with the id of what it saw last is told the rest; with the id of the end, to stay away (204)."""
+    """A client that comes back with the id of what it saw last is told the rest; with the id of the
+    end, to stay away (204).
+    """
     run = runs.begin().succeed()
     url = f"{server.url}{PREFIX}/{run.id}/progress/events"
     seen = list(Listening(url))
@@ -86,14 +95,23 @@ def test_who_comes_back(server: WebServer, runs: Runs) -> None:
 
 
 def test_refusals_are_plain_answers(server: WebServer) -> None:
-    """An unknown id is a 404 and a malformed one a 422, as problem documents, before any stream begins."""
-    assert requests.get(f"{server.url}{PREFIX}/nobody/progress/events", timeout=60).status_code == 404
-    assert requests.get(f"{server.url}{PREFIX}/{'a' * 300}/progress/events", timeout=60).status_code == 422
+    """An unknown id is a 404 and a malformed one a 422, as problem documents, before any stream
+    begins.
+    """
+    assert (
+        requests.get(f"{server.url}{PREFIX}/nobody/progress/events", timeout=60).status_code == 404
+    )
+    assert (
+        requests.get(f"{server.url}{PREFIX}/{'a' * 300}/progress/events", timeout=60).status_code
+        == 422
+    )
     until(lambda: viewers_of(server) == 0)
 
 
 def test_a_client_that_has_gone_is_noticed(server: WebServer, runs: Runs) -> None:
-    """Though nothing happens, a client that left frees its place: heartbeats find it out (web fact 14)."""
+    """Though nothing happens, a client that left frees its place: heartbeats find it out (web fact
+    14).
+    """
     run = runs.begin()
     listening = Listening(f"{server.url}{PREFIX}/{run.id}/progress/events")
     assert next(iter(listening))["event"] == "status"

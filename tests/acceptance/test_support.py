@@ -42,7 +42,10 @@ def test_a_process_takes_its_children_with_it() -> None:
 
 def test_a_process_that_ends_early_is_told_with_its_log() -> None:
     """Waiting for a line of a process that has died fails at once and shows what it said."""
-    with pytest.raises(AssertionError, match="ended with 3"), Process([sys.executable, "-c", "exit(3)"]) as process:
+    with (
+        pytest.raises(AssertionError, match="ended with 3"),
+        Process([sys.executable, "-c", "exit(3)"]) as process,
+    ):
         process.wait_log("never")
 
 
@@ -68,7 +71,9 @@ def test_a_process_that_is_left_behind_is_found_and_ended(monkeypatch: pytest.Mo
 
 
 def test_what_is_missing_skips_on_a_laptop_and_fails_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`missing` skips with the reason; with CI=true it fails, so that nothing stays untested unseen."""
+    """`missing` skips with the reason; with CI=true it fails, so that nothing stays untested
+    unseen.
+    """
     monkeypatch.setenv("CI", "")
     with pytest.raises(pytest.skip.Exception, match="Tea is missing: the kettle is broken"):
         missing("Tea", "the kettle is broken")
@@ -78,7 +83,9 @@ def test_what_is_missing_skips_on_a_laptop_and_fails_in_ci(monkeypatch: pytest.M
 
 
 def test_a_server_comes_back_with_and_without_its_data(own_valkey: ValkeyServer) -> None:
-    """A crashed server keeps its port and what was written; a fresh one has forgotten it; a frozen one goes on."""
+    """A crashed server keeps its port and what was written; a fresh one has forgotten it; a frozen
+    one goes on.
+    """
     own_valkey.command("SET", "kept", "1")
     port = own_valkey.port
     own_valkey.crash()

@@ -33,16 +33,24 @@ def valkey_url(valkey) -> str:  # type: ignore[no-untyped-def]
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_every_task_reports_in_every_pool(redis_url: str, pool: str) -> None:
-    """Whatever a task is (shared, a class, own base, own `__call__`, made before install or late), it reports to its end."""
+    """Whatever a task is (shared, a class, own base, own `__call__`, made before install or late),
+    it reports to its end.
+    """
     with bench(redis_url, pool=pool) as on:
         ids = {shape: on.send(f"jobs.{shape}", 7) for shape in SHAPES}
         for shape, task_id in ids.items():
             execution = on.ended(task_id)
             assert execution.status is Status.COMPLETED, shape
             assert execution.progress is not None, shape
-            assert (execution.progress.current, execution.progress.total, execution.progress.message) == (7, 7, "step 7"), shape
+            assert (
+                execution.progress.current,
+                execution.progress.total,
+                execution.progress.message,
+            ) == (7, 7, "step 7"), shape
             assert execution.attempt == 1
-            assert on.app.AsyncResult(task_id).get(timeout=60) == (["called", 7] if shape == "own_call" else 7)
+            assert on.app.AsyncResult(task_id).get(timeout=60) == (
+                ["called", 7] if shape == "own_call" else 7
+            )
             assert on.wire.heard("on_success") == task_id if shape == "own_base" else True
 
 
@@ -55,14 +63,24 @@ def test_the_report_is_there_while_the_job_runs(redis_url: str, pool: str) -> No
         meta = on.meta(task_id)
         assert meta["status"] == "PROGRESS"
         info = meta["result"]
-        assert {key: info[key] for key in ("current", "total", "message", "attributes", "attempt")} == {
+        assert {
+            key: info[key] for key in ("current", "total", "message", "attributes", "attempt")
+        } == {
             "current": 30,
             "total": 100,
             "message": "waiting",
             "attributes": {"name": "here"},
             "attempt": 1,
         }
-        assert set(info) == {"current", "total", "message", "attributes", "timestamp", "rate", "attempt"}
+        assert set(info) == {
+            "current",
+            "total",
+            "message",
+            "attributes",
+            "timestamp",
+            "rate",
+            "attempt",
+        }
         assert isinstance(info["timestamp"], int)
         assert on.look(task_id).phase is Phase.RUNNING
         on.wire.open("here", "result")
@@ -74,7 +92,9 @@ def test_the_report_is_there_while_the_job_runs(redis_url: str, pool: str) -> No
 
 
 def test_the_context_says_who_is_asked(on: Bench) -> None:
-    """request_id is the task's id, execution_id the same, attempt 1, headers what the publisher gave."""
+    """request_id is the task's id, execution_id the same, attempt 1, headers what the publisher
+    gave.
+    """
     task_id = on.send("jobs.whoami", headers={"tenant": "blue"})
     on.ended(task_id)
     said = on.app.AsyncResult(task_id).get(timeout=60)
@@ -87,7 +107,11 @@ def test_published_is_known_before_it_runs(on: Bench) -> None:
     """An id is known from before its message leaves, and says queued; the task's name is known too."""
     task_id = str(on.app.send_task("jobs.plain", (1,), queue="nobody-listens").id)
     execution = on.look(task_id)
-    assert (execution.status, execution.phase, execution.task) == (Status.PENDING, Phase.QUEUED, "jobs.plain")
+    assert (execution.status, execution.phase, execution.task) == (
+        Status.PENDING,
+        Phase.QUEUED,
+        "jobs.plain",
+    )
     assert execution.created_at is not None
 
 
@@ -100,7 +124,9 @@ def test_coroutines_and_their_threads_report(on: Bench) -> None:
 
 
 def test_a_bare_thread_is_told_what_to_do(on: Bench) -> None:
-    """In a thread of the task's own `get()` raises a sentence that helps, and a captured ctx reports."""
+    """In a thread of the task's own `get()` raises a sentence that helps, and a captured ctx
+    reports.
+    """
     task_id = on.send("jobs.threads")
     execution = on.ended(task_id)
     assert execution.progress is not None
@@ -118,13 +144,18 @@ def test_a_child_process_is_told_what_to_do(on: Bench) -> None:
 
 
 def test_direct_and_eager_calls_inside_a_task_store_nothing(on: Bench) -> None:
-    """A task that calls others, and itself, keeps its own context, attempt and reports; those it calls have their own."""
+    """A task that calls others, and itself, keeps its own context, attempt and reports; those it
+    calls have their own.
+    """
     task_id = on.send("jobs.calls_others")
     execution = on.ended(task_id)
     other, again, eager, eager_own = on.app.AsyncResult(task_id).get(timeout=60)
     assert task_id not in {other, again, eager}
     assert eager == eager_own, "an eager task keeps its own request"
-    assert (execution.attempt, execution.progress and execution.progress.message) == (1, "still mine")
+    assert (execution.attempt, execution.progress and execution.progress.message) == (
+        1,
+        "still mine",
+    )
 
 
 def test_only_now_and_then_a_report_is_written(redis_url: str) -> None:
@@ -139,7 +170,9 @@ def test_only_now_and_then_a_report_is_written(redis_url: str) -> None:
         assert execution.started_at is not None
         assert execution.finished_at is not None
         took = (execution.finished_at - execution.started_at).total_seconds()
-        assert after - before < 20 + took / 0.25, "registration, opening, reports, signs and the end"
+        assert after - before < 20 + took / 0.25, (
+            "registration, opening, reports, signs and the end"
+        )
 
 
 def test_wrong_reports_are_refused_before_anything_is_stored(on: Bench) -> None:
@@ -151,12 +184,15 @@ def test_wrong_reports_are_refused_before_anything_is_stored(on: Bench) -> None:
 
 
 def test_arguments_are_not_stored_with_each_report(redis_url: str) -> None:
-    """`result_extended` puts 200 KB of arguments into every PROGRESS (fact 10); a report of ours leaves them out, and
-    keeps the name.
+    """`result_extended` puts 200 KB of arguments into every PROGRESS (fact 10); a report of ours
+    leaves them out, and keeps the name.
     """
     with bench(redis_url, EXTENDED="1") as on:
         task_id = on.send("jobs.big_arguments", "x" * 200_000)
-        meta = until(lambda: m if (m := on.meta(task_id))["status"] == "PROGRESS" else None, what="the report")
+        meta = until(
+            lambda: m if (m := on.meta(task_id))["status"] == "PROGRESS" else None,
+            what="the report",
+        )
         assert not meta["args"]
         assert meta["name"] == "jobs.big_arguments"
         assert meta["worker"] == on.worker.hostname

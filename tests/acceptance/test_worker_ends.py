@@ -21,7 +21,9 @@ def on(redis_url: str) -> Iterator[Bench]:
 
 
 def quiet_down(on: Bench, task_id: str) -> None:
-    """Wait until the worker is done with whatever the task left behind: a later job of each child has ended."""
+    """Wait until the worker is done with whatever the task left behind: a later job of each child
+    has ended.
+    """
     for later in [on.send("jobs.plain", 1) for _ in range(8)]:
         on.ended(later)
     assert on.record(task_id)
@@ -29,13 +31,18 @@ def quiet_down(on: Bench, task_id: str) -> None:
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_failure_keeps_the_last_progress(redis_url: str, pool: str) -> None:
-    """A job that fails at 30 % is failed, says 30 %, and says why; Celery's readers get the exception."""
+    """A job that fails at 30 % is failed, says 30 %, and says why; Celery's readers get the
+    exception.
+    """
     with bench(redis_url, pool=pool) as on:
         task_id = on.send("jobs.fails")
         execution = on.ended(task_id)
         assert (execution.status, execution.phase) == (Status.FAILED, Phase.FAILED)
         assert execution.progress is not None
-        assert (execution.progress.percentage, execution.progress.message) == (30.0, "before the fall")
+        assert (execution.progress.percentage, execution.progress.message) == (
+            30.0,
+            "before the fall",
+        )
         assert execution.error is not None
         assert (execution.error.type, execution.error.message) == ("ValueError", "three of ten")
         with pytest.raises(ValueError, match="three of ten"):
@@ -43,7 +50,9 @@ def test_a_failure_keeps_the_last_progress(redis_url: str, pool: str) -> None:
 
 
 def test_updates_in_finally_after_terminate_stay_revoked(on: Bench) -> None:
-    """A terminated job reports a thousand times in its `finally:`; it stays REVOKED, for Celery's readers too (fact 4)."""
+    """A terminated job reports a thousand times in its `finally:`; it stays REVOKED, for Celery's
+    readers too (fact 4).
+    """
     for _ in range(4):
         task_id = on.send("jobs.terminated")
         on.wire.heard("terminated")
@@ -55,7 +64,9 @@ def test_updates_in_finally_after_terminate_stay_revoked(on: Bench) -> None:
 
 
 def test_a_hard_time_limit_in_a_tight_loop_ends_for_good(redis_url: str) -> None:
-    """The worker's main process writes FAILURE and then kills the child; no report in flight un-ends it (facts 3, 41)."""
+    """The worker's main process writes FAILURE and then kills the child; no report in flight
+    un-ends it (facts 3, 41).
+    """
     with bench(redis_url, concurrency=4, INTERVAL="0.001") as on:
         ids = [on.send("jobs.hard_limit" if n % 2 else "jobs.hard_limit_by_hand") for n in range(8)]
         for task_id in ids:
@@ -68,7 +79,9 @@ def test_a_hard_time_limit_in_a_tight_loop_ends_for_good(redis_url: str) -> None
 
 @pytest.mark.parametrize("track_started", ["1", "0"])
 def test_a_retry_is_attempt_two(redis_url: str, track_started: str) -> None:
-    """The second run is attempt 2 and reports as such; the first one's late RETRY doesn't end it (fact 42)."""
+    """The second run is attempt 2 and reports as such; the first one's late RETRY doesn't end it
+    (fact 42).
+    """
     with bench(redis_url, TRACK_STARTED=track_started) as on:
         task_id = on.send("jobs.retries")
 
@@ -86,11 +99,17 @@ def test_a_retry_is_attempt_two(redis_url: str, track_started: str) -> None:
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_ignored_results_have_an_end(redis_url: str, pool: str) -> None:
-    """`ignore_result` leaves PROGRESS for ever in Celery (fact 7): here it ends, for Celery's readers too."""
+    """`ignore_result` leaves PROGRESS for ever in Celery (fact 7): here it ends, for Celery's
+    readers too.
+    """
     with bench(redis_url, pool=pool) as on:
         # Said in the message too: Celery 5.6.3's send_task doesn't know the task's own word.
-        well, badly = (on.send("jobs.quiet", True, how, ignore_result=True) for how in ("well", "badly"))
-        silent, silent_badly = (on.send("jobs.quiet", False, how, ignore_result=True) for how in ("well", "badly"))
+        well, badly = (
+            on.send("jobs.quiet", True, how, ignore_result=True) for how in ("well", "badly")
+        )
+        silent, silent_badly = (
+            on.send("jobs.quiet", False, how, ignore_result=True) for how in ("well", "badly")
+        )
         assert on.ended(well).status is Status.COMPLETED
         assert on.ended(well).progress is not None
         assert on.meta(well)["status"] == "SUCCESS"
@@ -101,12 +120,16 @@ def test_ignored_results_have_an_end(redis_url: str, pool: str) -> None:
         assert on.meta(badly)["status"] == "FAILURE"
         assert on.ended(silent).status is Status.COMPLETED
         assert on.ended(silent_badly).status is Status.FAILED
-        assert on.meta(silent)["status"] == "PENDING", "nothing is stored where nothing was and nothing was wanted"
+        assert on.meta(silent)["status"] == "PENDING", (
+            "nothing is stored where nothing was and nothing was wanted"
+        )
 
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_ignore_reject_and_exit_have_an_end(redis_url: str, pool: str) -> None:
-    """`raise Ignore` is an end without a fault; a rejected job and one that calls `sys.exit` have failed (facts 7, 43, 50)."""
+    """`raise Ignore` is an end without a fault; a rejected job and one that calls `sys.exit` have
+    failed (facts 7, 43, 50).
+    """
     with bench(redis_url, pool=pool, concurrency=1 if pool == "solo" else 2) as on:
         ignored, rejected = on.send("jobs.ignores"), on.send("jobs.rejects")
         assert on.ended(ignored).status is Status.COMPLETED
@@ -122,13 +145,19 @@ def test_ignore_reject_and_exit_have_an_end(redis_url: str, pool: str) -> None:
 
 
 def test_a_replaced_task_goes_on(on: Bench) -> None:
-    """`Task.replace` ends with Ignore, but the execution goes on under the same id, and ends with the other one."""
+    """`Task.replace` ends with Ignore, but the execution goes on under the same id, and ends with
+    the other one.
+    """
     task_id = on.send("jobs.replaces")
     on.wire.heard("replaced")
     assert on.look(task_id).status is Status.RUNNING
     on.wire.open("replaced", "by the other")
     execution = on.ended(task_id)
-    assert (execution.status, execution.outputs, execution.attempt) == (Status.COMPLETED, "by the other", 2)
+    assert (execution.status, execution.outputs, execution.attempt) == (
+        Status.COMPLETED,
+        "by the other",
+        2,
+    )
     quiet_down(on, task_id)
     assert on.look(task_id).status is Status.COMPLETED
 
@@ -145,7 +174,9 @@ def test_a_killed_child_is_a_failure(on: Bench) -> None:
 
 
 def test_a_soft_limit_reaches_the_task(on: Bench) -> None:
-    """A soft time limit that strikes while a report is being written is the task's, not swallowed with storage faults."""
+    """A soft time limit that strikes while a report is being written is the task's, not swallowed
+    with storage faults.
+    """
     execution = on.ended(on.send("jobs.soft_limit"))
     assert execution.status is Status.FAILED
     assert execution.error is not None

@@ -1,4 +1,6 @@
-"""The worker side in trouble: a result backend that goes away, hangs or refuses, and two apps in one process."""
+"""The worker side in trouble: a result backend that goes away, hangs or refuses, and two apps in
+one process.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,8 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from headway.models import Status
 from headway.backends import store_for
+from headway.models import Status
 from tests.acceptance.apps.worker_bench import bench
 from tests.support.processes import Worker
 from tests.support.valkey import ValkeyServer
@@ -22,7 +24,9 @@ POOLS = ["prefork", "threads", "gevent", "solo"]
 def test_a_backend_that_goes_away_does_not_hold_up_the_task(
     redis_url: str, own_valkey: ValkeyServer, pool: str, how: str
 ) -> None:
-    """The backend goes away mid-run: 100,000 reports go on, and when it is back the last one and the result are there."""
+    """The backend goes away mid-run: 100,000 reports go on, and when it is back the last one and
+    the result are there.
+    """
     with bench(redis_url, own_valkey.url, pool=pool, TIMEOUT="0.5") as on:
         task_id = on.send("jobs.outage")
         assert on.wire.heard("outage") == "begun"
@@ -37,7 +41,10 @@ def test_a_backend_that_goes_away_does_not_hold_up_the_task(
         else:
             own_valkey.resume()
         on.wire.open("outage")
-        until(lambda: (now := on.look(task_id).progress) and now.message == "after", what="the last report")
+        until(
+            lambda: (now := on.look(task_id).progress) and now.message == "after",
+            what="the last report",
+        )
         on.wire.open("outage")
         execution = on.ended(task_id)
         assert (execution.status, execution.outputs) == (Status.COMPLETED, "done")
@@ -47,14 +54,19 @@ def test_a_backend_that_goes_away_does_not_hold_up_the_task(
         # A server that was slow for a moment before or after was an outage of its own.
         log = on.worker.log()
         over = log.count("Progress can be stored again") + log.count("The result backend is back")
-        assert log.count("Progress can't be stored") <= over + 1, "an outage is logged once, not with each report"
+        assert log.count("Progress can't be stored") <= over + 1, (
+            "an outage is logged once, not with each report"
+        )
 
 
 def test_a_backend_that_is_away_from_the_start(redis_url: str, own_valkey: ValkeyServer) -> None:
-    """With the backend away the task begins all the same, and Celery's own patience delivers its result when it is back."""
+    """With the backend away the task begins all the same, and Celery's own patience delivers its
+    result when it is back.
+    """
     with bench(redis_url, own_valkey.url) as on:
         own_valkey.stop()
-        # A publisher without a result backend: Celery's own, when it publishes, subscribes to the result and fails.
+        # A publisher without a result backend: Celery's own, when it publishes, subscribes to the
+        # result and fails.
         with Celery(broker=redis_url, set_as_current=False) as bare:
             task_id = bare.send_task("jobs.outage", queue="jobs").id
         assert on.wire.heard("outage") == "begun"
@@ -65,7 +77,11 @@ def test_a_backend_that_is_away_from_the_start(redis_url: str, own_valkey: Valke
         on.worker.wait_log("Connection to Redis lost|Retrying|Error")
         own_valkey.start()
         execution = on.ended(task_id)
-        assert (execution.status, execution.outputs, execution.attempt) == (Status.COMPLETED, "done", 1)
+        assert (execution.status, execution.outputs, execution.attempt) == (
+            Status.COMPLETED,
+            "done",
+            1,
+        )
 
 
 def test_publishing_goes_on_without_the_backend(redis_url: str, own_valkey: ValkeyServer) -> None:
@@ -74,12 +90,17 @@ def test_publishing_goes_on_without_the_backend(redis_url: str, own_valkey: Valk
         own_valkey.stop()
         for _ in range(47):
             on.send("jobs.hot", 3, ignore_result=True)
-        last = [on.send("jobs.gated", "last", ignore_result=True) for _ in range(3)]  # they don't end before it is back
+        last = [
+            on.send("jobs.gated", "last", ignore_result=True) for _ in range(3)
+        ]  # they don't end before it is back
         own_valkey.start()
         for _ in last:
             on.wire.open("last")
         for task_id in last:
-            until(lambda task_id=task_id: on.store.read([task_id])[0].record, what=f"{task_id} to be heard of from its worker")
+            until(
+                lambda task_id=task_id: on.store.read([task_id])[0].record,
+                what=f"{task_id} to be heard of from its worker",
+            )
 
 
 def test_a_report_that_cannot_be_stored_is_no_fault_of_the_task(redis_url: str) -> None:
@@ -92,7 +113,9 @@ def test_a_report_that_cannot_be_stored_is_no_fault_of_the_task(redis_url: str) 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
 def test_a_backend_that_keeps_its_results_itself(redis_url: str, tmp_path: Path, pool: str) -> None:
-    """On SQLite the same jobs have the same ends, attempts and reports; the backend stores, the registry decides."""
+    """On SQLite the same jobs have the same ends, attempts and reports; the backend stores, the
+    registry decides.
+    """
     with bench(redis_url, f"db+sqlite:///{tmp_path}/results.sqlite", pool=pool) as on:
         expected = {
             "jobs.fails": ("failed", 3, "FAILURE"),
@@ -103,9 +126,17 @@ def test_a_backend_that_keeps_its_results_itself(redis_url: str, tmp_path: Path,
         for name, (status, current, stored) in expected.items():
             execution = on.ended(ids[name])
             assert execution.progress is not None, name
-            assert (execution.status, execution.progress.current, execution.attempt) == (status, current, 1), name
-            # An end without a result is told by the registry at once; Celery's own record follows it.
-            until(lambda name=name, stored=stored: on.meta(ids[name])["status"] == stored, what=f"{name} to be stored")  # type: ignore[misc]
+            assert (execution.status, execution.progress.current, execution.attempt) == (
+                status,
+                current,
+                1,
+            ), name
+            # An end without a result is told by the registry at once; Celery's own record follows
+            # it.
+            until(
+                lambda name=name, stored=stored: on.meta(ids[name])["status"] == stored,
+                what=f"{name} to be stored",
+            )  # type: ignore[misc]
         task_id = on.send("jobs.retries")
         on.wire.open("retries")
         execution = on.ended(task_id)
@@ -113,7 +144,9 @@ def test_a_backend_that_keeps_its_results_itself(redis_url: str, tmp_path: Path,
 
 
 def test_two_apps_in_one_process(redis_url: str) -> None:
-    """Each app's tasks, publications and reports go to its own backend, also where one task calls the other app's."""
+    """Each app's tasks, publications and reports go to its own backend, also where one task calls
+    the other app's.
+    """
     from tests.acceptance.apps import worker_pair
 
     two = redis_url.rsplit("/", 1)[0] + "/0"

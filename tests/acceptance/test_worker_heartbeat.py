@@ -18,7 +18,8 @@ from tests.support.wait import until
 POOLS = ["prefork", "threads", "gevent", "solo"]
 #: Signs that come and go within a test's patience.
 QUICK = {"jobs": "life_jobs", "SIGN_INTERVAL": "0.2", "SIGN_LIFETIME": "1"}
-#: And some that outlast any pause of a machine that is busy with other things, for what must never stall.
+#: And some that outlast any pause of a machine that is busy with other things, for what must never
+#: stall.
 STEADY = QUICK | {"SIGN_LIFETIME": "60"}
 
 
@@ -35,7 +36,7 @@ def waiting(on: Bench, name: str = "waits") -> str:
     """A job that has reported and waits for the test's word, and gives signs."""
     task_id = on.send("jobs.gated", name)
     on.wire.heard(name)
-    until(lambda: on.store.read([task_id])[0].beating, what="a sign of life")
+    until(lambda: on.store.read([task_id])[0].alive, what="a sign of life")
     return task_id
 
 
@@ -59,7 +60,9 @@ def hold(tmp_path: Path) -> Hold:
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_worker_that_stops_is_stalled_and_comes_back(redis_url: str, pool: str) -> None:
-    """A worker that doesn't move reads as stalled, still running; when it goes on, as running, and its job ends well."""
+    """A worker that doesn't move reads as stalled, still running; when it goes on, as running, and
+    its job ends well.
+    """
     with bench(redis_url, pool=pool, **QUICK) as on:
         task_id = waiting(on)
         os.killpg(on.worker.pid, signal.SIGSTOP)
@@ -84,7 +87,9 @@ def test_a_worker_that_is_killed_is_stalled(redis_url: str, pool: str) -> None:
 
 
 def test_a_killed_worker_is_stalled_within_25_seconds(redis_url: str) -> None:
-    """The documented bound, with nothing set: the worker gives a sign every five seconds, and each lasts twenty."""
+    """The documented bound, with nothing set: the worker gives a sign every five seconds, and each
+    lasts twenty.
+    """
     with bench(redis_url, jobs="life_jobs") as on:
         task_id = waiting(on)
         os.killpg(on.worker.pid, signal.SIGKILL)
@@ -93,7 +98,9 @@ def test_a_killed_worker_is_stalled_within_25_seconds(redis_url: str) -> None:
 
 
 def lives(on: Bench, task_id: str) -> None:
-    """Three signs come from now on, and meanwhile it is running. The job itself gives none while it is held."""
+    """Three signs come from now on, and meanwhile it is running. The job itself gives none while it
+    is held.
+    """
     signs = set()
 
     def three() -> bool:
@@ -116,7 +123,9 @@ def test_a_busy_child_never_stalls(redis_url: str, hold: Hold) -> None:
 
 
 def test_in_threads_it_does_and_comes_back(redis_url: str, hold: Hold) -> None:
-    """Where a task shares the process, nothing there moves meanwhile: that is shown, and that it is over."""
+    """Where a task shares the process, nothing there moves meanwhile: that is shown, and that it is
+    over.
+    """
     with bench(redis_url, pool="threads", **QUICK) as on:
         waits, hog = waiting(on), on.send("life.hog", hold.path)
         on.wire.heard("hog")
@@ -130,7 +139,9 @@ def test_in_threads_it_does_and_comes_back(redis_url: str, hold: Hold) -> None:
 
 
 def test_a_worker_without_its_broker_lives(redis_url: str, own_valkey: Any, hold: Hold) -> None:
-    """The tasks go on when the broker has gone, and so do their signs: they don't hang on the consumer."""
+    """The tasks go on when the broker has gone, and so do their signs: they don't hang on the
+    consumer.
+    """
     with bench(own_valkey.url, redis_url, **STEADY) as on:
         task_id = on.send("life.hog", hold.path)
         on.wire.heard("hog")
@@ -168,7 +179,9 @@ def test_signs_are_given_beside_a_sql_backend(redis_url: str, tmp_path: Any) -> 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_a_retry_knows_where_the_last_attempt_got_to(redis_url: str, pool: str) -> None:
-    """`ctx.progress.previous` is None in the first attempt, and the last one's progress, whole, in each that follows."""
+    """`ctx.progress.previous` is None in the first attempt, and the last one's progress, whole, in
+    each that follows.
+    """
     with bench(redis_url, pool=pool, jobs="life_jobs") as on:
         task_id = on.send("life.retries")
         execution = on.ended(task_id)
@@ -179,7 +192,9 @@ def test_a_retry_knows_where_the_last_attempt_got_to(redis_url: str, pool: str) 
 
 
 def test_a_redelivered_task_does_too(on: Bench) -> None:
-    """Its process was killed, and the broker gave the message to another one: attempt 2, under the same id."""
+    """Its process was killed, and the broker gave the message to another one: attempt 2, under the
+    same id.
+    """
     execution = on.ended(on.send("life.redelivered"))
     assert (execution.attempt, execution.status) == (2, Status.COMPLETED)
     assert execution.outputs == [2, 4, "about to die", {}]
@@ -199,7 +214,9 @@ def test_a_redelivered_task_does_too(on: Bench) -> None:
     ],
 )
 def test_a_silent_attempt_is_ended(redis_url: str, pool: str, way: str) -> None:
-    """FAILURE by `headway.ProgressTimeout`, with its last progress; the worker goes on with the next task, unharmed."""
+    """FAILURE by `headway.ProgressTimeout`, with its last progress; the worker goes on with the
+    next task, unharmed.
+    """
     with bench(redis_url, pool=pool, concurrency=1, jobs="life_jobs") as on:
         task_id = on.send("life.silent", way)
         execution = on.ended(task_id)

@@ -21,13 +21,15 @@ HTML = """<!doctype html><html lang="en"><head><title>Lab</title><meta name="col
 #: When it is, in the page: seconds since the epoch.
 NOW = 1_800_000_000
 
-#: Seconds that may pass in the page before what is under way has to arrive: less than any time-out of the module.
+#: Seconds that may pass in the page before what is under way has to arrive: less than any time-out
+#: of the module.
 STEP = 2.5
 
 #: Seconds that anything may take on a busy machine.
 PATIENCE = 60
 
-#: In the page: chance is what a test says, `calls` counts, `underWay` has the calls without an answer, `opening` the sockets.
+#: In the page: chance is what a test says, `calls` counts, `underWay` has the calls without an
+#: answer, `opening` the sockets.
 BOUND = """(() => {
   Math.random = () => window.chance ?? 0.5;
   window.calls = 0;
@@ -57,7 +59,8 @@ BOUND = """(() => {
   };
 })()"""
 
-#: In the page: `follow(id)` watches, and keeps what it is told in `log`, a line for each word; `ends` is what `done` came to.
+#: In the page: `follow(id)` watches, and keeps what it is told in `log`, a line for each word;
+#: `ends` is what `done` came to.
 FOLLOW = """async () => {
   const headway = window.headway = await import("/api/v1/headway.js");
   const log = window.log = [], ends = window.ends = {}, watches = window.watches = {};
@@ -77,7 +80,9 @@ FOLLOW = """async () => {
 
 
 class Lab:
-    """The page. ``rest`` is what ``GET /executions/{id}`` says: a body, or a status and its detail; else nobody is there."""
+    """The page. ``rest`` is what ``GET /executions/{id}`` says: a body, or a status and its detail;
+    else nobody is there.
+    """
 
     def __init__(self, page: Page, *, socket: bool = True) -> None:
         self.page = page
@@ -103,14 +108,17 @@ class Lab:
     def follow(self, *ids: str, name: str | None = None, **options: Any) -> None:
         """Watch them, all in one go."""
         self.page.evaluate(
-            "([ids, options, name]) => { for (const id of ids) follow(id, options, name ?? id) }", [ids, options, name]
+            "([ids, options, name]) => { for (const id of ids) follow(id, options, name ?? id) }",
+            [ids, options, name],
         )
 
     def stop(self, name: str) -> None:
         self.page.evaluate("name => watches[name].stop()", name)
 
     def turn(self, seconds: float) -> None:
-        """Let time pass in the page. It waits for what is under way: else a slow answer would be one that came too late."""
+        """Let time pass in the page. It waits for what is under way: else a slow answer would be
+        one that came too late.
+        """
         left = round(seconds * 1000)
         while left > 0:
             self.settle()
@@ -120,12 +128,20 @@ class Lab:
         self.settle()
 
     def settle(self) -> None:
-        """Wait until all calls of the page are answered. What it has said on its socket was heard then, and is answered."""
-        until(lambda: self.page.evaluate("underWay.size") == 0, within=PATIENCE, what="all calls to be answered")
+        """Wait until all calls of the page are answered. What it has said on its socket was heard
+        then, and is answered.
+        """
+        until(
+            lambda: self.page.evaluate("underWay.size") == 0,
+            within=PATIENCE,
+            what="all calls to be answered",
+        )
 
     @property
     def calls(self) -> int:
-        """How often the page has called the API so far, by its own count: an aborted call may never get as far as `asked`."""
+        """How often the page has called the API so far, by its own count: an aborted call may never
+        get as far as `asked`.
+        """
         count: int = self.page.evaluate("calls")
         return count
 
@@ -137,27 +153,47 @@ class Lab:
 
     def told(self, *lines: str) -> None:
         """Wait until this, and nothing else, has been told since the last call."""
-        until(lambda: len(self.log) >= len(lines), within=PATIENCE, what=f"{lines} instead of {self.log}")
+        until(
+            lambda: len(self.log) >= len(lines),
+            within=PATIENCE,
+            what=f"{lines} instead of {self.log}",
+        )
         assert self.page.evaluate("log.splice(0)") == list(lines)
 
     def opened(self, count: int) -> None:
-        """Wait until that many sockets have been opened in all. Asking the browser lets its events through."""
-        until(lambda: self.page.evaluate("1") and len(self.socket.sockets) >= count, within=PATIENCE, what=f"{count} sockets")
+        """Wait until that many sockets have been opened in all. Asking the browser lets its events
+        through.
+        """
+        until(
+            lambda: self.page.evaluate("1") and len(self.socket.sockets) >= count,
+            within=PATIENCE,
+            what=f"{count} sockets",
+        )
         assert len(self.socket.sockets) == count
 
     def heard(self, count: int) -> list[Json]:
         """What the page has said on its sockets, once it is that many messages."""
-        until(lambda: self.page.evaluate("1") and len(self.socket.heard) >= count, within=PATIENCE, what=f"{count} messages")
+        until(
+            lambda: self.page.evaluate("1") and len(self.socket.heard) >= count,
+            within=PATIENCE,
+            what=f"{count} messages",
+        )
         return self.socket.heard
 
     def paths(self, ending: str = "") -> list[str]:
         """What was asked of the API, but for the modules."""
-        return [request.url.removeprefix(f"{self.url}/api/v1") for request in self.asked if request.url.endswith(ending)]
+        return [
+            request.url.removeprefix(f"{self.url}/api/v1")
+            for request in self.asked
+            if request.url.endswith(ending)
+        ]
 
     def _answer(self, route: Route) -> None:
         path = route.request.url.removeprefix(self.url).removeprefix("/api/v1/").partition("?")[0]
         if path in browser_assets.NAMES:
-            route.fulfill(body=(browser_assets.FOLDER / path).read_bytes(), content_type="text/javascript")
+            route.fulfill(
+                body=(browser_assets.FOLDER / path).read_bytes(), content_type="text/javascript"
+            )
         elif path == "/":
             route.fulfill(body=HTML, content_type="text/html")
         else:
@@ -180,10 +216,23 @@ class Lab:
         else:
             etag = f'"{hash(json.dumps(said))}"'
             known = route.request.headers.get("if-none-match") == etag
-            route.fulfill(status=304 if known else 200, body=b"" if known else json.dumps(said), headers={"ETag": etag})
+            route.fulfill(
+                status=304 if known else 200,
+                body=b"" if known else json.dumps(said),
+                headers={"ETag": etag},
+            )
 
 
-def execution(execution_id: str, status: str = "running", phase: str = "running", **more: Any) -> Json:
+def execution(
+    execution_id: str, status: str = "running", phase: str = "running", **more: Any
+) -> Json:
     """What REST says."""
-    body = {"execution_id": execution_id, "status": status, "phase": phase, "progress": None, "outputs": None, "error": None}
+    body = {
+        "execution_id": execution_id,
+        "status": status,
+        "phase": phase,
+        "progress": None,
+        "outputs": None,
+        "error": None,
+    }
     return body | {"updated_at": "2026-01-01T12:00:00.000Z"} | more

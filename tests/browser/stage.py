@@ -17,7 +17,9 @@ PLACE = "/jobs"
 
 
 class Stage:
-    """A dashboard over the fakes, and a hand in them. ``server.clock`` is near the browser's, and turned by hand."""
+    """A dashboard over the fakes, and a hand in them. ``server.clock`` is near the browser's, and
+    turned by hand.
+    """
 
     def __init__(self, server: Mounted, serving: Serving) -> None:
         self.server = server
@@ -29,7 +31,9 @@ class Stage:
         """The dashboard's page."""
         return f"{self.serving.url}{PLACE}/"
 
-    def publish(self, *ids: str, task: str = "shop.import_orders", owner: str | None = None) -> None:
+    def publish(
+        self, *ids: str, task: str = "shop.import_orders", owner: str | None = None
+    ) -> None:
         """Register them in one go, each a moment after the one before."""
         registrations = []
         for execution_id in ids:
@@ -39,7 +43,9 @@ class Stage:
 
     def begin(self, execution_id: str, worker: str = "celery@north-1", **more: Any) -> None:
         """Open an attempt."""
-        self.server.store.open(AttemptStart(execution_id, None, self.server.clock(), worker=worker, **more))
+        self.server.store.start_attempt(
+            AttemptStart(execution_id, None, self.server.clock(), worker=worker, **more)
+        )
 
     def report(
         self,
@@ -53,7 +59,12 @@ class Stage:
         """Report, a second after what was before."""
         self.server.clock.tick(1)
         stamp = round(self.server.clock().timestamp() * 1000)
-        said = {"current": current, "total": total, "message": message, "attributes": attributes or None}
+        said = {
+            "current": current,
+            "total": total,
+            "message": message,
+            "attributes": attributes or None,
+        }
         self.server.write(execution_id, "PROGRESS", said | {"timestamp": stamp, "rate": rate})
 
     def run(
@@ -74,7 +85,12 @@ class Stage:
         """End the open attempt."""
         self.server.end(execution_id, state, result)
 
-    def fail(self, execution_id: str, kind: str = "DamagedArchiveError", text: str = "Member 14 can't be read") -> None:
+    def fail(
+        self,
+        execution_id: str,
+        kind: str = "DamagedArchiveError",
+        text: str = "Member 14 can't be read",
+    ) -> None:
         """End the open attempt badly."""
         self.end(execution_id, "FAILURE", {"exc_type": kind, "exc_message": [text]})
 
@@ -89,7 +105,9 @@ def staged(**settings: Any) -> Iterator[Stage]:
 def open_page(page: Page, stage: Stage, where: str = "") -> Page:
     """Go to the dashboard, and come back when it has shown something."""
     page.goto(f"{stage.url}{where}")
-    expect(page.locator(".row:visible, #none > :visible, #whole:visible, #missing > :visible").first).to_be_visible()
+    expect(
+        page.locator(".row:visible, #none > :visible, #whole:visible, #missing > :visible").first
+    ).to_be_visible()
     return page
 
 

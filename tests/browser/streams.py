@@ -1,4 +1,6 @@
-"""The socket for many, as a page of a test is told that it is: what the server would say, or wouldn't."""
+"""The socket for many, as a page of a test is told that it is: what the server would say, or
+wouldn't.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,16 @@ def frame(kind: str, execution_id: str, **more: Any) -> Json:
     """A frame of the contract's section 4."""
     status = {"status": "running", "started": "running", "progress": "running"}.get(kind, kind)
     phase = {"phase": "running"} if kind == "status" else {}
-    return {"type": kind, "execution_id": execution_id, "status": status, "timestamp": "2026-01-01T12:00:00.000Z"} | phase | more
+    return (
+        {
+            "type": kind,
+            "execution_id": execution_id,
+            "status": status,
+            "timestamp": "2026-01-01T12:00:00.000Z",
+        }
+        | phase
+        | more
+    )
 
 
 def progress(current: float, total: float | None, message: str | None = None, **more: Any) -> Json:
@@ -41,7 +52,8 @@ def progress(current: float, total: float | None, message: str | None = None, **
 class Server:
     """Stands for the server on every socket that the page opens, and remembers what it was asked.
 
-    ``known`` says what is told of an execution that is subscribed to: frames. Of any other nothing is told.
+    ``known`` says what is told of an execution that is subscribed to: frames. Of any other nothing
+    is told.
     """
 
     def __init__(self, page: Page, known: dict[str, list[Json]] | None = None) -> None:

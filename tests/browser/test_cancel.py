@@ -25,7 +25,9 @@ def open_for_ever(page: Page, execution_id: str) -> Locator:
 
 
 def test_a_running_job_is_cancelled(home: Page) -> None:
-    """One press ends the job at its next report; the bar stays where it was, and there is nothing left to cancel."""
+    """One press ends the job at its next report; the bar stays where it was, and there is nothing
+    left to cancel.
+    """
     job = start(home, "tasks.checksum")
     expect(job.locator(".numbers")).to_contain_text("%", timeout=END)
     button = job.get_by_role("button", name="Cancel Checksums")
@@ -39,13 +41,21 @@ def test_a_running_job_is_cancelled(home: Page) -> None:
 
 
 def test_asked_for_is_not_done(home: Page) -> None:
-    """Until the run has confirmed it the job says that it is cancelling, and a second press asks for nothing."""
+    """Until the run has confirmed it the job says that it is cancelling, and a second press asks
+    for nothing.
+    """
     asked = []
     job = open_for_ever(home, "slow")
 
     def answer(route: Route) -> None:
         asked.append(route.request.method)
-        body = {"execution_id": "slow", "status": "pending", "phase": "cancelling", "progress": None, "task": "tasks.any"}
+        body = {
+            "execution_id": "slow",
+            "status": "pending",
+            "phase": "cancelling",
+            "progress": None,
+            "task": "tasks.any",
+        }
         route.fulfill(status=202, json=body)
 
     home.route("**/api/v1/executions/slow/cancel", answer)
@@ -62,6 +72,10 @@ def test_a_refusal_is_told(home: Page) -> None:
     """What the server says against it stands at the job."""
     job = open_for_ever(home, "dear")
     problem = {"title": "Forbidden", "status": 403, "detail": "You may not cancel execution 'dear'"}
-    home.route("**/api/v1/executions/dear/cancel", lambda route: route.fulfill(status=403, json=problem))
+    home.route(
+        "**/api/v1/executions/dear/cancel", lambda route: route.fulfill(status=403, json=problem)
+    )
     job.locator(".cancel").click()
-    expect(job.locator(".error")).to_have_text("It wasn’t cancelled. You may not cancel execution 'dear'")
+    expect(job.locator(".error")).to_have_text(
+        "It wasn’t cancelled. You may not cancel execution 'dear'"
+    )

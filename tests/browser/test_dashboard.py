@@ -1,4 +1,6 @@
-"""The dashboard's list in a real browser, over the fakes: what it shows and filters, and what it says when something is wrong."""
+"""The dashboard's list in a real browser, over the fakes: what it shows and filters, and what it
+says when something is wrong.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,10 @@ def stage() -> Iterator[Stage]:
 def policy_kept(page: Page) -> Iterator[None]:
     """A test fails where the browser had to block something of the page's own."""
     blocked: list[str] = []
-    page.on("console", lambda said: blocked.append(said.text) if "Security Policy" in said.text else None)
+    page.on(
+        "console",
+        lambda said: blocked.append(said.text) if "Security Policy" in said.text else None,
+    )
     yield
     assert not blocked
 
@@ -60,11 +65,15 @@ def test_a_row_says_what_is_known(page: Page, stage: Stage) -> None:
     waiting = row(page, "second")
     expect(waiting.locator(".state")).to_have_text("Waiting")
     expect(waiting.locator(".message")).to_have_text("Waiting for a worker")
-    expect(waiting.get_by_role("progressbar")).not_to_have_attribute("aria-valuenow", re.compile(".*"))
+    expect(waiting.get_by_role("progressbar")).not_to_have_attribute(
+        "aria-valuenow", re.compile(".*")
+    )
 
 
 def test_it_moves_by_itself(page: Page, stage: Stage) -> None:
-    """A report moves the bar, an end leaves it where it was and gives the reason, all without a reload and over one socket."""
+    """A report moves the bar, an end leaves it where it was and gives the reason, all without a
+    reload and over one socket.
+    """
     sockets: list[str] = []
     page.on("websocket", lambda socket: sockets.append(socket.url))
     for name in ("one", "two"):
@@ -76,26 +85,34 @@ def test_it_moves_by_itself(page: Page, stage: Stage) -> None:
     stage.fail("one")
     stage.end("two")
     expect(row(page, "one").locator(".state")).to_have_text("Failed")
-    expect(row(page, "one").locator(".message")).to_have_text("DamagedArchiveError: Member 14 can't be read")
+    expect(row(page, "one").locator(".message")).to_have_text(
+        "DamagedArchiveError: Member 14 can't be read"
+    )
     expect(row(page, "one").get_by_role("progressbar")).to_have_attribute("aria-valuenow", "31")
     expect(row(page, "two").locator(".state")).to_have_text("Done")
     assert len(sockets) == 1
 
 
 def test_states_between(page: Page, stage: Stage) -> None:
-    """Stalled, retrying and cancelling are told apart in words; no time left is promised for what stands still."""
+    """Stalled, retrying and cancelling are told apart in words; no time left is promised for what
+    stands still.
+    """
     for name in ("stalled", "retrying", "cancelling"):
         stage.run(name, 40, 100)
-    stage.server.store.beat(["stalled"], "celery@north-1", 5.0)
+    stage.server.store.heartbeat(["stalled"], "celery@north-1", 5.0)
     open_page(page, stage)
     stage.end("retrying", "RETRY")
     stage.server.store.request_cancel("cancelling", stage.server.clock())
     stage.server.clock.tick(60)
-    for name, word in (("stalled", "No sign of life"), ("retrying", "Retrying"), ("cancelling", "Cancelling")):
+    for name, word in (
+        ("stalled", "No sign of life"),
+        ("retrying", "Retrying"),
+        ("cancelling", "Cancelling"),
+    ):
         expect(row(page, name).locator(".state")).to_have_text(word)
         expect(row(page, name)).to_have_attribute("data-phase", name)
         expect(row(page, name).locator(".numbers")).not_to_contain_text("left")
-    stage.server.store.beat(["stalled"], "celery@north-1", 5.0)
+    stage.server.store.heartbeat(["stalled"], "celery@north-1", 5.0)
     expect(row(page, "stalled").locator(".state")).to_have_text("Running")
 
 
@@ -119,11 +136,15 @@ def test_new_ones_come_in(page: Page, stage: Stage) -> None:
 
 
 def test_nothing_jumps_under_a_reader(page: Page, stage: Stage) -> None:
-    """While the focus or the pointer is on the list, or it is scrolled, new ones wait behind a button that counts them."""
+    """While the focus or the pointer is on the list, or it is scrolled, new ones wait behind a
+    button that counts them.
+    """
     stage.publish("old")
     open_page(page, stage)
     row(page, "old").get_by_role("link").focus()
-    stage.publish("second", "third")  # at once: a look in between would tell of one, and then of two without a word
+    stage.publish(
+        "second", "third"
+    )  # at once: a look in between would tell of one, and then of two without a word
     expect(page.locator("#pill")).to_have_text("2 new")
     expect(page.locator("#announcer")).to_contain_text("2 new, at the top of the list")
     assert shown(page) == ["old"]
@@ -142,7 +163,9 @@ def test_the_button_stays_under_the_hand(page: Page, stage: Stage) -> None:
     stage.publish("new")
     expect(page.locator("#pill")).to_be_visible()
     page.locator("#pill").focus()
-    for _ in range(2):  # the second answer has been taken in by the time that is asked for a third one
+    for _ in range(
+        2
+    ):  # the second answer has been taken in by the time that is asked for a third one
         page.wait_for_event("requestfinished", lambda asked: "/executions?" in asked.url)
     expect(page.locator("#pill")).to_be_focused()
     assert shown(page) == ["old"]
@@ -169,7 +192,9 @@ def test_what_a_task_says_is_text(page: Page, stage: Stage) -> None:
 
 
 def test_by_status(page: Page, stage: Stage) -> None:
-    """A chip for each status narrows the list down, says how many there are, and stands in the URL; the back button undoes it."""
+    """A chip for each status narrows the list down, says how many there are, and stands in the URL;
+    the back button undoes it.
+    """
     stage.run("good", 1, 2)
     stage.end("good")
     stage.run("bad", 1, 2)
@@ -177,7 +202,9 @@ def test_by_status(page: Page, stage: Stage) -> None:
     stage.publish("queued")
     open_page(page, stage)
     chips = page.get_by_role("navigation", name="By status")
-    expect(chips.get_by_role("link")).to_have_text(["All 3", "Waiting 1", "Running 0", "Done 1", "Failed 1", "Cancelled 0"])
+    expect(chips.get_by_role("link")).to_have_text(
+        ["All 3", "Waiting 1", "Running 0", "Done 1", "Failed 1", "Cancelled 0"]
+    )
     chips.get_by_role("link", name="Failed").click()
     expect(page.locator(".row")).to_have_count(1)
     assert shown(page) == ["bad"]
@@ -192,7 +219,9 @@ def test_by_status(page: Page, stage: Stage) -> None:
 
 
 def test_by_task_and_text(page: Page, stage: Stage) -> None:
-    """A task and a part of a name or an id, together with what stands in the URL; one press shows all again."""
+    """A task and a part of a name or an id, together with what stands in the URL; one press shows
+    all again.
+    """
     stage.publish("a1", task="shop.import_orders")
     stage.publish("a2", task="shop.import_orders")
     stage.publish("b1", task="mail.newsletter")
@@ -215,18 +244,26 @@ def test_pages_follow_by_scrolling(page: Page, stage: Stage) -> None:
         stage.publish(f"e{n:03}")
     open_page(page, stage)
     rows = page.locator(".row")
-    until(lambda: rows.last.scroll_into_view_if_needed() or rows.count() == 420, within=60, what="all of them")
+    until(
+        lambda: rows.last.scroll_into_view_if_needed() or rows.count() == 420,
+        within=60,
+        what="all of them",
+    )
     expect(page.locator("#more")).to_be_hidden()
     assert shown(page) == [f"e{n:03}" for n in reversed(range(420))]
 
 
 def test_there_and_back(page: Page, stage: Stage) -> None:
-    """A row leads to the execution's own page, and the way back to the very row, with the filters as they were."""
+    """A row leads to the execution's own page, and the way back to the very row, with the filters
+    as they were.
+    """
     for n in range(40):
         stage.publish(f"e{n:02}")
     open_page(page, stage, "?status=pending")
     target = row(page, "e03").get_by_role("link")
-    page.evaluate("addEventListener('click', () => { window.left = scrollY }, { capture: true, once: true })")
+    page.evaluate(
+        "addEventListener('click', () => { window.left = scrollY }, { capture: true, once: true })"
+    )
     target.click()
     expect(page.locator("#detail-title")).to_be_focused()
     assert page.url.endswith("?status=pending#/e03")
@@ -234,7 +271,10 @@ def test_there_and_back(page: Page, stage: Stage) -> None:
     expect(target).to_be_focused()
     assert page.url.endswith("?status=pending#/")
     assert page.evaluate("left") > 0
-    until(lambda: page.evaluate("Math.abs(scrollY - left) < 2"), what="the list to be where it was left")
+    until(
+        lambda: page.evaluate("Math.abs(scrollY - left) < 2"),
+        what="the list to be where it was left",
+    )
 
 
 # --- when something is wrong ---
@@ -251,14 +291,19 @@ def test_nothing_yet(page: Page, stage: Stage) -> None:
 
 
 def test_the_connection_is_lost(page: Page, stage: Stage) -> None:
-    """Without the server nothing seems to go on; when it is back, what was missed is there, and what is new."""
+    """Without the server nothing seems to go on; when it is back, what was missed is there, and
+    what is new.
+    """
     stage.run("mine", 10, 100)
     open_page(page, stage)
     expect(page.locator("#link")).to_have_attribute("data-state", "live")
     stage.serving.stop()
     expect(page.locator("#banner")).to_contain_text("The connection is lost")
     expect(page.locator("#link")).to_have_text("Connection lost")
-    assert row(page, "mine").locator(".fill").evaluate("it => getComputedStyle(it).animationPlayState") == "paused"
+    assert (
+        row(page, "mine").locator(".fill").evaluate("it => getComputedStyle(it).animationPlayState")
+        == "paused"
+    )
     stage.report("mine", 70, 100)
     stage.end("mine")
     stage.publish("later")
@@ -270,10 +315,16 @@ def test_the_connection_is_lost(page: Page, stage: Stage) -> None:
 
 
 def test_the_backend_is_away(page: Page, stage: Stage) -> None:
-    """A server that can't reach its backend is another thing than none; the rows stay, and it goes on by itself."""
+    """A server that can't reach its backend is another thing than none; the rows stay, and it goes
+    on by itself.
+    """
     stage.publish("mine")
     open_page(page, stage)
-    detail = {"title": "Service Unavailable", "status": 503, "detail": "The result backend can't be reached"}
+    detail = {
+        "title": "Service Unavailable",
+        "status": 503,
+        "detail": "The result backend can't be reached",
+    }
     page.route("**/api/v1/executions?*", lambda route: route.fulfill(status=503, json=detail))
     expect(page.locator("#banner")).to_contain_text("can’t reach its result backend")
     expect(row(page, "mine")).to_be_visible()
@@ -296,7 +347,9 @@ def test_a_backend_that_cannot_list(page: Page, stage: Stage) -> None:
 
 
 def test_a_token_is_asked_for(page: Page) -> None:
-    """Asked once; a wrong one is told as wrong; the right one opens list and stream, stays in this tab, and is in no URL."""
+    """Asked once; a wrong one is told as wrong; the right one opens list and stream, stays in this
+    tab, and is in no URL.
+    """
     urls: list[str] = []
     page.on("request", lambda asked: urls.append(asked.url))
     page.on("websocket", lambda socket: urls.append(socket.url))
@@ -312,7 +365,9 @@ def test_a_token_is_asked_for(page: Page) -> None:
                 expect(dialog.get_by_text("didn’t take that token")).to_be_visible()
         expect(row(page, "mine")).to_be_visible()
         stage.report("mine", 20, 100)
-        expect(row(page, "mine").get_by_role("progressbar")).to_have_attribute("aria-valuenow", "20")
+        expect(row(page, "mine").get_by_role("progressbar")).to_have_attribute(
+            "aria-valuenow", "20"
+        )
         page.reload()  # the tab remembers it
         expect(row(page, "mine")).to_be_visible()
         assert page.evaluate("localStorage.length") == 0
@@ -329,7 +384,9 @@ def test_a_token_is_asked_for(page: Page) -> None:
 
 
 def test_only_what_one_may_see(page: Page) -> None:
-    """The app's own rule decides what is listed and opened here too; a refusal is told in the server's words."""
+    """The app's own rule decides what is listed and opened here too; a refusal is told in the
+    server's words.
+    """
 
     def rule(who: Identity, action: Action, execution_id: str | None) -> bool:
         return execution_id is None or execution_id.startswith("mine")
@@ -368,7 +425,10 @@ def test_what_is_newer_stays(page: Page, stage: Stage) -> None:
 def test_a_hidden_page_rests(page: Page, stage: Stage) -> None:
     """Nobody sees it: nothing is asked, however long; seen again, it is brought up to date at once."""
     asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url) if "/executions?" in request.url else None)
+    page.on(
+        "request",
+        lambda request: asked.append(request.url) if "/executions?" in request.url else None,
+    )
     page.clock.install()
     stage.publish("mine")
     open_page(page, stage)

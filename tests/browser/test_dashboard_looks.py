@@ -1,4 +1,5 @@
-"""The dashboard for everybody: on every screen, in both themes, by keyboard, by ear, and held to axe-core's rules.
+"""The dashboard for everybody: on every screen, in both themes, by keyboard, by ear, and held to
+axe-core's rules.
 
 ``SCREENSHOTS=1`` lets it write the README's pictures of the dashboard to ``docs/`` as well.
 """
@@ -26,7 +27,10 @@ SCREENS: dict[str, dict[str, Any]] = {
     "wall": {"viewport": {"width": 3840, "height": 2160}},
 }
 on_each = pytest.mark.parametrize(
-    ("page", "name"), [(options, name) for name, options in SCREENS.items()], indirect=["page"], ids=list(SCREENS)
+    ("page", "name"),
+    [(options, name) for name, options in SCREENS.items()],
+    indirect=["page"],
+    ids=list(SCREENS),
 )
 
 
@@ -42,7 +46,9 @@ def stage() -> Iterator[Stage]:
 
 
 def a_day(stage: Stage) -> None:
-    """One in each state, some of them long ago; `VIDEO` has had two attempts and a course worth a look."""
+    """One in each state, some of them long ago; `VIDEO` has had two attempts and a course worth a
+    look.
+    """
     now = stage.server.clock.now
     rest = "reports.monthly_totals", "mail.newsletter", "shop.import_orders"
     for n in range(12):
@@ -51,19 +57,29 @@ def a_day(stage: Stage) -> None:
         stage.end(f"5f0c{n:02}b7-ended", result={"rows": 4800})
     stage.server.clock.now = now - timedelta(minutes=31)
     stage.run("c41e9a02-archive", 148, 300, "Packing 2026-03.tar", task="media.pack_archive")
-    stage.fail("c41e9a02-archive", text="The archive of March is damaged: member 149 of 300 can't be read")
+    stage.fail(
+        "c41e9a02-archive", text="The archive of March is damaged: member 149 of 300 can't be read"
+    )
     stage.server.clock.now = now - timedelta(minutes=26)
     stage.run("8d15f3bb-newsletter", 1210, 5000, "Sending batch 13", task="mail.newsletter")
     stage.end("8d15f3bb-newsletter", "REVOKED")
     stage.server.clock.now = now - timedelta(minutes=6)
     stage.run("f7aa0c31-lost", 640, 1000, "Encoding pass 2 of 2", task="media.transcode_video")
-    stage.server.store.beat(["f7aa0c31-lost"], "celery@north-1", 30.0)
+    stage.server.store.heartbeat(["f7aa0c31-lost"], "celery@north-1", 30.0)
     stage.run("02b9d7e4-again", 17, 60, "Fetching rates", task="shop.exchange_rates")
     stage.end("02b9d7e4-again", "RETRY")
     stage.run("3e66a1c8-crawl", 3120, None, "Following /products", 31.4, task="search.crawl_site")
     stage.server.store.request_cancel("3e66a1c8-crawl", stage.server.clock())
     a_course(stage)
-    stage.run("77d0be19-index", 52, 90, "Writing segment 53", 1.6, task="search.rebuild_index", owner="ann")
+    stage.run(
+        "77d0be19-index",
+        52,
+        90,
+        "Writing segment 53",
+        1.6,
+        task="search.rebuild_index",
+        owner="ann",
+    )
     stage.run("a90c4f56-feed", 870, None, "Reading the feed", 212.0, task="shop.import_orders")
     stage.run("d2f8135a-orders", 61234, 81000, "Importing rows", 2381.5, task="shop.import_orders")
     stage.publish("6b1c0d9e-queued", task="reports.monthly_totals")
@@ -71,7 +87,12 @@ def a_day(stage: Stage) -> None:
 
 def a_course(stage: Stage) -> None:
     """`VIDEO`: an attempt that got to 38 %, and one that goes on behind it."""
-    messages = "Reading the source", "Encoding pass 1 of 2", "Encoding pass 2 of 2", "Writing the index"
+    messages = (
+        "Reading the source",
+        "Encoding pass 1 of 2",
+        "Encoding pass 2 of 2",
+        "Writing the index",
+    )
     stage.publish(VIDEO, task="media.transcode_video", owner="ann@example.org")
     stage.server.clock.tick(14)
     stage.begin(VIDEO)
@@ -85,7 +106,13 @@ def a_course(stage: Stage) -> None:
         stage.server.clock.tick(2)
         done = 690 * n / 69 + 25 * math.sin(n / 6)
         stage.report(
-            VIDEO, max(0, round(done)), 1000, messages[min(2, n // 22)], 3.4, frame=f"{n * 310:,}", speed=f"{1.7 + n % 5 / 10}×"
+            VIDEO,
+            max(0, round(done)),
+            1000,
+            messages[min(2, n // 22)],
+            3.4,
+            frame=f"{n * 310:,}",
+            speed=f"{1.7 + n % 5 / 10}×",
         )
 
 
@@ -101,7 +128,9 @@ PLACES = {
 
 @on_each
 def test_it_fits_and_breaks_no_rule(page: Page, stage: Stage, name: str) -> None:
-    """From a small phone to a wall, light and dark: nothing is wider than the screen, and axe-core finds nothing against it."""
+    """From a small phone to a wall, light and dark: nothing is wider than the screen, and axe-core
+    finds nothing against it.
+    """
     for where, what in PLACES.items():
         page.goto("about:blank")
         open_page(page, stage, where)
@@ -114,7 +143,9 @@ def test_it_fits_and_breaks_no_rule(page: Page, stage: Stage, name: str) -> None
 
 
 def picture(page: Page, name: str, where: str) -> None:
-    """What the README shows: the list on each screen, and one execution, as ``docs/dashboard-*.png``."""
+    """What the README shows: the list on each screen, and one execution, as
+    ``docs/dashboard-*.png``.
+    """
     called = {
         ("light", ""): "light",
         ("dark", ""): "dark",
@@ -125,11 +156,15 @@ def picture(page: Page, name: str, where: str) -> None:
         page.mouse.move(0, 0)
         page.evaluate("document.activeElement.blur()")
         # Given a path, Playwright would write it in threads that outlive the test.
-        (ROOT / "docs" / f"dashboard-{file}.png").write_bytes(page.screenshot(full_page=where != ""))
+        (ROOT / "docs" / f"dashboard-{file}.png").write_bytes(
+            page.screenshot(full_page=where != "")
+        )
 
 
 def test_a_lost_connection_breaks_no_rule(page: Page, stage: Stage) -> None:
-    """The banner and the paused bars can be read as well, and axe-core finds nothing; nor at the questions that are asked."""
+    """The banner and the paused bars can be read as well, and axe-core finds nothing; nor at the
+    questions that are asked.
+    """
     open_page(page, stage, f"#/{VIDEO}")
     page.get_by_role("button", name="Cancel", exact=True).click()
     assert violations(page) == []
@@ -141,7 +176,9 @@ def test_a_lost_connection_breaks_no_rule(page: Page, stage: Stage) -> None:
 
 
 def test_by_keyboard(page: Page, stage: Stage) -> None:
-    """Everything is reached in the order in which it is read, what has the focus is seen, and a skip leads past the head."""
+    """Everything is reached in the order in which it is read, what has the focus is seen, and a
+    skip leads past the head.
+    """
     open_page(page, stage)
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
@@ -149,7 +186,9 @@ def test_by_keyboard(page: Page, stage: Stage) -> None:
     expect(page.locator("main")).to_be_focused()
     for name in ("All", "Waiting", "Running", "Done", "Failed", "Cancelled"):
         page.keyboard.press("Tab")
-        expect(page.get_by_role("navigation", name="By status").get_by_role("link", name=name)).to_be_focused()
+        expect(
+            page.get_by_role("navigation", name="By status").get_by_role("link", name=name)
+        ).to_be_focused()
         assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     page.keyboard.press("Tab")
     expect(page.get_by_role("searchbox", name="Part of a task’s name or of an id")).to_be_focused()
@@ -171,10 +210,16 @@ def test_by_keyboard(page: Page, stage: Stage) -> None:
 
 @pytest.mark.parametrize("page", [{"reduced_motion": "reduce"}], indirect=True)
 def test_reduced_motion(page: Page, stage: Stage) -> None:
-    """Nothing moves for somebody who asked for that: a bar of unknown length is striped, a known one jumps."""
+    """Nothing moves for somebody who asked for that: a bar of unknown length is striped, a known
+    one jumps.
+    """
     open_page(page, stage)
-    moving, known = (row(page, each).locator(".fill") for each in ("a90c4f56-feed", "77d0be19-index"))
-    style = moving.evaluate("it => [getComputedStyle(it).animationName, getComputedStyle(it).backgroundImage.slice(0, 9)]")
+    moving, known = (
+        row(page, each).locator(".fill") for each in ("a90c4f56-feed", "77d0be19-index")
+    )
+    style = moving.evaluate(
+        "it => [getComputedStyle(it).animationName, getComputedStyle(it).backgroundImage.slice(0, 9)]"
+    )
     assert style == ["none", "repeating"]
     assert known.evaluate("it => getComputedStyle(it).transitionDuration") == "0s"
 
@@ -188,4 +233,6 @@ def test_how_far_it_is_is_said_now_and_then(page: Page, stage: Stage) -> None:
     stage.end("d2f8135a-orders")
     said = page.locator("#announcer[aria-live=polite] p")
     expect(said.last).to_have_text("shop.import_orders: Done")
-    assert said.count() <= 4  # the end, and each ten of a hundred: on a slow machine they are far enough apart
+    assert (
+        said.count() <= 4
+    )  # the end, and each ten of a hundred: on a slow machine they are far enough apart

@@ -11,7 +11,8 @@ from tests.support.wait import until
 
 COUNT = 1000
 
-#: Counts frames, and the writes to rows of the page that happen outside of one: each of those could cost a layout of its own.
+#: Counts frames, and the writes to rows of the page that happen outside of one: each of those could
+#: cost a layout of its own.
 METER = """
 window.meter = { frames: 0, outside: 0, inside: 0 };
 const ask = window.requestAnimationFrame.bind(window);
@@ -39,8 +40,8 @@ def layouts(page: Page) -> int:
 
 
 def test_a_thousand_that_move(page: Page) -> None:
-    """However many move: only what is on the screen is watched and rendered, all writes of a frame are one batch, and each frame
-    lays the page out once at most."""
+    """However many move: only what is on the screen is watched and rendered, all writes of a frame
+    are one batch, and each frame lays the page out once at most."""
     page.add_init_script(METER)
     ids = [f"e{n:04}" for n in range(COUNT)]
     with staged() as stage:
@@ -48,13 +49,27 @@ def test_a_thousand_that_move(page: Page) -> None:
             stage.publish(each)
             stage.begin(each)
         open_page(page, stage)
-        until(lambda: page.locator(".row").last.scroll_into_view_if_needed() or page.locator(".row").count() == COUNT, within=120)
+        until(
+            lambda: (
+                page.locator(".row").last.scroll_into_view_if_needed()
+                or page.locator(".row").count() == COUNT
+            ),
+            within=120,
+        )
         page.evaluate("scrollTo(0, document.body.scrollHeight / 2)")
         middle = page.locator(".row").nth(COUNT // 2)
         expect(middle).to_be_in_viewport()
         rendered = "all => all.filter((row) => row.firstElementChild.checkVisibility({ contentVisibilityAuto: true })).length"
-        until(lambda: page.locator(".row").evaluate_all(rendered) < 100, within=60, what="all else to be left out")
-        until(lambda: len(stage.server.headway.hub._watched) < 100, within=60, what="only what is on the screen to be watched")
+        until(
+            lambda: page.locator(".row").evaluate_all(rendered) < 100,
+            within=60,
+            what="all else to be left out",
+        )
+        until(
+            lambda: len(stage.server.headway.hub._watched) < 100,
+            within=60,
+            what="only what is on the screen to be watched",
+        )
 
         frames, laid_out = page.evaluate("meter.frames"), layouts(page)
         page.evaluate("meter.inside = meter.outside = 0")
@@ -64,8 +79,12 @@ def test_a_thousand_that_move(page: Page) -> None:
             for each in ids:
                 stage.server.report(each, wave * 10, 100, f"wave {wave}")
             stage.server.clock.tick(1)
-            expect(row(page, name).get_by_role("progressbar")).to_have_attribute("aria-valuenow", str(wave * 10))
-        laid_out = layouts(page) - laid_out  # first: what is laid out from now on has frames of its own
+            expect(row(page, name).get_by_role("progressbar")).to_have_attribute(
+                "aria-valuenow", str(wave * 10)
+            )
+        laid_out = (
+            layouts(page) - laid_out
+        )  # first: what is laid out from now on has frames of its own
         meter = page.evaluate("meter")
         assert meter["inside"] > 10
         assert meter["outside"] == 0

@@ -1,4 +1,6 @@
-"""The service's own jobs, followed to their ends on the service's dashboard: real workers, a real server, real trouble."""
+"""The service's own jobs, followed to their ends on the service's dashboard: real workers, a real
+server, real trouble.
+"""
 
 from __future__ import annotations
 
@@ -18,23 +20,32 @@ SCREENS: dict[str, dict[str, Any]] = {
     "dark": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "dark"},
     "phone": {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True},
 }
-#: Each screen with a trouble of its own: none, the web server killed, the browser without a network.
+#: Each screen with a trouble of its own: none, the web server killed, the browser without a
+#: network.
 CASES = [(SCREENS["light"], "none"), (SCREENS["dark"], "restart"), (SCREENS["phone"], "cut")]
 
 
 def start_all(service: Service) -> dict[str, str]:
-    """Start the five jobs; their ids with the status that each ends in. The first one outlives the trouble."""
+    """Start the five jobs; their ids with the status that each ends in. The first one outlives the
+    trouble.
+    """
     ends = {service.start("tasks.checksum", passes=12): "completed"}
     for task in ("tasks.pipeline", "tasks.fails_half_way", "tasks.unknown_length"):
-        ends[service.start(task, **LESS[task])] = "failed" if task == "tasks.fails_half_way" else "completed"
+        ends[service.start(task, **LESS[task])] = (
+            "failed" if task == "tasks.fails_half_way" else "completed"
+        )
     rows = "name,amount\n" + "Ada,1\n" * 2000 + "broken\n"
     answer = requests.post(f"{service.url}/upload", files={"file": ("rows.csv", rows)}, timeout=60)
     return ends | {answer.json()["execution_id"]: "completed"}
 
 
-@pytest.mark.parametrize(("page", "trouble"), CASES, indirect=["page"], ids=[trouble for _, trouble in CASES])
+@pytest.mark.parametrize(
+    ("page", "trouble"), CASES, indirect=["page"], ids=[trouble for _, trouble in CASES]
+)
 def test_each_job_to_its_end(page: Page, service: Service, trouble: str) -> None:
-    """Each of the five is there and moves to its end by itself, also over a killed server and a network that was away."""
+    """Each of the five is there and moves to its end by itself, also over a killed server and a
+    network that was away.
+    """
     page.goto(service.url)
     page.get_by_role("link", name="Dashboard").click()
     ends = start_all(service)

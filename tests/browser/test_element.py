@@ -1,4 +1,6 @@
-"""<headway-progress> on a server that is made up: what it says, to the eye and to the ear, and to the page around it."""
+"""<headway-progress> on a server that is made up: what it says, to the eye and to the ear, and to
+the page around it.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def drawn(lab: Lab) -> None:
     lab.turn(0.1)
 
 
-def running(current: float = 3, total: float | None = 10, phase: str = "running", **more: Any) -> Json:
+def running(
+    current: float = 3, total: float | None = 10, phase: str = "running", **more: Any
+) -> Json:
     return frame("status", "a", phase=phase, progress=progress(current, total, "Reading", **more))
 
 
@@ -70,17 +74,31 @@ def turn_until(lab: Lab, part: Locator, text: str) -> None:
 
 
 def test_what_it_says(lab: Lab) -> None:
-    """Label, state, message, percentage, amount, rate and time left; and the bar is as long as the percentage says."""
-    element = watched(lab, running(1_500_000, 10_000_000, rate=250_000.0, eta_seconds=34.2), unit="bytes")
+    """Label, state, message, percentage, amount, rate and time left; and the bar is as long as the
+    percentage says.
+    """
+    element = watched(
+        lab, running(1_500_000, 10_000_000, rate=250_000.0, eta_seconds=34.2), unit="bytes"
+    )
     expect(element.locator(".label")).to_have_text("Import")
     expect(element.locator(".status")).to_have_text("Running")
     expect(element.locator(".message")).to_have_text("Reading")
-    said = [element.locator(f".{name}").inner_text() for name in ("percentage", "amount", "rate", "time")]
+    said = [
+        element.locator(f".{name}").inner_text()
+        for name in ("percentage", "amount", "rate", "time")
+    ]
     assert said == ["15.0 %", "1.5 MB of 10 MB", "250 kB/s", "34 s left"]
-    assert lab.page.evaluate("document.querySelector('headway-progress').shadowRoot.querySelector('.fill').style.width") == "15%"
+    assert (
+        lab.page.evaluate(
+            "document.querySelector('headway-progress').shadowRoot.querySelector('.fill').style.width"
+        )
+        == "15%"
+    )
 
 
-@pytest.mark.parametrize(("rate", "words"), [(2.5, "2.5 rows/s"), (0.021, "1.3 rows/min"), (0.0005, "1.8 rows/h")])
+@pytest.mark.parametrize(
+    ("rate", "words"), [(2.5, "2.5 rows/s"), (0.021, "1.3 rows/min"), (0.0005, "1.8 rows/h")]
+)
 def test_what_is_slow_is_not_said_to_stand(lab: Lab, rate: float, words: str) -> None:
     """A rate is so many a second, a minute or an hour: never none, while it moves."""
     element = watched(lab, running(1, 5, rate=rate), unit="rows")
@@ -90,7 +108,12 @@ def test_what_is_slow_is_not_said_to_stand(lab: Lab, rate: float, words: str) ->
 def test_each_phase_has_its_words(lab: Lab) -> None:
     """What isn't plainly running says so, and the bar stays where it was."""
     element = watched(lab)
-    phases = {"retrying": "Retrying", "stalled": "No sign of life", "cancelling": "Cancelling", "queued": "Waiting"}
+    phases = {
+        "retrying": "Retrying",
+        "stalled": "No sign of life",
+        "cancelling": "Cancelling",
+        "queued": "Waiting",
+    }
     for phase, words in phases.items():
         tell(lab, running(phase=phase, status="pending" if phase == "queued" else "running"))
         expect(element.locator(".status")).to_have_text(words)
@@ -99,7 +122,9 @@ def test_each_phase_has_its_words(lab: Lab) -> None:
 
 @pytest.mark.parametrize(("end", "words"), [("failed", "Failed"), ("cancelled", "Cancelled")])
 def test_an_end_moves_no_bar(lab: Lab, end: str, words: str) -> None:
-    """What failed or was cancelled at 30 % says 30 %, and what went wrong, as text whatever it holds."""
+    """What failed or was cancelled at 30 % says 30 %, and what went wrong, as text whatever it
+    holds.
+    """
     element = watched(lab)
     error = {"type": "ValueError", "message": "<img src=x onerror=alert(1)>", "details": None}
     more = {"error": error} if end == "failed" else {}
@@ -119,14 +144,23 @@ def test_an_unknown_total(lab: Lab) -> None:
     expect(bar).to_have_attribute("data-kind", "moving")
     assert bar.get_attribute("aria-valuenow") is None
     expect(element.locator(".numbers")).to_have_text("12 rows")
-    tell(lab, frame("failed", "a", error={"type": "E", "message": "m"}, progress=progress(12, None)))
+    tell(
+        lab, frame("failed", "a", error={"type": "E", "message": "m"}, progress=progress(12, None))
+    )
     expect(bar).to_have_attribute("data-kind", "empty")
 
 
 def test_what_cannot_be_watched(lab: Lab) -> None:
     """It says why, in words and with the server's own sentence, and no number."""
-    codes = {"not_found": "Not found", "expired": "Expired", "not_allowed": "Not allowed", "not_authenticated": "Wants a token"}
-    lab.socket.known |= {code: [frame("error", code, code=code, message=f"It is {code}.")] for code in codes}
+    codes = {
+        "not_found": "Not found",
+        "expired": "Expired",
+        "not_allowed": "Not allowed",
+        "not_authenticated": "Wants a token",
+    }
+    lab.socket.known |= {
+        code: [frame("error", code, code=code, message=f"It is {code}.")] for code in codes
+    }
     for code, words in codes.items():
         element = put(lab, execution=code)
         turn_until(lab, element.locator(".message"), f"It is {code}.")
@@ -150,7 +184,9 @@ def test_a_lost_connection(lab: Lab) -> None:
 
 
 def test_the_page_styles_it(lab: Lab) -> None:
-    """By custom properties, parts and states; without them it takes the page's font and colour scheme."""
+    """By custom properties, parts and states; without them it takes the page's font and colour
+    scheme.
+    """
     lab.page.add_style_tag(
         content="""headway-progress { --headway-accent: rgb(1, 2, 3); --headway-height: 20px }
                    headway-progress::part(message) { color: rgb(4, 5, 6) }
@@ -171,9 +207,16 @@ def test_reduced_motion(lab: Lab) -> None:
     expect(fill).to_have_css("background-image", re.compile("repeating-linear-gradient"))
 
 
-@pytest.mark.parametrize("page", [{"color_scheme": "light"}, {"color_scheme": "dark"}], indirect=True, ids=["light", "dark"])
+@pytest.mark.parametrize(
+    "page",
+    [{"color_scheme": "light"}, {"color_scheme": "dark"}],
+    indirect=True,
+    ids=["light", "dark"],
+)
 def test_it_can_be_used_by_everybody(lab: Lab) -> None:
-    """axe-core finds nothing in any state, in both themes; and it takes no focus, for there is nothing to press."""
+    """axe-core finds nothing in any state, in both themes; and it takes no focus, for there is
+    nothing to press.
+    """
     lab.socket.known |= {
         "a": [running()],
         "b": [running(1, None) | {"execution_id": "b"}],
@@ -200,7 +243,9 @@ def test_it_can_be_used_by_everybody(lab: Lab) -> None:
 
 
 def test_what_is_announced(lab: Lab) -> None:
-    """A change of state at once, progress by ten points and not within ten seconds, an end with its error; nothing at first."""
+    """A change of state at once, progress by ten points and not within ten seconds, an end with its
+    error; nothing at first.
+    """
     announcer = watched(lab).locator(".announcer")
     expect(announcer).to_have_attribute("role", "status")
     expect(announcer).to_have_text("")
@@ -214,7 +259,15 @@ def test_what_is_announced(lab: Lab) -> None:
     expect(announcer).to_have_text("Import: 60.0 %, 20 s left")
     tell(lab, running(6.5, phase="stalled"))
     expect(announcer).to_have_text("Import: No sign of life, 65.0 %")
-    tell(lab, frame("failed", "a", progress=progress(6.5, 10), error={"type": "OSError", "message": "The disk is full"}))
+    tell(
+        lab,
+        frame(
+            "failed",
+            "a",
+            progress=progress(6.5, 10),
+            error={"type": "OSError", "message": "The disk is full"},
+        ),
+    )
     expect(announcer).to_have_text("Import: Failed, 65.0 %, OSError: The disk is full")
 
 
@@ -244,7 +297,12 @@ def test_its_events(lab: Lab) -> None:
         }"""
     )
     lab.heard(1)
-    tell(lab, frame("error", "a", code="unavailable", message="Away"), running(4), frame("completed", "a", progress=None))
+    tell(
+        lab,
+        frame("error", "a", code="unavailable", message="Away"),
+        running(4),
+        frame("completed", "a", progress=None),
+    )
     assert lab.page.evaluate("heard") == [
         ["status", "status"],
         ["progress", "status"],

@@ -14,9 +14,9 @@ from playwright.sync_api import Locator, Page, expect
 from headway.server import browser_assets
 from tests.browser.axe import violations
 from tests.browser.test_page import END, ENDLESS
-from tests.support.tcp_proxy import Cable
 from tests.support.processes import WebServer
 from tests.support.service import Service
+from tests.support.tcp_proxy import Cable
 from tests.support.wait import until
 
 #: As strict as a page's policy can be.
@@ -64,8 +64,12 @@ class Site(ThreadingHTTPServer):
         self._thread.join()
         self.server_close()
 
-    def show(self, page: Page, service: str, *, module: str | None = None, sockets: bool = True) -> None:
-        """Open a page of this site that takes the element from ``module`` (the service's own unless given)."""
+    def show(
+        self, page: Page, service: str, *, module: str | None = None, sockets: bool = True
+    ) -> None:
+        """Open a page of this site that takes the element from ``module`` (the service's own unless
+        given).
+        """
         module = module or f"{service}/api/v1/headway.js"
         connect = f"{service} {service.replace('http', 'ws', 1)}" if sockets else service
         policy = POLICY.format(scripts=module.rpartition("/")[0], connect=connect)
@@ -110,12 +114,20 @@ def percentages(page: Page) -> Callable[[], list[float]]:
     return lambda: page.evaluate("seen")
 
 
-def test_a_job_on_a_page_of_another_origin(page: Page, web: WebServer, friend: Site, service: Service) -> None:
-    """One tag on an allowed origin's page, under the strictest policy: followed to its end, and axe finds nothing."""
+def test_a_job_on_a_page_of_another_origin(
+    page: Page, web: WebServer, friend: Site, service: Service
+) -> None:
+    """One tag on an allowed origin's page, under the strictest policy: followed to its end, and axe
+    finds nothing.
+    """
     friend.show(page, web.url)
-    page.evaluate("window.blocked = []; addEventListener('securitypolicyviolation', (it) => blocked.push(it.violatedDirective))")
+    page.evaluate(
+        "window.blocked = []; addEventListener('securitypolicyviolation', (it) => blocked.push(it.violatedDirective))"
+    )
     seen = percentages(page)
-    element = put(page, service.start("tasks.fails_half_way", files=20), label="Packing", unit="files")
+    element = put(
+        page, service.start("tasks.fails_half_way", files=20), label="Packing", unit="files"
+    )
     expect(element.locator(".status")).to_have_text("Failed", timeout=END)
     expect(element.locator(".numbers")).to_contain_text("10 of 20 files")
     expect(element.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "50")
@@ -127,7 +139,9 @@ def test_a_job_on_a_page_of_another_origin(page: Page, web: WebServer, friend: S
 
 
 def test_a_page_that_is_not_allowed(page: Page, web: WebServer, service: Service) -> None:
-    """A page of another origin can't take the module, and with one of its own it is told that it isn't wanted."""
+    """A page of another origin can't take the module, and with one of its own it is told that it
+    isn't wanted.
+    """
     with Site() as stranger:
         stranger.show(page, web.url)
         assert page.evaluate("customElements.get('headway-progress') === undefined")
@@ -142,16 +156,22 @@ def test_a_page_that_is_not_allowed(page: Page, web: WebServer, service: Service
         page.goto("about:blank")
 
 
-def test_fifty_elements_and_one_socket(page: Page, web: WebServer, friend: Site, service: Service) -> None:
+def test_fifty_elements_and_one_socket(
+    page: Page, web: WebServer, friend: Site, service: Service
+) -> None:
     """Fifty elements of fifty executions take one seat on the server, and each comes to its end."""
-    ids = [service.start("tasks.pipeline", files=10) for _ in range(10)] + [f"nobody-{number}" for number in range(40)]
+    ids = [service.start("tasks.pipeline", files=10) for _ in range(10)] + [
+        f"nobody-{number}" for number in range(40)
+    ]
     sockets: list[str] = []
     page.on("websocket", lambda socket: sockets.append(socket.url))
     friend.show(page, web.url)
     for execution_id in ids:
         put(page, execution_id)
     for execution_id in ids[:10]:
-        expect(page.locator(f"headway-progress[execution='{execution_id}'] .status")).to_have_text("Done", timeout=END)
+        expect(page.locator(f"headway-progress[execution='{execution_id}'] .status")).to_have_text(
+            "Done", timeout=END
+        )
     expect(page.locator(".status", has_text="Not found")).to_have_count(40)
     assert len(sockets) == 1
 
@@ -169,14 +189,18 @@ def cancel(service: Service, execution_id: str) -> None:
 
 
 def test_the_server_restarts(page: Page, web: WebServer, friend: Site, service: Service) -> None:
-    """With the web process gone in the middle of a job the element says so, and goes on by itself to the end."""
+    """With the web process gone in the middle of a job the element says so, and goes on by itself
+    to the end.
+    """
     friend.show(page, web.url)
     seen = percentages(page)
     job = long(service)
     element = put(page, job)
     expect(element.locator(".percentage")).to_contain_text("%", timeout=END)
     with web.workers_gone():
-        expect(element.locator(".status")).to_have_text("Connection lost, trying again", timeout=END)
+        expect(element.locator(".status")).to_have_text(
+            "Connection lost, trying again", timeout=END
+        )
         expect(element.locator(".percentage")).to_contain_text("%")
     expect(element.locator(".status")).to_have_text("Running", timeout=END)
     cancel(service, job)
@@ -186,7 +210,9 @@ def test_the_server_restarts(page: Page, web: WebServer, friend: Site, service: 
 
 
 def test_the_network_is_cut(page: Page, web: WebServer, friend: Site, service: Service) -> None:
-    """Cut off while its job ends, the element keeps the bar where it was, and behind the cut shows the end."""
+    """Cut off while its job ends, the element keeps the bar where it was, and behind the cut shows
+    the end.
+    """
     with Cable(web.address) as cable:
         friend.show(page, f"http://127.0.0.1:{cable.port}")
         job = long(service)
@@ -194,7 +220,9 @@ def test_the_network_is_cut(page: Page, web: WebServer, friend: Site, service: S
         bar = element.get_by_role("progressbar")
         expect(element.locator(".percentage")).to_contain_text("%", timeout=END)
         cable.cut()
-        expect(element.locator(".status")).to_have_text("Connection lost, trying again", timeout=END)
+        expect(element.locator(".status")).to_have_text(
+            "Connection lost, trying again", timeout=END
+        )
         before = bar.get_attribute("aria-valuenow")
         cancel(service, job)
         expect(element.locator(".status")).to_have_text("Connection lost, trying again")
@@ -205,8 +233,12 @@ def test_the_network_is_cut(page: Page, web: WebServer, friend: Site, service: S
 
 
 @pytest.mark.parametrize("streams", [True, False], ids=["events", "polling"])
-def test_where_no_socket_gets_through(page: Page, web: WebServer, friend: Site, service: Service, streams: bool) -> None:
-    """Where WebSockets are stopped, and where streams are as well, a job is followed all the same, to its end."""
+def test_where_no_socket_gets_through(
+    page: Page, web: WebServer, friend: Site, service: Service, streams: bool
+) -> None:
+    """Where WebSockets are stopped, and where streams are as well, a job is followed all the same,
+    to its end.
+    """
     if not streams:
         page.route("**/progress/events", lambda route: route.abort())
     friend.show(page, web.url, sockets=False)

@@ -24,8 +24,12 @@ FOLLOW = """(path) => {
 }"""
 
 
-def test_an_event_source_comes_back_and_stays_away(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut off again and again, it is told everything once, through an outage too; after the end it stays away for good."""
+def test_an_event_source_comes_back_and_stays_away(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut off again and again, it is told everything once, through an outage too; after the end it
+    stays away for good.
+    """
     monkeypatch.setattr(sse, "RETRY", (20, 50))
     with house() as home:
         web = home.webs[0]
@@ -57,5 +61,12 @@ def test_an_event_source_comes_back_and_stays_away(page: Page, monkeypatch: pyte
         # The server may have looked before the report was there.
         assert told()[6:] in ([["status", 3]], [["status", 2], ["progress", 3]])
         run.succeed()
-        until(lambda: page.evaluate("source.readyState") == 2, within=PATIENCE, what="the browser to stay away")
-        assert told()[-2:] in ([["status", 3], ["completed", 3]], [["progress", 3], ["completed", 3]])
+        until(
+            lambda: page.evaluate("source.readyState") == 2,
+            within=PATIENCE,
+            what="the browser to stay away",
+        )
+        assert told()[-2:] in (
+            [["status", 3], ["completed", 3]],
+            [["progress", 3], ["completed", 3]],
+        )

@@ -1,4 +1,5 @@
-"""The page in a real browser: starts the five jobs, follows each to its end, and tells the truth about all that goes wrong.
+"""The page in a real browser: starts the five jobs, follows each to its end, and tells the truth
+about all that goes wrong.
 
 ``SCREENSHOTS=1`` lets the last tests write the README's pictures to ``docs/`` as well.
 """
@@ -48,7 +49,10 @@ def policy_kept(request: pytest.FixtureRequest) -> Iterator[None]:
     blocked: list[str] = []
     if "page" in request.fixturenames:
         page: Page = request.getfixturevalue("page")
-        page.on("console", lambda said: blocked.append(said.text) if "Security Policy" in said.text else None)
+        page.on(
+            "console",
+            lambda said: blocked.append(said.text) if "Security Policy" in said.text else None,
+        )
     yield
     assert not blocked
 
@@ -61,7 +65,9 @@ def do_less(route: Route) -> None:
 
 def do_without_end(route: Route) -> None:
     """Pass a start of `tasks.checksum` on as one that goes on until somebody cancels it."""
-    route.continue_(post_data=json.dumps(route.request.post_data_json | {"kwargs": {"passes": ENDLESS}}))
+    route.continue_(
+        post_data=json.dumps(route.request.post_data_json | {"kwargs": {"passes": ENDLESS}})
+    )
 
 
 def card(page: Page, task: str) -> Locator:
@@ -157,16 +163,22 @@ def test_checksums_count_bytes(home: Page) -> None:
     """Bytes are shown as a person reads them, with the facts that the job gave beside the bar."""
     job = start(home, "tasks.checksum")
     expect(job).to_have_attribute("data-status", "completed", timeout=END)
-    expect(job.locator(".numbers")).to_have_text(re.compile(r"100\s%.*\d\s[MG]B\sof\s[\d.]+\s[MG]B"))
+    expect(job.locator(".numbers")).to_have_text(
+        re.compile(r"100\s%.*\d\s[MG]B\sof\s[\d.]+\s[MG]B")
+    )
     expect(job.locator(".attributes")).to_contain_text("changed")
 
 
 def test_the_sample_is_imported(home: Page) -> None:
-    """Nobody needs a file: the page makes one, with bad rows in it, which are counted while it runs."""
+    """Nobody needs a file: the page makes one, with bad rows in it, which are counted while it
+    runs.
+    """
     job = start(home, "tasks.import_csv")
     expect(job).to_have_attribute("data-status", "completed", timeout=END)
     expect(job.locator(".numbers")).to_have_text(re.compile(r"100\s%.*20,000\sof\s20,000\srows"))
-    expect(job.locator(".attributes")).to_have_text(re.compile(r"imported\s*19,983\s*rejected\s*17"))
+    expect(job.locator(".attributes")).to_have_text(
+        re.compile(r"imported\s*19,983\s*rejected\s*17")
+    )
 
 
 def test_a_file_of_ones_own_is_imported(home: Page, tmp_path: Path) -> None:
@@ -182,7 +194,9 @@ def test_a_file_of_ones_own_is_imported(home: Page, tmp_path: Path) -> None:
 
 
 def test_a_job_that_fails_keeps_its_percentage(home: Page) -> None:
-    """Failed at 50 %, it says 50 % in red, with its error; it never was at 100 %, and says the same after a reload."""
+    """Failed at 50 %, it says 50 % in red, with its error; it never was at 100 %, and says the same
+    after a reload.
+    """
     percentages(home)
     job = start(home, "tasks.fails_half_way")
     expect(job).to_have_attribute("data-status", "failed", timeout=END)
@@ -190,7 +204,9 @@ def test_a_job_that_fails_keeps_its_percentage(home: Page) -> None:
     for _ in range(2):
         expect(job.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "50")
         expect(job.locator(".numbers")).to_have_text(re.compile(r"50\.0\s%.*30\sof\s60"))
-        expect(job.locator(".error")).to_have_text(re.compile("^DamagedArchiveError: The archive of"))
+        expect(job.locator(".error")).to_have_text(
+            re.compile("^DamagedArchiveError: The archive of")
+        )
         expect(job.locator(".state")).to_have_text("Failed")
         expect(job.locator(".fill")).to_have_css("width", f"{width(job, '.bar') / 2:g}px")
         home.reload()
@@ -248,7 +264,9 @@ def test_the_list_outlives_the_page(home: Page) -> None:
 def test_what_has_ended_can_be_removed(home: Page) -> None:
     """One by its button, with the focus going on to the next; all that have ended at once."""
     for _ in range(3):
-        expect(start(home, "tasks.pipeline")).to_have_attribute("data-status", "completed", timeout=END)
+        expect(start(home, "tasks.pipeline")).to_have_attribute(
+            "data-status", "completed", timeout=END
+        )
     second = home.locator(".job").nth(1)
     home.get_by_role("button", name="Remove Index in steps").first.click()
     expect(home.locator(".job")).to_have_count(2)
@@ -284,7 +302,9 @@ def test_another_ones_job_can_be_watched(home: Page, service: Service) -> None:
 
 
 def test_what_a_task_says_is_text(home: Page, service: Service) -> None:
-    """Markup in an error (or a message) is shown as it was written, and never becomes part of the page."""
+    """Markup in an error (or a message) is shown as it was written, and never becomes part of the
+    page.
+    """
     job = watch(home, service.start("tasks.checksum", path="<img src=x onerror=alert(1)>"))
     expect(job.locator(".error")).to_contain_text("<img src=x onerror=alert(1)>", timeout=END)
     assert job.locator("img").count() == 0
@@ -294,7 +314,9 @@ def test_what_a_task_says_is_text(home: Page, service: Service) -> None:
 
 
 def test_a_cut_connection_is_shown_and_mended(home: Page, service: Service) -> None:
-    """With the web process killed the page says that the connection is lost, tries again by itself, and goes on to the end."""
+    """With the web process killed the page says that the connection is lost, tries again by itself,
+    and goes on to the end.
+    """
     job = watch(home, service.start("tasks.checksum", passes=ENDLESS))
     expect(job).to_have_attribute("data-link", "live", timeout=END)
     expect(job).to_have_attribute("data-status", "running", timeout=END)
@@ -311,10 +333,15 @@ def test_a_server_that_cannot_start_anything(home: Page) -> None:
     """A refused start is told in words where the button was pressed; nothing is added to the list."""
     home.unroute("**/api/v1/executions")
     home.route(
-        "**/api/v1/executions", lambda route: route.fulfill(status=503, json={"detail": "The message broker can't be reached"})
+        "**/api/v1/executions",
+        lambda route: route.fulfill(
+            status=503, json={"detail": "The message broker can't be reached"}
+        ),
     )
     card(home, "tasks.pipeline").get_by_role("button").click()
-    expect(home.get_by_role("alert")).to_have_text("Index in steps wasn’t started. The message broker can't be reached")
+    expect(home.get_by_role("alert")).to_have_text(
+        "Index in steps wasn’t started. The message broker can't be reached"
+    )
     expect(home.locator(".job")).to_have_count(0)
     expect(card(home, "tasks.pipeline").get_by_role("button")).to_be_enabled()
 
@@ -329,7 +356,9 @@ def test_a_server_that_cannot_start_anything(home: Page) -> None:
 )
 def test_what_cannot_be_watched(home: Page, code: str, said: str, link: str) -> None:
     """The server's word on it is the end: shown as what it is, and not asked again."""
-    server = Server(home, {"mine": [frame("error", "mine", status=None, code=code, message="Because.")]})
+    server = Server(
+        home, {"mine": [frame("error", "mine", status=None, code=code, message="Because.")]}
+    )
     job = pretend(home, "mine")
     expect(job).to_have_attribute("data-link", link, timeout=END)
     expect(job.locator(".state")).to_have_text(said)
@@ -340,8 +369,12 @@ def test_what_cannot_be_watched(home: Page, code: str, said: str, link: str) -> 
 
 
 def test_the_backend_goes_away(home: Page) -> None:
-    """An error frame of the stream is shown as such, what was seen last stays, and it goes on when the backend is back."""
-    server = Server(home, {"mine": [frame("error", "mine", code="unavailable", message="It is away")]})
+    """An error frame of the stream is shown as such, what was seen last stays, and it goes on when
+    the backend is back.
+    """
+    server = Server(
+        home, {"mine": [frame("error", "mine", code="unavailable", message="It is away")]}
+    )
     job = pretend(home, "mine")
     expect(job).to_have_attribute("data-link", "away", timeout=END)
     expect(home.locator("#banner")).to_contain_text("can’t reach its result backend")
@@ -362,7 +395,9 @@ def locked(service: Service) -> Iterator[WebServer]:
 
 
 def test_a_token_is_asked_for(page: Page, locked: WebServer) -> None:
-    """Asked once, a wrong token is told as wrong, a right one starts the job; the socket gets a ticket, not the token."""
+    """Asked once, a wrong token is told as wrong, a right one starts the job; the socket gets a
+    ticket, not the token.
+    """
     sockets: list[str] = []
     page.on("websocket", lambda socket: sockets.append(socket.url))
     page.route("**/api/v1/executions", do_less)
@@ -378,7 +413,9 @@ def test_a_token_is_asked_for(page: Page, locked: WebServer) -> None:
     job = page.locator(".job").first
     expect(job).to_have_attribute("data-status", "completed", timeout=END)
     assert all("ticket=" in url and "open-sesame" not in url for url in sockets)
-    assert page.evaluate("[localStorage.length, JSON.stringify(localStorage).includes('open-sesame')]") == [1, False]
+    assert page.evaluate(
+        "[localStorage.length, JSON.stringify(localStorage).includes('open-sesame')]"
+    ) == [1, False]
 
     page.reload()  # the tab remembers it
     expect(page.locator(".job").first).to_have_attribute("data-status", "completed")
@@ -415,19 +452,39 @@ def test_an_end_is_announced(home: Page) -> None:
     expect(job).to_have_attribute("data-status", "failed", timeout=END)
     said = home.locator("#announcer[aria-live=polite]")
     expect(said.locator("p")).to_have_count(1)
-    expect(said).to_have_text(re.compile(r"^Fails half way: Failed\. DamagedArchiveError: The archive of"))
+    expect(said).to_have_text(
+        re.compile(r"^Fails half way: Failed\. DamagedArchiveError: The archive of")
+    )
     home.reload()
     expect(home.locator(".job").first).to_have_attribute("data-status", "failed")
     expect(said.locator("p")).to_have_count(0)
 
 
 def test_an_end_that_came_at_once_is_announced(home: Page) -> None:
-    """Also where a job has ended before the page could follow it: it was started here, so its end is news."""
-    end = {"error": {"type": "OSError", "message": "The disk is full", "details": None}, "progress": None}
-    Server(home, {"quick": [frame("status", "quick", status="failed", phase="failed"), frame("failed", "quick", **end)]})
-    home.route("**/api/v1/executions", lambda route: route.fulfill(status=202, json={"execution_id": "quick"}))
+    """Also where a job has ended before the page could follow it: it was started here, so its end
+    is news.
+    """
+    end = {
+        "error": {"type": "OSError", "message": "The disk is full", "details": None},
+        "progress": None,
+    }
+    Server(
+        home,
+        {
+            "quick": [
+                frame("status", "quick", status="failed", phase="failed"),
+                frame("failed", "quick", **end),
+            ]
+        },
+    )
+    home.route(
+        "**/api/v1/executions",
+        lambda route: route.fulfill(status=202, json={"execution_id": "quick"}),
+    )
     start(home, "tasks.fails_half_way")
-    expect(home.locator("#announcer p")).to_have_text(["Fails half way: Failed. OSError: The disk is full"])
+    expect(home.locator("#announcer p")).to_have_text(
+        ["Fails half way: Failed. OSError: The disk is full"]
+    )
 
 
 @pytest.mark.parametrize("page", [{"reduced_motion": "reduce"}], indirect=True)
@@ -451,15 +508,22 @@ SCREENS = {
 
 
 @pytest.mark.parametrize(
-    ("page", "name"), [(options, name) for name, options in SCREENS.items()], indirect=["page"], ids=list(SCREENS)
+    ("page", "name"),
+    [(options, name) for name, options in SCREENS.items()],
+    indirect=["page"],
+    ids=list(SCREENS),
 )
 def test_it_fits_and_can_be_read(page: Page, service: Service, name: str) -> None:
-    """On a wide screen and a phone, light and dark: nothing is wider than the screen, and text has a contrast of 4.5 at least."""
+    """On a wide screen and a phone, light and dark: nothing is wider than the screen, and text has
+    a contrast of 4.5 at least.
+    """
     pictures = bool(os.environ.get("SCREENSHOTS"))
     page.goto(service.url)
     done = watch(page, service.start("tasks.fails_half_way", files=4))
     expect(done).to_have_attribute("data-status", "failed", timeout=END)
-    unknown = watch(page, "an-id-that-nobody-knows-and-that-is-far-too-long-for-a-phone-" + "x" * 100)
+    unknown = watch(
+        page, "an-id-that-nobody-knows-and-that-is-far-too-long-for-a-phone-" + "x" * 100
+    )
     expect(unknown.locator(".state")).to_have_text("Not found")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.evaluate(CONTRAST) == []
@@ -472,11 +536,15 @@ def picture(page: Page, service: Service, name: str) -> None:
     page.get_by_role("button", name="Clear ended").click()
     with Worker("app", env=service.env, concurrency=4):  # so that none has to wait
         page.route("**/api/v1/executions", do_less)
-        expect(start(page, "tasks.fails_half_way")).to_have_attribute("data-status", "failed", timeout=END)
+        expect(start(page, "tasks.fails_half_way")).to_have_attribute(
+            "data-status", "failed", timeout=END
+        )
         page.unroute("**/api/v1/executions")
         start(page, "tasks.unknown_length")
         for task in ("tasks.import_csv", "tasks.pipeline", "tasks.checksum"):
-            expect(start(page, task).locator(".numbers")).to_have_text(re.compile(r"^([2-9]\d\.|100)"), timeout=END)
+            expect(start(page, task).locator(".numbers")).to_have_text(
+                re.compile(r"^([2-9]\d\.|100)"), timeout=END
+            )
         page.mouse.move(0, 0)
         # Given a path, Playwright would write it in threads that outlive the test.
         (ROOT / "docs" / f"page-{name}.png").write_bytes(page.screenshot(full_page=True))

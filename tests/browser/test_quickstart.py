@@ -1,4 +1,6 @@
-"""The quickstart, in an empty folder, by the commands that stand on its page: a button, and a bar that moves to its end."""
+"""The quickstart, in an empty folder, by the commands that stand on its page: a button, and a bar
+that moves to its end.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,12 @@ END = 90_000
 
 def command(beginning: str, *more: str) -> list[str]:
     """A command of the page, of the environment that runs the tests."""
-    lines = (line for block in blocks(PAGE) if block.language == "bash" for line in block.code.splitlines())
+    lines = (
+        line
+        for block in blocks(PAGE)
+        if block.language == "bash"
+        for line in block.code.splitlines()
+    )
     line = next(line for line in lines if line.startswith(beginning))
     name, *words = shlex.split(line)
     return [str(Path(sys.executable).with_name(name)), *words, *more]
@@ -34,7 +41,9 @@ def folder(tmp_path: Path, redis_url: str) -> Path:
     """The page's files, and nothing else; its rows are copied faster."""
     for block in blocks(PAGE):
         if block.info.startswith("file: "):
-            code = block.code.replace("redis://127.0.0.1:6379/0", redis_url).replace("sleep(0.05)", "sleep(0.005)")
+            code = block.code.replace("redis://127.0.0.1:6379/0", redis_url).replace(
+                "sleep(0.05)", "sleep(0.005)"
+            )
             (tmp_path / block.info.removeprefix("file: ")).write_text(code)
     return tmp_path
 
@@ -48,13 +57,19 @@ def start(folder: Path) -> Iterator[ExitStack]:
 
 def run(stack: ExitStack, folder: Path, beginning: str, *more: str) -> Process:
     env = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    return stack.enter_context(Process(command(beginning, *more), env=env, cwd=folder, name=beginning))
+    return stack.enter_context(
+        Process(command(beginning, *more), env=env, cwd=folder, name=beginning)
+    )
 
 
 def test_the_quickstart(page: Page, folder: Path, start: ExitStack) -> None:
-    """Button, bar, dashboard; the same by the server that needs no Flask app; and a task that was called from a terminal."""
+    """Button, bar, dashboard; the same by the server that needs no Flask app; and a task that was
+    called from a terminal.
+    """
     run(start, folder, "celery -A jobs worker", "--pool", "solo").wait_log(r"ready\.")
-    site = run(start, folder, "flask", "--port", "0").wait_log(r"Running on (http://127\.0\.0\.1:\d+)")[1]
+    site = run(start, folder, "flask", "--port", "0").wait_log(
+        r"Running on (http://127\.0\.0\.1:\d+)"
+    )[1]
     page.goto(site)
     page.get_by_role("button", name="Copy 400 rows").click()
     expect(page.locator("headway-progress .status")).to_have_text("Done", timeout=END)

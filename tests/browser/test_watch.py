@@ -1,4 +1,6 @@
-"""`watch()` of the browser's module, on a server that is made up: what is told, and what happens to the connection."""
+"""`watch()` of the browser's module, on a server that is made up: what is told, and what happens to
+the connection.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,19 @@ def lab(page: Page) -> Lab:
     return Lab(page)
 
 
-def status(execution_id: str, current: float | None = None, phase: str = "running", **more: Any) -> Json:
+def status(
+    execution_id: str, current: float | None = None, phase: str = "running", **more: Any
+) -> Json:
     """A `status` of one that runs."""
-    return frame("status", execution_id, phase=phase, progress=None if current is None else progress(current, 10)) | more
+    return (
+        frame(
+            "status",
+            execution_id,
+            phase=phase,
+            progress=None if current is None else progress(current, 10),
+        )
+        | more
+    )
 
 
 def report(execution_id: str, current: float) -> Json:
@@ -31,13 +43,17 @@ def report(execution_id: str, current: float) -> Json:
 
 
 def test_each_thing_is_told_once(lab: Lab) -> None:
-    """From pending to the end: a report that says nothing new isn't told, and the phase is known in each frame."""
+    """From pending to the end: a report that says nothing new isn't told, and the phase is known in
+    each frame.
+    """
     lab.socket.known["a"] = [status("a", phase="queued", status="pending")]
     lab.follow("a")
     lab.told("a live", "a status queued -")
     lab.socket.tell(frame("started", "a"), report("a", 1), report("a", 1), report("a", 2))
     lab.told("a start started", "a progress 1 running", "a progress 2 running")
-    lab.socket.tell(status("a", 2, "stalled"), status("a", 2, "stalled"), status("a", 2), report("a", 2))
+    lab.socket.tell(
+        status("a", 2, "stalled"), status("a", 2, "stalled"), status("a", 2), report("a", 2)
+    )
     lab.told("a status stalled 2", "a status running 2")
     lab.socket.tell(frame("completed", "a", outputs=7, progress=progress(10, 10)), report("a", 3))
     lab.told("a progress 10 succeeded", "a end completed succeeded")
@@ -48,17 +64,29 @@ def test_an_end_that_was_there_already(lab: Lab) -> None:
     """Whoever comes late is told the state and the end."""
     phases = {"completed": "succeeded", "failed": "failed", "cancelled": "cancelled"}
     for end, phase in phases.items():
-        lab.socket.known[end] = [status(end, 3, phase, status=end), frame(end, end, progress=progress(3, 10))]
+        lab.socket.known[end] = [
+            status(end, 3, phase, status=end),
+            frame(end, end, progress=progress(3, 10)),
+        ]
         lab.follow(end)
         lab.opened(1)
         lab.turn(1)
-        lab.told(f"{end} live", f"{end} status {phase} 3", f"{end} progress 3 {phase}", f"{end} end {end} {phase}")
+        lab.told(
+            f"{end} live",
+            f"{end} status {phase} 3",
+            f"{end} progress 3 {phase}",
+            f"{end} end {end} {phase}",
+        )
 
 
 def test_what_cannot_be_watched(lab: Lab) -> None:
-    """The server's refusal of one ends its watch, with a code; the others go on over the same socket."""
+    """The server's refusal of one ends its watch, with a code; the others go on over the same
+    socket.
+    """
     codes = ["not_found", "expired", "not_allowed", "not_authenticated"]
-    lab.socket.known |= {code: [frame("error", code, code=code, message="No.")] for code in codes} | {"b": [status("b")]}
+    lab.socket.known |= {
+        code: [frame("error", code, code=code, message="No.")] for code in codes
+    } | {"b": [status("b")]}
     lab.follow(*codes, "b")
     lab.told(*(f"{code} error {code} true" for code in codes), "b live", "b status running -")
     lab.socket.tell(report("b", 1))
@@ -95,7 +123,9 @@ def test_a_second_watch_of_the_same(lab: Lab) -> None:
 
 
 def test_a_late_word(lab: Lab) -> None:
-    """What was under way to a watch that has ended isn't taken for the first word of the next one: that is a `status`."""
+    """What was under way to a watch that has ended isn't taken for the first word of the next one:
+    that is a `status`.
+    """
     lab.follow("a")
     lab.opened(1)
     lab.heard(1)
@@ -104,7 +134,9 @@ def test_a_late_word(lab: Lab) -> None:
 
 
 def test_a_page_that_throws(lab: Lab) -> None:
-    """What a page's own function throws is reported as the page's, and keeps nothing from the others."""
+    """What a page's own function throws is reported as the page's, and keeps nothing from the
+    others.
+    """
     lab.socket.known["a"] = [status("a")]
     lab.page.evaluate(
         """() => {
@@ -120,7 +152,9 @@ def test_a_page_that_throws(lab: Lab) -> None:
 
 
 def test_many_over_one_socket(lab: Lab) -> None:
-    """What a page watches in one go is asked for in one message, however many; an end is no reason to ask for anything."""
+    """What a page watches in one go is asked for in one message, however many; an end is no reason
+    to ask for anything.
+    """
     ids = [f"job-{number}" for number in range(50)]
     lab.socket.known |= {each: [status(each)] for each in ids}
     lab.follow(*ids)
@@ -136,12 +170,23 @@ def test_many_over_one_socket(lab: Lab) -> None:
 
 
 def test_messages_that_the_server_takes(lab: Lab) -> None:
-    """However many and however long the ids are: no message is larger than 16 KiB, and 100 changes of mind are no flood."""
+    """However many and however long the ids are: no message is larger than 16 KiB, and 100 changes
+    of mind are no flood.
+    """
     ids = [f"{number:03}" + "ю" * 200 for number in range(200)]
     lab.follow(*ids)
     lab.opened(1)
-    until(lambda: lab.page.evaluate("1") and sum(len(said["subscribe"]) for said in lab.socket.heard) == 200, within=PATIENCE)
-    assert max(len(json.dumps(said, ensure_ascii=False).encode()) for said in lab.socket.heard) < 16 * 1024
+    until(
+        lambda: (
+            lab.page.evaluate("1")
+            and sum(len(said["subscribe"]) for said in lab.socket.heard) == 200
+        ),
+        within=PATIENCE,
+    )
+    assert (
+        max(len(json.dumps(said, ensure_ascii=False).encode()) for said in lab.socket.heard)
+        < 16 * 1024
+    )
     before = len(lab.socket.heard)
     for number in range(100):
         lab.follow("x", name=f"x{number}")
@@ -160,8 +205,14 @@ def test_the_socket_goes_with_the_last(lab: Lab) -> None:
     lab.turn(1)
     lab.follow("b")
     lab.turn(5)
-    until(lambda: lab.page.evaluate("1") and "b" in lab.socket.heard[-1].get("subscribe", ()), within=PATIENCE)
-    assert lab.socket.heard[1:] in ([{"unsubscribe": ["a"]}, {"subscribe": ["b"]}], [{"unsubscribe": ["a"], "subscribe": ["b"]}])
+    until(
+        lambda: lab.page.evaluate("1") and "b" in lab.socket.heard[-1].get("subscribe", ()),
+        within=PATIENCE,
+    )
+    assert lab.socket.heard[1:] in (
+        [{"unsubscribe": ["a"]}, {"subscribe": ["b"]}],
+        [{"unsubscribe": ["a"], "subscribe": ["b"]}],
+    )
     closed: list[int | None] = []
     lab.socket.sockets[-1].on_close(lambda code, reason: closed.append(code))
     lab.stop("b")
@@ -207,9 +258,18 @@ def test_what_was_missed_is_told_once(lab: Lab) -> None:
     lab.told("a live", "a status queued -")
     cut(lab, 1011)
     lab.told("a lost")
-    lab.socket.known["a"] = [status("a", 4, "succeeded", status="completed"), frame("completed", "a", progress=progress(4, 10))]
+    lab.socket.known["a"] = [
+        status("a", 4, "succeeded", status="completed"),
+        frame("completed", "a", progress=progress(4, 10)),
+    ]
     lab.turn(0.5)
-    lab.told("a live", "a status succeeded 4", "a start status", "a progress 4 succeeded", "a end completed succeeded")
+    lab.told(
+        "a live",
+        "a status succeeded 4",
+        "a start status",
+        "a progress 4 succeeded",
+        "a end completed succeeded",
+    )
 
 
 def test_a_server_that_restarts(lab: Lab) -> None:
@@ -238,7 +298,9 @@ def test_a_full_server(lab: Lab) -> None:
 
 
 def test_a_connection_that_says_nothing(lab: Lab) -> None:
-    """After 40 s of quiet the page asks for something that must be answered, and lets go of a server that doesn't."""
+    """After 40 s of quiet the page asks for something that must be answered, and lets go of a
+    server that doesn't.
+    """
     begun(lab)
     lab.turn(45)
     assert lab.heard(2)[1] == {"unsubscribe": ["a"], "subscribe": ["a"]}
@@ -256,10 +318,20 @@ def test_a_connection_that_says_nothing(lab: Lab) -> None:
 def test_a_refused_socket(page: Page) -> None:
     """A browser doesn't say why: REST does, and what it refuses is over."""
     lab = Lab(page, socket=False)
-    lab.rest |= {"a": (401, "Who are you?"), "b": (403, "Not you."), "c": (404, "What?"), "d": (410, "Gone.")}
+    lab.rest |= {
+        "a": (401, "Who are you?"),
+        "b": (403, "Not you."),
+        "c": (404, "What?"),
+        "d": (410, "Gone."),
+    }
     lab.follow("a", "b", "c", "d")
     until(lambda: len(lab.log) == 4, within=PATIENCE)
-    assert lab.page.evaluate("ends") == {"a": "not_authenticated", "b": "not_allowed", "c": "not_found", "d": "expired"}
+    assert lab.page.evaluate("ends") == {
+        "a": "not_authenticated",
+        "b": "not_allowed",
+        "c": "not_found",
+        "d": "expired",
+    }
     calls = lab.calls
     lab.turn(120)
     assert lab.calls == calls, "what is over is asked again"
@@ -267,7 +339,9 @@ def test_a_refused_socket(page: Page) -> None:
 
 def test_a_socket_that_the_page_forbids(lab: Lab) -> None:
     """Chromium tells of it by an error and no close: nobody waits for one."""
-    lab.page.evaluate("window.WebSocket = class { constructor() { queueMicrotask(() => this.onerror()) } close() {} }; 0")
+    lab.page.evaluate(
+        "window.WebSocket = class { constructor() { queueMicrotask(() => this.onerror()) } close() {} }; 0"
+    )
     lab.rest["a"] = execution("a")
     lab.follow("a")
     lab.told("a polling", "a status running -")
@@ -276,12 +350,22 @@ def test_a_socket_that_the_page_forbids(lab: Lab) -> None:
 def test_events_where_no_socket_gets_through(page: Page) -> None:
     """The stream of events brings the same, to the end."""
     lab = Lab(page, socket=False)
-    frames = [status("a", 1), report("a", 2), frame("completed", "a", outputs=1, progress=progress(2, 10))]
+    frames = [
+        status("a", 1),
+        report("a", 2),
+        frame("completed", "a", outputs=1, progress=progress(2, 10)),
+    ]
     lab.events["a"] = "retry: 2000\n\n" + "".join(
         f"id: 1-x\nevent: {each['type']}\ndata: {json.dumps(each)}\n\n:\n\n" for each in frames
     )
     lab.follow("a")
-    lab.told("a live", "a status running 1", "a progress 1 running", "a progress 2 running", "a end completed succeeded")
+    lab.told(
+        "a live",
+        "a status running 1",
+        "a progress 1 running",
+        "a progress 2 running",
+        "a end completed succeeded",
+    )
 
 
 def test_polling_where_nothing_else_gets_through(page: Page) -> None:
@@ -299,7 +383,11 @@ def test_polling_where_nothing_else_gets_through(page: Page) -> None:
     turn_until(lab, 3)
     lab.told("a status running 3", "a start status", "a progress 3 running")
     lab.rest["a"] = execution(
-        "a", "failed", "failed", progress=progress(3, 10), error={"type": "E", "message": "m", "details": None}
+        "a",
+        "failed",
+        "failed",
+        progress=progress(3, 10),
+        error={"type": "E", "message": "m", "details": None},
     )
     turn_until(lab, 2)
     lab.told("a status failed 3", "a end failed failed")
@@ -349,7 +437,9 @@ def test_nobody_is_there(page: Page) -> None:
 
 
 def test_a_token(lab: Lab) -> None:
-    """Calls carry it in their header; the socket gets a ticket instead, and a new one after each change."""
+    """Calls carry it in their header; the socket gets a ticket instead, and a new one after each
+    change.
+    """
     lab.socket.known["a"] = [status("a")]
     lab.page.evaluate("headway.setToken('secret')")
     lab.follow("a")
@@ -365,9 +455,12 @@ def test_no_token_for_others(lab: Lab) -> None:
     """A URL elsewhere is asked without it."""
     seen: list[str | None] = []
     lab.page.route(
-        "http://localhost:8/**", lambda route: (seen.append(route.request.headers.get("authorization")), route.abort())
+        "http://localhost:8/**",
+        lambda route: (seen.append(route.request.headers.get("authorization")), route.abort()),
     )
-    lab.page.evaluate("headway.setToken('secret'); headway.api(new URL('http://localhost:8/x')).catch((error) => error.code)")
+    lab.page.evaluate(
+        "headway.setToken('secret'); headway.api(new URL('http://localhost:8/x')).catch((error) => error.code)"
+    )
     until(lambda: lab.page.evaluate("1") and seen, within=PATIENCE)
     assert set(seen) == {None}
 
@@ -386,7 +479,9 @@ def see(lab: Lab, yes: bool) -> None:
 
 
 def test_a_hidden_page_rests(lab: Lab) -> None:
-    """Out of sight for a while, the socket is closed; seen again, what was missed is told. A glance elsewhere changes nothing."""
+    """Out of sight for a while, the socket is closed; seen again, what was missed is told. A glance
+    elsewhere changes nothing.
+    """
     begun(lab)
     see(lab, False)
     lab.turn(5)
@@ -416,7 +511,9 @@ def test_a_hidden_page_that_goes_on(lab: Lab) -> None:
 
 
 def test_a_page_that_is_put_aside(lab: Lab) -> None:
-    """A page that goes to the back-forward cache has no connection, and has one again when it comes back."""
+    """A page that goes to the back-forward cache has no connection, and has one again when it comes
+    back.
+    """
     begun(lab)
     lab.page.evaluate("dispatchEvent(new PageTransitionEvent('pagehide', { persisted: true }))")
     lab.turn(60)
@@ -440,9 +537,13 @@ def test_the_network_is_back(page: Page) -> None:
 
 
 def test_the_network_is_back_while_a_socket_opens(lab: Lab) -> None:
-    """Where that try fails all the same, the next one comes at once, however many there were before."""
+    """Where that try fails all the same, the next one comes at once, however many there were
+    before.
+    """
     lab.socket.known["a"] = [status("a", 1)]
-    lab.page.evaluate("window.Real = WebSocket; window.WebSocket = class { constructor() { window.late = this } close() {} }; 0")
+    lab.page.evaluate(
+        "window.Real = WebSocket; window.WebSocket = class { constructor() { window.late = this } close() {} }; 0"
+    )
     lab.follow("a")
     lab.turn(100)
     lab.told("a lost")

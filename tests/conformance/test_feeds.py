@@ -14,17 +14,16 @@ from typing import Any
 import pytest
 from celery import Celery
 
+from headway.backends import feed_for, store_for
 from headway.errors import Unavailable
 from headway.feeds import redis as redis_feed
 from headway.feeds.base import Feed
 from headway.feeds.memory import MemoryFeed
 from headway.feeds.polling import PollingFeed
 from headway.feeds.redis import RedisFeed
-from headway.backends import feed_for
-from headway.stores.redis_connection import connect
 from headway.stores.memory import MemoryStore
-from headway.stores.result_backend import Results
-from headway.backends import store_for
+from headway.stores.redis_connection import connect
+from headway.stores.result_backend import ResultBackend
 from tests.support.inprocess_server import patient_feed
 from tests.support.stores import PATIENCE, patient
 from tests.support.valkey import ValkeyServer
@@ -71,7 +70,11 @@ class Bench:
     """A feed, and the backend that it tells of."""
 
     def __init__(
-        self, make: Callable[[], Feed], store: Callable[[str, str, Any], None], cut: Callable[[], None], mend: Callable[[], None]
+        self,
+        make: Callable[[], Feed],
+        store: Callable[[str, str, Any], None],
+        cut: Callable[[], None],
+        mend: Callable[[], None],
     ):
         self.feed = make()
         self.ear = Ear()
@@ -105,14 +108,19 @@ def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
                 feed = MemoryFeed(store)
                 bench = Bench(lambda: feed, put, feed.cut, feed.mend)
             else:
-                bench = Bench(lambda: PollingFeed(store, interval=0.02), put, lambda: away(True), lambda: away(False))
+                bench = Bench(
+                    lambda: PollingFeed(store, interval=0.02),
+                    put,
+                    lambda: away(True),
+                    lambda: away(False),
+                )
         stack.callback(bench.feed.close)
         yield bench
 
 
 def redis_bench(server: ValkeyServer, **options: Any) -> Bench:
     app = Celery("feeds", backend=server.url)
-    results = Results(app)
+    results = ResultBackend(app)
     writer = connect(results.backend, timeout=PATIENCE)
 
     def store(task_id: str, state: str, result: Any) -> None:
@@ -129,7 +137,9 @@ def new_id() -> str:
 
 
 def test_tells_what_changed_after_watch(bench: Bench) -> None:
-    """What is stored after `watch` returned is told, and the last word told is the last word stored."""
+    """What is stored after `watch` returned is told, and the last word told is the last word
+    stored.
+    """
     task_id = new_id()
     bench.feed.watch(task_id)
     for number in range(50):
@@ -151,7 +161,9 @@ def test_tells_in_order(bench: Bench) -> None:
 
 
 def test_watch_has_no_hole(bench: Bench) -> None:
-    """Of many tasks that are stored to while they are being watched, each write after its `watch` is told (fact 23)."""
+    """Of many tasks that are stored to while they are being watched, each write after its `watch`
+    is told (fact 23).
+    """
     ids = [new_id() for _ in range(50)]
     for task_id in ids:
         bench.feed.watch(task_id)
@@ -189,7 +201,9 @@ def test_watch_again_after_unwatch(bench: Bench) -> None:
 
 
 def test_one_thread_tells(bench: Bench) -> None:
-    """The listener is called from one thread, the feed's own, which exists only once something is watched."""
+    """The listener is called from one thread, the feed's own, which exists only once something is
+    watched.
+    """
     assert not [t for t in threading.enumerate() if t.name == "headway-feed"]
     task_id = new_id()
     bench.feed.watch(task_id)
@@ -211,7 +225,9 @@ def test_a_listener_that_fails_changes_nothing(bench: Bench) -> None:
 
 
 def test_a_gap_is_told(bench: Bench) -> None:
-    """An outage is told as `lost` once and `restored` once; afterwards everything watched is told of again."""
+    """An outage is told as `lost` once and `restored` once; afterwards everything watched is told
+    of again.
+    """
     ids = [new_id(), new_id()]
     for task_id in ids:
         bench.feed.watch(task_id)
@@ -250,7 +266,9 @@ def test_a_ping_says_what_was_told(bench: Bench) -> None:
 
 
 def test_watch_during_an_outage(bench: Bench) -> None:
-    """`watch` raises ``Unavailable`` while the backend is away, and the task is told of once it is back all the same."""
+    """`watch` raises ``Unavailable`` while the backend is away, and the task is told of once it is
+    back all the same.
+    """
     bench.feed.watch(new_id())
     bench.cut()
     until(lambda: bench.ear.gaps == ["lost"])
@@ -285,8 +303,11 @@ def own(own_valkey: ValkeyServer) -> Iterator[Bench]:
 
 
 def test_redis_server_that_hangs(own_valkey: ValkeyServer) -> None:
-    """A server that is stopped but not gone is found out, though no read of ours fails (web fact 18); then all is well again."""
-    # It asks at once whether a silent server lives. On a busy machine that is too soon now and then, and a change is lost.
+    """A server that is stopped but not gone is found out, though no read of ours fails (web fact
+    18); then all is well again.
+    """
+    # It asks at once whether a silent server lives. On a busy machine that is too soon now and
+    # then, and a change is lost.
     hasty, task_id = redis_bench(own_valkey, ping_interval=0.1, pong_within=0.3), new_id()
 
     def told() -> bool:
@@ -306,7 +327,9 @@ def test_redis_server_that_hangs(own_valkey: ValkeyServer) -> None:
         hasty.feed.close()
 
 
-def test_redis_feed_that_is_held_up(own_valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_redis_feed_that_is_held_up(
+    own_valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An answer that came in time, to a thread that looks at it too late, is an answer."""
     asked, late = 0, 0.0
 
@@ -324,8 +347,14 @@ def test_redis_feed_that_is_held_up(own_valkey: ValkeyServer, monkeypatch: pytes
         late, asked = late + 100, asked + 1  # nothing comes: it is time to ask
         return 0.0
 
-    monkeypatch.setattr(redis_feed, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + late))
-    monkeypatch.setattr(redis_feed, "selectors", SimpleNamespace(DefaultSelector=Held, EVENT_READ=selectors.EVENT_READ))
+    monkeypatch.setattr(
+        redis_feed, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + late)
+    )
+    monkeypatch.setattr(
+        redis_feed,
+        "selectors",
+        SimpleNamespace(DefaultSelector=Held, EVENT_READ=selectors.EVENT_READ),
+    )
     monkeypatch.setattr(redis_feed._Line, "_patience", patience)
     bench = redis_bench(own_valkey, ping_interval=60.0, pong_within=60.0)
     try:
@@ -337,7 +366,9 @@ def test_redis_feed_that_is_held_up(own_valkey: ValkeyServer, monkeypatch: pytes
 
 
 def test_redis_connection_killed(own_valkey: ValkeyServer) -> None:
-    """A connection that the server cuts, again and again, is a gap each time, and no subscription is lost (web facts 15, 16)."""
+    """A connection that the server cuts, again and again, is a gap each time, and no subscription
+    is lost (web facts 15, 16).
+    """
     bench = redis_bench(own_valkey)
     ids = [new_id() for _ in range(20)]
     try:
@@ -348,13 +379,19 @@ def test_redis_connection_killed(own_valkey: ValkeyServer) -> None:
             until(lambda round_=round_: bench.ear.gaps == ["lost", "restored"] * round_)
             for task_id in ids:
                 bench.store(task_id, "PROGRESS", {"current": round_})
-            until(lambda round_=round_: all(bench.heard(task_id, {"current": round_}) for task_id in ids))
+            until(
+                lambda round_=round_: all(
+                    bench.heard(task_id, {"current": round_}) for task_id in ids
+                )
+            )
     finally:
         bench.feed.close()
 
 
 def test_redis_away_from_the_start(own_valkey: ValkeyServer) -> None:
-    """A feed whose server was never there says so within its time limit, and works when the server comes."""
+    """A feed whose server was never there says so within its time limit, and works when the server
+    comes.
+    """
     bench = redis_bench(own_valkey)
     own_valkey.stop()
     task_id = new_id()
@@ -373,9 +410,11 @@ def test_redis_away_from_the_start(own_valkey: ValkeyServer) -> None:
 
 
 def test_redis_payloads_that_say_nothing(own: Bench, own_valkey: ValkeyServer) -> None:
-    """What can't be decoded, or is too large to be a report, is told as "read it"; it doesn't hurt what follows."""
+    """What can't be decoded, or is too large to be a report, is told as "read it"; it doesn't hurt
+    what follows.
+    """
     task_id = new_id()
-    key = Results(Celery("feeds", backend=own_valkey.url)).key(task_id)
+    key = ResultBackend(Celery("feeds", backend=own_valkey.url)).key(task_id)
     own.feed.watch(task_id)
     own_valkey.command("PUBLISH", key, b"\xff\xfe no record")
     own_valkey.command("PUBLISH", key, b"[1, 2]")
@@ -387,7 +426,9 @@ def test_redis_payloads_that_say_nothing(own: Bench, own_valkey: ValkeyServer) -
 
 
 def test_redis_watchers_in_many_threads(own: Bench) -> None:
-    """Watching and dropping from many threads at once leaves exactly what is wanted, and no call without an answer."""
+    """Watching and dropping from many threads at once leaves exactly what is wanted, and no call
+    without an answer.
+    """
     faults: list[BaseException] = []
     kept = [new_id() for _ in range(8)]
 
@@ -415,7 +456,9 @@ def test_redis_costs_one_connection(own: Bench, own_valkey: ValkeyServer) -> Non
     """However many are watched, the feed holds one connection."""
     for _ in range(100):
         own.feed.watch(new_id())
-    clients = [line for line in own_valkey.command("CLIENT", "LIST", "TYPE", "PUBSUB").splitlines() if line]
+    clients = [
+        line for line in own_valkey.command("CLIENT", "LIST", "TYPE", "PUBSUB").splitlines() if line
+    ]
     assert len(clients) == 1
     assert b"sub=100" in clients[0]
 
@@ -458,7 +501,9 @@ def test_the_right_feed(redis_url: str, tmp_path: Any) -> None:
 
 
 def test_pickles_are_heard_of_where_they_are_read(redis_url: str) -> None:
-    """What the setting allows the store it allows the feed: a change that carries its record is told with it."""
+    """What the setting allows the store it allows the feed: a change that carries its record is
+    told with it.
+    """
     app = Celery("pickled", backend=redis_url, set_as_current=False)
     app.conf.update(result_serializer="pickle", accept_content=["pickle"])
     feed, ear = patient(feed_for(app, store_for(app, allow_pickle=True), allow_pickle=True)), Ear()

@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from headway.core import states
-from headway.core.registry import READY_STATES, AttemptStarted, AttemptStart, Registration, StateWrite
+from headway.core.registry import (
+    READY_STATES,
+    AttemptStart,
+    AttemptStarted,
+    Registration,
+    StateWrite,
+)
 from headway.models import Progress, Status
 from headway.stores import keyvalue, sql
 from headway.stores.memory import MemoryStore
@@ -24,17 +30,23 @@ ENDS = sorted(READY_STATES)
 class TestRegister:
     def test_a_published_task_is_known_before_it_begins(self, subject: Subject) -> None:
         """What was registered reads as a record with no state, and everything the publisher said."""
-        registration = Registration("a", "tasks.t", at(0), owner="ann", root_id="r", parent_id="p", group_id="g")
+        registration = Registration(
+            "a", "tasks.t", at(0), owner="ann", root_id="r", parent_id="p", group_id="g"
+        )
         subject.store.register([registration])
-        assert subject.record("a") == states.registered(None, registration)
+        assert subject.record("a") == states.apply_registration(None, registration)
         assert states.resolve(subject.look("a"), at(1)).status is Status.PENDING
 
     def test_many_at_once(self, subject: Subject) -> None:
-        """All tasks of one call are known after it, an id that is named twice and an empty call included."""
+        """All tasks of one call are known after it, an id that is named twice and an empty call
+        included.
+        """
         subject.store.register([])
         subject.store.register(Registration(f"t{n % 20}", "tasks.t", at(n)) for n in range(40))
         snapshots = subject.store.read([f"t{n}" for n in range(20)])
-        assert [snapshot.record.created_at for snapshot in snapshots if snapshot.record] == [at(n) for n in range(20)]
+        assert [snapshot.record.created_at for snapshot in snapshots if snapshot.record] == [
+            at(n) for n in range(20)
+        ]
 
     def test_a_second_publish_changes_nothing(self, subject: Subject) -> None:
         """A retry publishes the same id again, and nothing that is known is lost (fact 45)."""
@@ -46,9 +58,14 @@ class TestRegister:
         assert subject.record("a") == before
 
     @pytest.mark.parametrize("reported", [True, False])
-    def test_an_id_whose_result_nobody_wants_is_used_again(self, subject: Subject, reported: bool) -> None:
-        """A success that left no result is taken back by the next publication of its id, and by nothing else."""
-        # A backend that keeps its results itself has a clock of its own, which goes on while this runs.
+    def test_an_id_whose_result_nobody_wants_is_used_again(
+        self, subject: Subject, reported: bool
+    ) -> None:
+        """A success that left no result is taken back by the next publication of its id, and by
+        nothing else.
+        """
+        # A backend that keeps its results itself has a clock of its own, which goes on while this
+        # runs.
         now = (datetime.now(UTC) - at(0)).total_seconds() + 3600
         publish = [Registration("a", "tasks.t", at(now + 0))]
         subject.store.register(publish)
@@ -81,7 +98,12 @@ class TestRegister:
         subject.open("a", 1)
         subject.store.register([Registration("a", "tasks.t", at(3), owner="ann", group_id="g")])
         record = subject.record("a")
-        assert (record.owner, record.group_id, record.created_at, record.attempt) == ("ann", "g", at(1), 1)
+        assert (record.owner, record.group_id, record.created_at, record.attempt) == (
+            "ann",
+            "g",
+            at(1),
+            1,
+        )
 
 
 class TestOpen:
@@ -89,7 +111,12 @@ class TestOpen:
         """The first attempt is 1, each further one is one more, and the last one is the open one."""
         assert [subject.open("a", n).attempt for n in range(3)] == [1, 2, 3]
         record = subject.record("a")
-        assert (record.attempt, record.ended, record.state, record.started_at) == (3, 0, "STARTED", at(0))
+        assert (record.attempt, record.last_ended_attempt, record.state, record.started_at) == (
+            3,
+            0,
+            "STARTED",
+            at(0),
+        )
 
     def test_celerys_own_count_is_the_least(self, subject: Subject) -> None:
         """A second retry is the third attempt, also where the runs before it left no trace."""
@@ -97,17 +124,30 @@ class TestOpen:
 
     @pytest.mark.parametrize("sharing", ["memory", "redis", "sql"])
     def test_attempts_are_numbered_once(
-        self, sharing: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+        self,
+        sharing: str,
+        tmp_path: Path,
+        request: pytest.FixtureRequest,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """Of many workers that open one execution at the same moment each gets a number of its own."""
         monkeypatch.setattr(sql, "PATIENCE", stores.PATIENCE)  # SQLite lets one write at a time
         url = request.getfixturevalue("redis_url") if sharing == "redis" else None
         first = stores.make(sharing, tmp_path, url)
         # A store each, as in a process each; the fake is one process's own.
-        subjects = [first if sharing == "memory" else stores.make(sharing, tmp_path, url) for _ in range(4)]
+        subjects = [
+            first if sharing == "memory" else stores.make(sharing, tmp_path, url) for _ in range(4)
+        ]
         with ThreadPoolExecutor(8) as pool:
             opening = AttemptStart("a", "tasks.t", at(0))
-            answers = list(pool.map(lambda n: subjects[n % 4].store.open(opening, patient=True).attempt, range(24)))
+            answers = list(
+                pool.map(
+                    lambda n: (
+                        subjects[n % 4].store.start_attempt(opening, full_timeout=True).attempt
+                    ),
+                    range(24),
+                )
+            )
         for each in subjects:
             each.store.close()
         assert sorted(answers) == list(range(1, 25))
@@ -119,7 +159,12 @@ class TestOpen:
         subject.write("a", end, 1, attempt=1)
         assert subject.open("a", 2).attempt == 2
         record = subject.record("a")
-        assert (record.state, record.finished_at, record.result_stored, record.started_at) == ("STARTED", None, False, at(0))
+        assert (record.state, record.finished_at, record.result_stored, record.started_at) == (
+            "STARTED",
+            None,
+            False,
+            at(0),
+        )
 
     def test_nothing_opens_a_success(self, subject: Subject) -> None:
         """A redelivery after the success gets the number 0, and nothing it writes is let in."""
@@ -132,8 +177,12 @@ class TestOpen:
         assert subject.record("a") == before
         assert subject.look("a").meta["result"] == 42  # type: ignore[index]
 
-    def test_a_success_whose_result_has_expired_holds_its_id_no_longer(self, subject: Subject) -> None:
-        """A nightly job with a fixed id runs every night, although the registry still knows the last one."""
+    def test_a_success_whose_result_has_expired_holds_its_id_no_longer(
+        self, subject: Subject
+    ) -> None:
+        """A nightly job with a fixed id runs every night, although the registry still knows the
+        last one.
+        """
         subject.open("a", 0)
         subject.write("a", "SUCCESS", 1, attempt=1, result=42)
         subject.forget("a")
@@ -141,32 +190,42 @@ class TestOpen:
         assert subject.write("a", "SUCCESS", 101, attempt=2, result=43)
 
     def test_the_same_run_is_opened_once(self, subject: Subject) -> None:
-        """A worker that got no answer asks again: the same number, the same answer, and no end of its run is undone."""
-        subject.open("a", 0, run="r1")
+        """A worker that got no answer asks again: the same number, the same answer, and no end of
+        its run is undone.
+        """
+        subject.open("a", 0, delivery_id="r1")
         subject.write("a", "PROGRESS", 1, attempt=1, result=report(4))
         subject.write("a", "RETRY", 2, attempt=1)
-        answer = subject.open("a", 3, retries=1, run="r2")
+        answer = subject.open("a", 3, retries=1, delivery_id="r2")
         assert answer == AttemptStarted(2, previous=Progress(4, 10))
         before = subject.look("a")
-        assert subject.open("a", 4, retries=1, run="r2") == answer
+        assert subject.open("a", 4, retries=1, delivery_id="r2") == answer
         assert subject.look("a") == before
-        subject.write("a", "FAILURE", 5, retries=1, result={"exc_type": "WorkerLostError", "exc_message": []})
-        assert subject.open("a", 6, retries=1, run="r2") == answer
+        subject.write(
+            "a", "FAILURE", 5, retries=1, result={"exc_type": "WorkerLostError", "exc_message": []}
+        )
+        assert subject.open("a", 6, retries=1, delivery_id="r2") == answer
         assert subject.record("a").state == "FAILURE"
-        assert subject.open("a", 7, retries=1, run="r3").attempt == 3
+        assert subject.open("a", 7, retries=1, delivery_id="r3").attempt == 3
 
     def test_a_run_that_its_retry_overtook(self, subject: Subject) -> None:
-        """One whose start nobody heard of ends in a retry that has begun: it takes nothing from that one."""
-        assert subject.open("a", 0, retries=1, run="r2").attempt == 2
+        """One whose start nobody heard of ends in a retry that has begun: it takes nothing from
+        that one.
+        """
+        assert subject.open("a", 0, retries=1, delivery_id="r2").attempt == 2
         before = subject.look("a")
-        assert subject.open("a", 1, run="r1", retried=True) == AttemptStarted(0)
+        assert subject.open("a", 1, delivery_id="r1", retry_published=True) == AttemptStarted(0)
         assert not subject.write("a", "RETRY", 1, attempt=0)
         assert subject.look("a") == before
-        assert subject.open("b", 0, run="r1", retried=True).attempt == 1, "it has not begun"
+        assert subject.open("b", 0, delivery_id="r1", retry_published=True).attempt == 1, (
+            "it has not begun"
+        )
         assert subject.write("b", "RETRY", 1, attempt=1)
 
     def test_the_owner_that_the_message_names(self, subject: Subject) -> None:
-        """Where no publisher has told the store, the worker's first word says whose it is; else the publisher's counts."""
+        """Where no publisher has told the store, the worker's first word says whose it is; else the
+        publisher's counts.
+        """
         subject.open("a", 0, owner="ann")
         subject.open("a", 1, owner="bob")
         assert subject.record("a").owner == "ann"
@@ -175,26 +234,39 @@ class TestOpen:
         assert subject.record("b").owner == "ann"
 
     def test_the_progress_before(self, subject: Subject) -> None:
-        """A new attempt is told the last progress of the attempt before it, and nothing of one before that."""
+        """A new attempt is told the last progress of the attempt before it, and nothing of one
+        before that.
+        """
         subject.open("a", 0)
         subject.write("a", "PROGRESS", 1, attempt=1, result=report(3))
         subject.write("a", "PROGRESS", 2, attempt=1, result=report(4))
-        subject.write("a", "RETRY", 3, attempt=1, result={"exc_type": "OSError", "exc_message": ["no"]})
+        subject.write(
+            "a", "RETRY", 3, attempt=1, result={"exc_type": "OSError", "exc_message": ["no"]}
+        )
         answer = subject.open("a", 4, retries=1)
         assert answer == AttemptStarted(2, previous=Progress(4, 10))
         assert subject.open("a", 5, retries=2).previous is None
 
     def test_no_old_end_beside_an_open_attempt(self, subject: Subject) -> None:
-        """Where an earlier attempt left a result, a store that keeps results replaces it; else a reader passes over it."""
+        """Where an earlier attempt left a result, a store that keeps results replaces it; else a
+        reader passes over it.
+        """
         subject.open("a", 0)
-        subject.write("a", "FAILURE", 1, attempt=1, result={"exc_type": "OSError", "exc_message": ["no"]})
+        subject.write(
+            "a", "FAILURE", 1, attempt=1, result={"exc_type": "OSError", "exc_message": ["no"]}
+        )
         subject.open("a", 100)
-        assert states.resolve(subject.look("a"), at(101)).status is Status.RUNNING or not subject.store.keeps_results
+        assert (
+            states.resolve(subject.look("a"), at(101)).status is Status.RUNNING
+            or not subject.store.keeps_results
+        )
         if subject.store.keeps_results:
             assert subject.look("a").meta["status"] == "STARTED"  # type: ignore[index]
 
     def test_the_start_is_kept_where_asked(self, subject: Subject) -> None:
-        """The STARTED record is the result where Celery tracks starts; else the execution has none yet."""
+        """The STARTED record is the result where Celery tracks starts; else the execution has none
+        yet.
+        """
         if not subject.store.keeps_results:
             pytest.skip("the caller lets Celery store it")
         subject.open("quiet")
@@ -212,13 +284,21 @@ class TestWrite:
         assert subject.write("a", "PROGRESS", 2, attempt=1, result=report(4))
         record = subject.record("a")
         assert (record.progress, record.progress_attempt) == (Progress(4, 10), 1)
-        assert (record.state, record.updated_at, record.ended) == ("PROGRESS", at(2), 0)
+        assert (record.state, record.updated_at, record.last_ended_attempt) == (
+            "PROGRESS",
+            at(2),
+            0,
+        )
         assert subject.look("a").meta["result"]["current"] == 4  # type: ignore[index]
 
     @pytest.mark.parametrize("end", ENDS)
-    @pytest.mark.parametrize("late", ["PROGRESS", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED", "WORKING"])
+    @pytest.mark.parametrize(
+        "late", ["PROGRESS", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED", "WORKING"]
+    )
     def test_terminal_is_terminal(self, subject: Subject, end: str, late: str) -> None:
-        """No later write of the same attempt, nor of a bystander, changes an end: not the registry, and not the result."""
+        """No later write of the same attempt, nor of a bystander, changes an end: not the registry,
+        and not the result.
+        """
         subject.open("a", 0, worker="w1")
         subject.write("a", end, 1, attempt=1, result="the end")
         before = subject.look("a")
@@ -241,7 +321,7 @@ class TestWrite:
         subject.write("a", "RETRY", 1, attempt=1)
         assert not subject.write("a", "PROGRESS", 2, attempt=1, result=report())
         record = subject.record("a")
-        assert (record.ended, record.finished_at, record.state) == (1, None, "RETRY")
+        assert (record.last_ended_attempt, record.finished_at, record.state) == (1, None, "RETRY")
 
     def test_a_late_retry_of_the_attempt_before(self, subject: Subject) -> None:
         """A RETRY that comes after the next attempt's start is refused (fact 42)."""
@@ -250,18 +330,27 @@ class TestWrite:
         assert not subject.write("a", "RETRY", 2, attempt=1)
 
     def test_a_bystander_ends_what_is_open(self, subject: Subject) -> None:
-        """The main process that saw its child die, or hit the time limit, ends the run that it speaks of."""
+        """The main process that saw its child die, or hit the time limit, ends the run that it
+        speaks of.
+        """
         subject.open("a", 0, worker="w1")
         subject.write("a", "PROGRESS", 1, attempt=1, result=report(3))
         assert subject.write(
-            "a", "FAILURE", 2, retries=0, worker="w1", result={"exc_type": "TimeLimitExceeded", "exc_message": []}
+            "a",
+            "FAILURE",
+            2,
+            retries=0,
+            worker="w1",
+            result={"exc_type": "TimeLimitExceeded", "exc_message": []},
         )
         assert not subject.write("a", "PROGRESS", 3, attempt=1, result=report(9))
         execution = states.resolve(subject.look("a"), at(4))
         assert (execution.status, execution.progress) == (Status.FAILED, Progress(3, 10))
 
     def test_a_bystander_of_an_older_run_is_refused(self, subject: Subject) -> None:
-        """One that speaks of fewer retries, of a run that ended in RETRY, or for another worker's run, changes nothing."""
+        """One that speaks of fewer retries, of a run that ended in RETRY, or for another worker's
+        run, changes nothing.
+        """
         subject.open("a", 0, worker="w1")
         subject.write("a", "RETRY", 1, attempt=1)
         assert not subject.write("a", "FAILURE", 2, retries=0, worker="w1")
@@ -270,30 +359,40 @@ class TestWrite:
         assert not subject.write("a", "FAILURE", 4, retries=1, worker="w1")
         assert subject.write("a", "FAILURE", 4, retries=1, worker="w2")
 
-    def test_a_bystander_of_another_run_on_the_same_worker_is_refused(self, subject: Subject) -> None:
-        """One worker got a message twice: only the mark tells which run was lost. Where one has none, the worker decides."""
-        subject.open("a", 0, worker="w1", run="r1")
-        subject.open("a", 1, worker="w1", run="r2")
-        assert not subject.write("a", "FAILURE", 2, retries=0, worker="w1", run="r1")
-        assert subject.write("a", "FAILURE", 3, retries=0, worker="w1", run="r2")
-        subject.open("b", 0, worker="w1", run="r1")
+    def test_a_bystander_of_another_run_on_the_same_worker_is_refused(
+        self, subject: Subject
+    ) -> None:
+        """One worker got a message twice: only the mark tells which run was lost. Where one has
+        none, the worker decides.
+        """
+        subject.open("a", 0, worker="w1", delivery_id="r1")
+        subject.open("a", 1, worker="w1", delivery_id="r2")
+        assert not subject.write("a", "FAILURE", 2, retries=0, worker="w1", delivery_id="r1")
+        assert subject.write("a", "FAILURE", 3, retries=0, worker="w1", delivery_id="r2")
+        subject.open("b", 0, worker="w1", delivery_id="r1")
         assert subject.write("b", "FAILURE", 1, retries=0, worker="w1")
         subject.open("c", 0, worker="w1")
-        assert subject.write("c", "FAILURE", 1, retries=0, worker="w1", run="r1")
+        assert subject.write("c", "FAILURE", 1, retries=0, worker="w1", delivery_id="r1")
 
     def test_a_revoke_that_knows_no_run_does_not_end_one(self, subject: Subject) -> None:
-        """Celery 5.6 stores REVOKED for a task that is only flagged; a run that is open goes on and ends by itself (fact 14)."""
+        """Celery 5.6 stores REVOKED for a task that is only flagged; a run that is open goes on and
+        ends by itself (fact 14).
+        """
         subject.open("a", 0, worker="w1")
         assert not subject.write("a", "REVOKED", 1)
         assert subject.write("a", "SUCCESS", 2, attempt=1, result=7)
         subject.open("b", 0, worker="w1")
-        assert subject.write("b", "REVOKED", 1, retries=0, worker="w1"), "its worker's main process has terminated it"
+        assert subject.write("b", "REVOKED", 1, retries=0, worker="w1"), (
+            "its worker's main process has terminated it"
+        )
         subject.open("c", 0, worker="w1")
         subject.write("c", "RETRY", 1, attempt=1)
         assert subject.write("c", "REVOKED", 2), "it waits for its retry, and nothing of it runs"
 
     def test_a_revoke_of_what_never_began(self, subject: Subject) -> None:
-        """A worker that drops a revoked message ends the execution, and so it ends while it waits for its retry."""
+        """A worker that drops a revoked message ends the execution, and so it ends while it waits
+        for its retry.
+        """
         subject.store.register([Registration("a", "tasks.t", at(0))])
         assert subject.write("a", "REVOKED", 1, retries=0, worker="w1")
         assert states.resolve(subject.look("a"), at(2)).status is Status.CANCELLED
@@ -302,7 +401,9 @@ class TestWrite:
         assert subject.write("b", "REVOKED", 2, retries=1, worker="w2")
 
     def test_a_store_revokes_what_waits(self, subject: Subject) -> None:
-        """What waits for a retry ends as REVOKED, for Celery's readers too; what runs or has ended does not."""
+        """What waits for a retry ends as REVOKED, for Celery's readers too; what runs or has ended
+        does not.
+        """
         subject.open("a", 0)
         subject.write("a", "PROGRESS", 1, attempt=1, result=report(3))
         assert not subject.store.revoke("a", "cancelled", at(2))
@@ -311,7 +412,11 @@ class TestWrite:
         assert subject.store.revoke("a", "cancelled", at(5))
         assert not subject.store.revoke("a", "cancelled", at(6))
         execution = states.resolve(subject.look("a"), at(7))
-        assert (execution.status, execution.progress, execution.finished_at) == (Status.CANCELLED, Progress(3, 10), at(5))
+        assert (execution.status, execution.progress, execution.finished_at) == (
+            Status.CANCELLED,
+            Progress(3, 10),
+            at(5),
+        )
         meta = subject.meta("a")
         assert meta is not None
         assert (meta["status"], meta["result"]["exc_type"], meta["result"]["exc_message"]) == (
@@ -322,7 +427,9 @@ class TestWrite:
         assert subject.open("a", 8, retries=1) == AttemptStarted(0, cancel_requested=True)
 
     def test_an_end_without_a_result(self, subject: Subject) -> None:
-        """An end that Celery keeps no record of is an end, keeps the progress, and doesn't read as expired."""
+        """An end that Celery keeps no record of is an end, keeps the progress, and doesn't read as
+        expired.
+        """
         subject.open("a", 0)
         subject.write("a", "PROGRESS", 1, attempt=1, result=report(3))
         assert subject.store.write(StateWrite("a", "IGNORED", at(2), attempt=1))
@@ -338,7 +445,9 @@ class TestWrite:
         assert subject.record("a").progress == Progress(3, 10)
 
     def test_the_last_progress_outlives_what_follows(self, subject: Subject) -> None:
-        """A state that says nothing of progress, a retry and an end leave the last report where it was."""
+        """A state that says nothing of progress, a retry and an end leave the last report where it
+        was.
+        """
         subject.open("a", 0)
         subject.write("a", "PROGRESS", 1, attempt=1, result=report(3))
         subject.write("a", "UPLOADING", 2, attempt=1, result=None)
@@ -373,10 +482,17 @@ class TestWrite:
 
     def test_patience_changes_no_answer(self, subject: Subject) -> None:
         """A patient call follows the same rules."""
-        write = StateWrite("a", "SUCCESS", at(1), attempt=1, result=subject.encode("a", "SUCCESS", 1))
-        assert subject.store.open(AttemptStart("a", "tasks.t", at(0)), patient=True).attempt == 1
-        assert subject.store.write(write, patient=True)
-        assert not subject.store.write(write, patient=True)
+        write = StateWrite(
+            "a", "SUCCESS", at(1), attempt=1, result=subject.encode("a", "SUCCESS", 1)
+        )
+        assert (
+            subject.store.start_attempt(
+                AttemptStart("a", "tasks.t", at(0)), full_timeout=True
+            ).attempt
+            == 1
+        )
+        assert subject.store.write(write, full_timeout=True)
+        assert not subject.store.write(write, full_timeout=True)
 
 
 class TestRead:
@@ -404,7 +520,14 @@ class TestRead:
 
     def test_progress_comes_back_as_it_was_said(self, subject: Subject) -> None:
         """Every field of a report survives the store, before and after the end."""
-        said = report(2.5, 7, message="Zwölf %d \x00", attributes={"k": "v", "": "ä"}, timestamp=1772366400123, rate=1.25)
+        said = report(
+            2.5,
+            7,
+            message="Zwölf %d \x00",
+            attributes={"k": "v", "": "ä"},
+            timestamp=1772366400123,
+            rate=1.25,
+        )
         subject.open("a")
         subject.write("a", "PROGRESS", 1, attempt=1, result=said)
         before = subject.record("a").progress
@@ -422,7 +545,13 @@ class TestRead:
     def test_exceptions_stay_data(self, subject: Subject) -> None:
         """A failure reads as plain data, and no class of its name is made or called (fact 18)."""
         subject.open("a")
-        subject.write("a", "FAILURE", 1, attempt=1, result={"exc_type": "system", "exc_message": ["x"], "exc_module": "os"})
+        subject.write(
+            "a",
+            "FAILURE",
+            1,
+            attempt=1,
+            result={"exc_type": "system", "exc_message": ["x"], "exc_module": "os"},
+        )
         meta = subject.meta("a")
         assert meta is not None
         assert meta["result"] == {"exc_type": "system", "exc_message": ["x"], "exc_module": "os"}
@@ -459,40 +588,62 @@ class TestRead:
 class TestClaim:
     def test_the_first_one_has_it(self, subject: Subject) -> None:
         """A key is bound once, and everybody is told to what; other keys are free."""
-        assert [subject.store.claim("k", task_id, 60) for task_id in ("a", "b", "a")] == ["a", "a", "a"]
-        assert subject.store.claim("k2 /ä:", "b", 60) == "b"
+        assert [subject.store.claim_key("k", task_id, 60) for task_id in ("a", "b", "a")] == [
+            "a",
+            "a",
+            "a",
+        ]
+        assert subject.store.claim_key("k2 /ä:", "b", 60) == "b"
 
     def test_it_is_replaced_by_who_knows_it(self, subject: Subject) -> None:
         """A claim gives way to whoever says what it is bound to just now; a free one to everybody."""
-        claim = subject.store.claim
+        claim = subject.store.claim_key
         assert claim("k", "a", 60, instead_of="never bound") == "a"
-        assert [claim("k", "b", 60, instead_of=old) for old in ("b", None, "", "a", "a")] == ["a", "a", "a", "b", "b"]
+        assert [claim("k", "b", 60, instead_of=old) for old in ("b", None, "", "a", "a")] == [
+            "a",
+            "a",
+            "a",
+            "b",
+            "b",
+        ]
         assert claim("k", "c", 60) == "b"
 
     @pytest.mark.parametrize("sharing", ["memory", "redis", "sql", "files"])
     def test_one_replaces_it(
-        self, sharing: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+        self,
+        sharing: str,
+        tmp_path: Path,
+        request: pytest.FixtureRequest,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """Of many that know it, at the same moment, one gets its own value, and all are told of it."""
         url = request.getfixturevalue("redis_url") if sharing == "redis" else None
         subject = stores.make(sharing, tmp_path, url)
         monkeypatch.setattr(keyvalue, "TURN", stores.PATIENCE)  # files are written by one at a time
-        subject.store.claim("k", "a", 60)
+        subject.store.claim_key("k", "a", 60)
         with ThreadPoolExecutor(8) as pool:
-            bound = set(pool.map(lambda n: subject.store.claim("k", f"b{n}", 60, instead_of="a"), range(24)))
+            bound = set(
+                pool.map(
+                    lambda n: subject.store.claim_key("k", f"b{n}", 60, instead_of="a"), range(24)
+                )
+            )
         subject.store.close()
         assert len(bound) == 1
         assert bound < {f"b{n}" for n in range(24)}
 
     def test_it_ends(self, subject: Subject) -> None:
         """A claim whose time is over is free again."""
-        subject.store.claim("k", "a", 1e-9)  # a server counts in milliseconds, and lets it live for one
-        until(lambda: subject.store.claim("k", "b", 60) == "b", what="the claim to end")
+        subject.store.claim_key(
+            "k", "a", 1e-9
+        )  # a server counts in milliseconds, and lets it live for one
+        until(lambda: subject.store.claim_key("k", "b", 60) == "b", what="the claim to end")
 
 
 class TestLifetime:
     def test_ping_and_close(self, subject: Subject) -> None:
-        """A store that answers says so by returning; closing twice is fine, and using it again connects again."""
+        """A store that answers says so by returning; closing twice is fine, and using it again
+        connects again.
+        """
         subject.store.ping()
         subject.open("a")
         subject.store.close()
@@ -517,7 +668,9 @@ class TestMemoryStore:
         subject = Subject(MemoryStore())
         assert isinstance(subject.store, MemoryStore)
         heard: list[tuple[str, str]] = []
-        stop = subject.store.subscribe(lambda task_id, meta: heard.append((task_id, meta["status"])))
+        stop = subject.store.subscribe(
+            lambda task_id, meta: heard.append((task_id, meta["status"]))
+        )
         subject.open("a")
         subject.write("a", "PROGRESS", 1, attempt=1, result=report())
         subject.store.write(StateWrite("a", "IGNORED", at(2), attempt=1))

@@ -1,4 +1,6 @@
-"""The reports of an execution: what every store owes (``headway/stores/base.py``), each store in turn."""
+"""The reports of an execution: what every store owes (``headway/stores/base.py``), each store in
+turn.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from headway.core.history import ROOM
+from headway.core.history import MAX_BYTES
 from headway.core.registry import READY_STATES, Registration, StateWrite
 from headway.models import History, Progress, Report
 from headway.stores.keyvalue import DocumentStore
-from headway.stores.reports import MAX_ATTRIBUTES, entry
+from headway.stores.reports import MAX_ATTRIBUTES, encode_report
 from headway.stores.sql import SqlStore
 from tests.support import stores
 from tests.support.stores import Subject, at, report
@@ -37,10 +39,14 @@ def moment(seconds: float) -> datetime:
     return datetime.fromtimestamp(stamp(seconds) / 1000, UTC)
 
 
-def reported(subject: Subject, number: float, attempt: int | None = 1, task_id: str = "a", **more: Any) -> None:
+def reported(
+    subject: Subject, number: float, attempt: int | None = 1, task_id: str = "a", **more: Any
+) -> None:
     """The report that says ``number``, at that second."""
     said = report(number, 5000, timestamp=stamp(number), **more)
-    assert subject.store.write(StateWrite(task_id, "PROGRESS", at(number), attempt=attempt, meta=said))
+    assert subject.store.write(
+        StateWrite(task_id, "PROGRESS", at(number), attempt=attempt, meta=said)
+    )
 
 
 def counts(history: History) -> list[Any]:
@@ -71,25 +77,34 @@ class TestKept:
         telling.open("a", 5, retries=1)
         reported(telling, 6.5, attempt=2)
         first = [
-            Report(1, Progress(n, 5000, more.get("message"), more.get("attributes"), moment(n))) for n, more in enumerate(said)
+            Report(1, Progress(n, 5000, more.get("message"), more.get("attributes"), moment(n)))
+            for n, more in enumerate(said)
         ]
-        assert telling.store.history("a") == History((*first, Report(2, Progress(6.5, 5000, timestamp=moment(6.5)))))
+        assert telling.store.history("a") == History(
+            (*first, Report(2, Progress(6.5, 5000, timestamp=moment(6.5))))
+        )
 
     def test_what_carries_no_progress_is_no_report(self, telling: Subject) -> None:
-        """Neither a start, a retry, an end, nor a state of a task's own that says nothing; nor what was refused."""
+        """Neither a start, a retry, an end, nor a state of a task's own that says nothing; nor what
+        was refused.
+        """
         telling.store.register([Registration("a", "tasks.t", at(0))])
         telling.open("a", result=telling.encode("a", "STARTED", None), store_result=True)
         telling.write("a", "WAITING", 1, attempt=1)
         reported(telling, 2)
         for n, end in enumerate(sorted(READY_STATES - {"SUCCESS"})):
             telling.write("a", end, 3, attempt=n + 1, result={"done": 3, "total": 10})
-            assert not telling.store.write(StateWrite("a", "PROGRESS", at(4), attempt=n + 1, meta=report(4)))
+            assert not telling.store.write(
+                StateWrite("a", "PROGRESS", at(4), attempt=n + 1, meta=report(4))
+            )
             telling.open("a", 5)
         telling.write("a", "RETRY", 6, attempt=len(READY_STATES), result={"done": 3, "total": 10})
         assert counts(telling.store.history("a")) == [2]
 
     def test_a_task_without_headway(self, telling: Subject) -> None:
-        """What a task passes to ``update_state`` is remembered as it is read, with the time of the write where it has none."""
+        """What a task passes to ``update_state`` is remembered as it is read, with the time of the
+        write where it has none.
+        """
         telling.write("a", "WORKING", 3, result={"done": 1, "of": 4, "step": "Fetching"})
         progress = Progress(1, 4, "Fetching", timestamp=moment(3))
         assert telling.store.history("a").reports == (Report(0, progress),)
@@ -106,7 +121,9 @@ class TestKept:
 
     @pytest.mark.parametrize("with_result", [True, False])
     def test_another_story(self, telling: Subject, with_result: bool) -> None:
-        """An id that is used again after its success begins with nothing: its result has gone, or there never was any."""
+        """An id that is used again after its success begins with nothing: its result has gone, or
+        there never was any.
+        """
         for night in range(2):
             telling.store.register([Registration("a", "tasks.t", at(100 * night))])
             telling.open("a", 100 * night)
@@ -115,7 +132,9 @@ class TestKept:
                 telling.write("a", "SUCCESS", 100 * night + 2, attempt=night + 1, result=night)
                 telling.forget("a")
             else:
-                assert telling.store.write(StateWrite("a", "SUCCESS", at(100 * night + 2), attempt=night + 1))
+                assert telling.store.write(
+                    StateWrite("a", "SUCCESS", at(100 * night + 2), attempt=night + 1)
+                )
         assert [each.attempt for each in telling.store.history("a").reports] == [2]
 
     def test_each_its_own(self, telling: Subject) -> None:
@@ -127,7 +146,9 @@ class TestKept:
 
 
 def test_a_registry_that_was_dropped(tmp_path: Path) -> None:
-    """What was remembered of a registry's row that is no more keeps no report of a new one from being stored."""
+    """What was remembered of a registry's row that is no more keeps no report of a new one from
+    being stored.
+    """
     subject = stores.make("sql", tmp_path, None)
     assert isinstance(subject.store, SqlStore)
     for number in range(3):
@@ -152,11 +173,19 @@ class TestBounds:
         made.store.close()
 
     def size(self, history: History) -> int:
-        return sum(len(entry(each.attempt, each.progress, at(0))) for each in history.reports)
+        return sum(
+            len(encode_report(each.attempt, each.progress, at(0))) for each in history.reports
+        )
 
-    @pytest.mark.parametrize(("message", "count", "least"), [("", 900, 200), ("m" * 400, 150, 20), ("m" * 2000, 50, 4)])
-    def test_the_course_from_begin_to_end(self, telling: Subject, message: str, count: int, least: int) -> None:
-        """However many and however long they are: within the bounds, the first and the newest among them, evenly between."""
+    @pytest.mark.parametrize(
+        ("message", "count", "least"), [("", 900, 200), ("m" * 400, 150, 20), ("m" * 2000, 50, 4)]
+    )
+    def test_the_course_from_begin_to_end(
+        self, telling: Subject, message: str, count: int, least: int
+    ) -> None:
+        """However many and however long they are: within the bounds, the first and the newest among
+        them, evenly between.
+        """
         telling.open("a")
         for number in range(count):
             reported(telling, number, message=message)
@@ -166,16 +195,18 @@ class TestBounds:
         assert not history.complete
         assert (kept[0], kept[-1]) == (0, count - 1)
         assert least <= len(kept) <= 1000
-        assert self.size(history) <= ROOM + len(message) + 50
+        assert self.size(history) <= MAX_BYTES + len(message) + 50
         assert max(steps) <= 4 * min(steps), "some age of it is thinner than another"
 
     def test_no_more_than_a_thousand(self, telling: Subject) -> None:
         """The smallest reports that there can be fill the room by fewer than a thousand and one."""
-        smallest = entry(1, Progress(), at(0))
-        assert ROOM // len(smallest) <= 1000
+        smallest = encode_report(1, Progress(), at(0))
+        assert MAX_BYTES // len(smallest) <= 1000
 
     def test_all_stores_thin_out_alike(self, redis_url: str, tmp_path: Path) -> None:
-        """The same reports, of whatever sizes and at whatever times, leave the same history in every store."""
+        """The same reports, of whatever sizes and at whatever times, leave the same history in
+        every store.
+        """
         subjects = [stores.make(name, tmp_path, redis_url) for name in ("memory", "redis", "sql")]
         dice, seconds = random.Random(7), 0.0
         for subject in subjects:
@@ -185,7 +216,9 @@ class TestBounds:
             message = "m" * dice.choice((0, 10, 100, 2000))
             for subject in subjects:
                 said = report(number, 150, message=message)
-                assert subject.store.write(StateWrite("a", "PROGRESS", at(seconds), attempt=1, meta=said))
+                assert subject.store.write(
+                    StateWrite("a", "PROGRESS", at(seconds), attempt=1, meta=said)
+                )
         histories = [subject.store.history("a") for subject in subjects]
         for subject in subjects:
             subject.store.close()

@@ -1,4 +1,6 @@
-"""Signs of life, cancel requests and listings: what every store owes (``headway/stores/base.py``), each store in turn."""
+"""Signs of life, cancel requests and listings: what every store owes (``headway/stores/base.py``),
+each store in turn.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ from datetime import UTC, datetime
 import pytest
 
 from headway.core import states
-from headway.errors import InvalidRequest, NotSupported
 from headway.core.registry import READY_STATES, AttemptStart, Registration
+from headway.errors import InvalidRequest, NotSupported
 from headway.models import Phase, Query, Status
 from headway.stores.keyvalue import DocumentStore
 from headway.stores.memory import MemoryStore
@@ -28,82 +30,90 @@ def phase(subject: Subject, task_id: str = "a") -> Phase:
 
 def falls_silent(subject: Subject) -> None:
     """The last sign of "a" is over."""
-    until(lambda: subject.look("a").beating is False, what="the signs to stop")
+    until(lambda: subject.look("a").alive is False, what="the signs to stop")
 
 
 class TestSigns:
     def test_silence_means_nothing_at_first(self, subject: Subject) -> None:
         """An attempt whose worker never gave a sign isn't stalled."""
         subject.open("a", worker="w")
-        assert subject.look("a").beating is None
+        assert subject.look("a").alive is None
         assert phase(subject) is Phase.RUNNING
 
     def test_signs_that_stop(self, subject: Subject) -> None:
         """While signs are given it runs, when they stop it is stalled, when they come back it runs."""
         subject.open("a", worker="w")
-        subject.store.beat(["a"], "w", SHORT)
+        subject.store.heartbeat(["a"], "w", SHORT)
         falls_silent(subject)
         assert phase(subject) is Phase.STALLED
-        subject.store.beat(["a"], "w", LONG)
-        assert subject.look("a").beating is True
+        subject.store.heartbeat(["a"], "w", LONG)
+        assert subject.look("a").alive is True
         assert phase(subject) is Phase.RUNNING
 
     def test_who_reports_lives(self, subject: Subject) -> None:
-        """A report is a sign too: the child of a worker that was killed isn't stalled while it works."""
+        """A report is a sign too: the child of a worker that was killed isn't stalled while it
+        works.
+        """
         subject.open("a", worker="w")
-        lifetimes = (SHORT * 2**n for n in itertools.count())  # one that is longer than a write and a look take here
+        lifetimes = (
+            SHORT * 2**n for n in itertools.count()
+        )  # one that is longer than a write and a look take here
 
         def reported() -> bool:
-            subject.store.beat(["a"], "w", next(lifetimes))
+            subject.store.heartbeat(["a"], "w", next(lifetimes))
             falls_silent(subject)
             now = (datetime.now(UTC) - at(0)).total_seconds()
             assert subject.write("a", "PROGRESS", now, attempt=1, result=report())
-            return subject.look("a").beating is True
+            return subject.look("a").alive is True
 
         until(reported, what="a report that is a sign")
 
     def test_a_bystanders_word_is_no_sign(self, subject: Subject) -> None:
         """What somebody else stores says nothing of the attempt's life."""
         subject.open("a", worker="w")
-        subject.store.beat(["a"], "w", SHORT)
+        subject.store.heartbeat(["a"], "w", SHORT)
         falls_silent(subject)
         subject.write("a", "PROGRESS", 1, result=report())
-        assert subject.look("a").beating is False
+        assert subject.look("a").alive is False
 
     def test_a_new_attempt_begins_without(self, subject: Subject) -> None:
-        """The signs of the attempt before say nothing of the new one, neither while they last nor after."""
+        """The signs of the attempt before say nothing of the new one, neither while they last nor
+        after.
+        """
         subject.open("a", worker="w")
-        subject.store.beat(["a"], "w", LONG)
+        subject.store.heartbeat(["a"], "w", LONG)
         subject.open("a", 1, worker="w")
-        assert subject.look("a").beating is None
-        subject.store.beat(["a"], "w", LONG)
-        assert subject.look("a").beating is True
+        assert subject.look("a").alive is None
+        subject.store.heartbeat(["a"], "w", LONG)
+        assert subject.look("a").alive is True
 
     def test_only_its_own_worker(self, subject: Subject) -> None:
         """The worker that lost a task (fact 13) gives no sign for the one that has it now."""
         subject.open("a", worker="w2")
-        subject.store.beat(["a"], "w1", LONG)
-        assert subject.look("a").beating is None
+        subject.store.heartbeat(["a"], "w1", LONG)
+        assert subject.look("a").alive is None
 
     @pytest.mark.parametrize("state", ["RETRY", *sorted(READY_STATES)])
     def test_what_has_ended_has_no_life(self, subject: Subject, state: str) -> None:
         """No sign is taken for an attempt that has ended, and its silence is no news."""
         subject.open("a", worker="w")
-        subject.store.beat(["a"], "w", LONG)
+        subject.store.heartbeat(["a"], "w", LONG)
         subject.write("a", state, 1, attempt=1)
         before = subject.record("a")
-        subject.store.beat(["a"], "w", LONG)
+        subject.store.heartbeat(["a"], "w", LONG)
         assert subject.record("a") == before
-        assert subject.look("a").beating is None
+        assert subject.look("a").alive is None
 
     def test_many_at_once_and_who_is_unknown(self, subject: Subject) -> None:
         """One call serves all; ids that nobody knows stay unknown, and none at all is fine."""
         for n in range(20):
             subject.open(f"t{n}", worker="w")
-        subject.store.beat([f"t{n}" for n in range(25)], "w", LONG)
-        assert [each.beating for each in subject.store.read([f"t{n}" for n in range(20)])] == [True] * 20
+        subject.store.heartbeat([f"t{n}" for n in range(25)], "w", LONG)
+        assert [each.alive for each in subject.store.read([f"t{n}" for n in range(20)])] == [
+            True
+        ] * 20
         assert subject.look("t20").record is None
-        assert subject.store.beat([], "w", LONG) == frozenset()
+        assert subject.store.heartbeat([], "w", LONG) == frozenset()
 
     def test_the_cancel_comes_back(self, subject: Subject) -> None:
         """A sign of life is answered by the ids whose cancel is asked for."""
@@ -112,7 +122,7 @@ class TestSigns:
         subject.open("d", worker="other")
         for task_id in "bd":
             subject.store.request_cancel(task_id, at(1))
-        assert subject.store.beat(["a", "b", "c", "d", "e"], "w", LONG) == {"b"}
+        assert subject.store.heartbeat(["a", "b", "c", "d", "e"], "w", LONG) == {"b"}
 
 
 class TestCancel:
@@ -135,9 +145,9 @@ class TestCancel:
         assert not subject.write("a", "PROGRESS", 1, attempt=1, result=report()).cancel_requested
         subject.store.request_cancel("a", at(2))
         answer = subject.write("a", "PROGRESS", 3, attempt=1, result=report())
-        assert (answer.admitted, answer.cancel_requested) == (True, True)
+        assert (answer.accepted, answer.cancel_requested) == (True, True)
         answer = subject.write("a", "PROGRESS", 4, attempt=0, result=report())
-        assert (answer.admitted, answer.cancel_requested) == (False, True)
+        assert (answer.accepted, answer.cancel_requested) == (False, True)
         assert phase(subject) is Phase.CANCELLING
 
     def test_a_retried_one_keeps_it(self, subject: Subject) -> None:
@@ -160,7 +170,9 @@ class TestCancel:
         assert answer.record == before
 
     def test_a_new_publication_takes_it_back(self, subject: Subject) -> None:
-        """A nightly job with a fixed id that was cancelled once runs the next night; a redelivery of it doesn't."""
+        """A nightly job with a fixed id that was cancelled once runs the next night; a redelivery
+        of it doesn't.
+        """
         subject.open("a")
         subject.store.request_cancel("a", at(1))
         subject.write("a", "REVOKED", 2, attempt=1)
@@ -188,7 +200,7 @@ def listing(subject: Subject) -> Subject:
     """Each store that can list."""
     if not isinstance(subject.store, MemoryStore) and subject.app is not None:
         try:
-            subject.store.find(Query())
+            subject.store.query(Query())
         except NotSupported:
             pytest.skip("finds things by their names only")
     return subject
@@ -197,7 +209,7 @@ def listing(subject: Subject) -> Subject:
 def pages(subject: Subject, query: Query) -> Iterator[list[str]]:
     """Page by page, to the end."""
     for _ in itertools.count():
-        page = subject.store.find(query)
+        page = subject.store.query(query)
         yield [each.task_id for each in page.snapshots]
         if page.cursor is None:
             return
@@ -215,7 +227,9 @@ class TestFind:
         assert list(pages(listing, Query())) == [[]]
 
     def test_those_of_one_moment(self, listing: Subject) -> None:
-        """A group that was published in one moment is paged through like any other, each member once."""
+        """A group that was published in one moment is paged through like any other, each member
+        once.
+        """
         names = [f"{n:x}-{n}" for n in range(30)]
         listing.store.register([Registration(name, "tasks.t", at(0)) for name in names])
         assert [len(page) for page in pages(listing, Query(limit=7))] == [7, 7, 7, 7, 2]
@@ -223,13 +237,21 @@ class TestFind:
 
     def test_each_index(self, listing: Subject) -> None:
         """By status, by task and by owner, whatever it went through."""
-        for n, state in enumerate(["PENDING", "STARTED", "PROGRESS", "RETRY", *sorted(READY_STATES)]):
-            listing.store.register([Registration(state, f"tasks.t{n % 2}", at(n), owner="ann" if n < 3 else None)])
+        for n, state in enumerate(
+            ["PENDING", "STARTED", "PROGRESS", "RETRY", *sorted(READY_STATES)]
+        ):
+            listing.store.register(
+                [Registration(state, f"tasks.t{n % 2}", at(n), owner="ann" if n < 3 else None)]
+            )
             if state != "PENDING":
-                listing.store.open(AttemptStart(state, f"tasks.t{n % 2}", at(10 + n)))
+                listing.store.start_attempt(AttemptStart(state, f"tasks.t{n % 2}", at(10 + n)))
             if state not in ("PENDING", "STARTED"):
-                listing.write(state, state, 20, attempt=1, result=report() if state == "PROGRESS" else None)
-        assert {status: sorted(found(listing, status=frozenset({status}))) for status in Status} == {
+                listing.write(
+                    state, state, 20, attempt=1, result=report() if state == "PROGRESS" else None
+                )
+        assert {
+            status: sorted(found(listing, status=frozenset({status}))) for status in Status
+        } == {
             Status.PENDING: ["PENDING"],
             Status.RUNNING: ["PROGRESS", "RETRY", "STARTED"],
             Status.COMPLETED: ["IGNORED", "SUCCESS"],
@@ -247,7 +269,9 @@ class TestFind:
         ]
 
     def test_first_heard_of_from_its_worker(self, listing: Subject) -> None:
-        """Without a publication it stands where it was first heard of, and a later publication doesn't move it."""
+        """Without a publication it stands where it was first heard of, and a later publication
+        doesn't move it.
+        """
         listing.open("a", 5)
         listing.open("b", 6)
         listing.write("c", "REVOKED", 7, task="tasks.t")
@@ -289,21 +313,31 @@ class TestFind:
         """Anything but a cursor is refused, whatever it is."""
         for cursor in ("", "!", "x", "MTc3MjM2NjQwMDEyMzQ1NjcuYQ", "\N{SNOWMAN}"):
             with pytest.raises(InvalidRequest):
-                listing.store.find(Query(cursor=cursor))
+                listing.store.query(Query(cursor=cursor))
 
 
 class TestCounts:
     def test_as_they_are_listed(self, listing: Subject) -> None:
         """Of each status as many as a listing of it shows, and none where there is nothing."""
         assert listing.store.counts() == dict.fromkeys(Status, 0)
-        for n, state in enumerate(["PENDING", "PENDING", "STARTED", "PROGRESS", "RETRY", *sorted(READY_STATES)]):
+        for n, state in enumerate(
+            ["PENDING", "PENDING", "STARTED", "PROGRESS", "RETRY", *sorted(READY_STATES)]
+        ):
             listing.store.register([Registration(f"{state}{n}", "tasks.t", at(n))])
             if state != "PENDING":
-                listing.store.open(AttemptStart(f"{state}{n}", "tasks.t", at(10 + n)))
+                listing.store.start_attempt(AttemptStart(f"{state}{n}", "tasks.t", at(10 + n)))
             if state not in ("PENDING", "STARTED"):
-                listing.write(f"{state}{n}", state, 20, attempt=1, result=report() if state == "PROGRESS" else None)
+                listing.write(
+                    f"{state}{n}",
+                    state,
+                    20,
+                    attempt=1,
+                    result=report() if state == "PROGRESS" else None,
+                )
         counts = listing.store.counts()
-        assert counts == {status: len(found(listing, status=frozenset({status}))) for status in Status}
+        assert counts == {
+            status: len(found(listing, status=frozenset({status}))) for status in Status
+        }
         assert sum(counts.values()) == len(found(listing)) == 10
 
     def test_not_everywhere(self, subject: Subject) -> None:

@@ -1,4 +1,6 @@
-"""Any sequence of calls, on every store and on the pure rules at once: the answers and what is known must be equal."""
+"""Any sequence of calls, on every store and on the pure rules at once: the answers and what is
+known must be equal.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +13,31 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from headway.core import states
+from headway.core.registry import READY_STATES, AttemptStart, Registration, StateWrite, TaskRecord
 from headway.errors import ExecutionExpired
-from headway.core.registry import READY_STATES, AttemptStart, TaskRecord, Registration, StateWrite
 from headway.models import Query, Status
-from headway.stores.pagination import Range, Source, being, matches, place_of, status_of
 from headway.stores.memory import MemoryStore
+from headway.stores.pagination import (
+    IndexReader,
+    Slice,
+    indexed_status,
+    matches,
+    place_of,
+    status_index,
+)
 from tests.support import stores
 from tests.support.stores import Subject, at, report
 
 IDS = st.sampled_from(["a", "b"])
-STATES = st.sampled_from(["PROGRESS", "PROGRESS", "WORKING", "STARTED", "PENDING", "RETRY", *sorted(READY_STATES)])
+STATES = st.sampled_from(
+    ["PROGRESS", "PROGRESS", "WORKING", "STARTED", "PENDING", "RETRY", *sorted(READY_STATES)]
+)
 RESULTS = st.one_of(
     st.none(),
     st.builds(report, st.integers(0, 5), st.integers(0, 5)),
-    st.sampled_from(["text", {}, {"message": "m"}, {"exc_type": "E", "exc_message": ["m"]}, {"rows": 7}, 42]),
+    st.sampled_from(
+        ["text", {}, {"message": "m"}, {"exc_type": "E", "exc_message": ["m"]}, {"rows": 7}, 42]
+    ),
 )
 WORKERS = st.sampled_from([None, "w1", "w2"])
 RETRIES = st.integers(0, 2)
@@ -38,9 +51,9 @@ OPENINGS = st.builds(
     RETRIES,
     WORKERS,
     store_result=st.booleans(),
-    run=RUNS,
+    delivery_id=RUNS,
     owner=OWNERS,
-    retried=st.booleans(),
+    retry_published=st.booleans(),
 )
 OWN = st.builds(
     StateWrite,
@@ -52,7 +65,16 @@ OWN = st.builds(
     task=st.sampled_from([None, "tasks.t", "tasks.u"]),
     no_result=st.booleans(),
 )
-BYSTANDERS = st.builds(StateWrite, IDS, STATES, st.just(at(0)), retries=st.none() | RETRIES, worker=WORKERS, run=RUNS, meta=RESULTS)
+BYSTANDERS = st.builds(
+    StateWrite,
+    IDS,
+    STATES,
+    st.just(at(0)),
+    retries=st.none() | RETRIES,
+    worker=WORKERS,
+    delivery_id=RUNS,
+    meta=RESULTS,
+)
 
 
 LIFETIME = 600.0
@@ -60,7 +82,7 @@ LIFETIME = 600.0
 
 def unsigned(record: TaskRecord) -> TaskRecord:
     """Without the time of a sign: a store's own clock says it, where it is kept at all."""
-    return replace(record, signed_at=None)
+    return replace(record, heartbeat_at=None)
 
 
 class Machine(RuleBasedStateMachine):
@@ -82,22 +104,24 @@ class Machine(RuleBasedStateMachine):
 
     @rule(task_id=IDS, owner=OWNERS, waits=st.sampled_from([None, 0, 86400]))
     def register(self, task_id: str, owner: str | None, waits: int | None) -> None:
-        due_at = None if waits is None else at(self.seconds + waits)
-        registration = Registration(task_id, "tasks.t", at(self.now()), owner=owner, due_at=due_at)
+        expected_by = None if waits is None else at(self.seconds + waits)
+        registration = Registration(
+            task_id, "tasks.t", at(self.now()), owner=owner, expected_by=expected_by
+        )
         self.subject.store.register([registration])
-        self.known[task_id] = states.registered(self.known.get(task_id), registration)
+        self.known[task_id] = states.apply_registration(self.known.get(task_id), registration)
 
     @rule(opening=OPENINGS)
-    def open(self, opening: AttemptStart) -> None:
+    def start_attempt(self, opening: AttemptStart) -> None:
         # Past the grace in which a result may still be on its way.
         self.seconds += 60
         task_id, opening = opening.task_id, replace(opening, at=at(self.now()))
         record = self.known.get(task_id)
-        expected = states.answered(record, opening, result_gone=task_id not in self.kept)
-        answer = self.subject.store.open(opening)
+        expected = states.start_reply(record, opening, result_gone=task_id not in self.kept)
+        answer = self.subject.store.start_attempt(opening)
         assert answer == expected
-        if expected.attempt and not states.repeats(record, opening):
-            self.known[task_id] = states.opened(record, opening)
+        if expected.attempt and not states.is_same_delivery(record, opening):
+            self.known[task_id] = states.apply_start(record, opening)
             if opening.store_result:
                 self.kept.add(task_id)
 
@@ -108,34 +132,56 @@ class Machine(RuleBasedStateMachine):
     @rule(task_id=IDS, state=STATES, result=RESULTS)
     def write_open(self, task_id: str, state: str, result: object) -> None:
         known = self.known.get(task_id)
-        self.write(StateWrite(task_id, state, at(self.now()), attempt=known.attempt if known is not None else 1, meta=result))
+        self.write(
+            StateWrite(
+                task_id,
+                state,
+                at(self.now()),
+                attempt=known.attempt if known is not None else 1,
+                meta=result,
+            )
+        )
 
     @rule(write=BYSTANDERS)
     def write_as_bystander(self, write: StateWrite) -> None:
         self.write(replace(write, at=at(self.now())))
 
     @rule(
-        task_id=IDS, state=st.sampled_from(["PROGRESS", "SUCCESS", "IGNORED", "REJECTED"]), attempt=st.none() | st.integers(1, 3)
+        task_id=IDS,
+        state=st.sampled_from(["PROGRESS", "SUCCESS", "IGNORED", "REJECTED"]),
+        attempt=st.none() | st.integers(1, 3),
     )
     def write_no_result(self, task_id: str, state: str, attempt: int | None) -> None:
-        write = StateWrite(task_id, state, at(self.now()), attempt=attempt, meta=report(1) if state == "PROGRESS" else None)
+        write = StateWrite(
+            task_id,
+            state,
+            at(self.now()),
+            attempt=attempt,
+            meta=report(1) if state == "PROGRESS" else None,
+        )
         record = self.known.get(task_id)
-        assert self.subject.store.write(write) == states.said_of(record, write)
-        if states.admits(record, write):
-            self.known[task_id] = states.written(record, write)
+        assert self.subject.store.write(write) == states.write_reply(record, write)
+        if states.allows_write(record, write):
+            self.known[task_id] = states.apply_write(record, write)
 
     @rule(task_id=IDS, worker=st.sampled_from(["w1", "w2"]))
-    def beat(self, task_id: str, worker: str) -> None:
-        known = states.signed(self.known.get(task_id), worker, LIFETIME, at(self.now()))
+    def heartbeat(self, task_id: str, worker: str) -> None:
+        known = states.apply_heartbeat(self.known.get(task_id), worker, LIFETIME, at(self.now()))
         asked = known is not None and known.cancel_requested_at is not None
-        assert self.subject.store.beat([task_id], worker, LIFETIME) == ({task_id} if asked else set())
+        assert self.subject.store.heartbeat([task_id], worker, LIFETIME) == (
+            {task_id} if asked else set()
+        )
         if known is not None:
             self.known[task_id] = known
 
     @rule(task_id=IDS)
     def request_cancel(self, task_id: str) -> None:
         record, now = self.known.get(task_id), at(self.now())
-        known = states.asked(record, task_id, now) if record is not None or task_id in self.kept else None
+        known = (
+            states.apply_cancel_request(record, task_id, now)
+            if record is not None or task_id in self.kept
+            else None
+        )
         answer = self.subject.store.request_cancel(task_id, now)
         assert (answer and answer.record and unsigned(answer.record)) == (known and unsigned(known))
         if known is not None:
@@ -162,41 +208,77 @@ class Machine(RuleBasedStateMachine):
 
     def write(self, write: StateWrite) -> None:
         record = self.known.get(write.task_id)
-        expected = states.admits(record, write)
-        more = {"attempt": write.attempt, "retries": write.retries, "worker": write.worker, "task": write.task}
-        more |= {"run": write.run, "no_result": write.no_result}
-        admitted = self.subject.write(write.task_id, write.state, self.seconds, result=write.meta, **more)
-        assert admitted == states.said_of(record, write)
+        expected = states.allows_write(record, write)
+        more = {
+            "attempt": write.attempt,
+            "retries": write.retries,
+            "worker": write.worker,
+            "task": write.task,
+        }
+        more |= {"delivery_id": write.delivery_id, "no_result": write.no_result}
+        accepted = self.subject.write(
+            write.task_id, write.state, self.seconds, result=write.meta, **more
+        )
+        assert accepted == states.write_reply(record, write)
         if expected:
             encoded = self.subject.encode(write.task_id, write.state, write.meta)
-            self.known[write.task_id] = states.written(record, replace(write, result=encoded))
+            self.known[write.task_id] = states.apply_write(record, replace(write, result=encoded))
             self.kept.add(write.task_id)
 
     @invariant()
     def same_records(self) -> None:
         snapshots = self.subject.store.read(["a", "b"])
         records = [snapshot.record and unsigned(snapshot.record) for snapshot in snapshots]
-        assert records == [known and unsigned(known) for known in (self.known.get("a"), self.known.get("b"))]
-        for snapshot, known in zip(snapshots, (self.known.get("a"), self.known.get("b")), strict=True):
-            signs = known is not None and known.is_open and known.sign_attempt == known.attempt
-            assert snapshot.beating is (True if signs else None)
+        assert records == [
+            known and unsigned(known) for known in (self.known.get("a"), self.known.get("b"))
+        ]
+        for snapshot, known in zip(
+            snapshots, (self.known.get("a"), self.known.get("b")), strict=True
+        ):
+            signs = known is not None and known.is_open and known.heartbeat_attempt == known.attempt
+            assert snapshot.alive is (True if signs else None)
 
     @invariant()
     def listed_where_they_belong(self) -> None:
         store = self.subject.store
-        assert isinstance(store, Source)
-        shown = {task_id: known for task_id, known in self.known.items() if self.status(task_id) is not None}
-        names = [being(status) for status in Status]
-        # The word PENDING may come with a report: only a look tells that it runs, and mends the index.
-        self.mended |= {task_id for task_id, known in shown.items() if self.status(task_id) is not status_of(known)}
-        for name, places in zip(names, store.places(names, Range(None, 0, 10)), strict=True):
-            sure = {task_id: known for task_id, known in shown.items() if task_id not in self.mended}
+        assert isinstance(store, IndexReader)
+        shown = {
+            task_id: known
+            for task_id, known in self.known.items()
+            if self.status(task_id) is not None
+        }
+        names = [status_index(status) for status in Status]
+        # The word PENDING may come with a report: only a look tells that it runs, and mends the
+        # index.
+        self.mended |= {
+            task_id
+            for task_id, known in shown.items()
+            if self.status(task_id) is not indexed_status(known)
+        }
+        for name, places in zip(names, store.places(names, Slice(None, 0, 10)), strict=True):
+            sure = {
+                task_id: known for task_id, known in shown.items() if task_id not in self.mended
+            }
             found = [place for place in places if place.task_id in sure]
-            assert found == sorted((place_of(r) for r in sure.values() if being(status_of(r)) == name), reverse=True)
-        for query in (Query(), Query(owner="ann"), Query(task="tasks.t"), Query(status=frozenset({Status.RUNNING}))):
-            wanted = [r for t, r in shown.items() if matches(query, states.resolve(store.read([t])[0], at(0)), place_of(r))]
-            page = store.find(query)
-            assert [each.task_id for each in page.snapshots] == [r.task_id for r in sorted(wanted, key=place_of, reverse=True)]
+            assert found == sorted(
+                (place_of(r) for r in sure.values() if status_index(indexed_status(r)) == name),
+                reverse=True,
+            )
+        for query in (
+            Query(),
+            Query(owner="ann"),
+            Query(task="tasks.t"),
+            Query(status=frozenset({Status.RUNNING})),
+        ):
+            wanted = [
+                r
+                for t, r in shown.items()
+                if matches(query, states.resolve(store.read([t])[0], at(0)), place_of(r))
+            ]
+            page = store.query(query)
+            assert [each.task_id for each in page.snapshots] == [
+                r.task_id for r in sorted(wanted, key=place_of, reverse=True)
+            ]
             assert page.cursor is None
 
     def status(self, task_id: str) -> Status | None:
@@ -212,12 +294,22 @@ class Machine(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("name", ["memory", "redis", "redis-msgpack"])
-def test_every_store_follows_the_rules(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """Whatever is registered, opened, written, forgotten and lost in whatever order: a store answers as the pure rules do."""
+def test_every_store_follows_the_rules(
+    name: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Whatever is registered, opened, written, forgotten and lost in whatever order: a store
+    answers as the pure rules do.
+    """
     url = request.getfixturevalue("redis_url") if name in stores.REDIS else None
     Machine.subject = stores.make(name, tmp_path, url)
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-    chosen = settings(max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=checks, database=None)
+    chosen = settings(
+        max_examples=40,
+        stateful_step_count=30,
+        deadline=None,
+        suppress_health_check=checks,
+        database=None,
+    )
     try:
         run_state_machine_as_test(Machine, settings=chosen)
     finally:

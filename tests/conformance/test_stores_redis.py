@@ -18,15 +18,21 @@ from celery import Celery
 from celery.backends.redis import RedisBackend, SentinelBackend
 from celery.exceptions import SoftTimeLimitExceeded
 
-from headway.core import states
-from headway.errors import ConfigurationError, Unavailable
-from headway.core.registry import AttemptStart, Registration, StateWrite
-from headway.models import Progress, Query, Status
-from headway.stores.base import TOMBSTONE
-from headway.stores.redis_connection import AWAY, REFUSED, TIMEOUT, connect, translated
-from headway.stores.redis import RedisStore
-from headway.stores.result_backend import Results, check_readable
 from headway.backends import store_for
+from headway.core import states
+from headway.core.registry import AttemptStart, Registration, StateWrite
+from headway.errors import ConfigurationError, Unavailable
+from headway.models import Progress, Query, Status
+from headway.stores.base import REGISTRY_RETENTION
+from headway.stores.redis import RedisStore
+from headway.stores.redis_connection import (
+    COMMAND_ERRORS,
+    CONNECTION_ERRORS,
+    TIMEOUT,
+    connect,
+    translate_errors,
+)
+from headway.stores.result_backend import ResultBackend, check_readable
 from tests.support import stores
 from tests.support.stores import DictBackend, Subject, at, report
 from tests.support.valkey import ValkeyServer
@@ -75,15 +81,15 @@ def calls(subject: Subject) -> list[Callable[[], object]]:
     store = subject.store
     return [
         lambda: store.register([Registration("a", "tasks.t", at(0))]),
-        lambda: store.open(AttemptStart("a", "tasks.t", at(0))),
+        lambda: store.start_attempt(AttemptStart("a", "tasks.t", at(0))),
         lambda: store.write(StateWrite("a", "PROGRESS", at(1), attempt=1)),
         lambda: store.read(["a"]),
-        lambda: store.beat(["a"], "w", 60),
+        lambda: store.heartbeat(["a"], "w", 60),
         lambda: store.request_cancel("a", at(1)),
-        lambda: store.find(Query()),
+        lambda: store.query(Query()),
         store.counts,
         lambda: store.history("a"),
-        lambda: store.claim("k", "a", 60),
+        lambda: store.claim_key("k", "a", 60),
         store.ping,
     ]
 
@@ -99,11 +105,19 @@ def all_unavailable(subject: Subject) -> None:
 
 class TestKeys:
     def test_where_things_are(self, redis: Subject) -> None:
-        """Hash and history lie beside the result, in the same slot of a cluster; two indexes, and nothing else is written."""
+        """Hash and history lie beside the result, in the same slot of a cluster; two indexes, and
+        nothing else is written.
+        """
         redis.open("a")
         redis.write("a", "PROGRESS", attempt=1, result=report())
-        assert sorted(client_of(redis).keys("*")) == [KEY, b"hw:in:running", b"hw:of:tasks.t", HASH, HISTORY]
-        redis.store.beat(["a"], "w", 600)
+        assert sorted(client_of(redis).keys("*")) == [
+            KEY,
+            b"hw:in:running",
+            b"hw:of:tasks.t",
+            HASH,
+            HISTORY,
+        ]
+        redis.store.heartbeat(["a"], "w", 600)
         assert client_of(redis).exists(HASH + b":life")
 
     def test_the_global_prefix_comes_first(self, redis_url: str, tmp_path: Path) -> None:
@@ -111,18 +125,20 @@ class TestKeys:
         subject = stores.make("redis-prefix", tmp_path, redis_url)
         subject.open("a")
         subject.write("a", "SUCCESS", attempt=1)
-        subject.store.claim("k", "a", 600)
+        subject.store.claim_key("k", "a", 600)
         names = sorted(client_of(subject).keys("*"))
         ours = [b"claim:k", b"in:completed", b"of:tasks.t", b"{proj:celery-task-meta-a}"]
         assert names == [b"proj:celery-task-meta-a", *(b"proj:hw:" + name for name in ours)]
         subject.store.close()
 
     def test_lives(self, redis: Subject) -> None:
-        """An end lives as long as Celery says; the hash lives longer, from the publish on, and each write renews it.
+        """An end lives as long as Celery says; the hash lives longer, from the publish on, and each
+        write renews it.
 
-        What isn't an end lives as long as the hash: a job that is silent for longer than results are kept still runs (fact 15).
+        What isn't an end lives as long as the hash: a job that is silent for longer than results
+        are kept still runs (fact 15).
         """
-        longer = (24 * 3600 + TOMBSTONE.total_seconds()) * 1000
+        longer = (24 * 3600 + REGISTRY_RETENTION.total_seconds()) * 1000
         client = client_of(redis)
         steps: list[Callable[[], object]] = [
             lambda: redis.store.register([Registration("a", "tasks.t", at(0))]),
@@ -145,10 +161,12 @@ class TestKeys:
         assert client.exists(HISTORY)
 
     def test_what_waits_is_known_until_it_is_due(self, redis: Subject) -> None:
-        """A publication with an eta is kept for as long after it as any other; so is a retry, and a wish to cancel it."""
-        longer, month = (24 * 3600 + TOMBSTONE.total_seconds()) * 1000, 30 * 24 * 3600
+        """A publication with an eta is kept for as long after it as any other; so is a retry, and a
+        wish to cancel it.
+        """
+        longer, month = (24 * 3600 + REGISTRY_RETENTION.total_seconds()) * 1000, 30 * 24 * 3600
         client = client_of(redis)
-        waiting = Registration("a", "tasks.t", at(0), owner="ann", due_at=at(month))
+        waiting = Registration("a", "tasks.t", at(0), owner="ann", expected_by=at(month))
         redis.store.register([waiting, Registration("b", "tasks.t", at(0), owner="ann")])
         assert client.pttl(HASH) > longer + month * 1000 - LOOKED
         redis.store.request_cancel("a", at(1))
@@ -159,7 +177,7 @@ class TestKeys:
         for key in (HASH, b"hw:of:tasks.t", b"hw:by:ann"):
             assert client.pttl(key) > longer + month * 1000 - LOOKED, key
         redis.open("a", 5, retries=1)
-        redis.store.beat(["a"], "w1", 20)
+        redis.store.heartbeat(["a"], "w1", 20)
         assert client.pttl(HASH) <= longer
         assert client.pttl(b"hw:by:ann") > longer
 
@@ -167,10 +185,14 @@ class TestKeys:
         """Whoever comes in sees out what is gone; one that is as old and still there stays."""
         client, names = client_of(redis), [f"old{n}" for n in range(20)]
         old, new = 0, 30 * 24 * 3600
-        redis.store.register(Registration(name, "tasks.t", at(old + n), owner="ann") for n, name in enumerate(names))
+        redis.store.register(
+            Registration(name, "tasks.t", at(old + n), owner="ann") for n, name in enumerate(names)
+        )
         for name in names[1:]:
             client.delete(HASH.replace(b"-a}", b"-" + name.encode() + b"}"))
-        redis.store.register(Registration(f"new{n}", "tasks.t", at(new + n), owner="ann") for n in range(100))
+        redis.store.register(
+            Registration(f"new{n}", "tasks.t", at(new + n), owner="ann") for n in range(100)
+        )
         for index in (b"hw:in:pending", b"hw:of:tasks.t", b"hw:by:ann"):
             members = client.zrange(index, 0, -1)
             assert len(members) == 101
@@ -178,18 +200,22 @@ class TestKeys:
         assert client.pttl("hw:by:ann") > 0
 
     def test_a_history_lives_while_signs_are_given(self, redis: Subject) -> None:
-        """As long as the hash, which the signs keep and the reports don't: new, thinned out, and lost to an eviction."""
+        """As long as the hash, which the signs keep and the reports don't: new, thinned out, and
+        lost to an eviction.
+        """
         client = client_of(redis)
-        redis.open("a", worker="w", lifetime=600.0)
+        redis.open("a", worker="w", heartbeat_ttl=600.0)
         for number in range(400):
-            redis.write("a", "PROGRESS", number, attempt=1, result=report(number, message="m" * 100))
+            redis.write(
+                "a", "PROGRESS", number, attempt=1, result=report(number, message="m" * 100)
+            )
         assert not redis.store.history("a").complete
         assert client.pttl(HISTORY) > 7 * 24 * 3600_000
         client.delete(HISTORY)
         redis.write("a", "PROGRESS", 100_000, attempt=1, result=report())
         assert client.pttl(HISTORY) > 7 * 24 * 3600_000
         client.pexpire(HISTORY, LOOKED)
-        redis.store.beat(["a"], "w", 600.0)
+        redis.store.heartbeat(["a"], "w", 600.0)
         assert abs(client.pttl(HISTORY) - client.pttl(HASH)) < LOOKED
 
     def test_a_history_takes_no_more_than_it_needs(self, redis: Subject) -> None:
@@ -209,7 +235,16 @@ class TestKeys:
         subject.store.register([Registration("a", "tasks.t", at(0))])
         subject.open("a")
         subject.write("a", "PROGRESS", attempt=1, result=report())
-        subject.store.write(StateWrite("a", "SUCCESS", at(1), attempt=1, result=subject.encode("a", "SUCCESS", 1), expires=0))
+        subject.store.write(
+            StateWrite(
+                "a",
+                "SUCCESS",
+                at(1),
+                attempt=1,
+                result=subject.encode("a", "SUCCESS", 1),
+                expires=0,
+            )
+        )
         client = client_of(subject)
         assert (client.pttl(KEY), client.pttl(HASH), client.pttl(HISTORY)) == (-1, -1, -1)
         subject.store.close()
@@ -218,7 +253,16 @@ class TestKeys:
         """The hash outlives the result also where failures are kept for longer than other results."""
         redis.open("a")
         month = 30 * 24 * 3600.0
-        redis.store.write(StateWrite("a", "FAILURE", at(1), attempt=1, result=redis.encode("a", "FAILURE", None), expires=month))
+        redis.store.write(
+            StateWrite(
+                "a",
+                "FAILURE",
+                at(1),
+                attempt=1,
+                result=redis.encode("a", "FAILURE", None),
+                expires=month,
+            )
+        )
         assert client_of(redis).pttl(HASH) > client_of(redis).pttl(KEY)
 
     def test_a_result_that_has_expired(self, redis: Subject) -> None:
@@ -232,7 +276,9 @@ class TestKeys:
 
 class TestPublished:
     def test_what_is_let_in_is_published(self, redis: Subject) -> None:
-        """Starts, reports, ends with and without a result: each once, in order, as records that Celery itself reads (fact 22)."""
+        """Starts, reports, ends with and without a result: each once, in order, as records that
+        Celery itself reads (fact 22).
+        """
         assert redis.app is not None
         heard = client_of(redis).pubsub()
         heard.subscribe(KEY)
@@ -272,7 +318,9 @@ class TestFaults:
         assert own.open("a").attempt == 2
 
     def test_a_server_that_hangs(self, hasty: Subject, own_valkey: ValkeyServer) -> None:
-        """A server that accepts connections and answers nothing is away too, for old connections and new ones."""
+        """A server that accepts connections and answers nothing is away too, for old connections
+        and new ones.
+        """
         until(lambda: answers(hasty))
         own_valkey.pause()
         try:
@@ -282,17 +330,25 @@ class TestFaults:
         until(lambda: answers(hasty))
 
     def test_a_write_waits_no_longer_than_it_says(self, redis_url: str) -> None:
-        """Half a second for a free connection, to connect, and for the answer: what the contract says of `update`."""
+        """Half a second for a free connection, to connect, and for the answer: what the contract
+        says of `update`.
+        """
         store = store_for(Celery("usual", backend=redis_url, set_as_current=False))
         assert isinstance(store, RedisStore)
         until(lambda: answers(Subject(store)))
         (line,) = store._lines.values()
         (connection,) = line._idle
-        assert (line._wait, connection.socket_connect_timeout, connection.socket_timeout) == (0.5, 0.5, 0.5)
+        assert (line._wait, connection.socket_connect_timeout, connection.socket_timeout) == (
+            0.5,
+            0.5,
+            0.5,
+        )
         assert connection.retry.get_retries() == 0
         store.close()
 
-    def test_many_callers_and_a_server_that_hangs(self, hasty: Subject, own_valkey: ValkeyServer) -> None:
+    def test_many_callers_and_a_server_that_hangs(
+        self, hasty: Subject, own_valkey: ValkeyServer
+    ) -> None:
         """However many call at once, none waits for all the others' time-outs one after another."""
         until(lambda: answers(hasty))
         own_valkey.pause()
@@ -305,7 +361,9 @@ class TestFaults:
         assert {type(fault) for fault in faults} == {Unavailable}
 
     def test_a_restart_between_two_calls(self, own: Subject, own_valkey: ValkeyServer) -> None:
-        """Connections that died with a server that is back already cost nobody a fault, however many there were."""
+        """Connections that died with a server that is back already cost nobody a fault, however
+        many there were.
+        """
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda n: own.open(f"t{n}"), range(64)))
         own_valkey.stop()
@@ -320,7 +378,9 @@ class TestFaults:
         assert own.open("a").attempt == 4
 
     def test_an_interrupted_call(self, redis: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A soft time limit that strikes while an answer is awaited leaves no answer behind for the next caller."""
+        """A soft time limit that strikes while an answer is awaited leaves no answer behind for the
+        next caller.
+        """
         redis.open("a")
         store = redis.store
         assert isinstance(store, RedisStore)
@@ -331,7 +391,7 @@ class TestFaults:
 
         monkeypatch.setattr(connection, "read_response", strikes)
         with pytest.raises(SoftTimeLimitExceeded):
-            redis.store.claim("k", "wrong", 60)
+            redis.store.claim_key("k", "wrong", 60)
         monkeypatch.undo()
         assert redis.open("a").attempt == 2
 
@@ -344,7 +404,9 @@ class TestFaults:
         assert len(next(iter(store._lines.values()))._idle) == 1
 
     def test_a_restart_with_its_data(self, own: Subject, own_valkey: ValkeyServer) -> None:
-        """After a restart the fence stands where it stood, though the server has forgotten the scripts."""
+        """After a restart the fence stands where it stood, though the server has forgotten the
+        scripts.
+        """
         own.open("a")
         own.write("a", "FAILURE", attempt=1)
         own_valkey.stop()
@@ -353,7 +415,9 @@ class TestFaults:
         assert own.open("a").attempt == 2
 
     def test_a_restart_without_its_data(self, own: Subject, own_valkey: ValkeyServer) -> None:
-        """After a loss of all data the open attempt's next report is let in, and fences out the attempts before it."""
+        """After a loss of all data the open attempt's next report is let in, and fences out the
+        attempts before it.
+        """
         own.open("a")
         own.open("a")
         own_valkey.stop()
@@ -363,7 +427,9 @@ class TestFaults:
         assert own.write("a", "SUCCESS", attempt=2)
 
     def test_scripts_that_were_flushed(self, redis: Subject) -> None:
-        """A server that has forgotten the scripts learns them again, for one call and for many at once."""
+        """A server that has forgotten the scripts learns them again, for one call and for many at
+        once.
+        """
         for call in calls(redis):
             client_of(redis).script_flush()
             call()
@@ -372,7 +438,9 @@ class TestFaults:
         assert all(snapshot.record for snapshot in redis.store.read(["a", "t0", "t1", "t2"]))
 
     def test_a_refused_command(self, redis: Subject, caplog: pytest.LogCaptureFixture) -> None:
-        """A key that something else has taken is no outage: ``Unavailable`` for the caller, and a word in the log."""
+        """A key that something else has taken is no outage: ``Unavailable`` for the caller, and a
+        word in the log.
+        """
         client_of(redis).set(HASH, "taken")
         with pytest.raises(Unavailable, match="refused"):
             redis.open("a")
@@ -380,8 +448,12 @@ class TestFaults:
             redis.store.register([Registration("a", "tasks.t", at(0))])
         assert "WRONGTYPE" in caplog.text
 
-    def test_a_server_that_is_full(self, own: Subject, own_valkey: ValkeyServer, caplog: pytest.LogCaptureFixture) -> None:
-        """A server without memory refuses writes: ``Unavailable``, and a word in the log; reading goes on."""
+    def test_a_server_that_is_full(
+        self, own: Subject, own_valkey: ValkeyServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A server without memory refuses writes: ``Unavailable``, and a word in the log; reading
+        goes on.
+        """
         own.open("a")
         own_valkey.command("CONFIG", "SET", "maxmemory", "1")
         with pytest.raises(Unavailable):
@@ -389,8 +461,12 @@ class TestFaults:
         assert "OutOfMemoryError" in caplog.text
         assert own.record("a").state == "STARTED"
 
-    def test_a_wrong_password(self, own: Subject, own_valkey: ValkeyServer, caplog: pytest.LogCaptureFixture) -> None:
-        """A server that doesn't let us in is away for the caller, and a word in the log for whoever can change it."""
+    def test_a_wrong_password(
+        self, own: Subject, own_valkey: ValkeyServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A server that doesn't let us in is away for the caller, and a word in the log for whoever
+        can change it.
+        """
         own_valkey.command("CONFIG", "SET", "requirepass", "secret")
         with pytest.raises(Unavailable):
             own.open("a")
@@ -408,15 +484,19 @@ class TestFaults:
     def test_the_map_of_errors_is_complete(self) -> None:
         """Every error class of the driver becomes ``Unavailable``, with itself as the cause."""
         module = redis.exceptions
-        kinds = [each for _, each in inspect.getmembers(module, inspect.isclass) if issubclass(each, Exception)]
+        kinds = [
+            each
+            for _, each in inspect.getmembers(module, inspect.isclass)
+            if issubclass(each, Exception)
+        ]
         assert len(kinds) > 20
         programming = {"IncorrectPolicyType"}  # of the cluster client's own construction
         for kind in [*kinds, ConnectionResetError, TimeoutError]:
             if kind.__name__ in programming:
                 continue
-            assert issubclass(kind, AWAY + REFUSED), kind
+            assert issubclass(kind, CONNECTION_ERRORS + COMMAND_ERRORS), kind
             fault = kind.__new__(kind)
-            with pytest.raises(Unavailable) as caught, translated():
+            with pytest.raises(Unavailable) as caught, translate_errors():
                 raise fault
             assert caught.value.__cause__ is fault
 
@@ -427,9 +507,16 @@ class TestClient:
         app = Celery("many", backend=redis_url, set_as_current=False)
         store = RedisStore(app, connections=4, timeout=stores.PATIENCE)
         with ThreadPoolExecutor(300) as pool:
-            answers = list(pool.map(lambda n: store.open(AttemptStart(f"t{n}", "t", at(n))).attempt, range(300)))
+            answers = list(
+                pool.map(
+                    lambda n: store.start_attempt(AttemptStart(f"t{n}", "t", at(n))).attempt,
+                    range(300),
+                )
+            )
         assert answers == [1] * 300
-        ours = [each for each in app.backend.client.client_list() if each["cmd"] in ("evalsha", "eval")]
+        ours = [
+            each for each in app.backend.client.client_list() if each["cmd"] in ("evalsha", "eval")
+        ]
         assert 1 <= len(ours) <= 4
         store.close()
 
@@ -452,17 +539,29 @@ class TestClient:
     @pytest.mark.parametrize(
         ("url", "conf", "expected"),
         [
-            ("redis://u:p@h:7/3", {}, {"host": "h", "port": 7, "db": 3, "username": "u", "password": "p"}),
+            (
+                "redis://u:p@h:7/3",
+                {},
+                {"host": "h", "port": 7, "db": 3, "username": "u", "password": "p"},
+            ),
             ("rediss://h/1?ssl_cert_reqs=required", {}, {"host": "h", "db": 1}),
-            ("redis+socket:///run/redis.sock?virtual_host=2", {}, {"path": "/run/redis.sock", "db": 2}),
+            (
+                "redis+socket:///run/redis.sock?virtual_host=2",
+                {},
+                {"path": "/run/redis.sock", "db": 2},
+            ),
             ("redis://h", {"redis_client_name": "me"}, {"client_name": "me"}),
         ],
     )
-    def test_where_is_the_backends(self, url: str, conf: dict[str, Any], expected: dict[str, Any]) -> None:
-        """Host, socket, TLS, credentials and database are the backend's; how long is ours, and nothing is tried again."""
+    def test_where_is_the_backends(
+        self, url: str, conf: dict[str, Any], expected: dict[str, Any]
+    ) -> None:
+        """Host, socket, TLS, credentials and database are the backend's; how long is ours, and
+        nothing is tried again.
+        """
         app = Celery("client", backend=url, set_as_current=False)
         app.conf.update(conf)
-        backend = Results(app).backend
+        backend = ResultBackend(app).backend
         assert isinstance(backend, RedisBackend)
         pool = connect(backend).connection_pool
         made = pool.connection_kwargs
@@ -470,20 +569,29 @@ class TestClient:
         assert pool.connection_class is backend.client.connection_pool.connection_class
         assert made["socket_timeout"] == 0.5
         assert made.get("socket_connect_timeout", 0.5) == 0.5
-        connection = pool.connection_class(**made)  # its class takes every word; nothing is connected
+        connection = pool.connection_class(
+            **made
+        )  # its class takes every word; nothing is connected
         assert (connection.retry.get_retries(), connection.retry_on_timeout) == (0, False)
-        assert connect(backend, timeout=None).connection_pool.connection_kwargs["socket_timeout"] == 120.0
+        assert (
+            connect(backend, timeout=None).connection_pool.connection_kwargs["socket_timeout"]
+            == 120.0
+        )
 
     def test_sentinel(self) -> None:
         """With Sentinel the sentinels too are asked with short time-outs and no retries."""
-        app = Celery("client", backend="sentinel://a:26379/1;sentinel://b:26380/1", set_as_current=False)
+        app = Celery(
+            "client", backend="sentinel://a:26379/1;sentinel://b:26380/1", set_as_current=False
+        )
         app.conf.result_backend_transport_options = {"master_name": "mymaster"}
-        backend = Results(app).backend
+        backend = ResultBackend(app).backend
         assert isinstance(backend, SentinelBackend)
         pool = connect(backend).connection_pool
         assert pool.service_name == "mymaster"
         assert pool.connection_kwargs["socket_timeout"] == 0.5
-        sentinels = [each.connection_pool.connection_kwargs for each in pool.sentinel_manager.sentinels]
+        sentinels = [
+            each.connection_pool.connection_kwargs for each in pool.sentinel_manager.sentinels
+        ]
         assert [(each["host"], each["port"], each["socket_timeout"]) for each in sentinels] == [
             ("a", 26379, 0.5),
             ("b", 26380, 0.5),
@@ -492,29 +600,41 @@ class TestClient:
 
     def test_a_unix_socket(self, tmp_path: Path) -> None:
         """A store over a UNIX socket works as over TCP."""
-        with tempfile.TemporaryDirectory(prefix="hw-") as directory:  # pytest's own may be too long for a socket
+        with tempfile.TemporaryDirectory(
+            prefix="hw-"
+        ) as directory:  # pytest's own may be too long for a socket
             path = f"{directory}/valkey.sock"
 
             class Listening(ValkeyServer):
                 argv = property(
-                    lambda self: [*self._argv, "--unixsocket", path], lambda self, words: setattr(self, "_argv", words)
+                    lambda self: [*self._argv, "--unixsocket", path],
+                    lambda self, words: setattr(self, "_argv", words),
                 )
 
             with Listening():
                 subject = stores.make("redis", tmp_path, f"redis+socket://{path}")
                 assert subject.open("a").attempt == 1
-                assert subject.store.open(AttemptStart("a", "t", at(1)), patient=True).attempt == 2
+                assert (
+                    subject.store.start_attempt(
+                        AttemptStart("a", "t", at(1)), full_timeout=True
+                    ).attempt
+                    == 2
+                )
                 subject.store.close()
 
 
 class TestResults:
     def test_pickle_is_not_read(self, redis_url: str) -> None:
-        """Where results are pickles nothing is unpickled, and the message says what to set (fact 19)."""
+        """Where results are pickles nothing is unpickled, and the message says what to set (fact
+        19).
+        """
         app = Celery("pickled", backend=redis_url, set_as_current=False)
         app.conf.update(result_serializer="pickle", accept_content=["pickle"])
         store = stores.patient(store_for(app))
         assert isinstance(store, RedisStore)
-        assert store.open(AttemptStart("a", "t", at(0))).attempt == 1  # a worker still writes
+        assert (
+            store.start_attempt(AttemptStart("a", "t", at(0))).attempt == 1
+        )  # a worker still writes
         bomb = StateWrite("a", "SUCCESS", at(1), attempt=1, result=pickle.dumps(Bomb()))
         assert store.write(bomb)
         with pytest.raises(ConfigurationError, match="allow_pickle=True"):
@@ -539,11 +659,17 @@ class TestResults:
         assert (execution.error.type, execution.error.message) == ("ValueError", "no")
         subject.store.close()
 
-    def test_a_result_that_cant_be_read(self, redis: Subject, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_result_that_cant_be_read(
+        self, redis: Subject, caplog: pytest.LogCaptureFixture
+    ) -> None:
         """Garbage in a result is logged and hides nothing of what the registry knows."""
         redis.open("a")
         redis.write("a", "SUCCESS", attempt=1)
-        for garbage in (b"\xff\x00", b"[1]", b"\x00celery-compressed\x00application/x-gzip\x00rubbish"):
+        for garbage in (
+            b"\xff\x00",
+            b"[1]",
+            b"\x00celery-compressed\x00application/x-gzip\x00rubbish",
+        ):
             client_of(redis).set(KEY, garbage)
             assert states.resolve(redis.look("a"), at(2)).status is Status.COMPLETED
         assert "unreadable" in caplog.text
@@ -556,14 +682,20 @@ class TestResults:
             ("cache+memory://", {}, "memory of one process"),
             ("db+sqlite://", {}, "memory of one process"),
             ("db+sqlite:///:memory:", {}, "memory of one process"),
-            ("redis://h", {"result_serializer": "pickle", "accept_content": ["pickle"]}, "allow_pickle"),
+            (
+                "redis://h",
+                {"result_serializer": "pickle", "accept_content": ["pickle"]},
+                "allow_pickle",
+            ),
             ("redis://h", {"result_serializer": "yaml"}, "result_accept_content"),
             ("nonsense://h", {}, "can't be used"),
             ("nonsense://u:se/cr@et@h", {}, r"'nonsense://u:\*\*@h' can't be used"),
             ("redis://:secret@h:port", {}, r"'redis://:\*\*@h:port' can't be used"),
         ],
     )
-    def test_backends_that_nobody_else_can_read(self, url: str | None, conf: dict[str, Any], says: str) -> None:
+    def test_backends_that_nobody_else_can_read(
+        self, url: str | None, conf: dict[str, Any], says: str
+    ) -> None:
         """The error is the help text: which setting, and what to set instead (fact 20)."""
         app = Celery("unreadable", backend=url, set_as_current=False)
         app.conf.update(conf)
@@ -571,7 +703,13 @@ class TestResults:
             check_readable(app)
 
     @pytest.mark.parametrize(
-        "url", ["redis://h", "rediss://h?ssl_cert_reqs=none", "redis+socket:///run/r.sock", "db+sqlite:////tmp/x"]
+        "url",
+        [
+            "redis://h",
+            "rediss://h?ssl_cert_reqs=none",
+            "redis+socket:///run/r.sock",
+            "db+sqlite:////tmp/x",
+        ],
     )
     def test_backends_that_are_fine(self, url: str) -> None:
         """A shared backend passes, and nothing is connected for that."""
@@ -603,7 +741,10 @@ class TestSelect:
             "cache+memory://": "KeyValueStore",
             f"{DictBackend.__module__}:{DictBackend.__qualname__}": "TaskMetaStore",
         }
-        made = {url: type(store_for(Celery("x", backend=url, set_as_current=False))).__name__ for url in names}
+        made = {
+            url: type(store_for(Celery("x", backend=url, set_as_current=False))).__name__
+            for url in names
+        }
         assert made == names
 
 

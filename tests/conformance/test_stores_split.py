@@ -1,4 +1,6 @@
-"""Where registry and results are two things: what lies between two reads, and between two processes that write one file."""
+"""Where registry and results are two things: what lies between two reads, and between two processes
+that write one file.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,12 @@ import pytest
 import sqlalchemy as sa
 
 from headway.core import states
+from headway.core.registry import Registration, StateWrite
 from headway.errors import ConfigurationError, Unavailable
 from headway.models import Progress, Query, Status
-from headway.core.registry import Registration, StateWrite
 from headway.stores import sql
-from headway.stores.pagination import Range
-from headway.stores.split import SplitStore
+from headway.stores.pagination import Slice
+from headway.stores.split import RegistryStore
 from headway.stores.sql import SqlStore
 from tests.support import stores
 from tests.support.stores import Subject, at, report
@@ -25,10 +27,14 @@ from tests.support.stores import Subject, at, report
 
 @pytest.mark.parametrize("name", ["sql", "files", "other"])
 @pytest.mark.parametrize("state", ["PROGRESS", "SUCCESS"])
-def test_what_happens_between_two_reads(name: str, state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A whole attempt between the look at the registry and the one at the results is shown under its own number."""
+def test_what_happens_between_two_reads(
+    name: str, state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole attempt between the look at the registry and the one at the results is shown under
+    its own number.
+    """
     subject = stores.make(name, tmp_path)
-    assert isinstance(subject.store, SplitStore)
+    assert isinstance(subject.store, RegistryStore)
     results = subject.store._results
     subject.open("a", 0)
 
@@ -36,41 +42,53 @@ def test_what_happens_between_two_reads(name: str, state: str, tmp_path: Path, m
         monkeypatch.undo()
         subject.write("a", "RETRY", 1, attempt=1)
         subject.open("a", 2, retries=1)
-        subject.write("a", state, 3, attempt=2, result=report(2, attempt=2) if state == "PROGRESS" else "done")
+        subject.write(
+            "a", state, 3, attempt=2, result=report(2, attempt=2) if state == "PROGRESS" else "done"
+        )
         return results(task_ids)
 
     monkeypatch.setattr(subject.store, "_results", meanwhile)
     execution = states.resolve(subject.look("a"), at(4))
     subject.store.close()
-    assert (execution.status, execution.attempt) == ((Status.COMPLETED, 2) if state == "SUCCESS" else (Status.RUNNING, 2))
+    assert (execution.status, execution.attempt) == (
+        (Status.COMPLETED, 2) if state == "SUCCESS" else (Status.RUNNING, 2)
+    )
 
 
 def test_a_report_whose_result_is_on_its_way(tmp_path: Path) -> None:
-    """The result of the first report of an attempt isn't stored yet: what the attempt before it said is not shown for it."""
+    """The result of the first report of an attempt isn't stored yet: what the attempt before it
+    said is not shown for it.
+    """
     subject = stores.make("sql", tmp_path)
     subject.open("a", 0)
     subject.write("a", "PROGRESS", 1, attempt=1, result=report(9, attempt=1))
     subject.open("a", 2)
-    assert subject.store.write(StateWrite("a", "PROGRESS", at(3), attempt=2, meta=report(1, attempt=2), result_follows=True))
+    assert subject.store.write(
+        StateWrite(
+            "a", "PROGRESS", at(3), attempt=2, meta=report(1, attempt=2), result_follows=True
+        )
+    )
     execution = states.resolve(subject.look("a"), at(4))
     subject.store.close()
     assert (execution.attempt, execution.progress) == (2, Progress(1, 10))
 
 
 def test_what_moves_while_it_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An execution that ends while the indexes are read is in the listing, whichever of them came first."""
+    """An execution that ends while the indexes are read is in the listing, whichever of them came
+    first.
+    """
     subject = stores.make("sql", tmp_path)
     assert isinstance(subject.store, SqlStore)
     subject.open("a", 0)
     places, ends = subject.store._places, iter(["", "REVOKED"])
 
-    def meanwhile(index: str, part: Range) -> Any:
+    def meanwhile(index: str, part: Slice) -> Any:
         if end := next(ends, ""):
             subject.write("a", end, 1, attempt=1)
         return places(index, part)
 
     monkeypatch.setattr(subject.store, "_places", meanwhile)
-    found = subject.store.find(Query()).snapshots
+    found = subject.store.query(Query()).snapshots
     subject.store.close()
     assert [each.task_id for each in found] == ["a"]
 
@@ -97,7 +115,9 @@ def test_many_begin_at_once(tmp_path: Path) -> None:
 
 
 def test_an_opening_outwaits_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SQLite is locked for longer than a report waits: the start of an attempt, which was there before, is not lost."""
+    """SQLite is locked for longer than a report waits: the start of an attempt, which was there
+    before, is not lost.
+    """
     monkeypatch.setattr(sql, "PATIENCE", 60.0)  # however long this machine needs
     subject: Subject = stores.make("sql", tmp_path, timeout=sql.TIMEOUT)
     subject.open("other", 0)
@@ -118,7 +138,9 @@ def test_an_opening_outwaits_a_report(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_table_of_another_version_is_named(tmp_path: Path) -> None:
     """A table that lacks a column is no database that is away: what to do stands in the error."""
     with sqlite3.connect(tmp_path / "results.sqlite") as before:
-        before.execute("CREATE TABLE headway_executions (task_id VARCHAR PRIMARY KEY, version INTEGER)")
+        before.execute(
+            "CREATE TABLE headway_executions (task_id VARCHAR PRIMARY KEY, version INTEGER)"
+        )
     before.close()
     subject = stores.make("sql", tmp_path)
     with pytest.raises(ConfigurationError, match=r"headway_executions.* attempt, .*Drop it"):
@@ -127,18 +149,23 @@ def test_a_table_of_another_version_is_named(tmp_path: Path) -> None:
 
 
 def test_what_waits_or_lives_is_not_swept(tmp_path: Path) -> None:
-    """A row that has outlived every result is deleted by the next publication, with its history; but not one that isn't due yet,
-    nor one whose run gives signs of life and says nothing.
+    """A row that has outlived every result is deleted by the next publication, with its history;
+    but not one that isn't due yet, nor one whose run gives signs of life and says nothing.
     """
     subject = stores.make("sql", tmp_path)
     assert isinstance(subject.store, SqlStore)
     year = 365 * 24 * 3600
-    subject.store.register([Registration("old", "t", at(0)), Registration("waits", "t", at(0), due_at=at(2 * year))])
+    subject.store.register(
+        [
+            Registration("old", "t", at(0)),
+            Registration("waits", "t", at(0), expected_by=at(2 * year)),
+        ]
+    )
     for each in ("old", "runs"):
         subject.open(each, 1)
         subject.write(each, "PROGRESS", 2, attempt=1, result=report())
     subject.store.clock = lambda: at(year)
-    subject.store.beat(["runs"], "w", 60)
+    subject.store.heartbeat(["runs"], "w", 60)
     subject.store.register([Registration("new", "t", at(year))])
     snapshots = subject.store.read(["old", "waits", "runs", "new"])
     histories = [subject.store.history(each).reports for each in ("old", "runs")]

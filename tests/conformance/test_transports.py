@@ -1,4 +1,6 @@
-"""One suite for every way to look on: the same happens, and a viewer of each is told the same (contract, section 4)."""
+"""One suite for every way to look on: the same happens, and a viewer of each is told the same
+(contract, section 4).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 
 from headway.core.registry import Snapshot
-from headway.server.streams.limits import Skin as Seat
+from headway.server.streams.limits import Transport as Seat
 from tests.support.fake_worker import Run
 from tests.support.inprocess_server import House, house
 from tests.support.transports import SKINS, Belief, Skin
@@ -67,14 +69,19 @@ def look(request: pytest.FixtureRequest) -> Iterator[Look]:
 
 def told(viewer: Skin, beliefs: list[Belief], kinds: str) -> None:
     """Fail unless this is all that it was told."""
-    assert viewer.was_told(beliefs, kinds.split()), (viewer.kinds if viewer.frames else "", viewer.beliefs)
+    assert viewer.was_told(beliefs, kinds.split()), (
+        viewer.kinds if viewer.frames else "",
+        viewer.beliefs,
+    )
 
 
 # The life of an execution
 
 
 def test_from_publish_to_completed(home: House, look: Look) -> None:
-    """A viewer is told where it stands, the begin, each report, and the end; then its stream is over."""
+    """A viewer is told where it stands, the begin, each report, and the end; then its stream is
+    over.
+    """
     run = home.runs.publish()
     viewer = look(home, run)
     viewer.sees("pending", "queued")
@@ -92,7 +99,9 @@ def test_from_publish_to_completed(home: House, look: Look) -> None:
 
 
 def test_a_short_run(home: House, look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a run that went from pending to its end while nothing could be heard, the begin is told as well."""
+    """Of a run that went from pending to its end while nothing could be heard, the begin is told as
+    well.
+    """
     run = home.runs.publish()
     viewer = look(home, run)
     viewer.sees("pending", "queued")
@@ -108,7 +117,9 @@ def test_a_short_run(home: House, look: Look, monkeypatch: pytest.MonkeyPatch) -
         run.succeed()
     assert viewer.ends() == "over"
     told(
-        viewer, [QUEUED, *([BEGUN] if viewer.frames else []), Belief("completed", "succeeded", None)], "status started completed"
+        viewer,
+        [QUEUED, *([BEGUN] if viewer.frames else []), Belief("completed", "succeeded", None)],
+        "status started completed",
     )
 
 
@@ -121,17 +132,30 @@ def test_failed(home: House, look: Look) -> None:
     assert viewer.ends() == "over"
     told(viewer, [at(3), Belief("failed", "failed", 3)], "status failed")
     if viewer.frames:
-        assert viewer.told[-1]["error"] == {"type": "ValueError", "message": "row 4 is no row", "details": {"module": "builtins"}}
+        assert viewer.told[-1]["error"] == {
+            "type": "ValueError",
+            "message": "row 4 is no row",
+            "details": {"module": "builtins"},
+        }
 
 
 def test_cancelled(home: House, look: Look) -> None:
-    """A cancel is shown from when it is asked for, and its confirmation is the end; the last progress is kept."""
+    """A cancel is shown from when it is asked for, and its confirmation is the end; the last
+    progress is kept.
+    """
     run = home.runs.begin().report(3, 10)
     viewer = look(home, run)
     viewer.sees("running", "running", 3)
     home.store.request_cancel(run.id, datetime.now(UTC))
     viewer.sees("running", "cancelling", 3)
-    run.write("REVOKED", {"exc_type": "TaskRevokedError", "exc_message": ["revoked"], "exc_module": "celery.exceptions"})
+    run.write(
+        "REVOKED",
+        {
+            "exc_type": "TaskRevokedError",
+            "exc_message": ["revoked"],
+            "exc_module": "celery.exceptions",
+        },
+    )
     assert viewer.ends() == "over"
     beliefs = [at(3), Belief("running", "cancelling", 3), Belief("cancelled", "cancelled", 3)]
     told(viewer, beliefs, "status status cancelled")
@@ -161,7 +185,13 @@ def test_a_retry(home: House, look: Look) -> None:
     viewer.sees("running", "running", 1)
     run.succeed()
     assert viewer.ends() == "over"
-    beliefs = [at(5), Belief("running", "retrying", 5), BEGUN, at(1), Belief("completed", "succeeded", 1)]
+    beliefs = [
+        at(5),
+        Belief("running", "retrying", 5),
+        BEGUN,
+        at(1),
+        Belief("completed", "succeeded", 1),
+    ]
     told(viewer, beliefs, "status status status progress completed")
 
 
@@ -170,9 +200,9 @@ def test_stalled(home: House, look: Look) -> None:
     run = home.runs.begin().report(1, 10)
     viewer = look(home, run)
     viewer.sees("running", "running", 1)
-    home.store.beat([run.id], "w1@test", 0.05)
+    home.store.heartbeat([run.id], "w1@test", 0.05)
     viewer.sees("running", "stalled", 1)
-    home.store.beat([run.id], "w1@test", 60)
+    home.store.heartbeat([run.id], "w1@test", 60)
     viewer.sees("running", "running", 1)
     run.report(2, 10)
     viewer.sees("running", "running", 2)
@@ -190,11 +220,17 @@ def test_never_twice_the_same(home: House, look: Look) -> None:
         viewer.sees("running", "running", number)
     run.succeed()
     assert viewer.ends() == "over"
-    told(viewer, [BEGUN, at(1), at(2), at(3), Belief("completed", "succeeded", 3)], "status progress progress progress completed")
+    told(
+        viewer,
+        [BEGUN, at(1), at(2), at(3), Belief("completed", "succeeded", 3)],
+        "status progress progress progress completed",
+    )
 
 
 def test_nothing_is_lost_on_the_way_in(home: House, look: Look) -> None:
-    """Whoever comes while reports are written sees no step twice and none after a later one, and always the end."""
+    """Whoever comes while reports are written sees no step twice and none after a later one, and
+    always the end.
+    """
     runs = [home.runs.begin() for _ in range(5)]
     viewers = []
     for run in runs:
@@ -232,7 +268,9 @@ def test_expired(home: House, look: Look) -> None:
 
 
 def test_an_outage(home: House, look: Look) -> None:
-    """An outage is told once; who was there stays, who comes waits, and both go on with what is true then."""
+    """An outage is told once; who was there stays, who comes waits, and both go on with what is
+    true then.
+    """
     run = home.runs.begin().report(1, 10)
     early = look(home, run)
     early.sees("running", "running", 1)
@@ -279,7 +317,9 @@ def test_too_many(make: Callable[..., House], look: Look) -> None:
 
 
 def test_not_allowed(make: Callable[..., House], look: Look) -> None:
-    """The app's rule is asked about the execution: what it forbids is refused, what it allows is shown."""
+    """The app's rule is asked about the execution: what it forbids is refused, what it allows is
+    shown.
+    """
     secret: set[Any] = set()
     home = make(authorize=lambda _who, _action, execution_id: execution_id not in secret)
     run, hidden = home.runs.begin().report(1, 10), home.runs.begin().report(1, 10)

@@ -1,4 +1,6 @@
-"""What can be said on the socket of many, and what comes of it: nothing of it closes the socket on the others."""
+"""What can be said on the socket of many, and what comes of it: nothing of it closes the socket on
+the others.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ import pytest
 import websocket
 
 from headway.server.streams import websocket_multi
-from headway.server.streams.connection import Line
+from headway.server.streams.connection import ViewerConnection
 from tests.support.fake_worker import Run
 from tests.support.inprocess_server import House, house
 from tests.support.transports import PATIENCE
@@ -21,7 +23,9 @@ class Talker:
     """A viewer of many."""
 
     def __init__(self, home: House) -> None:
-        self.socket = websocket.create_connection(home.url.replace("http", "ws") + "/api/v1/progress/ws", timeout=PATIENCE)
+        self.socket = websocket.create_connection(
+            home.url.replace("http", "ws") + "/api/v1/progress/ws", timeout=PATIENCE
+        )
 
     def say(self, **orders: list[str]) -> None:
         self.socket.send(json.dumps(orders))
@@ -69,13 +73,17 @@ def test_an_execution_that_has_ended(home: House, talker: Talker, run: Run) -> N
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_who_asks_again_at_once(home: House, talker: Talker, run: Run, monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
-    """However soon it is asked for again, an execution that has ended, or that nobody knows, is answered again."""
+def test_who_asks_again_at_once(
+    home: House, talker: Talker, run: Run, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    """However soon it is asked for again, an execution that has ended, or that nobody knows, is
+    answered again.
+    """
     order = {"subscribe": [run.succeed().id if known else "nobody"]}
-    put, last = Line.put, "completed" if known else "error"
+    put, last = ViewerConnection.put, "completed" if known else "error"
     asked: list[bool] = []
 
-    def put_and_ask(line: Line, item: Any) -> Any:
+    def put_and_ask(line: ViewerConnection, item: Any) -> Any:
         answer = put(line, item)
         if getattr(item, "kind", "") == last and not asked:
             asked.append(True)
@@ -84,15 +92,19 @@ def test_who_asks_again_at_once(home: House, talker: Talker, run: Run, monkeypat
             viewer.heard(json.dumps(order))
         return answer
 
-    monkeypatch.setattr(home.webs[0].headway.policy, "permit", lambda *_: None)  # it would want the request's own thread
-    monkeypatch.setattr(Line, "put", put_and_ask)
+    monkeypatch.setattr(
+        home.webs[0].headway.policy, "permit", lambda *_: None
+    )  # it would want the request's own thread
+    monkeypatch.setattr(ViewerConnection, "put", put_and_ask)
     talker.say(**order)
     once = [("status", run.id), ("completed", run.id)] if known else [("not_found", "nobody")]
     assert talker.told(2 * len(once)) == once * 2
 
 
 def test_what_cannot_be_watched(home: House, talker: Talker, run: Run) -> None:
-    """An id that nobody knows, that has expired, or that can be none is told as that; the others of the message go on."""
+    """An id that nobody knows, that has expired, or that can be none is told as that; the others of
+    the message go on.
+    """
     gone = home.runs.begin().succeed()
     home.expire(gone.id)
     bad = ["nobody", "", "a/b", "a\nb", "\ufffd", "x" * 1000]
@@ -115,7 +127,9 @@ def test_ids_twice(talker: Talker, run: Run) -> None:
 
 
 def test_unsubscribe(home: House, talker: Talker, run: Run) -> None:
-    """What is unsubscribed says nothing more, upstream too; what never was is fine; what comes again begins with ``status``."""
+    """What is unsubscribed says nothing more, upstream too; what never was is fine; what comes
+    again begins with ``status``.
+    """
     talker.say(subscribe=[run.id])
     assert talker.told(1) == [("status", run.id)]
     talker.say(unsubscribe=[run.id, run.id, "nobody"])
@@ -128,7 +142,9 @@ def test_unsubscribe(home: House, talker: Talker, run: Run) -> None:
 
 
 def test_during_an_outage(home: House, talker: Talker, run: Run) -> None:
-    """With the backend away each id is told so once, and all get ``status`` when it is back; only then one is found unknown."""
+    """With the backend away each id is told so once, and all get ``status`` when it is back; only
+    then one is found unknown.
+    """
     home.cut()
     talker.say(subscribe=[run.id, "nobody"])
     assert set(talker.told(2)) == {("unavailable", run.id), ("unavailable", "nobody")}
@@ -138,7 +154,9 @@ def test_during_an_outage(home: House, talker: Talker, run: Run) -> None:
 
 
 def test_ten_thousand_ids(home: House, talker: Talker, run: Run) -> None:
-    """As many as there is room for are watched; of the others one frame says that they aren't. What goes makes room."""
+    """As many as there is room for are watched; of the others one frame says that they aren't. What
+    goes makes room.
+    """
     ids = [home.runs.publish().id for _ in range(10_000)]
     assert len(json.dumps({"subscribe": ids})) < websocket_multi.ManyViewer.max_message
     talker.say(subscribe=ids)
@@ -146,7 +164,9 @@ def test_ten_thousand_ids(home: House, talker: Talker, run: Run) -> None:
     [refusal] = [frame for frame in frames if frame["type"] == "error"]
     assert (refusal["code"], refusal["execution_id"]) == ("too_many", None)
     assert refusal["execution_ids"] == ids[websocket_multi.MAX_WATCHED :]
-    assert {frame["execution_id"] for frame in frames if frame["type"] == "status"} == set(ids[: websocket_multi.MAX_WATCHED])
+    assert {frame["execution_id"] for frame in frames if frame["type"] == "status"} == set(
+        ids[: websocket_multi.MAX_WATCHED]
+    )
     talker.say(subscribe=[run.id])
     assert talker.next()["execution_ids"] == [run.id]
     talker.say(unsubscribe=ids[:1], subscribe=[run.id])
@@ -159,18 +179,34 @@ def test_ten_thousand_ids_that_nobody_knows(home: House, talker: Talker, run: Ru
     ids = [f"nobody-{number}" for number in range(10_000)]
     talker.say(subscribe=ids)
     frames = [talker.next() for _ in range(websocket_multi.MAX_WATCHED + 1)]
-    assert sorted(frame["code"] for frame in frames) == ["not_found"] * websocket_multi.MAX_WATCHED + ["too_many"]
+    assert sorted(frame["code"] for frame in frames) == [
+        "not_found"
+    ] * websocket_multi.MAX_WATCHED + ["too_many"]
     until(lambda: not home.webs[0].headway.hub.watched)
     talker.say(subscribe=[run.id])
     assert talker.told(1) == [("status", run.id)]
 
 
 @pytest.mark.parametrize(
-    "message", ["hello", "[]", "{}", "3", '{"subscribe": "x"}', '{"subscribe": [1]}', '{"watch": []}', "[" * 5000, b"\xff\x00"]
+    "message",
+    [
+        "hello",
+        "[]",
+        "{}",
+        "3",
+        '{"subscribe": "x"}',
+        '{"subscribe": [1]}',
+        '{"watch": []}',
+        "[" * 5000,
+        b"\xff\x00",
+    ],
 )
 def test_what_makes_no_sense(talker: Talker, run: Run, message: str | bytes) -> None:
     """A message that is no order is answered with what would be right, and the socket stays."""
-    talker.socket.send(message, websocket.ABNF.OPCODE_BINARY if isinstance(message, bytes) else websocket.ABNF.OPCODE_TEXT)
+    talker.socket.send(
+        message,
+        websocket.ABNF.OPCODE_BINARY if isinstance(message, bytes) else websocket.ABNF.OPCODE_TEXT,
+    )
     frame = talker.next()
     assert (frame["type"], frame["code"]) == ("error", "invalid")
     assert "subscribe" in frame["message"]

@@ -1,4 +1,6 @@
-"""Server-sent events that are cut off and come back with ``Last-Event-ID``, to whichever web process."""
+"""Server-sent events that are cut off and come back with ``Last-Event-ID``, to whichever web
+process.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ import pytest
 import requests
 
 from headway.core.registry import Snapshot
-from headway.server.streams import supervisor, sse
+from headway.server.streams import sse, supervisor
 from tests.support.inprocess_server import House, house
 from tests.support.transports import PATIENCE, Belief, Events, Skin, TensorlakeEvents
 from tests.support.valkey import ValkeyServer
@@ -50,7 +52,10 @@ LIFE: list[tuple[Callable[..., object], Belief]] = [
     (lambda run: run.open(), Belief("running", "running", None)),
     (lambda run: run.report(1, 4), Belief("running", "running", 1)),
     (lambda run: run.report(2, 4, "two", {"a": "b"}), Belief("running", "running", 2)),
-    (lambda run: run.write("RETRY", {"exc_type": "E", "exc_message": [], "exc_module": "m"}), Belief("running", "retrying", 2)),
+    (
+        lambda run: run.write("RETRY", {"exc_type": "E", "exc_message": [], "exc_module": "m"}),
+        Belief("running", "retrying", 2),
+    ),
     (lambda run: run.open(), Belief("running", "running", None)),
     (lambda run: run.report(3, 4), Belief("running", "running", 3)),
     (lambda run: run.fail(), Belief("failed", "failed", 3)),
@@ -60,7 +65,9 @@ KINDS = ["status", "started", "progress", "progress", "status", "status", "progr
 
 @pytest.mark.parametrize("every", [1, 2, 3])
 def test_a_stream_that_is_cut_again_and_again(home: House, stack: ExitStack, every: int) -> None:
-    """Cut off after each event, or each second or third one, a client gets what an uncut stream gives, and nothing twice."""
+    """Cut off after each event, or each second or third one, a client gets what an uncut stream
+    gives, and nothing twice.
+    """
     webs = itertools.cycle(web.url for web in home.webs)
     run = home.runs.publish()
     viewer = begin(home, stack, run.id)
@@ -75,7 +82,9 @@ def test_a_stream_that_is_cut_again_and_again(home: House, stack: ExitStack, eve
 
 
 def test_what_came_while_it_was_away(home: House, stack: ExitStack) -> None:
-    """A change of state that a client was not there for is told when it is back, merged to the newest, and once."""
+    """A change of state that a client was not there for is told when it is back, merged to the
+    newest, and once.
+    """
     run = home.runs.publish()
     viewer = begin(home, stack, run.id)
     viewer.sees("pending", "queued")
@@ -92,7 +101,9 @@ def test_what_came_while_it_was_away(home: House, stack: ExitStack) -> None:
 
 
 def test_tensorlakes_stream_is_cut(home: House, stack: ExitStack) -> None:
-    """Tensorlake's stream has ids too: no report is told twice, and who has seen the last one is told to stay away."""
+    """Tensorlake's stream has ids too: no report is told twice, and who has seen the last one is
+    told to stay away.
+    """
     run = home.runs.begin().report(1, 4)
     viewer = begin(home, stack, run.id, TensorlakeEvents)
     viewer.sees("", current=1)
@@ -119,7 +130,9 @@ def test_who_cannot_say_what_it_knows(home: House, stack: ExitStack, last_id: st
 
 
 def test_who_comes_back_into_an_outage(home: House, stack: ExitStack) -> None:
-    """It isn't refused (a browser would never come back), but told; and then what is true, though it may have known."""
+    """It isn't refused (a browser would never come back), but told; and then what is true, though
+    it may have known.
+    """
     run = home.runs.begin().report(1, 4)
     viewer = begin(home, stack, run.id)
     viewer.sees("running", "running", 1)
@@ -134,7 +147,9 @@ def test_who_comes_back_into_an_outage(home: House, stack: ExitStack) -> None:
 
 
 def test_who_waits_through_an_outage_for_nothing(home: House, stack: ExitStack) -> None:
-    """An id that turns out to be unknown when the backend is back ends the stream; who comes back is told why, by a 404."""
+    """An id that turns out to be unknown when the backend is back ends the stream; who comes back
+    is told why, by a 404.
+    """
     home.cut()
     viewer = begin(home, stack, "nobody")
     viewer.is_told_of_an_outage()
@@ -143,7 +158,9 @@ def test_who_waits_through_an_outage_for_nothing(home: House, stack: ExitStack) 
 
 
 def test_all_come_back_at_another_time(home: House, stack: ExitStack) -> None:
-    """Each stream draws its own pause for the coming back, so that not all come at once; a quiet one has a heartbeat."""
+    """Each stream draws its own pause for the coming back, so that not all come at once; a quiet
+    one has a heartbeat.
+    """
     run = home.runs.begin()
     viewers: list[Skin] = [begin(home, stack, run.id) for _ in range(20)]
     for viewer in viewers:
@@ -154,7 +171,9 @@ def test_all_come_back_at_another_time(home: House, stack: ExitStack) -> None:
 
 
 def test_who_has_seen_the_end_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the answer began before the first word, and there is none to tell, the stream ends: nobody is held for nothing."""
+    """Where the answer began before the first word, and there is none to tell, the stream ends:
+    nobody is held for nothing.
+    """
     with house() as home, ExitStack() as stack:
         run = home.runs.begin().succeed()
         viewer = begin(home, stack, run.id)
@@ -175,8 +194,12 @@ def test_who_has_seen_the_end_before_it_is_read(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A quiet stream says a comment now and then: only a write shows that a client has gone (web fact 14)."""
-    monkeypatch.setattr(supervisor, "CHECK_INTERVAL", PATIENCE)  # it would take a held up server for a client that reads nothing
+    """A quiet stream says a comment now and then: only a write shows that a client has gone (web
+    fact 14).
+    """
+    monkeypatch.setattr(
+        supervisor, "CHECK_INTERVAL", PATIENCE
+    )  # it would take a held up server for a client that reads nothing
     with house(ping_interval=0.05) as home:
         run = home.runs.begin()
         url = f"{home.url}/api/v1/executions/{run.id}/progress/events"

@@ -31,7 +31,8 @@ from tests.support.processes import ROOT, leashed, running_now
 
 MODULES = ("kills", "limits", "revokes", "cancels", "repeats", "outages", "ends")
 
-#: Version -> the folder that stands before the environment's own packages, None for those themselves. ``make faults`` fills it.
+#: Version -> the folder that stands before the environment's own packages, None for those
+#: themselves. ``make faults`` fills it.
 OLDER = {"5.6.3": ROOT / ".venv" / "celery-5.6"}
 
 
@@ -41,11 +42,19 @@ def main() -> int:
         importlib.import_module(f"tests.faults.{module}")
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("rows", nargs="*", help="rows to run; all of them unless named")
-    parser.add_argument("--celery", default=",".join([*OLDER, celery.__version__]), help="versions, comma between")
-    parser.add_argument("--scale", type=float, default=1.0, help="how often, relative to the whole matrix")
+    parser.add_argument(
+        "--celery", default=",".join([*OLDER, celery.__version__]), help="versions, comma between"
+    )
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="how often, relative to the whole matrix"
+    )
     parser.add_argument("--at-once", type=int, default=3, help="rows that run at the same time")
     parser.add_argument("--list", action="store_true", help="the rows, and what each proves")
-    parser.add_argument("--play", action="store_true", help="run one row here, and write what came of it to standard output")
+    parser.add_argument(
+        "--play",
+        action="store_true",
+        help="run one row here, and write what came of it to standard output",
+    )
     options = parser.parse_args()
     unknown = set(options.rows) - set(ROWS)
     if unknown:
@@ -62,13 +71,18 @@ def main() -> int:
 def play(name: str, scale: float) -> int:
     """One row, in this process."""
     row, error = ROWS[name], None
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing of the room is left behind
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(1)
+    )  # so that nothing of the room is left behind
     faulthandler.dump_traceback_later(LIMIT - 5)  # where it stands, if it is about to be stopped
     with Room(row.settings, scale=scale) as room:
         try:
             row.play(room)
         except Exception:
-            logs = [f"--- the end of the log of {each.name} ---\n{each.log()[-3000:]}" for each in list(running_now)]
+            logs = [
+                f"--- the end of the log of {each.name} ---\n{each.log()[-3000:]}"
+                for each in list(running_now)
+            ]
             error = "\n".join([traceback.format_exc(), *logs])
         judged = room.judge(patience=20.0 if error is None else 0.0)
     print(json.dumps({"celery": celery.__version__, "error": error, **asdict(judged)}))
@@ -80,12 +94,23 @@ def matrix(rows: list[str], versions: list[str], scale: float, at_once: int) -> 
     began = time.monotonic()
     results: dict[tuple[str, str], report.Result] = {}
     with ThreadPoolExecutor(at_once) as pool:
-        jobs = {pool.submit(run, name, version, scale): (name, version) for name in rows for version in versions}
+        jobs = {
+            pool.submit(run, name, version, scale): (name, version)
+            for name in rows
+            for version in versions
+        }
         for job in as_completed(jobs):
             name, version = jobs[job]
             results[name, version] = result = job.result()
             print(report.line(name, version, result), file=sys.stderr, flush=True)
-    print(report.whole([(name, ROWS[name].sentence) for name in rows], versions, results, time.monotonic() - began))
+    print(
+        report.whole(
+            [(name, ROWS[name].sentence) for name in rows],
+            versions,
+            results,
+            time.monotonic() - began,
+        )
+    )
     return 0 if all(result.right for result in results.values()) else 1
 
 
@@ -100,7 +125,9 @@ def run(name: str, version: str, scale: float) -> report.Result:
     with tempfile.TemporaryDirectory(prefix="headway-faults-") as folder:
         out, err = Path(folder) / "out", Path(folder) / "err"
         with out.open("wb") as stdout, err.open("wb") as stderr:
-            process = subprocess.Popen(leashed(argv), cwd=ROOT, env=env, stdout=stdout, stderr=stderr)
+            process = subprocess.Popen(
+                leashed(argv), cwd=ROOT, env=env, stdout=stdout, stderr=stderr
+            )
             try:
                 process.wait(LIMIT)
             except subprocess.TimeoutExpired:

@@ -34,7 +34,10 @@ def cancel_held(room: Room) -> None:
     """cancelled while it waits, and it reports once more: cancelling until then, then cancelled"""
     worker = room.worker(4)
     for _ in room.times(4):
-        ids = [room.send("goes_on", truth=replace(CANCELLED, once=frozenset({Phase.CANCELLING}))) for _ in range(4)]
+        ids = [
+            room.send("goes_on", truth=replace(CANCELLED, once=frozenset({Phase.CANCELLING})))
+            for _ in range(4)
+        ]
         for task_id in ids:
             room.begun(task_id)
             headway.cancel(room.app, task_id)
@@ -47,9 +50,17 @@ def cancel_held(room: Room) -> None:
 
 @row()
 def cancel_too_late(room: Room) -> None:
-    """cancelled while it runs, and it ends without looking: cancelling, then completed, which is what happened"""
+    """cancelled while it runs, and it ends without looking: cancelling, then completed, which is
+    what happened
+    """
     worker = room.worker(4)
-    truth = Truth(Status.COMPLETED, current=5, attempt=1, outputs="on", never=frozenset({Phase.CANCELLED, Phase.FAILED}))
+    truth = Truth(
+        Status.COMPLETED,
+        current=5,
+        attempt=1,
+        outputs="on",
+        never=frozenset({Phase.CANCELLED, Phase.FAILED}),
+    )
     for _ in room.times(4):
         ids = [room.send("deaf", truth=truth) for _ in range(4)]
         for task_id in ids:
@@ -63,7 +74,9 @@ def cancel_too_late(room: Room) -> None:
 
 @row(INTERVAL="0.001")
 def cancel_races(room: Room) -> None:
-    """cancelled just as it ends: completed if its code ran to the end, cancelled if not, and Celery says the same"""
+    """cancelled just as it ends: completed if its code ran to the end, cancelled if not, and Celery
+    says the same
+    """
     worker = room.worker(4)
     ids = []
     for _ in room.times(60):
@@ -78,7 +91,10 @@ def cancel_races(room: Room) -> None:
     stop(worker)
     for task_id in ids:
         ran = room.wire.was_told(f"{task_id}-done")
-        room.expect(task_id, Truth(Status.COMPLETED, attempt=1, outputs="done", current=2000) if ran else CANCELLED)
+        room.expect(
+            task_id,
+            Truth(Status.COMPLETED, attempt=1, outputs="done", current=2000) if ran else CANCELLED,
+        )
 
 
 @row(PREFETCH="8")
@@ -97,9 +113,14 @@ def cancel_queued(room: Room) -> None:
 
 @row()
 def cancel_queued_alone(room: Room) -> None:
-    """cancelled while it is queued and no worker listens: cancelling until one gets it, then cancelled, and its code never ran"""
+    """cancelled while it is queued and no worker listens: cancelling until one gets it, then
+    cancelled, and its code never ran
+    """
     for _ in room.times(3):
-        ids = [room.send("count", truth=replace(UNBEGUN, once=frozenset({Phase.CANCELLING}))) for _ in range(5)]
+        ids = [
+            room.send("count", truth=replace(UNBEGUN, once=frozenset({Phase.CANCELLING})))
+            for _ in range(5)
+        ]
         for task_id in ids:
             headway.cancel(room.app, task_id)
             room.shown(task_id, Phase.CANCELLING)
@@ -123,7 +144,9 @@ def cancel_retrying(room: Room) -> None:
 
 @row()
 def cancel_retrying_alone(room: Room) -> None:
-    """cancelled while it waits for its retry and no worker listens: cancelled at once, and its code doesn't run again"""
+    """cancelled while it waits for its retry and no worker listens: cancelled at once, and its code
+    doesn't run again
+    """
     for _ in room.times(2):
         worker = room.worker(4)
         ids = [room.send("retries", 2, 8.0, truth=replace(CANCELLED, current=10)) for _ in range(4)]
@@ -135,7 +158,12 @@ def cancel_retrying_alone(room: Room) -> None:
         room.ended(*ids)
         worker = room.worker(4)
         # What is sent behind them ends when their messages have been dealt with.
-        room.ended(*[room.send("count", countdown=10, truth=Truth(Status.COMPLETED, current=10)) for _ in range(4)])
+        room.ended(
+            *[
+                room.send("count", countdown=10, truth=Truth(Status.COMPLETED, current=10))
+                for _ in range(4)
+            ]
+        )
         stop(worker)
 
 
@@ -147,7 +175,9 @@ def cancel_forced(room: Room) -> None:
         ids = [room.send("deaf", truth=replace(CANCELLED, current=5)) for _ in range(4)]
         for task_id in ids:
             room.begun(task_id)
-            room.seen(task_id, lambda now: now.progress is not None and now.progress.current == 5, "at 5")
+            room.seen(
+                task_id, lambda now: now.progress is not None and now.progress.current == 5, "at 5"
+            )
             headway.cancel(room.app, task_id, terminate=True)
         room.ended(*ids)
     stop(worker)

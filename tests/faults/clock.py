@@ -1,7 +1,8 @@
 """A clock that can be set, for one worker and all its children: nobody may set the machine's.
 
-The offset lies in a file that every process maps, so that setting it works at once in all of them. What is replaced is what
-Python code asks: ``time.time`` and ``datetime.now``; ``time.monotonic`` goes on, as the machine's does when its clock is set.
+The offset lies in a file that every process maps, so that setting it works at once in all of them.
+What is replaced is what Python code asks: ``time.time`` and ``datetime.now``; ``time.monotonic``
+goes on, as the machine's does when its clock is set.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ class Clock:
 
 
 def bend(path: str) -> None:
-    """Let this process go by that clock. Before Celery and Headway are imported: they take the names with them."""
+    """Let this process go by that clock. Before Celery and Headway are imported: they take the
+    names with them.
+    """
     clock, true_time, true_datetime = Clock(path), time.time, datetime.datetime
 
     class Kind(type):
@@ -52,7 +55,9 @@ def bend(path: str) -> None:
 
         @classmethod
         def utcnow(cls) -> Any:
-            return true_datetime.now(datetime.UTC).replace(tzinfo=None) + datetime.timedelta(seconds=clock.get())
+            return true_datetime.now(datetime.UTC).replace(tzinfo=None) + datetime.timedelta(
+                seconds=clock.get()
+            )
 
     time.time = lambda: true_time() + clock.get()
     datetime.datetime = Bent  # type: ignore[misc]

@@ -8,7 +8,9 @@ from tests.faults.scenarios import row
 from tests.faults.watching import Truth
 
 #: It failed half way.
-FELL = Truth(Status.FAILED, current=5, attempt=1, error="ValueError", never=frozenset({Phase.SUCCEEDED}))
+FELL = Truth(
+    Status.FAILED, current=5, attempt=1, error="ValueError", never=frozenset({Phase.SUCCEEDED})
+)
 
 
 @row()
@@ -36,9 +38,17 @@ def ignore_result(room: Room) -> None:
     """ignore_result: it ends all the same, well or badly, and its last report is kept (fact 7)"""
     worker = room.worker(4)
     for _ in room.times(3):
-        ids = [room.send("quiet", "well", truth=Truth(Status.COMPLETED, current=5, attempt=1)) for _ in range(4)]
+        ids = [
+            room.send("quiet", "well", truth=Truth(Status.COMPLETED, current=5, attempt=1))
+            for _ in range(4)
+        ]
         ids += [
-            room.send("quiet", "badly", truth=Truth(Status.FAILED, current=5, attempt=1, error="ValueError")) for _ in range(4)
+            room.send(
+                "quiet",
+                "badly",
+                truth=Truth(Status.FAILED, current=5, attempt=1, error="ValueError"),
+            )
+            for _ in range(4)
         ]
         room.ended(*ids)
     stop(worker)
@@ -74,7 +84,9 @@ def rejected(room: Room) -> None:
 def rejected_and_requeued(room: Room) -> None:
     """raise Reject, to be delivered again: attempt 2 of the same execution"""
     worker = room.worker(4)
-    truth = Truth(Status.COMPLETED, current=10, attempt=2, outputs="again", never=frozenset({Phase.FAILED}))
+    truth = Truth(
+        Status.COMPLETED, current=10, attempt=2, outputs="again", never=frozenset({Phase.FAILED})
+    )
     room.ended(*[room.send("rejects", True, truth=truth) for _ in room.times(16)])
     stop(worker)
 
@@ -83,7 +95,12 @@ def rejected_and_requeued(room: Room) -> None:
 def exited(room: Room) -> None:
     """sys.exit in a job: failed (fact 43)"""
     worker = room.worker(4)
-    room.ended(*[room.send("exits", truth=Truth(Status.FAILED, current=5, attempt=1)) for _ in room.times(12)])
+    room.ended(
+        *[
+            room.send("exits", truth=Truth(Status.FAILED, current=5, attempt=1))
+            for _ in room.times(12)
+        ]
+    )
     stop(worker)
 
 
@@ -91,6 +108,8 @@ def exited(room: Room) -> None:
 def replaced(room: Room) -> None:
     """Task.replace: it goes on under its id, and ends once (fact 46)"""
     worker = room.worker(4)
-    truth = Truth(Status.COMPLETED, current=10, attempt=2, outputs=10, never=frozenset({Phase.FAILED}))
+    truth = Truth(
+        Status.COMPLETED, current=10, attempt=2, outputs=10, never=frozenset({Phase.FAILED})
+    )
     room.ended(*[room.send("replaced", truth=truth) for _ in room.times(16)])
     stop(worker)

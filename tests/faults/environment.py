@@ -15,16 +15,15 @@ from typing import Any, Self
 import psutil
 from celery import Celery
 
+from headway.backends import feed_for, store_for
 from headway.core.states import resolve
 from headway.errors import ExecutionExpired, ExecutionNotFound, HeadwayError
-from headway.backends import feed_for
 from headway.models import Execution, Phase
 from headway.server.streams.hub import Hub
-from headway.backends import store_for
 from tests.faults.clock import Clock
 from tests.faults.jobs import QUEUE, make_app
-from tests.faults.watching import Eye, Poller, Truth, at_the_end, faults
 from tests.faults.sync_channel import Wire
+from tests.faults.watching import Eye, Poller, Truth, at_the_end, faults
 from tests.support.processes import Worker, running
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.valkey import ValkeyServer
@@ -44,8 +43,9 @@ class Judged:
 
 
 class Room:
-    """A context manager. ``settings``: ``broker`` = own | rabbitmq and ``backend`` = own (a server of its own, to be
-    stopped), ``clock`` = own; whatever is in capitals goes to the jobs (``INTERVAL="0.001"``).
+    """A context manager. ``settings``: ``broker`` = own | rabbitmq and ``backend`` = own (a server
+    of its own, to be stopped), ``clock`` = own; whatever is in capitals goes to the jobs
+    (``INTERVAL="0.001"``).
     """
 
     def __init__(self, settings: Mapping[str, str], *, scale: float = 1.0) -> None:
@@ -58,7 +58,11 @@ class Room:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             home = stack.enter_context(ValkeyServer(durable=True))
-            self.backend = stack.enter_context(ValkeyServer(durable=True)) if "backend" in self.settings else home
+            self.backend = (
+                stack.enter_context(ValkeyServer(durable=True))
+                if "backend" in self.settings
+                else home
+            )
             self.broker: ValkeyServer | RabbitMQ = home
             broker_url = home.url.replace("/0", "/1")
             if self.settings.get("broker") == "own":
@@ -72,12 +76,16 @@ class Room:
                 "FAULTS_BACKEND": self.backend.url,
                 "FAULTS_WIRE": home.url.replace("/0", "/2"),
             }
-            self.env |= {f"FAULTS_{name}": value for name, value in self.settings.items() if name.isupper()}
+            self.env |= {
+                f"FAULTS_{name}": value for name, value in self.settings.items() if name.isupper()
+            }
             if "clock" in self.settings:
                 place = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "clock"
                 self.clock = Clock(place)
                 self.env["FAULTS_CLOCK"] = str(place)
-            self.app: Celery = make_app({name: value for name, value in self.env.items() if name != "FAULTS_CLOCK"})
+            self.app: Celery = make_app(
+                {name: value for name, value in self.env.items() if name != "FAULTS_CLOCK"}
+            )
             self.wire: Wire = self.app.wire
             self.store = store_for(self.app)
             stack.callback(self.app.close)
@@ -98,9 +106,13 @@ class Room:
         """How often: fewer in a quick run, never none."""
         return range(max(1, round(number * self.scale)))
 
-    def worker(self, concurrency: int = 4, *, pool: str = "prefork", queues: Sequence[str] = (QUEUE,)) -> Worker:
+    def worker(
+        self, concurrency: int = 4, *, pool: str = "prefork", queues: Sequence[str] = (QUEUE,)
+    ) -> Worker:
         """A worker that runs; it is stopped at the end, if it isn't before."""
-        made = Worker("tests.faults.jobs", env=self.env, pool=pool, concurrency=concurrency, queues=queues)
+        made = Worker(
+            "tests.faults.jobs", env=self.env, pool=pool, concurrency=concurrency, queues=queues
+        )
         return self._things.enter_context(made)
 
     def send(self, name: str, *args: Any, truth: Truth | None = None, **options: Any) -> str:
@@ -136,7 +148,9 @@ class Room:
         if options.get("terminate"):
             worker.wait_log(f"Terminating {task_id}|Tasks flagged as revoked: {task_id}")
         else:
-            worker.wait_log(f"Tasks flagged as revoked: {task_id}|Discarding revoked task: .*{task_id}")
+            worker.wait_log(
+                f"Tasks flagged as revoked: {task_id}|Discarding revoked task: .*{task_id}"
+            )
 
     def kill_outright(self, worker: Worker) -> None:
         """SIGKILL to the worker and all its children at once, as a machine that loses its power."""
@@ -154,7 +168,13 @@ class Room:
         except (ExecutionNotFound, ExecutionExpired) as error:
             return error
 
-    def seen(self, task_id: str, condition: Callable[[Execution], object], what: str, within: float = PATIENCE) -> Execution:
+    def seen(
+        self,
+        task_id: str,
+        condition: Callable[[Execution], object],
+        what: str,
+        within: float = PATIENCE,
+    ) -> Execution:
         """The execution, once the condition holds."""
 
         def found() -> Execution | None:
@@ -171,7 +191,11 @@ class Room:
         """Return when both observers have been shown that phase."""
         eye = self.poller.eyes[task_id]
         for seen in (eye.told, eye.polled):
-            until(lambda seen=seen: phase in {each.phase for each in seen}, within=PATIENCE, what=f"observers to see {phase}")
+            until(
+                lambda seen=seen: phase in {each.phase for each in seen},
+                within=PATIENCE,
+                what=f"observers to see {phase}",
+            )
 
     def ended(self, *task_ids: str, within: float = PATIENCE) -> None:
         """Return when they all have ended."""
@@ -180,7 +204,11 @@ class Room:
 
     def expired(self, task_id: str) -> None:
         """Return when its end is known to have expired."""
-        until(lambda: isinstance(self.look(task_id), ExecutionExpired), within=PATIENCE, what=f"{task_id} to be expired")
+        until(
+            lambda: isinstance(self.look(task_id), ExecutionExpired),
+            within=PATIENCE,
+            what=f"{task_id} to be expired",
+        )
 
     # -- judging
 
@@ -210,13 +238,19 @@ class Room:
         if truth.status is None or not truth.status.terminal or truth.expired:
             return
         try:
-            until(lambda: eye.told and eye.told[-1].status.terminal, within=patience, what="the viewer to be told")
+            until(
+                lambda: eye.told and eye.told[-1].status.terminal,
+                within=patience,
+                what="the viewer to be told",
+            )
         except AssertionError:
             return  # the judge says so
 
 
 def stop(worker: Worker) -> None:
-    """Warm shutdown: what it has begun it ends, and all that its main process has still to say it says."""
+    """Warm shutdown: what it has begun it ends, and all that its main process has still to say it
+    says.
+    """
     worker.kill(signal.SIGTERM)
     worker.wait(within=PATIENCE)
 

@@ -1,4 +1,6 @@
-"""What the workers of the fault matrix run: jobs that count upwards, and that a row can hold, kill or let go on."""
+"""What the workers of the fault matrix run: jobs that count upwards, and that a row can hold, kill
+or let go on.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ QUEUE = "faults"
 
 def make_app(env: Mapping[str, str] = os.environ) -> Celery:
     """The application, for the workers and for the row that publishes."""
-    app = Celery("faults", broker=env["FAULTS_BROKER"], backend=env["FAULTS_BACKEND"], set_as_current=False)
+    app = Celery(
+        "faults", broker=env["FAULTS_BROKER"], backend=env["FAULTS_BACKEND"], set_as_current=False
+    )
     app.conf.update(
         task_default_queue=QUEUE,
         task_track_started=env.get("FAULTS_TRACK_STARTED", "1") == "1",
@@ -148,7 +152,9 @@ def _repeats(app: Celery) -> None:
 
     @app.task(name="faults.retries", bind=True, max_retries=None)
     def retries(self: Task, times: int, countdown: float) -> int:
-        """Count to 10 ``times`` over, each time as a new attempt; every one but the last ends in a retry."""
+        """Count to 10 ``times`` over, each time as a new attempt; every one but the last ends in a
+        retry.
+        """
         _count(self, 1, 10)
         if self.request.retries < times - 1:
             raise self.retry(countdown=countdown)
@@ -163,7 +169,10 @@ def _repeats(app: Celery) -> None:
     @app.task(name="faults.picks_up", bind=True, acks_late=True, reject_on_worker_lost=True)
     def picks_up(self: Task) -> int:
         """Held in its first delivery; a second one counts to the end."""
-        if self.request.delivery_info.get("redelivered") or headway.RequestContext.get().attempt > 1:
+        if (
+            self.request.delivery_info.get("redelivered")
+            or headway.RequestContext.get().attempt > 1
+        ):
             _count(self, 1, 10)
             return 10
         _count(self, 1, 5)

@@ -23,7 +23,9 @@ def child_killed(room: Room) -> None:
         ids = [room.send("held", truth=LOST) for _ in range(4)]
         pids = [room.begun(task_id) for task_id in ids]
         for task_id in ids:
-            room.seen(task_id, lambda now: now.progress is not None and now.progress.current == 5, "at 5")
+            room.seen(
+                task_id, lambda now: now.progress is not None and now.progress.current == 5, "at 5"
+            )
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         room.ended(*ids)
@@ -32,13 +34,22 @@ def child_killed(room: Room) -> None:
 
 @row(INTERVAL="0.001")
 def child_killed_writing(room: Room) -> None:
-    """pool child killed with SIGKILL while it reports without pause: failed, WorkerLostError, for good"""
+    """pool child killed with SIGKILL while it reports without pause: failed, WorkerLostError, for
+    good
+    """
     worker = room.worker(4)
     for _ in room.times(4):
-        ids = [room.send("hot", truth=Truth(Status.FAILED, attempt=1, error="WorkerLostError")) for _ in range(4)]
+        ids = [
+            room.send("hot", truth=Truth(Status.FAILED, attempt=1, error="WorkerLostError"))
+            for _ in range(4)
+        ]
         pids = [room.begun(task_id) for task_id in ids]
         for task_id in ids:
-            room.seen(task_id, lambda now: now.progress is not None and now.progress.current > 100, "reporting")
+            room.seen(
+                task_id,
+                lambda now: now.progress is not None and now.progress.current > 100,
+                "reporting",
+            )
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         room.ended(*ids)
@@ -61,13 +72,17 @@ def _hold(room: Room, truth: Truth, **options: str) -> list[str]:
     ids = [room.send("held", truth=truth, **options) for _ in range(4)]
     for task_id in ids:
         room.begun(task_id)
-        room.seen(task_id, lambda now: now.progress is not None and now.progress.current == 5, "at 5")
+        room.seen(
+            task_id, lambda now: now.progress is not None and now.progress.current == 5, "at 5"
+        )
     return ids
 
 
 @row()
 def worker_killed(room: Room) -> None:
-    """a worker's main process is killed with SIGKILL: its jobs stall within a bound, another worker's silent jobs never do"""
+    """a worker's main process is killed with SIGKILL: its jobs stall within a bound, another
+    worker's silent jobs never do
+    """
     doomed, well = room.worker(4, queues=["doomed"]), room.worker(4)
     lost = _hold(room, SILENT, queue="doomed")
     kept = _hold(room, Truth(Status.COMPLETED, current=10, attempt=1, outputs="on"))
@@ -83,11 +98,17 @@ def worker_killed(room: Room) -> None:
 
 @row()
 def machine_lost(room: Room) -> None:
-    """a worker and all its children are killed at once while they report without pause: stalled, and no end is made up"""
+    """a worker and all its children are killed at once while they report without pause: stalled,
+    and no end is made up
+    """
     doomed = room.worker(6)
     ids = [room.send("hot", truth=replace(SILENT, current=ANY)) for _ in range(6)]
     for task_id in ids:
-        room.seen(task_id, lambda now: now.progress is not None and now.progress.current > 100, "reporting")
+        room.seen(
+            task_id,
+            lambda now: now.progress is not None and now.progress.current > 100,
+            "reporting",
+        )
     room.kill_outright(doomed)
     for task_id in ids:
         room.shown(task_id, Phase.STALLED)
@@ -95,7 +116,9 @@ def machine_lost(room: Room) -> None:
 
 @row()
 def cold_shutdown(room: Room) -> None:
-    """a worker is told to end at once (SIGQUIT) and gives nothing back: its jobs stall, and no end is made up"""
+    """a worker is told to end at once (SIGQUIT) and gives nothing back: its jobs stall, and no end
+    is made up
+    """
     worker = room.worker(4)
     ids = _hold(room, SILENT)
     worker.kill(signal.SIGQUIT)
@@ -106,9 +129,16 @@ def cold_shutdown(room: Room) -> None:
 
 @row()
 def worker_frozen(room: Room) -> None:
-    """a worker and its children are frozen until they show as stalled, and go on: running again, and completed"""
+    """a worker and its children are frozen until they show as stalled, and go on: running again,
+    and completed
+    """
     worker = room.worker(4)
-    ids = _hold(room, Truth(Status.COMPLETED, current=10, attempt=1, outputs="on", once=frozenset({Phase.STALLED})))
+    ids = _hold(
+        room,
+        Truth(
+            Status.COMPLETED, current=10, attempt=1, outputs="on", once=frozenset({Phase.STALLED})
+        ),
+    )
     os.killpg(worker.pid, signal.SIGSTOP)
     for task_id in ids:
         room.shown(task_id, Phase.STALLED)

@@ -9,7 +9,13 @@ from tests.faults.environment import Room, stop
 from tests.faults.scenarios import row
 from tests.faults.watching import ANY, Truth
 
-WELL = Truth(Status.COMPLETED, current=10, attempt=1, outputs="on", never=frozenset({Phase.FAILED, Phase.CANCELLED}))
+WELL = Truth(
+    Status.COMPLETED,
+    current=10,
+    attempt=1,
+    outputs="on",
+    never=frozenset({Phase.FAILED, Phase.CANCELLED}),
+)
 
 
 @row(backend="own")
@@ -30,8 +36,11 @@ def backend_restarted(room: Room) -> None:
 
 @row(backend="own")
 def backend_crashed_at_the_end(room: Room) -> None:
-    """result backend killed, and away while the jobs end: they are shown as they ended when it is back"""
-    # The last report is tried for a bounded time, and then given up (contract, section 1); the end isn't.
+    """result backend killed, and away while the jobs end: they are shown as they ended when it is
+    back
+    """
+    # The last report is tried for a bounded time, and then given up (contract, section 1); the end
+    # isn't.
     truth = replace(WELL, current=ANY)
     worker = room.worker(4)
     for _ in room.times(3):
@@ -49,10 +58,13 @@ def backend_crashed_at_the_end(room: Room) -> None:
 
 @row(backend="own")
 def backend_frozen_at_the_start(room: Room) -> None:
-    """result backend frozen while the jobs begin: it hears of each start later, and of the next try; that is one attempt"""
+    """result backend frozen while the jobs begin: it hears of each start later, and of the next
+    try; that is one attempt
+    """
     worker = room.worker(4)
     for number in room.times(3):
-        # Four at once, so that each child has a connection: what is sent on a new one waits for the server's first word.
+        # Four at once, so that each child has a connection: what is sent on a new one waits for the
+        # server's first word.
         warm = [room.send("held", truth=WELL) for _ in range(4)]
         for task_id in warm:
             room.begun(task_id)
@@ -74,7 +86,9 @@ def backend_frozen_at_the_start(room: Room) -> None:
 
 @row(backend="own")
 def backend_lost_its_data(room: Room) -> None:
-    """result backend restarted in mid-run without its data: what runs is shown again and ends; what had ended is unknown"""
+    """result backend restarted in mid-run without its data: what runs is shown again and ends; what
+    had ended is unknown
+    """
     worker = room.worker(4)
     forgotten: list[str] = []
     for _ in room.times(3):
@@ -106,7 +120,8 @@ def broker_restarted(room: Room) -> None:
         ids = [room.send("held", truth=WELL) for _ in range(4)]
         for task_id in ids:
             room.begun(task_id)
-        # Apart: what a worker has prefetched from Redis comes back when the visibility timeout is over, an hour later.
+        # Apart: what a worker has prefetched from Redis comes back when the visibility timeout is
+        # over, an hour later.
         well = Truth(Status.COMPLETED, current=10, outputs=10)
         waiting = [room.send("count", truth=well, queue="later") for _ in range(4)]
         room.broker.stop()
@@ -121,7 +136,9 @@ def broker_restarted(room: Room) -> None:
 
 @row(broker="own")
 def broker_lost_its_data(room: Room) -> None:
-    """broker killed in mid-run without its data: what runs ends well; what was never taken stays queued, and no end is made up"""
+    """broker killed in mid-run without its data: what runs ends well; what was never taken stays
+    queued, and no end is made up
+    """
     worker = room.worker(2)
     ids = [room.send("held", truth=WELL) for _ in range(2)]
     for task_id in ids:
@@ -139,7 +156,9 @@ def broker_lost_its_data(room: Room) -> None:
 
 @row(EXPIRES="1")
 def result_expired(room: Room) -> None:
-    """the result has expired: it is known that there was one (410), and it is neither unknown nor queued"""
+    """the result has expired: it is known that there was one (410), and it is neither unknown nor
+    queued
+    """
     worker = room.worker(4)
     ids = [room.send("count", truth=Truth(Status.COMPLETED, expired=True)) for _ in room.times(20)]
     for task_id in ids:
@@ -149,13 +168,17 @@ def result_expired(room: Room) -> None:
 
 @row(EXPIRES="1")
 def silent_beyond_expiry(room: Room) -> None:
-    """a running job says nothing for longer than results are kept: it is still running, as far as it was (fact 15)"""
+    """a running job says nothing for longer than results are kept: it is still running, as far as
+    it was (fact 15)
+    """
     worker, other = room.worker(4), room.worker(1, queues=["witness"])
     for _ in room.times(2):
         ids = [room.send("held") for _ in range(4)]
         for task_id in ids:
             room.begun(task_id)
-            room.seen(task_id, lambda now: now.progress is not None and now.progress.current == 5, "at 5")
+            room.seen(
+                task_id, lambda now: now.progress is not None and now.progress.current == 5, "at 5"
+            )
         # What was stored after their last reports has expired by now.
         witness = room.send("count", queue="witness", truth=Truth(Status.COMPLETED, expired=True))
         room.expired(witness)

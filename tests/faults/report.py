@@ -27,16 +27,23 @@ class Result:
 
 def line(name: str, version: str, result: Result) -> str:
     """A word to whoever waits, as a row ends; what was wrong in full."""
-    told = [f"{name} on {version}: {result.runs} runs, {len(result.wrong)} wrong ({result.seconds:.0f} s)"]
+    told = [
+        f"{name} on {version}: {result.runs} runs, {len(result.wrong)} wrong ({result.seconds:.0f} s)"
+    ]
     for task_id, faults in result.wrong.items():
         told += [f"    {task_id}: {fault}" for fault in faults]
     if result.error is not None:
-        told.append("    could not be run to its end: " + result.error.strip().replace("\n", "\n    "))
+        told.append(
+            "    could not be run to its end: " + result.error.strip().replace("\n", "\n    ")
+        )
     return "\n".join(told)
 
 
 def whole(
-    rows: Sequence[tuple[str, str]], versions: Sequence[str], results: Mapping[tuple[str, str], Result], seconds: float
+    rows: Sequence[tuple[str, str]],
+    versions: Sequence[str],
+    results: Mapping[tuple[str, str], Result],
+    seconds: float,
 ) -> str:
     """The table: runs and wrong answers of each row on each version, then the sum."""
     width = max(len(name) for name, _ in rows)

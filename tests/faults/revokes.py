@@ -7,8 +7,15 @@ from tests.faults.environment import Room, stop
 from tests.faults.scenarios import row
 from tests.faults.watching import Truth
 
-REVOKED = Truth(Status.CANCELLED, attempt=0, current=None, never=frozenset({Phase.RUNNING, Phase.SUCCEEDED, Phase.FAILED}))
-RAN = Truth(Status.COMPLETED, current=10, attempt=1, never=frozenset({Phase.CANCELLED, Phase.FAILED}))
+REVOKED = Truth(
+    Status.CANCELLED,
+    attempt=0,
+    current=None,
+    never=frozenset({Phase.RUNNING, Phase.SUCCEEDED, Phase.FAILED}),
+)
+RAN = Truth(
+    Status.COMPLETED, current=10, attempt=1, never=frozenset({Phase.CANCELLED, Phase.FAILED})
+)
 
 
 @row(INTERVAL="0.001")
@@ -21,7 +28,9 @@ def finally_after_terminate(room: Room) -> None:
             room.begun(task_id)
             room.revoke(worker, task_id, terminate=True)
         room.ended(*ids)
-        for task_id in ids:  # one lives on where the SystemExit struck in a __del__, which swallows it: what it says is late
+        # one lives on where the SystemExit struck in a __del__, which swallows it: what it says is
+        # late
+        for task_id in ids:
             room.go_on(task_id)
     stop(worker)
 
@@ -42,7 +51,9 @@ def revoke_queued(room: Room) -> None:
 
 @row()
 def revoke_queued_alone(room: Room) -> None:
-    """revoked by Celery while no worker listens: nobody hears it, it runs, and completed is what happened (fact 14)"""
+    """revoked by Celery while no worker listens: nobody hears it, it runs, and completed is what
+    happened (fact 14)
+    """
     for _ in room.times(3):
         ids = [room.send("count", truth=RAN) for _ in range(5)]
         for task_id in ids:
@@ -54,7 +65,9 @@ def revoke_queued_alone(room: Room) -> None:
 
 @row()
 def revoke_running(room: Room) -> None:
-    """revoked while it runs, without terminate: it goes on, and completed is what happened (fact 14)"""
+    """revoked while it runs, without terminate: it goes on, and completed is what happened (fact
+    14)
+    """
     worker = room.worker(4)
     for _ in room.times(4):
         ids = [room.send("held", truth=RAN) for _ in range(4)]
@@ -69,9 +82,17 @@ def revoke_running(room: Room) -> None:
 
 @row()
 def revoke_retrying(room: Room) -> None:
-    """revoked while it waits for its retry and the worker listens: cancelled, with what the attempt before had reported"""
+    """revoked while it waits for its retry and the worker listens: cancelled, with what the attempt
+    before had reported
+    """
     worker = room.worker(4)
-    truth = Truth(Status.CANCELLED, attempt=1, current=10, once=frozenset({Phase.RETRYING}), never=frozenset({Phase.SUCCEEDED}))
+    truth = Truth(
+        Status.CANCELLED,
+        attempt=1,
+        current=10,
+        once=frozenset({Phase.RETRYING}),
+        never=frozenset({Phase.SUCCEEDED}),
+    )
     for _ in room.times(2):
         ids = [room.send("retries", 2, 3.0, truth=truth) for _ in range(6)]
         for task_id in ids:
@@ -84,8 +105,12 @@ def revoke_retrying(room: Room) -> None:
 
 @row()
 def revoke_retrying_alone(room: Room) -> None:
-    """revoked by Celery while it waits for its retry and no worker listens: the retry runs, and completed is what happened"""
-    truth = Truth(Status.COMPLETED, attempt=2, current=10, outputs=2, never=frozenset({Phase.CANCELLED}))
+    """revoked by Celery while it waits for its retry and no worker listens: the retry runs, and
+    completed is what happened
+    """
+    truth = Truth(
+        Status.COMPLETED, attempt=2, current=10, outputs=2, never=frozenset({Phase.CANCELLED})
+    )
     for _ in room.times(2):
         worker = room.worker(4)
         ids = [room.send("retries", 2, 1.0, truth=truth) for _ in range(4)]

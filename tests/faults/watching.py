@@ -10,10 +10,10 @@ from itertools import pairwise
 from typing import Any
 
 from headway.core.frames import TERMINAL_FRAMES
+from headway.core.registry import Snapshot
 from headway.core.states import resolve
 from headway.errors import ExecutionExpired, ExecutionNotFound, HeadwayError, Unavailable
 from headway.models import Execution, Phase, Status
-from headway.core.registry import Snapshot
 from headway.server.streams.changes import Change, Frame
 from headway.stores.base import Store
 
@@ -33,7 +33,8 @@ CELERY = {Status.COMPLETED: "SUCCESS", Status.FAILED: "FAILURE", Status.CANCELLE
 class Truth:
     """What really happened to an execution: its row knows, because it made it happen."""
 
-    #: How it ended; None: it is unknown to everybody in the end (eager; a server that lost its data).
+    #: How it ended; None: it is unknown to everybody in the end (eager; a server that lost its
+    #: data).
     status: Status | None
     #: ``current`` of the last report that was made and could be written.
     current: Any = ANY
@@ -111,10 +112,13 @@ class Poller:
                 self.eyes[snapshot.task_id].look(snapshot)
 
 
-def faults(truth: Truth, eye: Eye, last: Execution | HeadwayError, meta: Mapping[str, Any] | None) -> list[str]:
+def faults(
+    truth: Truth, eye: Eye, last: Execution | HeadwayError, meta: Mapping[str, Any] | None
+) -> list[str]:
     """All that is wrong with what was shown of one execution; empty where it is what happened.
 
-    ``last``: what is known when everything is over; ``meta``: Celery's own record then, None where nobody asks for it.
+    ``last``: what is known when everything is over; ``meta``: Celery's own record then, None where
+    nobody asks for it.
     """
     wrong = [*at_the_end(truth, last), *_of_celery(truth, meta)]
     for observer, seen in (("viewer", eye.told), ("poller", eye.polled)):
@@ -127,7 +131,13 @@ def faults(truth: Truth, eye: Eye, last: Execution | HeadwayError, meta: Mapping
 def at_the_end(truth: Truth, last: Execution | HeadwayError) -> Iterable[str]:
     """What is wrong with the last look."""
     if isinstance(last, HeadwayError):
-        wanted = ExecutionExpired if truth.expired else ExecutionNotFound if truth.status is None else None
+        wanted = (
+            ExecutionExpired
+            if truth.expired
+            else ExecutionNotFound
+            if truth.status is None
+            else None
+        )
         if type(last) is not wanted:
             yield f"ends as {type(last).__name__}"
         return
@@ -198,7 +208,11 @@ def _of_frames(frames: list[Frame], truth: Truth) -> Iterable[str]:
     for kind, following in pairwise(kinds):
         if kind in ENDS and following != "status":
             yield f"{following} came after {kind}"
-    if truth.status.terminal and (not kinds or kinds[-1] != truth.status.value) and not truth.expired:
+    if (
+        truth.status.terminal
+        and (not kinds or kinds[-1] != truth.status.value)
+        and not truth.expired
+    ):
         yield f"the stream ends with {kinds[-1:]}"
 
 

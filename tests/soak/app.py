@@ -15,7 +15,18 @@ from headway.server import Headway
 celery = Celery("soak", broker="memory://", backend=os.environ["SOAK_BACKEND"])
 
 #: What belongs to a viewer, by class name. One that is left is a leak, and tells which.
-OF_VIEWERS = frozenset({"Greenlet", "SocketViewer", "EventViewer", "Line", "Frame", "Server", "WSConnection", "_Watched"})
+OF_VIEWERS = frozenset(
+    {
+        "Greenlet",
+        "SocketViewer",
+        "EventViewer",
+        "Line",
+        "Frame",
+        "Server",
+        "WSConnection",
+        "_Watched",
+    }
+)
 
 
 def create_app() -> Flask:
@@ -27,7 +38,12 @@ def create_app() -> Flask:
     def room() -> dict[str, dict[str, int]]:
         gc.collect()
         kinds = Counter(type(each).__name__ for each in gc.get_objects())
-        threads = Counter(thread.name.rpartition("-")[0] or thread.name for thread in threading.enumerate())
-        return {"objects": {name: kinds[name] for name in sorted(OF_VIEWERS)}, "threads": dict(threads)}
+        threads = Counter(
+            thread.name.rpartition("-")[0] or thread.name for thread in threading.enumerate()
+        )
+        return {
+            "objects": {name: kinds[name] for name in sorted(OF_VIEWERS)},
+            "threads": dict(threads),
+        }
 
     return app

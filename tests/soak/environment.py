@@ -16,17 +16,20 @@ from tests.support.valkey import ValkeyServer
 class Room:
     """One look."""
 
-    #: Seats taken and executions watched, as ``/metrics`` says; objects of viewers and greenlets, as the process itself does.
+    #: Seats taken and executions watched, as ``/metrics`` says; objects of viewers and greenlets,
+    #: as the process itself does.
     viewers: int
     watched: int
     objects: dict[str, int]
-    #: Threads by name (greenlets under gevent), system threads; open files and sockets, but for connections to the backend.
+    #: Threads by name (greenlets under gevent), system threads; open files and sockets, but for
+    #: connections to the backend.
     threads: dict[str, int]
     system_threads: int
     files: int
     #: Channels that somebody subscribes to at the server of the result backend.
     channels: int
-    #: Connections of the process to it that are more than it may keep: the store's own few, and the feed's one.
+    #: Connections of the process to it that are more than it may keep: the store's own few, and the
+    #: feed's one.
     connections: int
 
     def left_since(self, before: Room) -> dict[str, str]:
@@ -35,7 +38,11 @@ class Room:
         for name, was in vars(before).items():
             now = getattr(self, name)
             if isinstance(now, dict):
-                more = {each: f"{was.get(each, 0)} -> {count}" for each, count in now.items() if count > was.get(each, 0)}
+                more = {
+                    each: f"{was.get(each, 0)} -> {count}"
+                    for each, count in now.items()
+                    if count > was.get(each, 0)
+                }
                 told |= {f"{name}: {each}": text for each, text in more.items()}
             elif now > was:
                 told[name] = f"{was} -> {now}"
@@ -52,10 +59,14 @@ def look(server: WebServer, backend: ValkeyServer) -> Room:
     """At the process as it is now."""
     process, said = process_of(server), requests.get(f"{server.url}/room", timeout=60).json()
     numbers = metrics(server)
-    to_backend = sum(each.raddr.port == backend.port for each in process.net_connections() if each.raddr)
+    to_backend = sum(
+        each.raddr.port == backend.port for each in process.net_connections() if each.raddr
+    )
     with backend.client() as client:
         return Room(
-            viewers=int(sum(value for name, value in numbers.items() if name.startswith("headway_viewers{"))),
+            viewers=int(
+                sum(value for name, value in numbers.items() if name.startswith("headway_viewers{"))
+            ),
             watched=int(numbers["headway_watched_executions"]),
             objects=said["objects"],
             threads=said["threads"],

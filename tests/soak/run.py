@@ -1,4 +1,6 @@
-"""The whole: a wave of viewers to warm up, executions with their audiences side by side, and what is left in the end."""
+"""The whole: a wave of viewers to warm up, executions with their audiences side by side, and what
+is left in the end.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ from tests.support.wait import until
 
 APP = "tests.soak.app:create_app()"
 
-#: Of what all viewers together took, this part may be kept when they have gone: allocators give back what they like.
+#: Of what all viewers together took, this part may be kept when they have gone: allocators give
+#: back what they like.
 KEPT_AT_MOST = 0.25
 #: Bytes that a process grows and shrinks by anyhow: more than a few hundred viewers take.
 SLACK = 8 * 2**20
@@ -48,8 +51,24 @@ class Size:
     patience: float
 
 
-FULL = Size(viewers=5000, side_by_side=50, executions=250, fleets=3, pace=1.0, ping_interval=5.0, patience=180.0)
-SMALL = Size(viewers=200, side_by_side=8, executions=24, fleets=1, pace=0.15, ping_interval=5.0, patience=120.0)
+FULL = Size(
+    viewers=5000,
+    side_by_side=50,
+    executions=250,
+    fleets=3,
+    pace=1.0,
+    ping_interval=5.0,
+    patience=180.0,
+)
+SMALL = Size(
+    viewers=200,
+    side_by_side=8,
+    executions=24,
+    fleets=1,
+    pace=0.15,
+    ping_interval=5.0,
+    patience=120.0,
+)
 
 
 @dataclass
@@ -69,7 +88,12 @@ def soak(size: Size, say: Callable[[str], object] = lambda text: None) -> Outcom
     with ExitStack() as stack:
         backend = stack.enter_context(ValkeyServer())
         env = {"SOAK_BACKEND": backend.url, "HEADWAY_PING_INTERVAL": str(size.ping_interval)}
-        connections = ["--worker-connections", str(size.viewers * 3 // 2), "--graceful-timeout", "20"]
+        connections = [
+            "--worker-connections",
+            str(size.viewers * 3 // 2),
+            "--graceful-timeout",
+            "20",
+        ]
         server = stack.enter_context(WebServer("gevent", APP, env, connections))
         fleets = [stack.enter_context(Fleet()) for _ in range(size.fleets)]
         hall = Hall(size, server, backend, fleets, outcome)
@@ -79,13 +103,17 @@ def soak(size: Size, say: Callable[[str], object] = lambda text: None) -> Outcom
         hall.wave(size.viewers)
         hall.emptied(empty)
         first_bytes = hall.resident()
-        say(f"{size.viewers} viewers made that {hall.peak / 2**20:.0f} MiB, and left {first_bytes / 2**20:.0f} MiB")
+        say(
+            f"{size.viewers} viewers made that {hall.peak / 2**20:.0f} MiB, and left {first_bytes / 2**20:.0f} MiB"
+        )
         hall.perform(say)
         hall.emptied(empty)
         last_bytes = hall.resident()
         took = hall.peak - empty_bytes
         if last_bytes - first_bytes > max(SLACK, KEPT_AT_MOST * took):
-            outcome.faults.append(f"memory went from {first_bytes} to {last_bytes} bytes; all viewers together took {took}")
+            outcome.faults.append(
+                f"memory went from {first_bytes} to {last_bytes} bytes; all viewers together took {took}"
+            )
         hall.tell(empty_bytes, first_bytes, last_bytes)
         if "Traceback" in server.log():
             outcome.faults.append(f"the server's log has a traceback:\n{server.log()[-4000:]}")
@@ -96,8 +124,21 @@ def soak(size: Size, say: Callable[[str], object] = lambda text: None) -> Outcom
 class Hall:
     """One web process and everybody around it."""
 
-    def __init__(self, size: Size, server: WebServer, backend: ValkeyServer, fleets: list[Fleet], outcome: Outcome) -> None:
-        self._size, self._server, self._backend, self._fleets, self._outcome = size, server, backend, fleets, outcome
+    def __init__(
+        self,
+        size: Size,
+        server: WebServer,
+        backend: ValkeyServer,
+        fleets: list[Fleet],
+        outcome: Outcome,
+    ) -> None:
+        self._size, self._server, self._backend, self._fleets, self._outcome = (
+            size,
+            server,
+            backend,
+            fleets,
+            outcome,
+        )
         self._runs = Runs.on(backend.url)
         self._process = environment.process_of(server)
         #: Seconds that REST took, each time.
@@ -125,11 +166,19 @@ class Hall:
         def total() -> Tally:
             return sum((fleet.tally(run.id) for fleet in self._fleets), Tally())
 
-        until(lambda: total().open == viewers, within=self._size.patience, what=f"{viewers} viewers to be there")
+        until(
+            lambda: total().open == viewers,
+            within=self._size.patience,
+            what=f"{viewers} viewers to be there",
+        )
         self.most = max(self.most, viewers)
         self.resident()
         run.succeed()
-        until(lambda: total().closes.total() == viewers, within=self._size.patience, what="all of them to be told the end")
+        until(
+            lambda: total().closes.total() == viewers,
+            within=self._size.patience,
+            what="all of them to be told the end",
+        )
         seen = total()
         if seen.ends != {"completed": viewers} or seen.closes != {1000: viewers}:
             self._outcome.faults.append(f"a wave of {viewers} saw {seen}")
@@ -144,7 +193,11 @@ class Hall:
             nonlocal now
             now = environment.look(self._server, self._backend)
             told = {} if before is None else now.left_since(before)
-            return told | {name: str(getattr(now, name)) for name in ("viewers", "watched", "channels") if getattr(now, name)}
+            return told | {
+                name: str(getattr(now, name))
+                for name in ("viewers", "watched", "channels")
+                if getattr(now, name)
+            }
 
         try:
             until(lambda: not left(), within=self._size.patience)
@@ -209,12 +262,18 @@ class Hall:
     def _ask(self, execution_id: str) -> None:
         """REST is served beside the streams."""
         begin = time.monotonic()
-        # A connection for each: one that rested for too long the server may close while it is being written to.
+        # A connection for each: one that rested for too long the server may close while it is being
+        # written to.
         answer = requests.get(f"{self._server.url}/api/v1/executions/{execution_id}", timeout=60)
         self._asked.append(time.monotonic() - begin)
-        if answer.status_code not in (200, 503):  # 503: the backend was held up for longer than anybody waits for it
+        if answer.status_code not in (
+            200,
+            503,
+        ):  # 503: the backend was held up for longer than anybody waits for it
             self._outcome.faults.append(f"REST answered {answer.status_code}: {answer.text[:200]}")
         numbers = environment.metrics(self._server)
-        viewers = int(sum(value for name, value in numbers.items() if name.startswith("headway_viewers{")))
+        viewers = int(
+            sum(value for name, value in numbers.items() if name.startswith("headway_viewers{"))
+        )
         self.most = max(self.most, viewers)
         self.resident()

@@ -1,4 +1,6 @@
-"""One execution of the soak test, and its audience: who comes early, in the middle and late, who leaves, and who hangs."""
+"""One execution of the soak test, and its audience: who comes early, in the middle and late, who
+leaves, and who hangs.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ ENDINGS = (("succeed", "completed"), ("fail", "failed"), ("revoke", "cancelled")
 class Audience:
     """How many of each kind look at one execution."""
 
-    #: Over WebSocket: before its start, in its middle, just before its end. They read to the end, but for those who leave.
+    #: Over WebSocket: before its start, in its middle, just before its end. They read to the end,
+    #: but for those who leave.
     early: int
     middle: int
     late: int
@@ -41,13 +44,23 @@ class Audience:
         """So many in all."""
         few = max(1, size // 25)
         rest = size - 2 * few
-        return cls(rest - 2 * (rest // 4), rest // 4, rest // 4, events=few, hang=few, close=few, vanish=few)
+        return cls(
+            rest - 2 * (rest // 4),
+            rest // 4,
+            rest // 4,
+            events=few,
+            hang=few,
+            close=few,
+            vanish=few,
+        )
 
 
 class Show:
     """One execution. `step` is called again and again until it says that all is over."""
 
-    def __init__(self, runs: Runs, fleet: Fleet, server: Address, audience: Audience, number: int) -> None:
+    def __init__(
+        self, runs: Runs, fleet: Fleet, server: Address, audience: Audience, number: int
+    ) -> None:
         self.run: Run = runs.publish()
         self._fleet, self._server, self._audience = fleet, server, audience
         self._how, self._ending = ENDINGS[number % len(ENDINGS)]
@@ -58,10 +71,14 @@ class Show:
         self.faults: list[str] = []
         self._come("sockets", audience.early)
         if audience.hang:
-            fleet.open(Look(server, self._path("ws"), manner="hang"), f"{self.run.id} hang", audience.hang)
+            fleet.open(
+                Look(server, self._path("ws"), manner="hang"), f"{self.run.id} hang", audience.hang
+            )
 
     def step(self) -> bool:
-        """Let something happen; True where all are gone, and what they were told has been looked at."""
+        """Let something happen; True where all are gone, and what they were told has been looked
+        at.
+        """
         if self._ended_at is not None:
             return self._look_back(self._ended_at)
         self._step += 1
@@ -70,8 +87,12 @@ class Show:
         elif self._step == STEPS // 2:
             self._come("sockets", self._audience.middle)
             self._come("events", self._audience.events)
-            self._left["close"] = self._fleet.leave(f"{self.run.id} sockets", self._audience.close, "close")
-            self._left["vanish"] = self._fleet.leave(f"{self.run.id} sockets", self._audience.vanish, "vanish")
+            self._left["close"] = self._fleet.leave(
+                f"{self.run.id} sockets", self._audience.close, "close"
+            )
+            self._left["vanish"] = self._fleet.leave(
+                f"{self.run.id} sockets", self._audience.vanish, "vanish"
+            )
         elif self._step == STEPS:
             self._come("sockets", self._audience.late)
         self.run.report(self._step, STEPS, f"step {self._step} of the soak test")
@@ -86,7 +107,11 @@ class Show:
 
     def _end(self) -> None:
         if self._how == "revoke":
-            said = {"exc_type": "TaskRevokedError", "exc_message": ["revoked"], "exc_module": "celery.exceptions"}
+            said = {
+                "exc_type": "TaskRevokedError",
+                "exc_message": ["revoked"],
+                "exc_module": "celery.exceptions",
+            }
             self.run.write("REVOKED", said)
         else:
             getattr(self.run, self._how)()
@@ -102,7 +127,9 @@ class Show:
         if not over:
             self._fault(f"after {PATIENCE:g} s there still were {sockets} and {events}")
         if sockets.ends != {self._ending: stayed} or events.ends != {self._ending: audience.events}:
-            self._fault(f"{stayed} sockets and {audience.events} event streams were owed {self._ending}: {sockets} {events}")
+            self._fault(
+                f"{stayed} sockets and {audience.events} event streams were owed {self._ending}: {sockets} {events}"
+            )
         if sockets.closes != {1000: stayed}:
             self._fault(f"the sockets closed with {dict(sockets.closes)}")
         self.faults += sockets.faults + events.faults
@@ -110,7 +137,9 @@ class Show:
 
     def _come(self, group: str, count: int) -> None:
         skin, path = ("websocket", "ws") if group == "sockets" else ("events", "events")
-        self._fleet.open(Look(self._server, self._path(path), skin), f"{self.run.id} {group}", count)  # type: ignore[arg-type]
+        self._fleet.open(
+            Look(self._server, self._path(path), skin), f"{self.run.id} {group}", count
+        )  # type: ignore[arg-type]
 
     def _path(self, skin: str) -> str:
         return f"/api/v1/executions/{self.run.id}/progress/{skin}"

@@ -1,4 +1,6 @@
-"""Runs of a task, without a worker: the store is told by the test itself what a worker would have told it."""
+"""Runs of a task, without a worker: the store is told by the test itself what a worker would have
+told it.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +12,13 @@ from typing import Any
 
 from celery import Celery
 
+from headway.backends import store_for
 from headway.core.registry import AttemptStart, Registration, StateWrite
 from headway.stores.base import Store
-from headway.stores.result_backend import Results
-from headway.backends import store_for
+from headway.stores.result_backend import ResultBackend
 
-#: Seconds that a backend may take to keep what is made by hand: it may be held up by all else that runs.
+#: Seconds that a backend may take to keep what is made by hand: it may be held up by all else that
+#: runs.
 PATIENCE = 60.0
 
 
@@ -32,7 +35,7 @@ class Runs:
         app = Celery("by-hand", broker="memory://", backend=backend)
         store = store_for(app)
         store._timeout = PATIENCE
-        return cls(store, Results(app).encode)
+        return cls(store, ResultBackend(app).encode)
 
     def publish(self) -> Run:
         """A task that waits to be run."""
@@ -56,12 +59,26 @@ class Run:
     def open(self) -> Run:
         """A worker takes it."""
         raw = self._runs.encode({"status": "STARTED", "result": None, "task_id": self.id})
-        self.attempt = self._runs.store.open(AttemptStart(self.id, "tasks.by_hand", _now(), result=raw)).attempt
+        self.attempt = self._runs.store.start_attempt(
+            AttemptStart(self.id, "tasks.by_hand", _now(), result=raw)
+        ).attempt
         return self
 
-    def report(self, current: float, total: float, message: str | None = None, attributes: dict[str, str] | None = None) -> Run:
+    def report(
+        self,
+        current: float,
+        total: float,
+        message: str | None = None,
+        attributes: dict[str, str] | None = None,
+    ) -> Run:
         """It says how far it is."""
-        meta = {"current": current, "total": total, "message": message, "attributes": attributes, "attempt": self.attempt}
+        meta = {
+            "current": current,
+            "total": total,
+            "message": message,
+            "attributes": attributes,
+            "attempt": self.attempt,
+        }
         meta |= {"timestamp": int(time.time() * 1000), "rate": None}
         return self.write("PROGRESS", meta, meta)
 
@@ -71,13 +88,30 @@ class Run:
 
     def fail(self, kind: str = "ValueError", message: str = "no") -> Run:
         """It raises."""
-        return self.write("FAILURE", {"exc_type": kind, "exc_message": [message], "exc_module": "builtins"})
+        return self.write(
+            "FAILURE", {"exc_type": kind, "exc_message": [message], "exc_module": "builtins"}
+        )
 
     def write(self, state: str, result: Any, meta: Any = None) -> Run:
         """Any state."""
-        record = {"status": state, "result": result, "traceback": None, "children": [], "date_done": None, "task_id": self.id}
+        record = {
+            "status": state,
+            "result": result,
+            "traceback": None,
+            "children": [],
+            "date_done": None,
+            "task_id": self.id,
+        }
         raw = self._runs.encode(record)
-        write = StateWrite(self.id, state, _now(), attempt=self.attempt or None, result=raw, meta=meta, expires=3600)
+        write = StateWrite(
+            self.id,
+            state,
+            _now(),
+            attempt=self.attempt or None,
+            result=raw,
+            meta=meta,
+            expires=3600,
+        )
         assert self._runs.store.write(write), f"{state} was refused"
         return self
 

@@ -1,4 +1,6 @@
-"""The extension mounted in a Flask app over the fakes: everything of the server that needs no server."""
+"""The extension mounted in a Flask app over the fakes: everything of the server that needs no
+server.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ from celery import Celery
 from flask import Flask
 from flask.testing import FlaskClient
 
-from headway.feeds.memory import MemoryFeed
 from headway.core.registry import AttemptStart, Registration, StateWrite
+from headway.feeds.memory import MemoryFeed
 from headway.server import Headway
 from headway.stores.memory import MemoryStore
 
@@ -33,16 +35,26 @@ class Clock:
 
 
 class Mounted:
-    """An app, its client, and a hand in the store: `publish`, `begin`, `report` and `end` do what publisher and worker would."""
+    """An app, its client, and a hand in the store: `publish`, `begin`, `report` and `end` do what
+    publisher and worker would.
+    """
 
-    def __init__(self, app: Flask | None = None, celery: Celery | None = None, **settings: Any) -> None:
+    def __init__(
+        self, app: Flask | None = None, celery: Celery | None = None, **settings: Any
+    ) -> None:
         self.clock = Clock()
         self.store = MemoryStore(clock=self.clock)
         self.feed = MemoryFeed()
         self.store.subscribe(self.feed.publish)
         self.app = app if app is not None else Flask("mounted")
-        self.celery = celery if celery is not None else Celery("mounted", broker="memory://", set_as_current=False)
-        self.headway = Headway(self.app, self.celery, store=self.store, feed=self.feed, clock=self.clock, **settings)
+        self.celery = (
+            celery
+            if celery is not None
+            else Celery("mounted", broker="memory://", set_as_current=False)
+        )
+        self.headway = Headway(
+            self.app, self.celery, store=self.store, feed=self.feed, clock=self.clock, **settings
+        )
         self.client: FlaskClient = self.app.test_client()
 
     def publish(self, execution_id: str, task: str = "tasks.some", **more: Any) -> str:
@@ -52,12 +64,27 @@ class Mounted:
 
     def begin(self, execution_id: str) -> int:
         """Open an attempt, as a worker does; returns its number."""
-        return self.store.open(AttemptStart(execution_id, "tasks.some", self.clock(), worker="w@host")).attempt
+        return self.store.start_attempt(
+            AttemptStart(execution_id, "tasks.some", self.clock(), worker="w@host")
+        ).attempt
 
-    def report(self, execution_id: str, current: float, total: float, message: str | None = None, **attributes: str) -> None:
+    def report(
+        self,
+        execution_id: str,
+        current: float,
+        total: float,
+        message: str | None = None,
+        **attributes: str,
+    ) -> None:
         """Report progress of the open attempt."""
         stamp = round(self.clock().timestamp() * 1000)
-        said = {"current": current, "total": total, "message": message, "attributes": attributes or None, "timestamp": stamp}
+        said = {
+            "current": current,
+            "total": total,
+            "message": message,
+            "attributes": attributes or None,
+            "timestamp": stamp,
+        }
         self.write(execution_id, "PROGRESS", said)
 
     def end(self, execution_id: str, state: str = "SUCCESS", result: Any = None) -> None:
@@ -76,12 +103,22 @@ class Mounted:
             "children": [],
         }
         stored = json.dumps(meta).encode()
-        write = StateWrite(execution_id, state, self.clock(), attempt=record.attempt, result=stored, meta=result, expires=86400.0)
+        write = StateWrite(
+            execution_id,
+            state,
+            self.clock(),
+            attempt=record.attempt,
+            result=stored,
+            meta=result,
+            expires=86400.0,
+        )
         assert self.store.write(write)
 
 
 @contextmanager
-def mounted(app: Flask | None = None, celery: Celery | None = None, **settings: Any) -> Iterator[Mounted]:
+def mounted(
+    app: Flask | None = None, celery: Celery | None = None, **settings: Any
+) -> Iterator[Mounted]:
     """`Mounted`, with the hub's and the feed's threads ended afterwards."""
     made = Mounted(app, celery, **settings)
     try:

@@ -1,4 +1,6 @@
-"""Web processes over one store, in this process: the whole server with its sockets, at the speed of the fakes."""
+"""Web processes over one store, in this process: the whole server with its sockets, at the speed of
+the fakes.
+"""
 
 from __future__ import annotations
 
@@ -11,31 +13,38 @@ from unittest import mock
 from celery import Celery
 from flask import Flask
 
+from headway.backends import store_for
 from headway.errors import Unavailable
 from headway.feeds.base import Feed
 from headway.feeds.memory import MemoryFeed
 from headway.feeds.redis import RedisFeed
 from headway.server import Headway
-from headway.server.streams import sse, long_poll
+from headway.server.streams import long_poll, sse
 from headway.stores.base import Store
-from headway.stores.redis_connection import connect
 from headway.stores.memory import MemoryStore
-from headway.stores.result_backend import Results
-from headway.backends import store_for
+from headway.stores.redis_connection import connect
+from headway.stores.result_backend import ResultBackend
 from tests.support.fake_worker import Runs
-from tests.support.wsgi_server import Serving
 from tests.support.stores import PATIENCE, patient
 from tests.support.valkey import ValkeyServer
 from tests.support.wait import until
+from tests.support.wsgi_server import Serving
 
 #: Seconds between two sweeps of the hub: what no message tells of is to be seen soon.
 SWEEP = 0.1
 
 
-def patient_feed(results: Results, **options: Any) -> RedisFeed:
-    """The feed of a result backend in Redis; a server that is only slow isn't away for it, unless ``options`` say so."""
+def patient_feed(results: ResultBackend, **options: Any) -> RedisFeed:
+    """The feed of a result backend in Redis; a server that is only slow isn't away for it, unless
+    ``options`` say so.
+    """
     waits = dict.fromkeys(("timeout", "ping_interval", "pong_within"), PATIENCE)
-    return RedisFeed(lambda: connect(results.backend, timeout=PATIENCE), results.key, results.decode, **(waits | options))
+    return RedisFeed(
+        lambda: connect(results.backend, timeout=PATIENCE),
+        results.key,
+        results.decode,
+        **(waits | options),
+    )
 
 
 class Web:
@@ -58,7 +67,9 @@ class Web:
         return self.headway.hub.budget.taken
 
     def hears(self, execution_id: str) -> bool:
-        """Have the feed listen to it; whether it does by now. A viewer's first frames don't tell: they may come from a sweep."""
+        """Have the feed listen to it; whether it does by now. A viewer's first frames don't tell:
+        they may come from a sweep.
+        """
         try:
             self.headway.hub.feed.watch(execution_id)
         except Unavailable:
@@ -103,12 +114,22 @@ class House:
         raise NotImplementedError
 
     def mend(self, then: Callable[[], object]) -> None:
-        """It comes back; ``then`` happens as soon as it can be written to, and mostly before a viewer could hear of it."""
+        """It comes back; ``then`` happens as soon as it can be written to, and mostly before a
+        viewer could hear of it.
+        """
         raise NotImplementedError
 
     def all_know(self) -> None:
-        """Wait until every hub has been told that the backend is away: else it would be told of it when it is back."""
-        until(lambda: all(web.headway.hub._cut for web in self.webs if web.headway.hub.feed._thread is not None))
+        """Wait until every hub has been told that the backend is away: else it would be told of it
+        when it is back.
+        """
+        until(
+            lambda: all(
+                web.headway.hub._cut
+                for web in self.webs
+                if web.headway.hub.feed._thread is not None
+            )
+        )
 
     def expire(self, execution_id: str) -> None:
         """The result of an execution is gone, while it is known that there was one."""
@@ -129,7 +150,13 @@ class MemoryHouse(House):
     def __init__(self, **options: Any) -> None:
         store = MemoryStore()
         celery = Celery("house", broker="memory://", set_as_current=False)
-        super().__init__(celery, store, lambda: MemoryFeed(store), lambda meta: json.dumps(meta).encode(), **options)
+        super().__init__(
+            celery,
+            store,
+            lambda: MemoryFeed(store),
+            lambda meta: json.dumps(meta).encode(),
+            **options,
+        )
 
     def cut(self) -> None:
         self.store.away = True
@@ -155,8 +182,14 @@ class RedisHouse(House):
 
     def __init__(self, server: ValkeyServer, **options: Any) -> None:
         celery = Celery("house", broker="memory://", backend=server.url, set_as_current=False)
-        self._server, self._results, store = server, Results(celery), patient(store_for(celery))
-        super().__init__(celery, store, lambda: patient_feed(self._results), self._results.encode, **options)
+        self._server, self._results, store = (
+            server,
+            ResultBackend(celery),
+            patient(store_for(celery)),
+        )
+        super().__init__(
+            celery, store, lambda: patient_feed(self._results), self._results.encode, **options
+        )
 
     def cut(self) -> None:
         self._server.stop()

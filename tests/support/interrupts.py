@@ -16,11 +16,14 @@ class _Heard(Exception):
 
 
 def settled() -> None:
-    """Have Python 3.11 forget that an asynchronous exception was called off: until one is heard again, by whichever thread, it
-    would turn for ever at the first function that begins under a profile.
+    """Have Python 3.11 forget that an asynchronous exception was called off: until one is heard
+    again, by whichever thread, it would turn for ever at the first function that begins under a
+    profile.
     """
     try:
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(threading.get_ident()), ctypes.py_object(_Heard))
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(threading.get_ident()), ctypes.py_object(_Heard)
+        )
         while True:
             pass
     except _Heard:
@@ -28,8 +31,8 @@ def settled() -> None:
 
 
 def struck(step: int, call: Callable[[], object]) -> bool:
-    """Call it, and strike where Python looks for signals for the ``step``-th time: as a function of Python's begins, and as one
-    of C's has returned. False where it had ended before.
+    """Call it, and strike where Python looks for signals for the ``step``-th time: as a function of
+    Python's begins, and as one of C's has returned. False where it had ended before.
     """
     settled()
     left = step

@@ -20,7 +20,9 @@ PROCESS_WIDE: dict[str, str] = {}
 
 @contextlib.contextmanager
 def room_left_empty() -> Iterator[None]:
-    """Raise ``AssertionError`` at the end if threads or child processes are there that weren't at the begin."""
+    """Raise ``AssertionError`` at the end if threads or child processes are there that weren't at
+    the begin.
+    """
     threads_before = set(threading.enumerate())
     processes_before = _children()
 
@@ -54,7 +56,9 @@ def room_left_empty() -> Iterator[None]:
 
 
 def _children() -> set[psutil.Process]:
-    """All processes below this one, but those that are kept and what those start at any time (a pool's new child)."""
+    """All processes below this one, but those that are kept and what those start at any time (a
+    pool's new child).
+    """
     below = set(psutil.Process().children(recursive=True))
     for pid in processes.kept:
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -1,4 +1,6 @@
-"""What runs in a process of viewers (``python -m tests.support.load_client_process``); `fleet` commands it."""
+"""What runs in a process of viewers (``python -m tests.support.load_client_process``); `fleet`
+commands it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from typing import Any
 
 from tests.support.load_clients import KEY, Farewell, Look, Tally, raise_file_limit
 
-#: Handshakes that one process lets wait for their answer at a time: a server's backlog of connections is finite.
+#: Handshakes that one process lets wait for their answer at a time: a server's backlog of
+#: connections is finite.
 AT_ONCE = 50
 #: Mistakes of a group that are kept in words.
 FAULTS_KEPT = 20
@@ -92,7 +95,9 @@ class _Viewer:
             self.ocean.selector.unregister(self.socket)
             self._seen()
             return
-        while self.socket is not None and (self._websocket() if self.look.skin == "websocket" else self._event()):
+        while self.socket is not None and (
+            self._websocket() if self.look.skin == "websocket" else self._event()
+        ):
             pass
 
     def _answer(self) -> bool:
@@ -107,7 +112,9 @@ class _Viewer:
         return True
 
     def _websocket(self) -> bool:
-        """Take one frame from the buffer (RFC 6455, section 5.2; a server doesn't mask); False where none is whole."""
+        """Take one frame from the buffer (RFC 6455, section 5.2; a server doesn't mask); False
+        where none is whole.
+        """
         buffer = self.buffer
         if len(buffer) < 2:
             return False
@@ -161,7 +168,11 @@ class _Viewer:
             tally.ends[kind] += 1
         said = content.get("progress")
         if said is not None:
-            if kind == "progress" and self.progress is not None and said["current"] <= self.progress["current"]:
+            if (
+                kind == "progress"
+                and self.progress is not None
+                and said["current"] <= self.progress["current"]
+            ):
                 self.fault(f"{said['current']} was told after {self.progress['current']}")
             self.progress = said
 
@@ -186,7 +197,9 @@ class _Viewer:
             self.send(bytes((0x88, 0x82)) + b"\0\0\0\0" + struct.pack("!H", 1000))
             return
         assert self.socket is not None
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, not a goodbye
+        self.socket.setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+        )  # a reset, not a goodbye
         self.gone()
 
     def gone(self) -> None:
@@ -256,7 +269,11 @@ class _Ocean:
             self.queue.append(viewer)
 
     def leave(self, name: str, count: int, how: Farewell) -> int:
-        here = [viewer for viewer in self.groups[name].viewers if not viewer.first and viewer.end is None and not viewer.leaving]
+        here = [
+            viewer
+            for viewer in self.groups[name].viewers
+            if not viewer.first and viewer.end is None and not viewer.leaving
+        ]
         for viewer in here[:count]:
             viewer.leave(how)
         return len(here[:count])
@@ -264,7 +281,9 @@ class _Ocean:
     def tally(self, name: str) -> Tally:
         group = self.groups.get(name, _Group())
         shown = (viewer.progress for viewer in group.viewers if not viewer.first)
-        group.tally.currents = Counter(None if progress is None else progress["current"] for progress in shown)
+        group.tally.currents = Counter(
+            None if progress is None else progress["current"] for progress in shown
+        )
         return group.tally
 
     def forget(self, name: str) -> None:

@@ -1,7 +1,9 @@
-"""Thousands of viewers from few processes: lean clients that check what they are shown and can behave badly.
+"""Thousands of viewers from few processes: lean clients that check what they are shown and can
+behave badly.
 
-``Fleet`` is the parent's hand on one such process (`tests.support.load_client_process`). Its viewers speak WebSocket or server-sent
-events just well enough; libraries cost a thread or some tens of kilobytes each, and the machine is wanted for the server.
+``Fleet`` is the parent's hand on one such process (`tests.support.load_client_process`). Its
+viewers speak WebSocket or server-sent events just well enough; libraries cost a thread or some tens
+of kilobytes each, and the machine is wanted for the server.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ class Look:
     server: Address
     path: str
     skin: Skin = "websocket"
-    #: ``hang``: reads the answer to its handshake and nothing more, with small buffers, and keeps the connection.
+    #: ``hang``: reads the answer to its handshake and nothing more, with small buffers, and keeps
+    #: the connection.
     manner: Manner = "read"
 
 
@@ -99,7 +102,9 @@ class Fleet(Process):
         self._ask("open", look, group, count)
 
     def leave(self, group: str, count: int, how: Farewell) -> int:
-        """Let so many of the group's open viewers leave, with a close or without a word; returns how many were there to leave."""
+        """Let so many of the group's open viewers leave, with a close or without a word; returns
+        how many were there to leave.
+        """
         return cast(int, self._ask("leave", group, count, how))
 
     def tally(self, group: str) -> Tally:

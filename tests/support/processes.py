@@ -1,4 +1,6 @@
-"""Real processes for tests: started, waited for, and always taken away again, with all that they started themselves."""
+"""Real processes for tests: started, waited for, and always taken away again, with all that they
+started themselves.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,12 @@ import psutil
 
 from tests.support.wait import until
 
-#: The repository: every process starts here, so that ``app``, ``tasks``, ``web`` and ``tests`` can be imported.
+#: The repository: every process starts here, so that ``app``, ``tasks``, ``web`` and ``tests`` can
+#: be imported.
 ROOT = Path(__file__).resolve().parents[2]
 
-#: Processes that outlive a test on purpose (session and module fixtures); the leak check leaves them alone.
+#: Processes that outlive a test on purpose (session and module fixtures); the leak check leaves
+#: them alone.
 kept: set[int] = set()
 
 #: The processes that run: whose logs a failing test shows.
@@ -36,7 +40,9 @@ Address = tuple[str, int]
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of a test's process: this one's without what configures Celery, Flask or Headway, then ``extra``."""
+    """The environment of a test's process: this one's without what configures Celery, Flask or
+    Headway, then ``extra``.
+    """
     foreign = ("CELERY_", "HEADWAY_", "FLASK_", "GUNICORN_")
     env = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     env |= {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
@@ -44,19 +50,28 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def leashed(argv: Sequence[str]) -> list[str]:
-    """The same command, told by the kernel to end when its parent dies: a killed test run leaves nothing behind (Linux only).
+    """The same command, told by the kernel to end when its parent dies: a killed test run leaves
+    nothing behind (Linux only).
 
-    The leash hangs on the thread that starts the process, so start processes from the test's own thread.
+    The leash hangs on the thread that starts the process, so start processes from the test's own
+    thread.
     """
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "TERM", "--", *argv] if setpriv else list(argv)
 
 
 class Process:
-    """One command in a process group of its own, with its log. A context manager: started on entry, all of it gone on exit."""
+    """One command in a process group of its own, with its log. A context manager: started on entry,
+    all of it gone on exit.
+    """
 
     def __init__(
-        self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | str = ROOT, name: str = "process"
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | str = ROOT,
+        name: str = "process",
     ) -> None:
         self.argv = list(argv)
         self.name = name
@@ -115,13 +130,17 @@ class Process:
         return self._log_path.read_text(errors="replace")
 
     def wait_log(self, pattern: str, *, within: float = 60.0) -> re.Match[str]:
-        """The first match of ``pattern`` in the log; fails at once where the process ends before it wrote that."""
+        """The first match of ``pattern`` in the log; fails at once where the process ends before it
+        wrote that.
+        """
 
         def look() -> re.Match[str] | None:
             running = self.alive
             found = re.search(pattern, self.log(), re.MULTILINE)
             if found is None and not running:
-                raise AssertionError(f"{self.name} ended with {self.returncode} before it said {pattern!r}\n{self.log()[-8000:]}")
+                raise AssertionError(
+                    f"{self.name} ended with {self.returncode} before it said {pattern!r}\n{self.log()[-8000:]}"
+                )
             return found
 
         return until(look, within=within, what=f"{self.name} to say {pattern!r}")
@@ -136,7 +155,9 @@ class Process:
         try:
             return self._popen.wait(timeout=within)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"{self.name} did not end within {within:g} s\n{self.log()[-8000:]}") from None
+            raise AssertionError(
+                f"{self.name} did not end within {within:g} s\n{self.log()[-8000:]}"
+            ) from None
 
     def descendants(self) -> list[psutil.Process]:
         """The processes below it that run now."""
@@ -146,13 +167,17 @@ class Process:
             return []
 
     def stop(self, *, within: float = 10.0) -> None:
-        """End it kindly (SIGTERM), then by force, then everything it started. A second call does nothing."""
+        """End it kindly (SIGTERM), then by force, then everything it started. A second call does
+        nothing.
+        """
         popen = self._popen
         if popen is None:
             return
         family = self.descendants()
         if popen.poll() is None:
-            popen.send_signal(signal.SIGCONT)  # one that a test stopped with SIGSTOP can't hear TERM
+            popen.send_signal(
+                signal.SIGCONT
+            )  # one that a test stopped with SIGSTOP can't hear TERM
             popen.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 popen.wait(timeout=within)
@@ -182,7 +207,12 @@ class Process:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if error is not None and isinstance(error, Exception):
             error.add_note(f"--- log of {self.name} ---\n{self.log()[-8000:]}")
         self.close()
@@ -208,8 +238,26 @@ class Worker(Process):
     ) -> None:
         #: Its node name, as Celery says it in ``request.hostname`` and in events.
         self.hostname = f"w{uuid.uuid4().hex[:8]}@localhost"
-        argv = [sys.executable, "-m", "celery", "-A", app, "worker", "--pool", pool, "--concurrency", str(concurrency)]
-        argv += ["--hostname", self.hostname, "--loglevel", "INFO", "--without-gossip", "--without-mingle"]
+        argv = [
+            sys.executable,
+            "-m",
+            "celery",
+            "-A",
+            app,
+            "worker",
+            "--pool",
+            pool,
+            "--concurrency",
+            str(concurrency),
+        ]
+        argv += [
+            "--hostname",
+            self.hostname,
+            "--loglevel",
+            "INFO",
+            "--without-gossip",
+            "--without-mingle",
+        ]
         if queues is not None:
             argv += ["--queues", ",".join(queues)]
         super().__init__([*argv, *args], env=env, name=f"worker {app} ({pool})")
@@ -220,7 +268,8 @@ class Worker(Process):
 
 
 class WebServer(Process):
-    """A web server over ``app`` (``module:factory()`` or ``module:app``) on a port of 127.0.0.1 that the system picks.
+    """A web server over ``app`` (``module:factory()`` or ``module:app``) on a port of 127.0.0.1
+    that the system picks.
 
     ``gevent`` and ``gthread`` are gunicorn's workers, ``dev`` is Flask's development server.
     """
@@ -250,9 +299,26 @@ class WebServer(Process):
                 "0",
             ]
         else:
-            argv = [sys.executable, "-m", "gunicorn", "--worker-class", kind, "--bind", "127.0.0.1:0", "--no-control-socket"]
-            # A worker that takes half a minute to load the app, from a cold disk, isn't one that hangs.
-            argv += ["--graceful-timeout", "5", "--timeout", "120", "--worker-tmp-dir", tempfile.gettempdir()]
+            argv = [
+                sys.executable,
+                "-m",
+                "gunicorn",
+                "--worker-class",
+                kind,
+                "--bind",
+                "127.0.0.1:0",
+                "--no-control-socket",
+            ]
+            # A worker that takes half a minute to load the app, from a cold disk, isn't one that
+            # hangs.
+            argv += [
+                "--graceful-timeout",
+                "5",
+                "--timeout",
+                "120",
+                "--worker-tmp-dir",
+                tempfile.gettempdir(),
+            ]
             argv += ["--worker-connections", "2000"] if kind == "gevent" else ["--threads", "32"]
             argv += [*args, app]
             args = ()
@@ -274,9 +340,15 @@ class WebServer(Process):
     @contextlib.contextmanager
     def workers_gone(self) -> Iterator[None]:
         """Within it, gunicorn's workers are killed and no new ones come; behind it they do."""
-        self.kill(signal.SIGSTOP)  # the master: it would start another one before anybody has seen that one is gone
+        self.kill(
+            signal.SIGSTOP
+        )  # the master: it would start another one before anybody has seen that one is gone
         try:
-            until(lambda: psutil.Process(self.pid).status() == psutil.STATUS_STOPPED, within=60, what=f"{self.name} to stop")
+            until(
+                lambda: psutil.Process(self.pid).status() == psutil.STATUS_STOPPED,
+                within=60,
+                what=f"{self.name} to stop",
+            )
             for process in self.descendants():
                 process.kill()
             yield
@@ -285,7 +357,9 @@ class WebServer(Process):
 
     def wait_ready(self) -> None:
         """It is ready when it answers HTTP, with whatever status."""
-        self.url = self.wait_log(r"(?:Listening at: |Running on )(http://127\.0\.0\.1:\d+)", within=180)[1]
+        self.url = self.wait_log(
+            r"(?:Listening at: |Running on )(http://127\.0\.0\.1:\d+)", within=180
+        )[1]
         until(self._answers, within=180, what=f"{self.name} to answer on {self.url}")
 
     def _answers(self) -> bool:
@@ -307,7 +381,9 @@ def children() -> set[int]:
 
 
 def running(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Those that still run. A zombie that a container's first process never reaps has ended all the same."""
+    """Those that still run. A zombie that a container's first process never reaps has ended all the
+    same.
+    """
     left = []
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):

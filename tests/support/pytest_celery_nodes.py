@@ -1,7 +1,8 @@
 """pytest-celery's nodes over local processes.
 
-pytest-celery wraps containers, but asks little of them: its own node and cluster classes work over whatever behaves as one. So a
-test that is written for ``celery_setup`` runs where no container engine does, unchanged (fact 35).
+pytest-celery wraps containers, but asks little of them: its own node and cluster classes work over
+whatever behaves as one. So a test that is written for ``celery_setup`` runs where no container
+engine does, unchanged (fact 35).
 """
 
 from __future__ import annotations
@@ -131,7 +132,9 @@ def backend(process: ValkeyServer) -> CeleryTestBackend:
 
 
 class LocalWorkerNode(CeleryTestWorker):
-    """The node asks a container for its processes by running a program in it; here they can be looked at."""
+    """The node asks a container for its processes by running a program in it; here they can be
+    looked at.
+    """
 
     def get_running_processes_info(
         self, columns: list[str] | None = None, filters: dict[str, str] | None = None
@@ -139,13 +142,19 @@ class LocalWorkerNode(CeleryTestWorker):
         """The worker's processes, each with these facts (of psutil's), those that match."""
         parent = psutil.Process(self.container.process.pid)
         told = [each.as_dict(columns) for each in (parent, *parent.children(recursive=True))]
-        return [facts for facts in told if all(facts.get(name) == value for name, value in (filters or {}).items())]
+        return [
+            facts
+            for facts in told
+            if all(facts.get(name) == value for name, value in (filters or {}).items())
+        ]
 
 
 def engine_runs() -> bool:
     """Whether a container engine answers. Its client alone (a ``docker`` on the PATH) is no engine."""
     try:
-        asked = subprocess.run(["docker", "info"], capture_output=True, timeout=20, check=False, env=dict(os.environ))
+        asked = subprocess.run(
+            ["docker", "info"], capture_output=True, timeout=20, check=False, env=dict(os.environ)
+        )
     except (OSError, subprocess.TimeoutExpired):
         return False
     return asked.returncode == 0

@@ -1,4 +1,6 @@
-"""A RabbitMQ node of the tests' own: its ports, its data, its Erlang port mapper, all gone afterwards."""
+"""A RabbitMQ node of the tests' own: its ports, its data, its Erlang port mapper, all gone
+afterwards.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from pathlib import Path
 from tests.support.processes import Process
 from tests.support.valkey import free_port
 
-#: Debian keeps the plain script here; the one on the PATH changes the user and the data folder to the system's.
+#: Debian keeps the plain script here; the one on the PATH changes the user and the data folder to
+#: the system's.
 DEBIAN_SCRIPT = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 
 
@@ -47,8 +50,11 @@ class RabbitMQ(Process):
             "RABBITMQ_CONF_ENV_FILE": str(self._home / "no-such-file"),
             "RABBITMQ_CONFIG_FILE": str(self._home / "rabbitmq"),
         }
-        # A node starts the port mapper itself where none runs, as a daemon that outlives it: so one is there already.
-        self._mapper = Process(["epmd", "-port", str(mapper_port), "-address", "127.0.0.1"], env=env, name="epmd")
+        # A node starts the port mapper itself where none runs, as a daemon that outlives it: so one
+        # is there already.
+        self._mapper = Process(
+            ["epmd", "-port", str(mapper_port), "-address", "127.0.0.1"], env=env, name="epmd"
+        )
         super().__init__([script], env=env, name="rabbitmq")
 
     @property

@@ -1,4 +1,6 @@
-"""What a machine may lack. On a laptop a test that needs it is skipped with the reason; in CI that is a failure."""
+"""What a machine may lack. On a laptop a test that needs it is skipped with the reason; in CI that
+is a failure.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ import pytest
 
 
 def missing(service: str, reason: str) -> NoReturn:
-    """Skip for want of ``service``; fail where ``CI=true``, so that nothing is left untested without anybody seeing it."""
+    """Skip for want of ``service``; fail where ``CI=true``, so that nothing is left untested
+    without anybody seeing it.
+    """
     text = f"{service} is missing: {reason}"
     if os.environ.get("CI", "").lower() == "true":
         pytest.fail(f"{text} (a skip on a laptop, a failure in CI)", pytrace=False)

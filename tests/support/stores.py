@@ -13,16 +13,24 @@ import redis
 from celery import Celery
 from celery.backends.base import BaseBackend
 
-from headway.core.registry import AttemptStarted, AttemptStart, TaskRecord, Snapshot, StateWrite, WriteResult
+from headway.backends import store_for
+from headway.core.registry import (
+    AttemptStart,
+    AttemptStarted,
+    Snapshot,
+    StateWrite,
+    TaskRecord,
+    WriteResult,
+)
 from headway.stores.base import Store
 from headway.stores.memory import MemoryStore
-from headway.stores.result_backend import Results
-from headway.backends import store_for
+from headway.stores.result_backend import ResultBackend
 from tests.support.processes import ROOT
 
 T = TypeVar("T")
 
-#: Seconds that a store waits for its server in tests: the machine may be busy. How long it waits by itself is for a few of them.
+#: Seconds that a store waits for its server in tests: the machine may be busy. How long it waits by
+#: itself is for a few of them.
 PATIENCE = 60.0
 
 BEGIN = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
@@ -35,26 +43,47 @@ def at(seconds: float) -> datetime:
 
 def report(current: float = 3, total: float = 10, **more: Any) -> dict[str, Any]:
     """What a task's report looks like."""
-    return {"current": current, "total": total, "message": None, "attributes": None, "timestamp": None, "rate": None} | more
+    return {
+        "current": current,
+        "total": total,
+        "message": None,
+        "attributes": None,
+        "timestamp": None,
+        "rate": None,
+    } | more
 
 
 class DictBackend(BaseBackend):  # type: ignore[misc]
-    """A result backend that is no key-value store: it stands for MongoDB, Cassandra and what others have written."""
+    """A result backend that is no key-value store: it stands for MongoDB, Cassandra and what others
+    have written.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.rows: dict[str, bytes] = self.app.__dict__.setdefault("_dict_backend_rows", {})
 
     def _store_result(
-        self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **kwargs: Any
+        self,
+        task_id: str,
+        result: Any,
+        state: str,
+        traceback: Any = None,
+        request: Any = None,
+        **kwargs: Any,
     ) -> Any:
-        meta = self._get_result_meta(result=result, state=state, traceback=traceback, request=request)
+        meta = self._get_result_meta(
+            result=result, state=state, traceback=traceback, request=request
+        )
         self.rows[task_id] = self.encode(meta | {"task_id": task_id})
         return result
 
     def _get_task_meta_for(self, task_id: str) -> Any:
         raw = self.rows.get(task_id)
-        return {"status": "PENDING", "result": None} if raw is None else self.meta_from_decoded(self.decode(raw))
+        return (
+            {"status": "PENDING", "result": None}
+            if raw is None
+            else self.meta_from_decoded(self.decode(raw))
+        )
 
     def _forget(self, task_id: str) -> None:
         self.rows.pop(task_id, None)
@@ -70,10 +99,14 @@ class Subject:
 
     def open(self, task_id: str, seconds: float = 0, **more: Any) -> AttemptStarted:
         """A new attempt, as a worker announces it."""
-        return self.store.open(AttemptStart(task_id, "tasks.t", at(seconds), **more))
+        return self.store.start_attempt(AttemptStart(task_id, "tasks.t", at(seconds), **more))
 
-    def write(self, task_id: str, state: str, seconds: float = 1, *, result: Any = None, **more: Any) -> WriteResult:
-        """A state with its ``result``, stored as a caller does: in the write, or by the backend's own code afterwards."""
+    def write(
+        self, task_id: str, state: str, seconds: float = 1, *, result: Any = None, **more: Any
+    ) -> WriteResult:
+        """A state with its ``result``, stored as a caller does: in the write, or by the backend's
+        own code afterwards.
+        """
         write = StateWrite(task_id, state, at(seconds), meta=result, expires=3600, **more)
         if self.store.keeps_results:
             return self.store.write(replace(write, result=self.encode(task_id, state, result)))
@@ -84,9 +117,20 @@ class Subject:
 
     def encode(self, task_id: str, state: str, result: Any) -> bytes:
         """Celery's record as its backend would store it."""
-        meta = {"status": state, "result": result, "traceback": None, "children": [], "date_done": None, "task_id": task_id}
+        meta = {
+            "status": state,
+            "result": result,
+            "traceback": None,
+            "children": [],
+            "date_done": None,
+            "task_id": task_id,
+        }
         store = self.store
-        return store._encode(meta) if isinstance(store, MemoryStore) else Results(self.app).encode(meta)
+        return (
+            store._encode(meta)
+            if isinstance(store, MemoryStore)
+            else ResultBackend(self.app).encode(meta)
+        )
 
     def put(self, task_id: str, state: str, result: Any = None) -> None:
         """Store a result as a process without Headway does."""
@@ -155,12 +199,17 @@ def acl_rules() -> list[str]:
 def _locked(redis_url: str) -> str:
     """The address for a user who may do only that."""
     with redis.Redis.from_url(redis_url) as client:
-        client.execute_command("ACL", "SETUSER", "headway", "reset", "on", ">password", *acl_rules())
+        client.execute_command(
+            "ACL", "SETUSER", "headway", "reset", "on", ">password", *acl_rules()
+        )
     return redis_url.replace("redis://", "redis://headway:password@")
 
 
-def make(name: str, directory: Path, redis_url: str | None = None, *, timeout: float = PATIENCE) -> Subject:
-    """A new store of this kind, over the same data as any other of it with the same directory and address.
+def make(
+    name: str, directory: Path, redis_url: str | None = None, *, timeout: float = PATIENCE
+) -> Subject:
+    """A new store of this kind, over the same data as any other of it with the same directory and
+    address.
 
     ``timeout``: seconds that one with a server, or a file that many write, waits for it.
     """
@@ -168,7 +217,9 @@ def make(name: str, directory: Path, redis_url: str | None = None, *, timeout: f
         return Subject(MemoryStore())
     if name in REDIS or name == REDIS_LOCKED:
         assert redis_url is not None
-        app = _celery(_locked(redis_url) if name == REDIS_LOCKED else redis_url, **REDIS.get(name, {}))
+        app = _celery(
+            _locked(redis_url) if name == REDIS_LOCKED else redis_url, **REDIS.get(name, {})
+        )
     elif name == "sql":
         app = _celery(f"db+sqlite:///{directory}/results.sqlite")
     elif name == "files":

@@ -13,7 +13,9 @@ from tests.support.processes import Address
 
 
 class Cable:
-    """Passes on what comes to ``port`` of 127.0.0.1, both ways, while it isn't cut. A context manager."""
+    """Passes on what comes to ``port`` of 127.0.0.1, both ways, while it isn't cut. A context
+    manager.
+    """
 
     def __init__(self, to: Address) -> None:
         self._to = to
@@ -39,7 +41,12 @@ class Cable:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._closed = True
         self._set(False)
         self._thread.join()

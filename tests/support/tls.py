@@ -14,10 +14,30 @@ from urllib.parse import urlsplit
 
 
 def certificate(folder: Path) -> Path:
-    """A certificate of 127.0.0.1, its key in the same file. Signed by itself: who trusts the file trusts the server."""
+    """A certificate of 127.0.0.1, its key in the same file. Signed by itself: who trusts the file
+    trusts the server.
+    """
     made = folder / "server.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=127.0.0.1"]
-    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(folder / "key"), "-out", str(folder / "cert")]
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "1",
+        "-subj",
+        "/CN=127.0.0.1",
+    ]
+    names = [
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+        "-keyout",
+        str(folder / "key"),
+        "-out",
+        str(folder / "cert"),
+    ]
     subprocess.run([*command, *names], check=True, capture_output=True)
     made.write_text((folder / "cert").read_text() + (folder / "key").read_text())
     return made
@@ -46,7 +66,12 @@ class TlsProxy:
         self._run(self._accept)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         for each in (self._listener, *self._open):
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,6 @@
-"""One viewer for each way to look on, all alike: what it was told, what it believes, and how its stream ended."""
+"""One viewer for each way to look on, all alike: what it was told, what it believes, and how its
+stream ended.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,25 @@ PATIENCE = 60.0
 #: Seconds that a held poll asks to be held.
 HOLD = 10
 
-#: How a stream ended, in words that all skins share. "over": with the execution; "back": the client is to come back.
-CLOSES = {1000: "over", 1008: "unknown", 1012: "back", 1013: "full", 4401: "unauthenticated", 4403: "forbidden", 4410: "expired"}
-ANSWERS = {401: "unauthenticated", 403: "forbidden", 404: "unknown", 410: "expired", 422: "unknown", 429: "full"}
+#: How a stream ended, in words that all skins share. "over": with the execution; "back": the client
+#: is to come back.
+CLOSES = {
+    1000: "over",
+    1008: "unknown",
+    1012: "back",
+    1013: "full",
+    4401: "unauthenticated",
+    4403: "forbidden",
+    4410: "expired",
+}
+ANSWERS = {
+    401: "unauthenticated",
+    403: "forbidden",
+    404: "unknown",
+    410: "expired",
+    422: "unknown",
+    429: "full",
+}
 REFUSALS = {"not_found": "unknown", "expired": "expired", "not_allowed": "forbidden"}
 ENDS = ("completed", "failed", "cancelled")
 
@@ -37,14 +55,18 @@ class Belief(NamedTuple):
 
 
 class Skin(ABC):
-    """One viewer of one execution. Its frames are written down; `kinds` is None where it is given states and not frames."""
+    """One viewer of one execution. Its frames are written down; `kinds` is None where it is given
+    states and not frames.
+    """
 
     #: Whether it is told each frame of the contract.
     frames = True
     #: Whether it learns more than the progress.
     states = True
 
-    def __init__(self, url: str, execution_id: str, *, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, url: str, execution_id: str, *, headers: Mapping[str, str] | None = None
+    ) -> None:
         self.url, self.execution_id, self.headers = url, execution_id, dict(headers or {})
         self.told: list[dict[str, Any]] = []
         self.beliefs: list[Belief] = []
@@ -86,7 +108,9 @@ class Skin(ABC):
         """Wait until this is what it believes."""
         wanted = Belief(status, phase or status, current)
         while not self.beliefs or self.beliefs[-1] != wanted:
-            assert self.next(), f"the stream ended ({self.ending}) before {wanted}; it was told {self.told}"
+            assert self.next(), (
+                f"the stream ended ({self.ending}) before {wanted}; it was told {self.told}"
+            )
 
     def is_told_of_an_outage(self) -> None:
         """Wait until it knows that the backend is away."""
@@ -102,9 +126,13 @@ class Skin(ABC):
         return self.ending
 
     def was_told(self, beliefs: list[Belief], kinds: list[str]) -> bool:
-        """Whether this is all that it was told: frame by frame, or state by state where it isn't given frames."""
+        """Whether this is all that it was told: frame by frame, or state by state where it isn't
+        given frames.
+        """
         if self.frames:
-            return self.kinds == kinds and list(dict.fromkeys(self.beliefs)) == list(dict.fromkeys(beliefs))
+            return self.kinds == kinds and list(dict.fromkeys(self.beliefs)) == list(
+                dict.fromkeys(beliefs)
+            )
         return self.beliefs == beliefs
 
     def _believe(self, frame: Mapping[str, Any]) -> None:
@@ -115,7 +143,11 @@ class Skin(ABC):
         assert frame["execution_id"] == self.execution_id
         before = self.beliefs[-1] if self.beliefs else None
         kept = before.phase if before else None
-        phase = frame.get("phase") or {"started": "running", "progress": kept, "completed": "succeeded"}.get(frame["type"])
+        phase = frame.get("phase") or {
+            "started": "running",
+            "progress": kept,
+            "completed": "succeeded",
+        }.get(frame["type"])
         current = before.current if before else None
         if "progress" in frame:
             current = frame["progress"]["current"] if frame["progress"] else None
@@ -130,7 +162,9 @@ class OneSocket(Skin):
     def open(self) -> None:
         path = f"{PREFIX}/executions/{self.execution_id}/progress/ws"
         self.socket = websocket.create_connection(
-            self.url.replace("http", "ws") + path, timeout=PATIENCE, header=[f"{k}: {v}" for k, v in self.headers.items()]
+            self.url.replace("http", "ws") + path,
+            timeout=PATIENCE,
+            header=[f"{k}: {v}" for k, v in self.headers.items()],
         )
 
     def step(self) -> dict[str, Any] | str:
@@ -179,7 +213,9 @@ class ManySocket(OneSocket):
 
 
 class Events(Skin):
-    """Server-sent events, by the rules of HTML's section on them; what comes behind an end is found out by coming back."""
+    """Server-sent events, by the rules of HTML's section on them; what comes behind an end is found
+    out by coming back.
+    """
 
     path = PREFIX + "/executions/{}/progress/events"
 
@@ -194,7 +230,8 @@ class Events(Skin):
             return self._refusal
         for frame in self._frames:
             return frame
-        # EventSource can't know why a stream ended: it comes back, and is told to stay away (204), or isn't.
+        # EventSource can't know why a stream ended: it comes back, and is told to stay away (204),
+        # or isn't.
         self.close()
         self._come()
         self.close()
@@ -210,11 +247,17 @@ class Events(Skin):
         self._come()
 
     def _come(self) -> None:
-        headers = {"Accept": "text/event-stream", **self.headers, **({"Last-Event-ID": self.last_id} if self.last_id else {})}
+        headers = {
+            "Accept": "text/event-stream",
+            **self.headers,
+            **({"Last-Event-ID": self.last_id} if self.last_id else {}),
+        }
         url = self.url + self.path.format(self.execution_id)
         self._answer = requests.get(url, headers=headers, stream=True, timeout=PATIENCE)
         self._refusal = {204: "over", **ANSWERS}.get(self._answer.status_code)
-        assert self._refusal or self._answer.headers["Content-Type"].startswith("text/event-stream"), self._answer.status_code
+        assert self._refusal or self._answer.headers["Content-Type"].startswith(
+            "text/event-stream"
+        ), self._answer.status_code
         self._frames = self._parse()
 
     def _parse(self) -> Iterator[dict[str, Any]]:
@@ -277,7 +320,9 @@ class LongPoll(Skin):
     def step(self) -> dict[str, Any] | str:
         if self._over:
             return "over"
-        [answer] = until(self._ask, within=PATIENCE, what="an answer that says more than the one before")
+        [answer] = until(
+            self._ask, within=PATIENCE, what="an answer that says more than the one before"
+        )
         if answer.status_code == 304:
             return "back"
         if answer.status_code == 503:
@@ -287,13 +332,17 @@ class LongPoll(Skin):
         self._etag = answer.headers["ETag"]
         state = answer.json()
         self._over = state["status"] in ENDS
-        return {"type": state["status"], **{name: state[name] for name in ("execution_id", "status", "phase", "progress")}}
+        return {
+            "type": state["status"],
+            **{name: state[name] for name in ("execution_id", "status", "phase", "progress")},
+        }
 
     def close(self) -> None:
         """Nothing is open between two polls."""
 
     def _ask(self) -> list[requests.Response]:
-        """The next answer; none while it is what was told already, that the backend is away or that nothing is new.
+        """The next answer; none while it is what was told already, that the backend is away or that
+        nothing is new.
 
         A 304 before its time says something: the server lets go of everybody.
         """

@@ -1,4 +1,6 @@
-"""A real Valkey (or Redis) server for tests, which may be stopped, frozen, killed and started again on its port."""
+"""A real Valkey (or Redis) server for tests, which may be stopped, frozen, killed and started again
+on its port.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ PORT_TRIES = 5
 #: Seconds that a server may take to answer a test: it may be held up by all else that runs.
 PATIENCE = 60
 
-#: Ports that the system gives to nobody by itself: one that a stopped server comes back to isn't taken meanwhile by a connection.
+#: Ports that the system gives to nobody by itself: one that a stopped server comes back to isn't
+#: taken meanwhile by a connection.
 PORTS = range(20_000, 32_000)
 
 #: Each process of a test run has a part of them of its own.
@@ -47,7 +50,9 @@ def server_binary() -> str | None:
 
 
 def _ports() -> Iterator[int]:
-    """This process's part of the ports, in turn, from any one on: another run on this machine begins elsewhere."""
+    """This process's part of the ports, in turn, from any one on: another run on this machine
+    begins elsewhere.
+    """
     part = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % PARTS
     mine = PORTS[part * len(PORTS) // PARTS : (part + 1) * len(PORTS) // PARTS]
     begin = random.randrange(len(mine))
@@ -67,7 +72,9 @@ def free_port() -> int:
 
 
 class ValkeyServer(Process):
-    """A server on 127.0.0.1. ``durable``: what was written survives `stop`, `kill` and `start`, unless `start(fresh=True)`."""
+    """A server on 127.0.0.1. ``durable``: what was written survives `stop`, `kill` and `start`,
+    unless `start(fresh=True)`.
+    """
 
     def __init__(self, *, durable: bool = False, args: Sequence[str] = ()) -> None:
         binary = server_binary()
@@ -92,9 +99,24 @@ class ValkeyServer(Process):
         for left in reversed(range(tries)):
             self._data.mkdir(exist_ok=True)  # again: a start that failed has taken it away
             self.port = self.port if tries == 1 else free_port()
-            self.argv = [self._binary, "--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self._data), "--save", ""]
-            # Not synced: what was handed to the system outlives the process, and a slow disk would hold up every answer.
-            self.argv += ["--appendonly", "yes", "--appendfsync", "no"] if self._durable else ["--appendonly", "no"]
+            self.argv = [
+                self._binary,
+                "--bind",
+                "127.0.0.1",
+                "--port",
+                str(self.port),
+                "--dir",
+                str(self._data),
+                "--save",
+                "",
+            ]
+            # Not synced: what was handed to the system outlives the process, and a slow disk would
+            # hold up every answer.
+            self.argv += (
+                ["--appendonly", "yes", "--appendfsync", "no"]
+                if self._durable
+                else ["--appendonly", "no"]
+            )
             self.argv += self._args
             try:
                 super().start()
@@ -146,14 +168,17 @@ class ValkeyServer(Process):
 
 
 class Sentinel(ValkeyServer):
-    """A sentinel that watches one master, named ``mymaster``, and needs nobody's consent to replace it."""
+    """A sentinel that watches one master, named ``mymaster``, and needs nobody's consent to replace
+    it.
+    """
 
     def __init__(self, master: ValkeyServer) -> None:
         self._folder_of_conf = Path(tempfile.mkdtemp(prefix="headway-sentinel-"))
         conf = self._folder_of_conf / "sentinel.conf"
         conf.write_text(
             f"sentinel monitor mymaster 127.0.0.1 {master.port} 1\n"
-            "sentinel down-after-milliseconds mymaster 60000\n"  # one that has no turn for a moment isn't down
+            # one that has no turn for a moment isn't down
+            "sentinel down-after-milliseconds mymaster 60000\n"
             "sentinel failover-timeout mymaster 5000\n"
         )
         super().__init__(args=())
@@ -162,7 +187,15 @@ class Sentinel(ValkeyServer):
     def start(self, *, fresh: bool = False) -> Sentinel:
         """Start it, on any port."""
         self.port = free_port()
-        self.argv = [self._binary, str(self._conf), "--bind", "127.0.0.1", "--port", str(self.port), "--sentinel"]
+        self.argv = [
+            self._binary,
+            str(self._conf),
+            "--bind",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "--sentinel",
+        ]
         Process.start(self)
         return self
 
@@ -185,7 +218,8 @@ class ExternalValkey:
         """A client of the test's own; close it."""
         # Not db=: the number in the address would win.
         return redis.Redis.from_url(
-            f"{self.url.rsplit('/', 1)[0]}/{db}", **({"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE} | options)
+            f"{self.url.rsplit('/', 1)[0]}/{db}",
+            **({"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE} | options),
         )
 
     def command(self, *words: Any, db: int = 0) -> Any:

@@ -1,4 +1,6 @@
-"""A Flask app over real sockets, in a thread of the test's own process: its fakes stay within reach."""
+"""A Flask app over real sockets, in a thread of the test's own process: its fakes stay within
+reach.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,13 @@ from headway.client import Client
 
 
 def _kept_port() -> socket.socket:
-    """A port that is bound and not listened at: who asks there is refused, and the system gives it to nobody else."""
+    """A port that is bound and not listened at: who asks there is refused, and the system gives it
+    to nobody else.
+    """
     kept = socket.socket()
-    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # so that a server of ours may listen there meanwhile
+    kept.setsockopt(
+        socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+    )  # so that a server of ours may listen there meanwhile
     kept.bind(("127.0.0.1", 0))
     return kept
 
@@ -31,7 +37,9 @@ def nowhere() -> Iterator[str]:
 
 
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give clients a minute where they have seconds: a server that is held up for as long is there all the same."""
+    """Give clients a minute where they have seconds: a server that is held up for as long is there
+    all the same.
+    """
     monkeypatch.setitem(Client.__init__.__kwdefaults__, "timeout", 60.0)
     monkeypatch.setattr("headway.client.stream.FIRST_FRAME", 60.0)
     monkeypatch.setattr("headway.client.http.PING", 60.0)
@@ -68,7 +76,8 @@ class _Server(ThreadedWSGIServer):
 
 
 class Serving:
-    """``with Serving(app) as serving: serving.url``; `cut` what is open, `stop` and `start` it again at the same port.
+    """``with Serving(app) as serving: serving.url``; `cut` what is open, `stop` and `start` it
+    again at the same port.
 
     Within the block the port stays its own, whether it listens or not.
     """
@@ -89,7 +98,9 @@ class Serving:
         """Listen, at the port of before."""
         self._server = _Server(self._port, self.app)
         self._port = self._server.server_port
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, name="serving")
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, name="serving"
+        )
         self._thread.start()
         return self
 
@@ -112,7 +123,12 @@ class Serving:
         self._port = self._place.getsockname()[1]
         return self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.stop()
         assert self._place is not None
         self._place.close()

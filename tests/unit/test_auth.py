@@ -35,9 +35,13 @@ def policy(clock: Clock | None = None, authorize: Any = None, **settings: Any) -
     return Policy(Settings.load(settings, {}, {}), clock or Clock(), authorize)
 
 
-def a_request(path: str = "/", *, host: str = "localhost:8000", remote: str = "127.0.0.1", **headers: str) -> Request:
+def a_request(
+    path: str = "/", *, host: str = "localhost:8000", remote: str = "127.0.0.1", **headers: str
+) -> Request:
     names = {name.replace("_", "-"): value for name, value in headers.items()}
-    builder = EnvironBuilder(path, base_url=f"http://{host}/", headers=names, environ_base={"REMOTE_ADDR": remote})
+    builder = EnvironBuilder(
+        path, base_url=f"http://{host}/", headers=names, environ_base={"REMOTE_ADDR": remote}
+    )
     return Request(builder.get_environ())
 
 
@@ -47,27 +51,41 @@ def bearer(token: str) -> dict[str, str]:
 
 class TestWithNothingSet:
     @pytest.mark.parametrize("remote", ["127.0.0.1", "127.8.9.10", "::1", "::ffff:127.0.0.1"])
-    @pytest.mark.parametrize("host", ["localhost", "localhost:8000", "127.0.0.1:8000", "[::1]:8000", "[::1]", "app.localhost"])
+    @pytest.mark.parametrize(
+        "host",
+        ["localhost", "localhost:8000", "127.0.0.1:8000", "[::1]:8000", "[::1]", "app.localhost"],
+    )
     def test_this_machine_is_served(self, remote: str, host: str) -> None:
         """A client on this machine that calls the server by a loopback name may do everything."""
         for action in EVERY_ACTION:
             policy().authorize(a_request(host=host, remote=remote), action, "x")
 
-    @pytest.mark.parametrize("remote", ["10.0.0.7", "192.168.1.2", "203.0.113.9", "::ffff:10.0.0.7", "fe80::1", ""])
+    @pytest.mark.parametrize(
+        "remote", ["10.0.0.7", "192.168.1.2", "203.0.113.9", "::ffff:10.0.0.7", "fe80::1", ""]
+    )
     def test_another_machine_is_refused(self, remote: str) -> None:
         """A client on another machine is refused, and told what to set."""
         with pytest.raises(NotAllowed, match="HEADWAY_TOKENS"):
             policy().authorize(a_request(remote=remote), Action.READ, "x")
 
     @pytest.mark.parametrize(
-        "host", ["evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", "10.0.0.7"]
+        "host",
+        [
+            "evil.example",
+            "evil.example:8000",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "10.0.0.7",
+        ],
     )
     def test_a_name_that_was_pointed_at_this_machine_is_refused(self, host: str) -> None:
         """DNS rebinding: a foreign name that leads to 127.0.0.1 doesn't open the lock."""
         with pytest.raises(NotAllowed):
             policy().authorize(a_request(host=host), Action.READ, "x")
 
-    @pytest.mark.parametrize("name", ["Forwarded", "X_Forwarded_For", "X_Forwarded_Host", "X_Real_IP"])
+    @pytest.mark.parametrize(
+        "name", ["Forwarded", "X_Forwarded_For", "X_Forwarded_Host", "X_Real_IP"]
+    )
     def test_a_proxy_on_this_machine_is_refused(self, name: str) -> None:
         """What a proxy passes on comes from loopback too, and isn't local for that."""
         with pytest.raises(NotAllowed):
@@ -105,7 +123,9 @@ class TestWithTokens:
         ],
     )
     def test_anything_else_does_not(self, authorization: str | None) -> None:
-        """No token, a wrong one, a part of one, another scheme: not authenticated, not even from this machine."""
+        """No token, a wrong one, a part of one, another scheme: not authenticated, not even from
+        this machine.
+        """
         headers = {} if authorization is None else {"Authorization": authorization}
         for action in EVERY_ACTION:
             with pytest.raises(NotAuthenticated):
@@ -116,12 +136,16 @@ class TestWithTokens:
         settings = Settings.load({}, {}, {"HEADWAY_TOKENS": " , ,"})
         assert settings.tokens == ()
         with pytest.raises(NotAllowed):
-            Policy(settings, Clock()).authorize(a_request(remote="203.0.113.9", Authorization="Bearer "), Action.READ)
+            Policy(settings, Clock()).authorize(
+                a_request(remote="203.0.113.9", Authorization="Bearer "), Action.READ
+            )
 
     def test_tokens_are_not_shown(self) -> None:
         """Neither the settings' repr nor an identity shows a token."""
         assert "secret" not in repr(Settings(tokens=TOKENS))
-        assert "secret" not in repr(policy(tokens=TOKENS).authorize(a_request(**bearer(TOKENS[0])), Action.READ))
+        assert "secret" not in repr(
+            policy(tokens=TOKENS).authorize(a_request(**bearer(TOKENS[0])), Action.READ)
+        )
 
 
 class TestTickets:
@@ -135,7 +159,9 @@ class TestTickets:
         clock = Clock()
         made = self.ticket(policy(clock, tokens=TOKENS))
         elsewhere = policy(clock, tokens=tuple(reversed(TOKENS)))
-        assert elsewhere.authorize(a_request(f"/?ticket={made}"), Action.WATCH, "x") == Identity(fingerprint(TOKENS[0]))
+        assert elsewhere.authorize(a_request(f"/?ticket={made}"), Action.WATCH, "x") == Identity(
+            fingerprint(TOKENS[0])
+        )
 
     @pytest.mark.parametrize("action", [action for action in Action if action is not Action.WATCH])
     def test_it_opens_nothing_else(self, action: Action) -> None:
@@ -156,7 +182,9 @@ class TestTickets:
             lock.authorize(asked, Action.WATCH, "x")
 
     def test_who_came_by_it_stays_who_it_is(self) -> None:
-        """What was opened with a ticket outlives it: later questions are about who came, not about the ticket again."""
+        """What was opened with a ticket outlives it: later questions are about who came, not about
+        the ticket again.
+        """
         clock = Clock()
         lock = policy(clock, tokens=TOKENS, ticket_lifetime=30)
         asked = a_request(f"/?ticket={self.ticket(lock)}")
@@ -171,7 +199,9 @@ class TestTickets:
         clock = Clock()
         made = self.ticket(policy(clock, tokens=TOKENS))
         with pytest.raises(NotAuthenticated):
-            policy(clock, tokens=TOKENS[1:]).authorize(a_request(f"/?ticket={made}"), Action.WATCH, "x")
+            policy(clock, tokens=TOKENS[1:]).authorize(
+                a_request(f"/?ticket={made}"), Action.WATCH, "x"
+            )
 
     @pytest.mark.parametrize("ticket", ["x", "a.b", "", "%00", "W10.x", "." * 2000])
     def test_a_made_up_one_opens_nothing(self, ticket: str) -> None:
@@ -190,7 +220,9 @@ class TestTickets:
 
 class TestOwnRule:
     def test_it_decides(self) -> None:
-        """The app's own rule is told who, what and which, and its word counts, wherever the client is."""
+        """The app's own rule is told who, what and which, and its word counts, wherever the client
+        is.
+        """
         asked: list[tuple[Identity, Action, str | None]] = []
 
         def rule(who: Identity, action: Action, execution_id: str | None) -> bool:
@@ -204,9 +236,14 @@ class TestOwnRule:
         assert asked == [(Identity(None), Action.READ, "x"), (Identity(None), Action.START, None)]
 
     def test_it_narrows_what_a_token_may(self) -> None:
-        """With tokens as well, it hears whose token came: who is known and may not gets 403, a stranger 401."""
+        """With tokens as well, it hears whose token came: who is known and may not gets 403, a
+        stranger 401.
+        """
         lock = policy(
-            tokens=TOKENS, authorize=lambda who, action, _: who.name == fingerprint(TOKENS[0]) and action is Action.READ
+            tokens=TOKENS,
+            authorize=lambda who, action, _: (
+                who.name == fingerprint(TOKENS[0]) and action is Action.READ
+            ),
         )
         lock.authorize(a_request(**bearer(TOKENS[0])), Action.READ, "x")
         with pytest.raises(NotAllowed):
@@ -235,7 +272,9 @@ class TestOrigin:
          ("app.example:80", "http://app.example"), ("[::1]:8000", "http://[::1]:8000")],
     )  # fmt: skip
     def test_its_own_page_passes(self, host: str, origin: str) -> None:
-        """The server's own pages may use it; a default port and the case of a name make no difference."""
+        """The server's own pages may use it; a default port and the case of a name make no
+        difference.
+        """
         policy().check_origin(a_request(host=host, Origin=origin))
 
     @pytest.mark.parametrize(
@@ -259,7 +298,9 @@ class TestOrigin:
             policy(origins="null")
 
     def test_behind_a_proxy(self) -> None:
-        """With ProxyFix the public address counts: the page that the proxy serves passes, the inner address doesn't."""
+        """With ProxyFix the public address counts: the page that the proxy serves passes, the inner
+        address doesn't.
+        """
         seen: list[Request] = []
 
         def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -268,10 +309,16 @@ class TestOrigin:
             return []
 
         builder = EnvironBuilder(
-            "/", base_url="http://127.0.0.1:8000/", headers={"X-Forwarded-Proto": "https", "X-Forwarded-Host": "app.example"}
+            "/",
+            base_url="http://127.0.0.1:8000/",
+            headers={"X-Forwarded-Proto": "https", "X-Forwarded-Host": "app.example"},
         )
         list(ProxyFix(app, x_proto=1, x_host=1)(builder.get_environ(), lambda *_: lambda _: None))
-        for origin, passes in (("https://app.example", True), ("http://127.0.0.1:8000", False), ("http://app.example", False)):
+        for origin, passes in (
+            ("https://app.example", True),
+            ("http://127.0.0.1:8000", False),
+            ("http://app.example", False),
+        ):
             seen[0].environ["HTTP_ORIGIN"] = origin
             if passes:
                 policy().check_origin(Request(seen[0].environ))
@@ -282,13 +329,24 @@ class TestOrigin:
 
 class TestBind:
     @pytest.mark.parametrize(
-        "host", ["127.0.0.1", "127.1.2.3", "::1", "[::1]", "localhost", "LOCALHOST", "unix:/run/headway.sock"]
+        "host",
+        [
+            "127.0.0.1",
+            "127.1.2.3",
+            "::1",
+            "[::1]",
+            "localhost",
+            "LOCALHOST",
+            "unix:/run/headway.sock",
+        ],
     )
     def test_this_machine_needs_no_token(self, host: str) -> None:
         """A server for this machine alone starts as it is."""
         check_bind(host, ())
 
-    @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "10.0.0.7", "example.org", "localhost.example.org", "0"])
+    @pytest.mark.parametrize(
+        "host", ["0.0.0.0", "::", "", "10.0.0.7", "example.org", "localhost.example.org", "0"]
+    )
     def test_anything_else_does(self, host: str) -> None:
         """On any other address it starts with a token only, and says so."""
         for nothing in (None, "", " , ", (), [" "]):

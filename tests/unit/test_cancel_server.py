@@ -1,4 +1,6 @@
-"""Asking for an end, over HTTP and from Python, over the fakes: who may, what is answered, and what the workers are told."""
+"""Asking for an end, over HTTP and from Python, over the fakes: who may, what is answered, and what
+the workers are told.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,9 @@ from celery import Celery
 from werkzeug.test import TestResponse
 
 import headway
+from headway.core.registry import Snapshot
 from headway.errors import ConfigurationError, ExecutionConflict, ExecutionNotFound, Unavailable
 from headway.models import Phase, Status
-from headway.core.registry import Snapshot
 from headway.server.auth import Action, Identity
 from tests.support.flask_app import Mounted, mounted
 from tests.unit.test_problems import assert_problem
@@ -34,9 +36,15 @@ def fill(made: Mounted) -> None:
     for execution_id in ("running", "retrying", "done", "failed"):
         made.begin(made.publish(execution_id))
     made.report("running", 2, 5)
-    made.end("retrying", "RETRY", {"exc_type": "Retry", "exc_message": ["later"], "exc_module": "celery"})
+    made.end(
+        "retrying", "RETRY", {"exc_type": "Retry", "exc_message": ["later"], "exc_module": "celery"}
+    )
     made.end("done")
-    made.end("failed", "FAILURE", {"exc_type": "ValueError", "exc_message": ["no"], "exc_module": "builtins"})
+    made.end(
+        "failed",
+        "FAILURE",
+        {"exc_type": "ValueError", "exc_message": ["no"], "exc_module": "builtins"},
+    )
 
 
 class Workers:
@@ -47,7 +55,9 @@ class Workers:
         self._told: list[dict[str, Any]] = []
         handlers = {"revoke": lambda state, **arguments: self._told.append(arguments)}
         box = app.control.mailbox(self._connection)
-        node = box.Node("w@lab", state=None, handlers=handlers, channel=self._connection.default_channel)
+        node = box.Node(
+            "w@lab", state=None, handlers=handlers, channel=self._connection.default_channel
+        )
         self._consumer = node.listen(callback=node.handle_message)
 
     def told(self) -> list[tuple[str, bool]]:
@@ -77,27 +87,42 @@ def cancel(server: Mounted, execution_id: str, body: Any = None, **more: Any) ->
 
 class TestAsked:
     def test_what_waits_for_a_retry(self, server: Mounted) -> None:
-        """202 with the execution, which is cancelled already: nothing of it runs. By force as well; and then it is too late."""
+        """202 with the execution, which is cancelled already: nothing of it runs. By force as well;
+        and then it is too late.
+        """
         for body in (None, {"terminate": True}):
             response = cancel(server, "retrying", body)
-            assert (response.status_code, response.get_json()["status"]) == ((202, "cancelled") if body is None else (409, 409))
+            assert (response.status_code, response.get_json()["status"]) == (
+                (202, "cancelled") if body is None else (409, 409)
+            )
             assert "Retry-After" not in response.headers
 
-    @pytest.mark.parametrize(("execution_id", "status"), [("queued", "pending"), ("running", "running")])
+    @pytest.mark.parametrize(
+        ("execution_id", "status"), [("queued", "pending"), ("running", "running")]
+    )
     def test_the_answer(self, server: Mounted, execution_id: str, status: str) -> None:
         """202 with the execution, which is cancelling: the same as the next GET says."""
         response = cancel(server, execution_id)
         assert response.status_code == 202
-        assert (response.get_json()["status"], response.get_json()["phase"]) == (status, "cancelling")
+        assert (response.get_json()["status"], response.get_json()["phase"]) == (
+            status,
+            "cancelling",
+        )
         assert response.headers["Retry-After"] == "1"
         assert response.headers["Cache-Control"] == "no-store"
-        assert server.client.get(f"/api/v1/executions/{execution_id}").get_json() == response.get_json()
+        assert (
+            server.client.get(f"/api/v1/executions/{execution_id}").get_json()
+            == response.get_json()
+        )
 
     def test_the_run_is_told(self, server: Mounted) -> None:
         """The next attempt, and the next report of an open one, hear of it."""
         cancel(server, "queued")
         cancel(server, "running")
-        assert all(each.record and each.record.cancel_requested_at for each in server.store.read(["queued", "running"]))
+        assert all(
+            each.record and each.record.cancel_requested_at
+            for each in server.store.read(["queued", "running"])
+        )
 
     def test_asked_twice(self, server: Mounted) -> None:
         """Asking again is no error, and changes nothing."""
@@ -130,7 +155,9 @@ class TestWorkers:
             ("unknown", {"terminate": True}, []),
         ],
     )
-    def test_what_is_broadcast(self, server: Mounted, workers: Workers, execution_id: str, body: Any, told: Any) -> None:
+    def test_what_is_broadcast(
+        self, server: Mounted, workers: Workers, execution_id: str, body: Any, told: Any
+    ) -> None:
         """What waits is revoked, what runs only by force, and nothing else at all."""
         cancel(server, execution_id, body)
         assert workers.told() == told
@@ -140,18 +167,26 @@ class TestWorkers:
         with socket.socket() as nobody:  # bound and not listening: refused at once
             nobody.bind(("127.0.0.1", 0))
             broker = f"redis://127.0.0.1:{nobody.getsockname()[1]}/0"
-            with mounted(celery=Celery("cut", broker=broker, set_as_current=False), broker_timeout=0.5) as made:
+            with mounted(
+                celery=Celery("cut", broker=broker, set_as_current=False), broker_timeout=0.5
+            ) as made:
                 fill(made)
                 yield made
 
-    def test_a_broker_that_is_away(self, cut_off: Mounted, caplog: pytest.LogCaptureFixture) -> None:
-        """The wish is noted all the same, and whoever gets the task will know: 202, in bounded time."""
+    def test_a_broker_that_is_away(
+        self, cut_off: Mounted, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The wish is noted all the same, and whoever gets the task will know: 202, in bounded
+        time.
+        """
         with caplog.at_level(logging.WARNING):
             assert cancel(cut_off, "queued").status_code == 202
         assert "weren't told" in caplog.text
 
     def test_nothing_to_terminate(self, cut_off: Mounted) -> None:
-        """Force isn't needed where nothing runs: what waits for a retry is cancelled without the broker."""
+        """Force isn't needed where nothing runs: what waits for a retry is cancelled without the
+        broker.
+        """
         response = cancel(cut_off, "retrying", {"terminate": True})
         assert (response.status_code, response.get_json()["status"]) == (202, "cancelled")
 
@@ -168,7 +203,9 @@ class TestRefused:
         assert_problem(cancel(server, "nobody"), 404, "Execution 'nobody' not found")
 
     def test_obeyed_at_once(self, server: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A run that ends by this very wish before it is read again was cancelled by it: no conflict."""
+        """A run that ends by this very wish before it is read again was cancelled by it: no
+        conflict.
+        """
         ask = server.store.request_cancel
 
         def obeyed(execution_id: str, at: datetime) -> Snapshot | None:
@@ -184,15 +221,21 @@ class TestRefused:
         server.clock.tick(1)
         assert_problem(cancel(server, "running"), 409, "is cancelled already")
 
-    @pytest.mark.parametrize(("execution_id", "word"), [("done", "completed"), ("failed", "failed")])
+    @pytest.mark.parametrize(
+        ("execution_id", "word"), [("done", "completed"), ("failed", "failed")]
+    )
     def test_ended(self, server: Mounted, execution_id: str, word: str) -> None:
         """409 for what has ended: it stays what it is."""
         assert_problem(cancel(server, execution_id), 409, f"is {word} already")
         assert server.headway.look(execution_id).status.value == word
 
     @pytest.mark.parametrize("published", [True, False])
-    def test_ended_by_a_worker_without_headway(self, server: Mounted, workers: Workers, published: bool) -> None:
-        """An end that only the result backend knows is an end: 409 at the first call, and nothing waits for the id's next run."""
+    def test_ended_by_a_worker_without_headway(
+        self, server: Mounted, workers: Workers, published: bool
+    ) -> None:
+        """An end that only the result backend knows is an end: 409 at the first call, and nothing
+        waits for the id's next run.
+        """
         if published:
             server.publish("theirs")
         server.store.put_result("theirs", {"task_id": "theirs", "status": "SUCCESS", "result": 1})
@@ -226,8 +269,15 @@ class TestRefused:
 
     def test_an_empty_body_is_none(self, server: Mounted) -> None:
         """`{}`, no body, and an empty one say the same."""
-        for sent in ({"json": {}}, {}, {"data": b""}, {"data": b"", "content_type": "application/json"}):
-            assert server.client.post("/api/v1/executions/running/cancel", **sent).status_code == 202
+        for sent in (
+            {"json": {}},
+            {},
+            {"data": b""},
+            {"data": b"", "content_type": "application/json"},
+        ):
+            assert (
+                server.client.post("/api/v1/executions/running/cancel", **sent).status_code == 202
+            )
 
     def test_get_is_no_cancel(self, server: Mounted) -> None:
         """A link can't cancel."""
@@ -250,7 +300,11 @@ class TestWhoMay:
 
         with mounted(authorize=rule) as server:
             fill(server)
-            assert_problem(cancel(server, "running", data=b"not json"), 403, "You may not cancel execution 'running'")
+            assert_problem(
+                cancel(server, "running", data=b"not json"),
+                403,
+                "You may not cancel execution 'running'",
+            )
         assert asked == [(Action.CANCEL, "running")]
 
     def test_a_token(self) -> None:

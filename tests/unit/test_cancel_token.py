@@ -14,14 +14,19 @@ from celery.app.task import Task
 from celery.exceptions import Ignore, Retry, TaskRevokedError
 
 import headway
+from headway.core.registry import Registration
 from headway.core.states import resolve
-from headway.core.throttle import Breaker
+from headway.core.throttle import CircuitBreaker
 from headway.errors import HeadwayError
 from headway.models import Execution, Phase, Status
-from headway.core.registry import Registration
-from headway.worker.cancel_token import LOOK_INTERVAL, Cancellation, TaskCancelled, unwinding
+from headway.worker.app_state import app_state_of
+from headway.worker.cancel_token import (
+    LOOK_INTERVAL,
+    CancelToken,
+    TaskCancelled,
+    handling_cancellation,
+)
 from headway.worker.context import RequestContext
-from headway.worker.app_state import installation_of
 from headway.worker.reporter import Reporter
 from tests.unit.tracing import Lab
 
@@ -42,7 +47,9 @@ def lab() -> Iterator[Lab]:
 def events(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     """What is told to Celery's monitors."""
     sent: list[tuple[str, Any]] = []
-    monkeypatch.setattr(Task, "send_event", lambda self, kind, **fields: sent.append((kind, self.request.id)))
+    monkeypatch.setattr(
+        Task, "send_event", lambda self, kind, **fields: sent.append((kind, self.request.id))
+    )
     return sent
 
 
@@ -69,14 +76,17 @@ class TestRunning:
 
     @pytest.mark.parametrize("way", ["update", "track", "raise_if_cancelled"])
     def test_each_point_ends_it(self, lab: Lab, events: list[tuple[str, Any]], way: str) -> None:
-        """The next report, the next item, or a look ends the run: REVOKED for all readers, and Celery's monitors hear of it."""
+        """The next report, the next item, or a look ends the run: REVOKED for all readers, and
+        Celery's monitors hear of it.
+        """
         went_on = mock.Mock()
 
         def body(ctx: RequestContext) -> None:
             ctx.progress.update(3, 10, "before")
             ask(lab)
             if way == "update":
-                # Left for the timer, which hears of it in its write's reply; the report after that raises.
+                # Left for the timer, which hears of it in its write's reply; the report after that
+                # raises.
                 for n in range(100_000_000):
                     ctx.progress.update(4 + n, 10, "after")
             elif way == "track":
@@ -149,7 +159,9 @@ class TestRunning:
         assert events == [("task-revoked", "x")]
 
     def test_without_results(self, lab: Lab) -> None:
-        """With `ignore_result` the registry knows the end; Celery's readers are told where they were told of progress."""
+        """With `ignore_result` the registry knows the end; Celery's readers are told where they
+        were told of progress.
+        """
         lab.trace(job(lab, raising_at_once, ignore_result=True), "x")
         assert look(lab).status is Status.CANCELLED
         assert lab.meta("x") is None
@@ -174,9 +186,13 @@ class TestRunning:
         lab.trace(job(lab, raising_at_once), "x")
         assert look(lab).status is Status.CANCELLED
 
-    def test_a_store_that_is_away(self, lab: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_store_that_is_away(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
         """The end can't be stored: the worker isn't harmed, and the log says so."""
-        monkeypatch.setattr(type(lab.app.backend), "mark_as_revoked", mock.Mock(side_effect=OSError("away")))
+        monkeypatch.setattr(
+            type(lab.app.backend), "mark_as_revoked", mock.Mock(side_effect=OSError("away"))
+        )
         with caplog.at_level(logging.ERROR):
             made = lab.trace(job(lab, raising_at_once), "x")
         assert isinstance(made.info.retval, TaskCancelled)
@@ -238,7 +254,9 @@ class TestGroups:
 
     @pytest.mark.parametrize("other", [None, ValueError("its own")])
     def test_a_task_group(self, lab: Lab, other: Exception | None) -> None:
-        """A group of nothing but a cancel is a cancel, however deep; with anything else in it the task has failed."""
+        """A group of nothing but a cancel is a cancel, however deep; with anything else in it the
+        task has failed.
+        """
 
         def body(ctx: RequestContext) -> None:
             ask(lab)
@@ -253,8 +271,12 @@ class TestWaiting:
     """A task whose code doesn't run when it is asked for."""
 
     @pytest.mark.parametrize("track_started", [True, False])
-    def test_a_queued_one_never_begins(self, lab: Lab, events: list[tuple[str, Any]], track_started: bool) -> None:
-        """Asked for while no worker was there: cancelling until one gets it, then cancelled, and its code never ran."""
+    def test_a_queued_one_never_begins(
+        self, lab: Lab, events: list[tuple[str, Any]], track_started: bool
+    ) -> None:
+        """Asked for while no worker was there: cancelling until one gets it, then cancelled, and
+        its code never ran.
+        """
         lab.app.conf.task_track_started = track_started
         body = mock.Mock()
         lab.store.register([Registration("x", "running", now())])
@@ -267,7 +289,9 @@ class TestWaiting:
         assert events == [("task-revoked", "x")]
 
     def test_a_retry_never_begins(self, lab: Lab) -> None:
-        """Asked for between two attempts: it is cancelled at once, since nothing runs, and the second one's code never does."""
+        """Asked for between two attempts: it is cancelled at once, since nothing runs, and the
+        second one's code never does.
+        """
         runs = []
 
         def body(self: Any) -> None:
@@ -285,7 +309,9 @@ class TestWaiting:
         assert (look(lab).status, look(lab).attempt) == (Status.CANCELLED, 1)
 
     def test_a_run_that_ends_in_a_retry(self, lab: Lab) -> None:
-        """Asked for while it ran and didn't look: with its RETRY nothing runs any more, and it is cancelled."""
+        """Asked for while it ran and didn't look: with its RETRY nothing runs any more, and it is
+        cancelled.
+        """
 
         def body(ctx: RequestContext) -> None:
             ask(lab)
@@ -321,7 +347,9 @@ class TestTidying:
     """Code that runs on the way out."""
 
     def test_reports_in_finally_pass(self, lab: Lab) -> None:
-        """`finally:`, `except` and `__exit__` may report what they tidy: nothing is skipped, and the last word is kept."""
+        """`finally:`, `except` and `__exit__` may report what they tidy: nothing is skipped, and
+        the last word is kept.
+        """
         done = []
 
         def body(ctx: RequestContext) -> None:
@@ -343,7 +371,9 @@ class TestTidying:
         assert look(lab).status is Status.CANCELLED
 
     def test_a_loop_that_swallows_everything(self, lab: Lab) -> None:
-        """Each further report raises again: an `except Exception` around one row can't hide it for good."""
+        """Each further report raises again: an `except Exception` around one row can't hide it for
+        good.
+        """
         raised = 0
 
         def body(ctx: RequestContext) -> None:
@@ -383,7 +413,7 @@ class TestTidying:
             raise first
         except ValueError as error:
             error.__context__ = second
-            assert not unwinding()
+            assert not handling_cancellation()
 
 
 class TestElsewhere:
@@ -413,9 +443,11 @@ class TestLooks:
     """How often the store is asked."""
 
     def test_once_a_second_at_most(self) -> None:
-        """A loop that looks a thousand times asks once; a second later once more; and never again after a yes."""
+        """A loop that looks a thousand times asks once; a second later once more; and never again
+        after a yes.
+        """
         time, answers = [0.0], mock.Mock(return_value=False)
-        cancellation = Cancellation(answers, clock=lambda: time[0])
+        cancellation = CancelToken(answers, clock=lambda: time[0])
         assert not any(cancellation.look() for _ in range(1000))
         assert answers.call_count == 1
         time[0] += LOOK_INTERVAL
@@ -432,14 +464,14 @@ class TestLooks:
             assert not cancellation.look(), "as another thread would meanwhile"
             return True
 
-        cancellation = Cancellation(slow, clock=lambda: 0.0)
+        cancellation = CancelToken(slow, clock=lambda: 0.0)
         assert cancellation.look()
         assert asked == ["once"]
 
     def test_a_reply_is_a_look(self) -> None:
         """A task that reports needn't ask."""
         time, answers = [0.0], mock.Mock(return_value=True)
-        cancellation = Cancellation(answers, clock=lambda: time[0])
+        cancellation = CancelToken(answers, clock=lambda: time[0])
         for _ in range(10):
             time[0] += LOOK_INTERVAL / 2
             cancellation.hear(False)
@@ -449,7 +481,7 @@ class TestLooks:
     def test_it_stays(self) -> None:
         """What was asked for stays asked for."""
         then = mock.Mock()
-        cancellation = Cancellation()
+        cancellation = CancelToken()
         cancellation.then = then
         cancellation.hear(True)
         cancellation.hear(False)
@@ -469,9 +501,9 @@ class TestLooks:
             finally:
                 lab.store.away = False
 
-        installation = installation_of(lab.app)
+        installation = app_state_of(lab.app)
         assert installation is not None
-        installation.breaker = Breaker(3600, 3600)  # an outage that no test outlasts
+        installation.breaker = CircuitBreaker(3600, 3600)  # an outage that no test outlasts
         assert lab.run(job(lab, body), "x") == [False] * 3
 
 
@@ -498,7 +530,9 @@ class TestInterrupted:
         assert [meta["current"] for meta in metas] == [1, 100, 101]
 
     def test_the_timer_lets_none_pass(self) -> None:
-        """What is left while the timer writes doesn't set it anew: the next report would take the fast way, and raise nothing."""
+        """What is left while the timer writes doesn't set it anew: the next report would take the
+        fast way, and raise nothing.
+        """
         time = [0.0]
 
         def sink(meta: dict[str, Any]) -> None:

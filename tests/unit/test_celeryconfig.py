@@ -21,9 +21,14 @@ import celeryconfig
     ],
 )
 def test_one_server_for_both_where_it_can_be_both(
-    monkeypatch: pytest.MonkeyPatch, broker: str | None, backend: str | None, expected: tuple[str, str]
+    monkeypatch: pytest.MonkeyPatch,
+    broker: str | None,
+    backend: str | None,
+    expected: tuple[str, str],
 ) -> None:
-    """What is set is used; what isn't is the other one's server if that can keep results and carry messages, else the default."""
+    """What is set is used; what isn't is the other one's server if that can keep results and carry
+    messages, else the default.
+    """
     for name, value in (("CELERY_BROKER_URL", broker), ("CELERY_RESULT_BACKEND", backend)):
         monkeypatch.delenv(name, raising=False)
         if value is not None:
@@ -40,4 +45,6 @@ def test_nothing_but_json_is_read() -> None:
 def test_no_running_job_is_delivered_twice() -> None:
     """The hard limit ends a job before Redis would hand it to another worker."""
     assert celeryconfig.task_soft_time_limit < celeryconfig.task_time_limit
-    assert celeryconfig.task_time_limit < celeryconfig.broker_transport_options["visibility_timeout"]
+    assert (
+        celeryconfig.task_time_limit < celeryconfig.broker_transport_options["visibility_timeout"]
+    )

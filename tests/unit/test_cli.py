@@ -14,10 +14,10 @@ import pytest
 from celery import Celery
 from click.testing import CliRunner, Result
 
-from headway.cli.output import Call
 from headway.cli.backend_source import Direct
 from headway.cli.main import COMMANDS, headway
-from headway.cli.source import Trouble
+from headway.cli.output import Call
+from headway.cli.source import SourceError
 from headway.errors import Unavailable
 from headway.feeds.memory import MemoryFeed
 from headway.models import Status
@@ -25,8 +25,8 @@ from headway.server.auth import Action
 from headway.stores.redis import RedisStore
 from tests.support.flask_app import Mounted, mounted
 from tests.support.processes import ROOT
-from tests.support.wsgi_server import Serving, nowhere, unhurried
 from tests.support.wait import until
+from tests.support.wsgi_server import Serving, nowhere, unhurried
 
 BOOM = {"exc_type": "ValueError", "exc_message": ["no rows"], "exc_module": "builtins"}
 
@@ -43,12 +43,16 @@ class Way:
         """A command, in this process."""
         if self._url is not None:
             return CliRunner().invoke(headway, ["--url", self._url, *args], **options)
-        source = Direct(self.server.celery, store=self.server.store, feed=self.feed, clock=self.server.clock)
+        source = Direct(
+            self.server.celery, store=self.server.store, feed=self.feed, clock=self.server.clock
+        )
         return CliRunner().invoke(headway, list(args), obj=given(source), **options)
 
     def watched(self, *ids: str) -> bool:
         """Whether these are being followed just now."""
-        return set(ids) == (self.feed.watched if self._url is None else self.server.headway.hub.watched)
+        return set(ids) == (
+            self.feed.watched if self._url is None else self.server.headway.hub.watched
+        )
 
     def meanwhile(self, act: Callable[[], None], *ids: str) -> threading.Thread:
         """Do that when these are being followed."""
@@ -113,8 +117,12 @@ class TestWatch:
             ([None, "FAILURE"], 2),
         ],
     )
-    def test_the_status_tells_how_they_ended(self, way: Way, ends: list[str | None], code: int) -> None:
-        """0 where all completed, 1 where one failed or was cancelled, 2 where one is unknown; the others are told too."""
+    def test_the_status_tells_how_they_ended(
+        self, way: Way, ends: list[str | None], code: int
+    ) -> None:
+        """0 where all completed, 1 where one failed or was cancelled, 2 where one is unknown; the
+        others are told too.
+        """
         for number, end in enumerate(ends):
             if end is not None:
                 run_to(way.server, f"e{number}", end, BOOM if end == "FAILURE" else None)
@@ -128,7 +136,9 @@ class TestWatch:
             assert f"headway: Execution 'e{ends.index(None)}' not found" in result.stderr
 
     def test_from_queue_to_end(self, way: Way) -> None:
-        """What happens is told as it happens, as the frames of a socket with --json: each once, the end last."""
+        """What happens is told as it happens, as the frames of a socket with --json: each once, the
+        end last.
+        """
         server = way.server
         server.publish("a")
 
@@ -143,10 +153,14 @@ class TestWatch:
         assert result.exit_code == 0, result.output
         frames = objects(result)
         kinds = [frame["type"] for frame in frames]
-        # It is followed before it is read for the first time: by then it may run already, or have ended.
+        # It is followed before it is read for the first time: by then it may run already, or have
+        # ended.
         assert kinds[0] == "status"
         begun = ["started"] if frames[0]["status"] == "pending" else []
-        assert [kind for kind in kinds if kind not in ("status", "progress")] == [*begun, "completed"]
+        assert [kind for kind in kinds if kind not in ("status", "progress")] == [
+            *begun,
+            "completed",
+        ]
         assert kinds[-1] == "completed"
         assert frames[-1]["outputs"] == {"rows": 3}
         assert frames[-1]["progress"]["current"] == 1
@@ -172,7 +186,9 @@ class TestWatch:
         assert result.stdout.count("succeeded") == 2
 
     def test_a_workflow(self, way: Way) -> None:
-        """--workflow follows all that share a root or a group with the id, and what they publish meanwhile; nothing else."""
+        """--workflow follows all that share a root or a group with the id, and what they publish
+        meanwhile; nothing else.
+        """
         server = way.server
         server.publish("other", root_id="other")
         server.publish("a", root_id="a")
@@ -205,7 +221,9 @@ class TestWatch:
         way.server.clock.tick(86401)
         result = way.run("watch", "--json", *ids)
         assert result.exit_code == 2
-        assert {(body["execution_id"], body["code"]) for body in objects(result)} == {(each, "expired") for each in ids}
+        assert {(body["execution_id"], body["code"]) for body in objects(result)} == {
+            (each, "expired") for each in ids
+        }
 
     @pytest.mark.parametrize("args", [[], ["--all", "a"], ["--all", "--workflow"]])
     def test_usage(self, way: Way, args: list[str]) -> None:
@@ -215,8 +233,12 @@ class TestWatch:
         assert "Give the ids of executions, or --all." in result.stderr
 
     @pytest.mark.parametrize("what", ["store", "feed"])
-    def test_an_outage_is_told_and_outlasted(self, server: Mounted, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-        """A result backend that goes away and comes back is told once, and the end is there all the same."""
+    def test_an_outage_is_told_and_outlasted(
+        self, server: Mounted, monkeypatch: pytest.MonkeyPatch, what: str
+    ) -> None:
+        """A result backend that goes away and comes back is told once, and the end is there all the
+        same.
+        """
         monkeypatch.setattr("headway.cli.backend_source.RETRY", 0.01)
         way, told, tries = Way(server, None), [], []
         read = server.store.read
@@ -241,9 +263,11 @@ class TestWatch:
 
         worker = way.meanwhile(work, "a")
         updates: list[Any] = []
-        for update in Direct(server.celery, store=server.store, feed=way.feed, clock=server.clock).follow(["a"]):
+        for update in Direct(
+            server.celery, store=server.store, feed=way.feed, clock=server.clock
+        ).follow(["a"]):
             updates.append(update)
-            told += [update] if isinstance(update, Trouble) else []
+            told += [update] if isinstance(update, SourceError) else []
         worker.join()
         assert [trouble.execution_id for trouble in told] == [None]
         assert "can't be reached" in told[0].message
@@ -265,9 +289,16 @@ class TestWatch:
             server.end("a")
 
         worker = way.meanwhile(work, "a")
-        updates = list(Direct(server.celery, store=server.store, feed=way.feed, clock=server.clock).follow(["a"]))
+        updates = list(
+            Direct(server.celery, store=server.store, feed=way.feed, clock=server.clock).follow(
+                ["a"]
+            )
+        )
         worker.join()
-        assert [update.status for update in updates if not isinstance(update, Trouble)] == ["running", "completed"]
+        assert [update.status for update in updates if not isinstance(update, SourceError)] == [
+            "running",
+            "completed",
+        ]
 
     def test_rest_may_be_closed(self, server: Mounted) -> None:
         """What a socket tells is shown although REST won't say more of it."""
@@ -345,7 +376,9 @@ class TestLs:
 
 class TestShow:
     def test_all_that_is_known(self, way: Way) -> None:
-        """A failed execution's page has its state, error, progress, attributes and times; --json is the API's answer."""
+        """A failed execution's page has its state, error, progress, attributes and times; --json is
+        the API's answer.
+        """
         server = way.server
         server.publish("a")
         server.begin("a")
@@ -356,8 +389,16 @@ class TestShow:
         assert said["state"] == "failed (failed)"
         assert said["error"] == "ValueError: no rows"
         assert said["progress"] == "3 of 10 (30%)"
-        assert (said["message"], said[".rows"], said["took"], said["worker"]) == ("three", "7", "0:05", "w@host")
-        assert json.loads(way.run("show", "--json", "a").stdout) == server.client.get("/api/v1/executions/a").json
+        assert (said["message"], said[".rows"], said["took"], said["worker"]) == (
+            "three",
+            "7",
+            "0:05",
+            "w@host",
+        )
+        assert (
+            json.loads(way.run("show", "--json", "a").stdout)
+            == server.client.get("/api/v1/executions/a").json
+        )
 
     def test_history(self, way: Way) -> None:
         """--history adds the reports, each with its attempt; with --json as the API says them."""
@@ -367,14 +408,21 @@ class TestShow:
         for number in (1, 2):
             server.report("a", number, 4, f"row {number}")
         lines = way.run("show", "--history", "a").stdout.splitlines()
-        assert [line.split(None, 1)[1] for line in lines[-2:]] == ["#1    25%  row 1", "#1    50%  row 2"]
+        assert [line.split(None, 1)[1] for line in lines[-2:]] == [
+            "#1    25%  row 1",
+            "#1    50%  row 2",
+        ]
         body = json.loads(way.run("show", "--history", "--json", "a").stdout)
         assert body["history"] == server.client.get("/api/v1/executions/a/history").json
 
     def test_unknown(self, way: Way) -> None:
         """An unknown id is one sentence on stderr, and 2."""
         result = way.run("show", "nobody")
-        assert (result.exit_code, result.stdout, result.stderr) == (2, "", "headway: Execution 'nobody' not found\n")
+        assert (result.exit_code, result.stdout, result.stderr) == (
+            2,
+            "",
+            "headway: Execution 'nobody' not found\n",
+        )
 
 
 class TestCancel:
@@ -396,7 +444,9 @@ class TestCancel:
         assert way.server.headway.look("a").phase == "queued"
 
     def test_each_is_told(self, way: Way) -> None:
-        """Each is asked, whatever becomes of the others: 1 where one had ended, 2 where one is unknown."""
+        """Each is asked, whatever becomes of the others: 1 where one had ended, 2 where one is
+        unknown.
+        """
         run_to(way.server, "ended")
         way.server.publish("a")
         result = way.run("cancel", "-y", "ended", "a")
@@ -405,15 +455,21 @@ class TestCancel:
         assert "completed already" in result.stderr
         assert way.run("cancel", "-y", "nobody", "ended").exit_code == 2
         way.server.publish("b")
-        assert [body["phase"] for body in objects(way.run("cancel", "-y", "--json", "b"))] == ["cancelling"]
+        assert [body["phase"] for body in objects(way.run("cancel", "-y", "--json", "b"))] == [
+            "cancelling"
+        ]
 
 
 class TestEverywhere:
     def test_a_worker_is_not_burdened(self) -> None:
-        """The plug-in is imported by every celery command, a worker's too: it brings none of what the commands stand on."""
+        """The plug-in is imported by every celery command, a worker's too: it brings none of what
+        the commands stand on.
+        """
         heavy = ("requests", "websockets", "rich", "flask", "gunicorn", "redis", "sqlalchemy")
         code = f"import headway, headway.cli.main, sys; print([name for name in {heavy} if name in sys.modules])"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+        )
         assert done.stdout.strip() == "[]"
 
     def test_nowhere(self) -> None:
@@ -431,27 +487,38 @@ class TestEverywhere:
 
     def test_no_backend(self) -> None:
         """An app whose results nobody can read is told what to set."""
-        result = CliRunner().invoke(headway, ["ls"], obj=Call(app=Celery("bare", broker="memory://", set_as_current=False)))
+        result = CliRunner().invoke(
+            headway, ["ls"], obj=Call(app=Celery("bare", broker="memory://", set_as_current=False))
+        )
         assert result.exit_code == 2
         assert "Set result_backend" in result.stderr
 
     def test_pickle(self, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Results that are read by unpickling aren't read, until the same variable as the server's says so."""
+        """Results that are read by unpickling aren't read, until the same variable as the server's
+        says so.
+        """
         monkeypatch.setitem(RedisStore.__init__.__kwdefaults__, "timeout", 60.0)
         app = Celery("pickled", broker="memory://", backend=redis_url, set_as_current=False)
         app.conf.update(result_serializer="pickle", result_accept_content=["pickle"])
         result = CliRunner().invoke(headway, ["show", "a"], obj=Call(app=app))
         assert result.exit_code == 2
         assert "result_serializer is 'pickle'" in result.stderr
-        result = CliRunner().invoke(headway, ["show", "a"], obj=Call(app=app), env={"HEADWAY_ALLOW_PICKLE": "1"})
+        result = CliRunner().invoke(
+            headway, ["show", "a"], obj=Call(app=app), env={"HEADWAY_ALLOW_PICKLE": "1"}
+        )
         assert result.stderr == "headway: Execution 'a' not found\n"
 
     @pytest.mark.parametrize("command", ["show", "watch"])
     def test_trouble_rings_no_bell(self, server: Mounted, command: str) -> None:
         """What is said to be wrong is one line, and moves no cursor, whatever it quotes."""
-        assert Way(server, None).run(command, "a\r\x07b").stderr == "headway: Execution 'a b' not found\n"
+        assert (
+            Way(server, None).run(command, "a\r\x07b").stderr
+            == "headway: Execution 'a b' not found\n"
+        )
 
-    @pytest.mark.parametrize("args", [["ls"], ["show", "a"], ["cancel", "-y", "a"], ["watch", "--all"]])
+    @pytest.mark.parametrize(
+        "args", [["ls"], ["show", "a"], ["cancel", "-y", "a"], ["watch", "--all"]]
+    )
     def test_away(self, server: Mounted, args: list[str]) -> None:
         """A result backend that is away is one sentence, and 2."""
         server.store.away = True
@@ -463,7 +530,10 @@ class TestEverywhere:
         with nowhere() as url:
             for args in (["ls"], ["watch", "a"]):
                 result = CliRunner().invoke(headway, ["--url", url, *args])
-                assert (result.exit_code, result.stderr) == (2, f"headway: {url}/api/v1 can't be reached\n")
+                assert (result.exit_code, result.stderr) == (
+                    2,
+                    f"headway: {url}/api/v1 can't be reached\n",
+                )
 
     def test_a_message_can_do_no_harm(self, way: Way) -> None:
         """What a task says can't move the cursor, ring the bell or begin a line of its own."""

@@ -11,7 +11,7 @@ from rich.console import Console
 from headway.cli import format
 from headway.cli.bars import Bars
 from headway.cli.display import Lines
-from headway.cli.source import Trouble
+from headway.cli.source import SourceError
 from headway.models import Execution, Failure, Phase, Progress, Status
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -37,7 +37,15 @@ def test_numbers(value: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0:00"), (7.4, "0:07"), (192, "3:12"), (3723, "1:02:03"), (-5, "0:00"), (353000, "4d 02:03")]
+    ("seconds", "text"),
+    [
+        (0, "0:00"),
+        (7.4, "0:07"),
+        (192, "3:12"),
+        (3723, "1:02:03"),
+        (-5, "0:00"),
+        (353000, "4d 02:03"),
+    ],
 )
 def test_durations(seconds: float, text: str) -> None:
     """As on a stop watch."""
@@ -60,7 +68,12 @@ def test_slow_rates_are_told_by_the_minute() -> None:
 
 def test_ages_and_times() -> None:
     """An age is rough; it reads back as the time that it names."""
-    assert [format.age(NOW - timedelta(seconds=s), NOW) for s in (8, 250, 3 * 3600, 3 * 86400)] == ["8s", "4m", "3h", "3d"]
+    assert [format.age(NOW - timedelta(seconds=s), NOW) for s in (8, 250, 3 * 3600, 3 * 86400)] == [
+        "8s",
+        "4m",
+        "3h",
+        "3d",
+    ]
     assert format.age(None, NOW) == ""
     assert format.when("15m", NOW) == NOW - timedelta(minutes=15)
     assert format.when("2026-01-02T03:04:05Z", datetime.now(UTC)) == NOW
@@ -70,7 +83,15 @@ def test_ages_and_times() -> None:
 
 def execution(**values: object) -> Execution:
     return Execution(
-        **({"execution_id": "6a1f-22", "status": Status.RUNNING, "phase": Phase.RUNNING, "task": "shop.tasks.load"} | values)
+        **(
+            {
+                "execution_id": "6a1f-22",
+                "status": Status.RUNNING,
+                "phase": Phase.RUNNING,
+                "task": "shop.tasks.load",
+            }
+            | values
+        )
     )  # type: ignore[arg-type]
 
 
@@ -83,7 +104,9 @@ class Watch:
         return self.now
 
 
-def drawn(*executions: Execution, after: float = 0.0, trouble: Trouble | None = None) -> list[str]:
+def drawn(
+    *executions: Execution, after: float = 0.0, trouble: SourceError | None = None
+) -> list[str]:
     """The rows of the bars, as text."""
     clock = Watch()
     output = io.StringIO()
@@ -99,7 +122,9 @@ def drawn(*executions: Execution, after: float = 0.0, trouble: Trouble | None = 
 
 
 def test_a_row_has_it_all() -> None:
-    """A row names the execution, and says how far, how fast and how long yet it is; the time left runs down between reports."""
+    """A row names the execution, and says how far, how fast and how long yet it is; the time left
+    runs down between reports.
+    """
     (row,) = drawn(execution(progress=Progress(1, 4, "Loading", rate=0.5)), after=2.0)
     assert row.startswith("6a1f-22 load ")
     for word in ("25%", "running", "30/min 0:04", "Loading"):
@@ -108,24 +133,41 @@ def test_a_row_has_it_all() -> None:
 
 
 def test_each_phase_is_seen() -> None:
-    """Stalled, retrying and cancelling are told by their words, attempts by number, ends with how long it took."""
+    """Stalled, retrying and cancelling are told by their words, attempts by number, ends with how
+    long it took.
+    """
     started = {"started_at": NOW, "finished_at": NOW + timedelta(seconds=65)}
     rows = drawn(
         execution(execution_id="1", phase=Phase.STALLED),
         execution(execution_id="2", phase=Phase.RETRYING, attempt=2),
         execution(execution_id="3", phase=Phase.CANCELLING),
-        execution(execution_id="4", status=Status.FAILED, phase=Phase.FAILED, error=Failure("ValueError", "no"), **started),
+        execution(
+            execution_id="4",
+            status=Status.FAILED,
+            phase=Phase.FAILED,
+            error=Failure("ValueError", "no"),
+            **started,
+        ),
         execution(execution_id="5", status=Status.COMPLETED, phase=Phase.SUCCEEDED, **started),
     )
-    for row, word in zip(rows, ("stalled", "retrying #2", "cancelling", "ValueError: no", "1:05"), strict=True):
+    for row, word in zip(
+        rows, ("stalled", "retrying #2", "cancelling", "ValueError: no", "1:05"), strict=True
+    ):
         assert word in row
 
 
 def test_an_end_leaves_the_bar_where_it_was() -> None:
-    """What is done at 50 % has half a bar; what said nothing, or counted without a total, has a whole one."""
+    """What is done at 50 % has half a bar; what said nothing, or counted without a total, has a
+    whole one.
+    """
     done = {"status": Status.COMPLETED, "phase": Phase.SUCCEEDED}
     reports = (Progress(5, 10), None, Progress(5, 0))
-    rows = drawn(*(execution(execution_id=str(number), progress=each, **done) for number, each in enumerate(reports)))
+    rows = drawn(
+        *(
+            execution(execution_id=str(number), progress=each, **done)
+            for number, each in enumerate(reports)
+        )
+    )
     assert [row.count("━") for row in rows] == [9, 18, 18]
 
 
@@ -138,7 +180,10 @@ def test_a_message_is_no_markup() -> None:
 
 def test_trouble_is_told_beside_the_bars() -> None:
     """An outage is a line of its own."""
-    assert "headway: away; trying again" in drawn(execution(), trouble=Trouble("away; trying again"))[0]
+    assert (
+        "headway: away; trying again"
+        in drawn(execution(), trouble=SourceError("away; trying again"))[0]
+    )
 
 
 def test_lines_are_few(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,15 +17,15 @@ from wsproto.events import Ping, TextMessage
 
 from headway.core.frames import error_frame
 from headway.errors import TooManyRequests
-from headway.server.streams import limits, rfc6455
-from headway.server.streams.limits import Budget, Skin
 from headway.server.counters import Count, Counts
+from headway.server.streams import limits, rfc6455
+from headway.server.streams.changes import Backlog, Frame
+from headway.server.streams.connection import MAX_WAITING, Bytes, ViewerConnection
 from headway.server.streams.flusher import SelectorFlusher
 from headway.server.streams.hub import utc_now
-from headway.server.streams.supervisor import GOING_DOWN, Keeper
-from headway.server.streams.connection import MAX_WAITING, Bytes, Line
-from headway.server.streams.changes import Backlog, Frame
+from headway.server.streams.limits import ConnectionLimiter, Transport
 from headway.server.streams.rfc6455 import PING
+from headway.server.streams.supervisor import GOING_DOWN, StreamSupervisor
 from tests.support.wait import until
 
 
@@ -50,9 +50,13 @@ def frame(kind: str, execution_id: str, number: int) -> Frame:
     return Frame({"type": kind, "execution_id": execution_id, "number": number})
 
 
-@given(st.lists(st.tuples(st.sampled_from(["progress", "status", "completed"]), st.sampled_from("ab"))))
+@given(
+    st.lists(st.tuples(st.sampled_from(["progress", "status", "completed"]), st.sampled_from("ab")))
+)
 def test_backlog(items: list[tuple[str, str]]) -> None:
-    """The order of an execution is kept, and only a report that a newer one follows at once is left out."""
+    """The order of an execution is kept, and only a report that a newer one follows at once is left
+    out.
+    """
     backlog: Backlog[Frame] = Backlog()
     put = [frame(kind, execution_id, number) for number, (kind, execution_id) in enumerate(items)]
     for each in put:
@@ -61,7 +65,11 @@ def test_backlog(items: list[tuple[str, str]]) -> None:
     for execution_id in "ab":
         of_it = [each for each in put if each.execution_id == execution_id]
         following = [each.kind for each in of_it[1:]] + [None]
-        wanted = [each for each, after in zip(of_it, following, strict=False) if not each.kind == after == "progress"]
+        wanted = [
+            each
+            for each, after in zip(of_it, following, strict=False)
+            if not each.kind == after == "progress"
+        ]
         assert [each.content["number"] for each in taken if each.execution_id == execution_id] == [
             each.content["number"] for each in wanted
         ]
@@ -82,7 +90,7 @@ class Pair:
         self.ours = ours
         self.flusher = SelectorFlusher()
         self.counts = Counts()
-        self.line = Line(ours, self.flusher, 4096, self.counts)
+        self.line = ViewerConnection(ours, self.flusher, 4096, self.counts)
         self.viewer.settimeout(60)
 
     def read(self, size: int) -> bytes:
@@ -111,7 +119,9 @@ def test_line_sends_at_once(pair: Pair) -> None:
 
 
 def test_line_never_waits_and_loses_nothing(pair: Pair) -> None:
-    """Large frames to a viewer that doesn't read yet: no call waits, and later all arrive whole and in order (web fact 4)."""
+    """Large frames to a viewer that doesn't read yet: no call waits, and later all arrive whole and
+    in order (web fact 4).
+    """
     items = [bytes([number]) * 500_000 for number in range(1, 6)]
     for item in items:
         pair.line.put(Bytes(item))
@@ -145,7 +155,9 @@ def test_line_says_when_too_much_waits(pair: Pair) -> None:
 
 
 def test_line_holds_so_much_and_no_more(pair: Pair) -> None:
-    """Beyond twice what may wait nothing is taken: memory is bounded, whoever is late to act on it, and it isn't forgotten."""
+    """Beyond twice what may wait nothing is taken: memory is bounded, whoever is late to act on it,
+    and it isn't forgotten.
+    """
     pair.line.put(Bytes(b"-" * 500_000))
     for _ in range(10 * MAX_WAITING):
         pair.line.put(Bytes(b"x"))
@@ -156,8 +168,12 @@ def test_line_holds_so_much_and_no_more(pair: Pair) -> None:
 
 
 def test_nothing_follows_a_close(pair: Pair) -> None:
-    """What is told behind a close isn't sent, nor behind simple-websocket's own answer to one, wherever it stands."""
-    pair.line.send(b"HTTP/1.1 101 Switching Protocols")  # 0x48: by its last four bits this would be a close
+    """What is told behind a close isn't sent, nor behind simple-websocket's own answer to one,
+    wherever it stands.
+    """
+    pair.line.send(
+        b"HTTP/1.1 101 Switching Protocols"
+    )  # 0x48: by its last four bits this would be a close
     pair.line.put(frame("status", "x", 1))
     pong, close = b"\x8a\x02\x88\x00", b"\x88\x02\x03\xe8"
     pair.line.send(pong)
@@ -170,7 +186,9 @@ def test_nothing_follows_a_close(pair: Pair) -> None:
 
 
 def test_line_of_a_viewer_that_left(pair: Pair) -> None:
-    """Sending to a viewer that has gone raises nothing, keeps nothing, and the flusher lets go of it; frames are counted."""
+    """Sending to a viewer that has gone raises nothing, keeps nothing, and the flusher lets go of
+    it; frames are counted.
+    """
     pair.line.put(Bytes(b"-" * 500_000))
     pair.line.put(frame("status", "x", 1))
     pair.line.put(Bytes(PING))
@@ -209,7 +227,9 @@ def test_slow_lines_share_one_flusher() -> None:
 
 def worker(kind: str, *, threads: int = 1, connections: int = 1000) -> Any:
     return SimpleNamespace(
-        alive=True, cfg=SimpleNamespace(worker_class_str=kind, threads=threads, worker_connections=connections), term=None
+        alive=True,
+        cfg=SimpleNamespace(worker_class_str=kind, threads=threads, worker_connections=connections),
+        term=None,
     )
 
 
@@ -227,7 +247,9 @@ def worker(kind: str, *, threads: int = 1, connections: int = 1000) -> Any:
     ],
 )
 def test_capacity(of: Any, limit: int, caplog: pytest.LogCaptureFixture) -> None:
-    """The limit lies below what the server holds (web fact 13); a server that can hold none says so in the log."""
+    """The limit lies below what the server holds (web fact 13); a server that can hold none says so
+    in the log.
+    """
     assert limits.capacity(of) == limit
     if of is not None and of.cfg.worker_class_str == "sync":
         assert "gevent" in caplog.records[0].getMessage()
@@ -235,14 +257,21 @@ def test_capacity(of: Any, limit: int, caplog: pytest.LogCaptureFixture) -> None
 
 
 def test_budget() -> None:
-    """A seat is given back when its block ends; beyond the limit there is none, nor more than the server holds."""
-    budget = Budget(2)
-    with budget.seat(Skin.SOCKET), budget.seat(Skin.POLL), pytest.raises(TooManyRequests), budget.seat(Skin.POLL):
+    """A seat is given back when its block ends; beyond the limit there is none, nor more than the
+    server holds.
+    """
+    budget = ConnectionLimiter(2)
+    with (
+        budget.seat(Transport.SOCKET),
+        budget.seat(Transport.POLL),
+        pytest.raises(TooManyRequests),
+        budget.seat(Transport.POLL),
+    ):
         pass
     assert budget.taken == 0
-    assert (budget.refused(Skin.SOCKET), budget.refused(Skin.POLL)) == (0, 1)
-    assert Budget(10**9).limit == limits.UNKNOWN_SERVER
-    assert Budget().limit == limits.UNKNOWN_SERVER
+    assert (budget.refused(Transport.SOCKET), budget.refused(Transport.POLL)) == (0, 1)
+    assert ConnectionLimiter(10**9).limit == limits.UNKNOWN_SERVER
+    assert ConnectionLimiter().limit == limits.UNKNOWN_SERVER
 
 
 def test_gunicorn_is_found_by_its_handler(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,10 +308,12 @@ class Recorded:
 
 
 def test_keeper_sends_away_when_the_server_goes_down(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When gunicorn's worker isn't alive any more, all who are here are sent away with 1012, and all who come later."""
+    """When gunicorn's worker isn't alive any more, all who are here are sent away with 1012, and
+    all who come later.
+    """
     going = worker("gthread")
     monkeypatch.setattr("headway.server.streams.supervisor.gunicorn_worker", lambda: going)
-    keeper, early, late = Keeper(), Recorded(), Recorded()
+    keeper, early, late = StreamSupervisor(), Recorded(), Recorded()
     with keeper.keeping(early):
         assert not early.ends
         going.alive = False
@@ -292,10 +323,12 @@ def test_keeper_sends_away_when_the_server_goes_down(monkeypatch: pytest.MonkeyP
 
 
 def test_keeper_checks_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each stream is looked after again and again, and one that fails doesn't keep the others from it."""
+    """Each stream is looked after again and again, and one that fails doesn't keep the others from
+    it.
+    """
     monkeypatch.setattr("headway.server.streams.supervisor.CHECK_INTERVAL", 0.01)
     monkeypatch.setattr("headway.server.streams.supervisor.WATCH_INTERVAL", 0.01)
-    keeper, bad, good = Keeper(), Recorded(), Recorded()
+    keeper, bad, good = StreamSupervisor(), Recorded(), Recorded()
     bad.fails = True
     with keeper.keeping(bad), keeper.keeping(good):
         until(lambda: bad.checks > 2 and good.checks > 2)

@@ -1,4 +1,6 @@
-"""`RequestContext`: where it is found, where it isn't, and what it says. Tasks are traced as a worker does, without one."""
+"""`RequestContext`: where it is found, where it isn't, and what it says. Tasks are traced as a
+worker does, without one.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +95,9 @@ def test_after_the_task_there_is_none_again(lab: Lab) -> None:
 
 
 def test_threads_and_coroutines(lab: Lab) -> None:
-    """A bare thread has none; `copy_context().run`, `asyncio.to_thread`, coroutines and a captured ctx have it."""
+    """A bare thread has none; `copy_context().run`, `asyncio.to_thread`, coroutines and a captured
+    ctx have it.
+    """
 
     @lab.task()
     def spread() -> dict[str, str]:
@@ -119,7 +123,12 @@ def test_threads_and_coroutines(lab: Lab) -> None:
         asyncio.run(coroutine())
         return found
 
-    assert lab.run(spread, "t") == {"bare": "none", "copied": "t", "to_thread": "t", "coroutine": "t"}
+    assert lab.run(spread, "t") == {
+        "bare": "none",
+        "copied": "t",
+        "to_thread": "t",
+        "coroutine": "t",
+    }
     assert lab.progress("t").message == "handed over"
 
 
@@ -140,7 +149,9 @@ def test_a_direct_call_has_one_that_stores_nothing(lab: Lab) -> None:
 
 
 def test_eager_mode_keeps_the_request_and_stores_nothing(lab: Lab) -> None:
-    """`apply()` and `task_always_eager`: the task sees its own request (id, eager, retries), and the context has that id."""
+    """`apply()` and `task_always_eager`: the task sees its own request (id, eager, retries), and
+    the context has that id.
+    """
 
     @lab.task(bind=True, max_retries=1)
     def job(self: Any) -> tuple[Any, ...]:
@@ -148,7 +159,12 @@ def test_eager_mode_keeps_the_request_and_stores_nothing(lab: Lab) -> None:
         ctx.progress.update(1, 2)
         if not self.request.retries:
             raise self.retry(countdown=0)
-        return ctx.request_id == self.request.id, self.request.is_eager, self.request.called_directly, ctx.attempt
+        return (
+            ctx.request_id == self.request.id,
+            self.request.is_eager,
+            self.request.called_directly,
+            ctx.attempt,
+        )
 
     result = job.apply()
     assert result.get() == (True, True, False, 2)
@@ -159,7 +175,9 @@ def test_eager_mode_keeps_the_request_and_stores_nothing(lab: Lab) -> None:
 
 
 def test_what_a_task_notes_on_its_request_is_kept(lab: Lab) -> None:
-    """The task works on Celery's own request, in eager mode too, and not on a copy that goes with the call."""
+    """The task works on Celery's own request, in eager mode too, and not on a copy that goes with
+    the call.
+    """
     noted: list[bool] = []
 
     class Noting(Task):
@@ -178,7 +196,9 @@ def test_what_a_task_notes_on_its_request_is_kept(lab: Lab) -> None:
 
 
 def test_a_run_of_its_own_inside_a_run(lab: Lab) -> None:
-    """A task that calls itself, or another task, keeps its own context and attempt; the inner ones store nothing (fact 38)."""
+    """A task that calls itself, or another task, keeps its own context and attempt; the inner ones
+    store nothing (fact 38).
+    """
 
     @lab.task()
     def other() -> str:
@@ -201,7 +221,7 @@ def test_a_run_of_its_own_inside_a_run(lab: Lab) -> None:
     assert len({*ids, "whole"}) == 4
     assert lab.progress("whole").message == "still mine"
     record = lab.record("whole")
-    assert (record.attempt, record.ended, record.state) == (1, 1, "SUCCESS")
+    assert (record.attempt, record.last_ended_attempt, record.state) == (1, 1, "SUCCESS")
 
 
 def test_task_by_task_without_install() -> None:

@@ -1,4 +1,6 @@
-"""The dashboard's page and files: where they stand, and what they may do. What the page shows is a matter for tests/browser."""
+"""The dashboard's page and files: where they stand, and what they may do. What the page shows is a
+matter for tests/browser.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,16 @@ from headway.server.settings import Settings
 from tests.support.flask_app import Mounted, mounted
 
 #: What a page and what a script asks for by its own address.
-ASKED = {"text/html": re.compile(r'(?:href|src)="([^"#?]+)"'), "text/javascript": re.compile(r'from "(\.[^"]+)";')}
+ASKED = {
+    "text/html": re.compile(r'(?:href|src)="([^"#?]+)"'),
+    "text/javascript": re.compile(r'from "(\.[^"]+)";'),
+}
 
 
 def asked_for(client: FlaskClient, where: str, seen: set[str]) -> set[str]:
-    """Every URL that the page at ``where`` leads to, scripts' imports included; each is seen to be there."""
+    """Every URL that the page at ``where`` leads to, scripts' imports included; each is seen to be
+    there.
+    """
     answer = client.get(where)
     assert answer.status_code == 200, where
     seen.add(where)
@@ -38,9 +45,14 @@ def test_it_is_not_served_unless_wanted() -> None:
         assert not any("dashboard" in rule.endpoint for rule in server.app.url_map.iter_rules())
 
 
-@pytest.mark.parametrize(("place", "page"), [("/jobs", "/jobs/"), ("/jobs/", "/jobs/"), ("/a/b.c", "/a/b.c/"), ("/", "/")])
+@pytest.mark.parametrize(
+    ("place", "page"),
+    [("/jobs", "/jobs/"), ("/jobs/", "/jobs/"), ("/a/b.c", "/a/b.c/"), ("/", "/")],
+)
 def test_it_stands_where_the_app_says(place: str, page: str) -> None:
-    """Below a path, with or without a slash at its end, or at the root: the page and all its files, and nothing is missing."""
+    """Below a path, with or without a slash at its end, or at the root: the page and all its files,
+    and nothing is missing.
+    """
     with mounted(dashboard=place) as server:
         found = asked_for(server.client, page, set())
         assert {f"{page}assets/{path.name}" for path in ASSETS.iterdir()} <= found
@@ -54,7 +66,9 @@ def test_it_can_be_set_from_outside() -> None:
     assert Settings.load({}, {}, {"HEADWAY_DASHBOARD": ""}).dashboard is None
 
 
-@pytest.mark.parametrize("place", ["jobs", "//evil.example", "/jobs//", "/<id>", "/a b", "/api/v1", "/api/v1/jobs"])
+@pytest.mark.parametrize(
+    "place", ["jobs", "//evil.example", "/jobs//", "/<id>", "/a b", "/api/v1", "/api/v1/jobs"]
+)
 def test_a_place_that_cannot_be(place: str) -> None:
     """What is no path, or belongs to the API, is refused at the start, in words."""
     with pytest.raises(ConfigurationError, match="dashboard"):
@@ -80,7 +94,9 @@ def test_everybody_gets_the_page_and_nobody_the_data() -> None:
 
 
 def test_nothing_but_its_own_files() -> None:
-    """The policy lets no other host, no inline script or style and no text as markup through, and the page needs none of them."""
+    """The policy lets no other host, no inline script or style and no text as markup through, and
+    the page needs none of them.
+    """
     with mounted(dashboard="/jobs") as server:
         for where in asked_for(server.client, "/jobs/", set()):
             answer = server.client.get(where)
@@ -94,11 +110,15 @@ def test_nothing_but_its_own_files() -> None:
             assert answer.headers["Cache-Control"] == "no-cache"
             assert "ETag" in answer.headers or where == "/jobs/"
             assert "://" not in answer.text.replace("http://www.w3.org/2000/svg", "")
-            assert not re.search(r"\bstyle=|\bon\w+=\"|<style|<script(?! type=\"module\" src=)", answer.text)
+            assert not re.search(
+                r"\bstyle=|\bon\w+=\"|<style|<script(?! type=\"module\" src=)", answer.text
+            )
 
 
 def test_below_a_proxy_s_prefix() -> None:
-    """Mounted below a prefix that the app doesn't know in its routes, page, files and API are asked for below it."""
+    """Mounted below a prefix that the app doesn't know in its routes, page, files and API are asked
+    for below it.
+    """
     with mounted(dashboard="/jobs") as server:
         page = server.client.get("/jobs/", environ_overrides={"SCRIPT_NAME": "/shop"}).text
         assert 'data-api="/shop/api/v1"' in page
@@ -108,7 +128,12 @@ def test_below_a_proxy_s_prefix() -> None:
 def test_two_of_them() -> None:
     """Two Celery apps of one Flask app have a dashboard each, which asks its own API."""
     with mounted(dashboard="/one") as server:
-        more: dict[str, Any] = {"store": server.store, "feed": server.feed, "name": "other", "url_prefix": "/other"}
+        more: dict[str, Any] = {
+            "store": server.store,
+            "feed": server.feed,
+            "name": "other",
+            "url_prefix": "/other",
+        }
         Headway(server.app, server.celery, dashboard="/two", tensorlake=False, **more)
         assert 'data-api="/api/v1"' in server.client.get("/one/").text
         assert 'data-api="/other"' in server.client.get("/two/").text
@@ -119,5 +144,7 @@ def test_an_app_s_own_links() -> None:
     with mounted(dashboard="/jobs") as server:
         from jinja2 import DictLoader
 
-        server.app.jinja_loader = DictLoader({"headway/nav.html": '<a href="/jobs/">Our start page</a>'})
+        server.app.jinja_loader = DictLoader(
+            {"headway/nav.html": '<a href="/jobs/">Our start page</a>'}
+        )
         assert "Our start page" in server.client.get("/jobs/").text

@@ -14,10 +14,10 @@ from click.testing import CliRunner
 
 import headway
 from headway.cli import checks
-from headway.cli.output import Call
 from headway.cli.main import headway as command
-from headway.stores.redis_connection import connect
+from headway.cli.output import Call
 from headway.stores.redis import RedisStore
+from headway.stores.redis_connection import connect
 
 #: Never asked by the checks of a configuration.
 BACKEND = "redis://127.0.0.1:9/0"
@@ -28,7 +28,9 @@ def nothing() -> None:
 
 
 def app_with(*, install: bool = True, broker: str = "memory://", **conf: Any) -> Celery:
-    app = Celery("examined", broker=broker, backend=conf.pop("result_backend", BACKEND), set_as_current=False)
+    app = Celery(
+        "examined", broker=broker, backend=conf.pop("result_backend", BACKEND), set_as_current=False
+    )
     app.conf.update(conf)
     if install:
         headway.install(app)
@@ -39,7 +41,14 @@ def app_with(*, install: bool = True, broker: str = "memory://", **conf: Any) ->
 def configuration(app: Celery) -> Iterator[tuple[str, str]]:
     """What the checks find that ask no server."""
     app.finalize()
-    for check in (checks.installed, checks.result_backend, checks.serializers, checks.results, checks.delivery, checks.events):
+    for check in (
+        checks.installed,
+        checks.result_backend,
+        checks.serializers,
+        checks.results,
+        checks.delivery,
+        checks.events,
+    ):
         for finding in check(app):
             assert finding.problem, finding
             assert finding.cure, finding
@@ -61,15 +70,27 @@ def configuration(app: Celery) -> Iterator[tuple[str, str]]:
             {"result_serializer": "pickle", "result_accept_content": ["pickle"]},
             [("result-backend", "error"), ("pickle", "warning")],
         ),
-        ({"accept_content": ["json", "pickle"], "result_accept_content": ["json"]}, [("pickle", "warning")]),
+        (
+            {"accept_content": ["json", "pickle"], "result_accept_content": ["json"]},
+            [("pickle", "warning")],
+        ),
         ({"task_ignore_result": True}, [("ignore-result", "warning")]),
         ({"result_extended": True}, [("result-extended", "warning")]),
         ({"result_expires": None}, [("result-expires", "warning")]),
         ({"result_expires": 60}, [("result-expires", "warning")]),
         ({"task_always_eager": True}, [("always-eager", "error")]),
-        ({"worker_send_task_events": True, "task_send_sent_event": True}, [("task-events", "note")]),
-        ({"broker": "redis://", "task_acks_late": True}, [("visibility-timeout", "warning"), ("long-eta", "note")]),
-        ({"broker": "redis://", "task_acks_late": True, "task_time_limit": 60}, [("long-eta", "note")]),
+        (
+            {"worker_send_task_events": True, "task_send_sent_event": True},
+            [("task-events", "note")],
+        ),
+        (
+            {"broker": "redis://", "task_acks_late": True},
+            [("visibility-timeout", "warning"), ("long-eta", "note")],
+        ),
+        (
+            {"broker": "redis://", "task_acks_late": True, "task_time_limit": 60},
+            [("long-eta", "note")],
+        ),
         (
             {
                 "broker": "sqs://",
@@ -96,7 +117,11 @@ def test_single_tasks() -> None:
     assert (finding.name, finding.severity.value) == ("ignore-result", "note")
     assert "shop.careless" in finding.problem
     assert "shop.load" not in finding.problem
-    dict.__setitem__(app.tasks, "shop.bare", Celery("other", set_as_current=False).task(name="shop.bare", shared=False)(nothing))
+    dict.__setitem__(
+        app.tasks,
+        "shop.bare",
+        Celery("other", set_as_current=False).task(name="shop.bare", shared=False)(nothing),
+    )
     (finding,) = checks.installed(app)
     assert finding.name == "not-covered"
     assert "shop.bare" in finding.problem
@@ -111,7 +136,9 @@ def test_modules_that_fail() -> None:
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Servers get a minute where they have a second or two: one that is held up for as long isn't away."""
+    """Servers get a minute where they have a second or two: one that is held up for as long isn't
+    away.
+    """
     monkeypatch.setattr(checks, "BROKER_TIMEOUT", 60.0)
     for ask in (connect, RedisStore.__init__):
         monkeypatch.setitem(ask.__kwdefaults__, "timeout", 60.0)
@@ -123,7 +150,11 @@ def examined(app: Celery, *args: str) -> Any:
 
 def test_a_sound_project(redis_url: str) -> None:
     """A project with nothing wrong is told so, and the status is 0; --json says nothing at all."""
-    app = app_with(broker=redis_url, result_backend=redis_url, broker_transport_options={"visibility_timeout": 3600})
+    app = app_with(
+        broker=redis_url,
+        result_backend=redis_url,
+        broker_transport_options={"visibility_timeout": 3600},
+    )
     result = examined(app)
     assert (result.exit_code, result.stdout) == (0, "Nothing to complain about.\n")
     assert examined(app, "--json").stdout == ""
@@ -153,13 +184,21 @@ def test_a_server_that_forgets(redis_url: str, valkey: Any) -> None:
         valkey.command("CONFIG", "SET", "maxmemory", "0")
 
 
-@pytest.mark.parametrize("address", ["redis://:secret@127.0.0.1:9/1", "redis://127.0.0.1:9/1?password=secret&client_name=me"])
+@pytest.mark.parametrize(
+    "address",
+    ["redis://:secret@127.0.0.1:9/1", "redis://127.0.0.1:9/1?password=secret&client_name=me"],
+)
 def test_servers_that_are_away(address: str) -> None:
-    """Broker and backend that can't be reached are two errors, and no password is told, wherever in the address it stands."""
+    """Broker and backend that can't be reached are two errors, and no password is told, wherever in
+    the address it stands.
+    """
     app = app_with(broker=address, result_backend=address)
     result = examined(app, "-i", "long-eta")
     assert result.exit_code == 1
-    assert [line.split()[-1] for line in result.stdout.splitlines()] == ["[broker-away]", "[backend-away]"]
+    assert [line.split()[-1] for line in result.stdout.splitlines()] == [
+        "[broker-away]",
+        "[backend-away]",
+    ]
     assert "secret" not in result.output
 
 

@@ -28,7 +28,9 @@ def server() -> Iterator[Mounted]:
         yield made
 
 
-def running(server: Mounted, current: float = 2, total: float = 5, message: str = "processing") -> None:
+def running(
+    server: Mounted, current: float = 2, total: float = 5, message: str = "processing"
+) -> None:
     server.publish("x")
     server.begin("x")
     server.report("x", current, total, message, batch="3")
@@ -71,7 +73,11 @@ class TestExecution:
     def test_a_failed_job_is_a_200(self, server: Mounted) -> None:
         """The question was answered: the job failed, at 40 %, with its error and no traceback."""
         running(server)
-        server.end("x", "FAILURE", {"exc_type": "ValueError", "exc_message": ["no such row"], "exc_module": "builtins"})
+        server.end(
+            "x",
+            "FAILURE",
+            {"exc_type": "ValueError", "exc_message": ["no such row"], "exc_module": "builtins"},
+        )
         response = server.client.get(EXECUTION)
         assert response.status_code == 200
         assert response.json["status"] == "failed"
@@ -99,7 +105,12 @@ class TestProgress:
         """2 of 5 is 40.0, an int of steps and a float of percent."""
         running(server)
         body = server.client.get(PROGRESS).json
-        assert (body["current_step"], body["total_steps"], body["percentage"], body["current_step_name"]) == (
+        assert (
+            body["current_step"],
+            body["total_steps"],
+            body["percentage"],
+            body["current_step_name"],
+        ) == (
             2,
             5,
             40.0,
@@ -125,7 +136,13 @@ class TestProgress:
         """Tensorlake's body has its five fields and no others; the timestamp is in milliseconds."""
         running(server, 45, 100, "Processing")
         stamp = round(server.clock().timestamp() * 1000)
-        wanted = {"current": 45, "total": 100, "message": "Processing", "attributes": {"batch": "3"}, "timestamp": stamp}
+        wanted = {
+            "current": 45,
+            "total": 100,
+            "message": "Processing",
+            "attributes": {"batch": "3"},
+            "timestamp": stamp,
+        }
         assert server.client.get(TENSORLAKE).json == wanted
         assert server.client.get(NAMESPACED).json == wanted
 
@@ -151,7 +168,9 @@ class TestProgress:
 class TestCaching:
     @pytest.mark.parametrize("path", EVERY)
     def test_not_modified(self, server: Mounted, path: str) -> None:
-        """The same bytes have the same strong tag, and If-None-Match with it is a 304 without a body."""
+        """The same bytes have the same strong tag, and If-None-Match with it is a 304 without a
+        body.
+        """
         running(server)
         first = server.client.get(path)
         tag = first.headers["ETag"]
@@ -200,23 +219,36 @@ class TestCaching:
         assert head.headers["Content-Length"] == got.headers["Content-Length"]
         options = server.client.options(path)
         assert options.status_code == 200
-        assert {"GET", "HEAD", "OPTIONS"} == {method.strip() for method in options.headers["Allow"].split(",")}
+        assert {"GET", "HEAD", "OPTIONS"} == {
+            method.strip() for method in options.headers["Allow"].split(",")
+        }
 
 
 class TestMalformed:
-    @pytest.mark.parametrize("made_up", ["x" * 256, "a%00b", "a%0Ab", "a%0D%0Ab", "%FF%FE", "a%7Fb", "a%E2%80%8Bb", "%09"])
+    @pytest.mark.parametrize(
+        "made_up",
+        ["x" * 256, "a%00b", "a%0Ab", "a%0D%0Ab", "%FF%FE", "a%7Fb", "a%E2%80%8Bb", "%09"],
+    )
     def test_ids(self, server: Mounted, made_up: str) -> None:
         """An id that can't be one is a 422 that says what is wrong, before the store is asked."""
         server.store.away = True
-        for path in ("/api/v1/executions/{}", "/api/v1/executions/{}/progress", "/applications/a/requests/{}/progress"):
+        for path in (
+            "/api/v1/executions/{}",
+            "/api/v1/executions/{}/progress",
+            "/applications/a/requests/{}/progress",
+        ):
             assert_problem(server.client.get(path.format(made_up)), 422, "id")
 
-    @pytest.mark.parametrize("sane", ["x" * 255, "exec_123456", "7f1c-aa", "a b", "a.b:c@d", "%C3%A9", "..", "a%25b"])
+    @pytest.mark.parametrize(
+        "sane", ["x" * 255, "exec_123456", "7f1c-aa", "a b", "a.b:c@d", "%C3%A9", "..", "a%25b"]
+    )
     def test_other_ids_are_as_good_as_any(self, server: Mounted, sane: str) -> None:
         """Whoever makes up ids has much room."""
         assert_problem(server.client.get(f"/api/v1/executions/{sane}"), 404)
 
-    @pytest.mark.parametrize("wait", ["", "soon", "-1", "nan", "inf", "-inf", "1e999", "1,5", "0x10", "1s"])
+    @pytest.mark.parametrize(
+        "wait", ["", "soon", "-1", "nan", "inf", "-inf", "1e999", "1,5", "0x10", "1s"]
+    )
     @pytest.mark.parametrize("path", EVERY)
     def test_wait(self, server: Mounted, path: str, wait: str) -> None:
         """A wait that is no number of seconds is a 422."""
@@ -227,10 +259,14 @@ class TestMalformed:
 class TestWait:
     """``?wait=`` holds an answer back until it is news to the caller."""
 
-    def ask(self, server: Mounted, path: str, tag: str | None = None) -> tuple[threading.Thread, list[TestResponse]]:
+    def ask(
+        self, server: Mounted, path: str, tag: str | None = None
+    ) -> tuple[threading.Thread, list[TestResponse]]:
         answers: list[TestResponse] = []
         headers = {} if tag is None else {"If-None-Match": tag}
-        thread = threading.Thread(target=lambda: answers.append(server.app.test_client().get(path, headers=headers)))
+        thread = threading.Thread(
+            target=lambda: answers.append(server.app.test_client().get(path, headers=headers))
+        )
         thread.start()
         return thread, answers
 
@@ -243,7 +279,12 @@ class TestWait:
         """A caller that has nothing, or something older, isn't held."""
         running(server)
         assert server.client.get(PROGRESS, query_string={"wait": "30"}).json["percentage"] == 40.0
-        assert server.client.get(PROGRESS, query_string={"wait": "30"}, headers={"If-None-Match": '"old"'}).status_code == 200
+        assert (
+            server.client.get(
+                PROGRESS, query_string={"wait": "30"}, headers={"If-None-Match": '"old"'}
+            ).status_code
+            == 200
+        )
 
     @pytest.mark.parametrize("path", EVERY)
     def test_held_until_there_is_news(self, server: Mounted, path: str) -> None:
@@ -270,7 +311,9 @@ class TestWait:
         assert self.answer(*held).json["current"] == 1
 
     def test_the_end_lets_go(self, server: Mounted) -> None:
-        """After the end nothing newer comes: whoever has the last progress already gets its 304, with no Retry-After."""
+        """After the end nothing newer comes: whoever has the last progress already gets its 304,
+        with no Retry-After.
+        """
         running(server)
         tag = server.client.get(PROGRESS).headers["ETag"]
         held = self.ask(server, f"{PROGRESS}?wait=30", tag)
@@ -285,7 +328,12 @@ class TestWait:
         monkeypatch.setattr("headway.server.streams.long_poll.FIRST_READ", 60.0)
         running(server)
         tag = server.client.get(PROGRESS).headers["ETag"]
-        assert server.client.get(PROGRESS, query_string={"wait": "0.01"}, headers={"If-None-Match": tag}).status_code == 304
+        assert (
+            server.client.get(
+                PROGRESS, query_string={"wait": "0.01"}, headers={"If-None-Match": tag}
+            ).status_code
+            == 304
+        )
         server.publish("y")
         assert server.client.get("/api/v1/executions/y/progress?wait=0").status_code == 204
 
@@ -305,13 +353,17 @@ class TestWait:
             assert asked == [30.0, 30.0, 20.0]
 
     def test_unknown_and_away(self, server: Mounted) -> None:
-        """Waiting for what nobody knows is a 404 at once; a backend that is away is a 503 and not a long silence."""
+        """Waiting for what nobody knows is a 404 at once; a backend that is away is a 503 and not a
+        long silence.
+        """
         assert_problem(server.client.get(PROGRESS, query_string={"wait": "30"}), 404)
         server.store.away = True
         assert_problem(server.client.get(PROGRESS, query_string={"wait": "30"}), 503)
 
     def test_no_seat_is_left(self) -> None:
-        """A held poll takes a viewer's seat; with none left it is a 429 that says when to try again, as an event stream is."""
+        """A held poll takes a viewer's seat; with none left it is a 429 that says when to try
+        again, as an event stream is.
+        """
         with mounted(max_viewers=1) as server:
             running(server)
             tag = server.client.get(PROGRESS).headers["ETag"]
@@ -345,15 +397,21 @@ class TestTensorlakeStream:
         ],
     )
     @pytest.mark.parametrize("path", [TENSORLAKE, NAMESPACED])
-    def test_who_gets_a_stream(self, server: Mounted, path: str, accept: str | None, streams: bool) -> None:
-        """Whoever asks for events gets events, whoever takes anything gets JSON: the same report, and the stream ends with it."""
+    def test_who_gets_a_stream(
+        self, server: Mounted, path: str, accept: str | None, streams: bool
+    ) -> None:
+        """Whoever asks for events gets events, whoever takes anything gets JSON: the same report,
+        and the stream ends with it.
+        """
         running(server)
         server.end("x")
         response = server.client.get(path, headers={} if accept is None else {"Accept": accept})
         assert response.status_code == 200
         assert response.mimetype == ("text/event-stream" if streams else "application/json")
         assert streams or response.headers["Vary"] == "Accept"
-        reports = re.findall(r"^data: (.*)$", response.text, re.MULTILINE) if streams else [response.text]
+        reports = (
+            re.findall(r"^data: (.*)$", response.text, re.MULTILINE) if streams else [response.text]
+        )
         assert [json.loads(each)["message"] for each in reports] == ["processing"]
 
     def test_off(self) -> None:
@@ -372,5 +430,8 @@ def test_bodies_are_strict_json(server: Mounted) -> None:
     def refuse(word: str) -> None:
         raise AssertionError(word)
 
-    assert json.loads(response.data, parse_constant=refuse)["outputs"] == {"mean": None, "name": "Zoë"}
+    assert json.loads(response.data, parse_constant=refuse)["outputs"] == {
+        "mean": None,
+        "name": "Zoë",
+    }
     assert "Zoë".encode() in response.data

@@ -1,4 +1,6 @@
-"""The extension in a Flask app: mounting, the lock on every route, foreign pages, the probes, and what it leaves alone."""
+"""The extension in a Flask app: mounting, the lock on every route, foreign pages, the probes, and
+what it leaves alone.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from tests.unit.test_problems import assert_problem
 
 TOKEN = {"Authorization": "Bearer a-token"}
 #: The routes that want no token: they tell nothing of anybody's work.
-OPEN = frozenset({"/healthz", "/readyz", "/openapi.json", *(f"/{name}" for name in browser_assets.NAMES)})
+OPEN = frozenset(
+    {"/healthz", "/readyz", "/openapi.json", *(f"/{name}" for name in browser_assets.NAMES)}
+)
 
 
 @pytest.fixture
@@ -65,7 +69,9 @@ class TestMounting:
             each.hub.close()
 
     def test_the_apps_own_celery(self) -> None:
-        """Without an argument it takes the Celery app that Flask's documented pattern leaves in ``extensions``."""
+        """Without an argument it takes the Celery app that Flask's documented pattern leaves in
+        ``extensions``.
+        """
         app, celery = Flask("one"), celery_app()
         app.extensions["celery"] = celery
         headway = Headway(app)
@@ -79,16 +85,22 @@ class TestMounting:
 
     @pytest.mark.parametrize("backend", [None, "rpc://", "cache+memory://"])
     def test_results_that_nobody_else_can_read(self, backend: str | None) -> None:
-        """A result backend that no other process can read is refused at the start, with what to set instead."""
+        """A result backend that no other process can read is refused at the start, with what to set
+        instead.
+        """
         with pytest.raises(ConfigurationError, match="result_backend"):
             Headway(Flask("one"), celery=celery_app(backend))
 
     def test_nothing_is_contacted(self) -> None:
-        """Mounting connects to nothing and starts no thread: a web process starts while the backend is away."""
+        """Mounting connects to nothing and starts no thread: a web process starts while the backend
+        is away.
+        """
         Headway(Flask("one"), celery=celery_app()).hub.close()
 
     def test_twice(self, server: Mounted) -> None:
-        """Two Celery apps in one Flask app: a name and a prefix each; a second one without them is told so."""
+        """Two Celery apps in one Flask app: a name and a prefix each; a second one without them is
+        told so.
+        """
         with pytest.raises(ConfigurationError, match="name="):
             Headway(server.app, celery=celery_app())
         with mounted(server.app, name="other", url_prefix="/other/v1", tensorlake=False) as other:
@@ -106,8 +118,12 @@ class TestMounting:
             assert server.client.get("/applications/a/requests/mine/progress").status_code == 204
             assert "tensorlake" in caplog.text
 
-    def test_routes_of_the_app_that_were_there_first(self, caplog: pytest.LogCaptureFixture) -> None:
-        """An app's own ``/healthz`` stays its own, even where the operations shall stand at the root."""
+    def test_routes_of_the_app_that_were_there_first(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """An app's own ``/healthz`` stays its own, even where the operations shall stand at the
+        root.
+        """
         app = Flask("own")
         app.add_url_rule("/healthz", "mine", lambda: "mine")
         with mounted(app, operations_at_root=True) as server:
@@ -128,7 +144,9 @@ class TestMounting:
 
 class TestLock:
     def test_every_route_wants_the_token(self) -> None:
-        """With tokens set no route answers a stranger but probes, description and scripts: whatever is added later, too."""
+        """With tokens set no route answers a stranger but probes, description and scripts: whatever
+        is added later, too.
+        """
         with mounted(tokens="a-token", operations_at_root=True) as server:
             server.publish("x")
             routes = our_routes(server)
@@ -138,7 +156,9 @@ class TestLock:
                     assert server.client.open(path, method=method).status_code == 200
                 elif not path.endswith("/ws"):
                     for accept in ("application/json", "text/event-stream"):
-                        response = server.client.open(path, method=method, headers={"Accept": accept})
+                        response = server.client.open(
+                            path, method=method, headers={"Accept": accept}
+                        )
                         assert_problem(response, 401)
                         assert response.headers["WWW-Authenticate"].startswith("Bearer")
 
@@ -147,11 +167,15 @@ class TestLock:
         with mounted(tokens="a-token") as server:
             for method, path in our_routes(server):
                 if not path.endswith(("/ws", "/events")):
-                    assert server.client.open(path, method=method, headers=TOKEN).status_code not in (401, 403)
+                    assert server.client.open(
+                        path, method=method, headers=TOKEN
+                    ).status_code not in (401, 403)
 
     def test_another_machine(self, server: Mounted) -> None:
         """Without tokens a client elsewhere is a 403 that says what to set."""
-        response = server.client.get("/api/v1/executions/x", environ_overrides={"REMOTE_ADDR": "10.0.0.7"})
+        response = server.client.get(
+            "/api/v1/executions/x", environ_overrides={"REMOTE_ADDR": "10.0.0.7"}
+        )
         assert_problem(response, 403, "HEADWAY_TOKENS")
 
     def test_a_stranger_costs_nothing(self) -> None:
@@ -189,7 +213,10 @@ class TestLock:
             assert body["ticket"]
             assert "a-token" not in body["ticket"]
         with mounted() as server:
-            assert server.client.post("/api/v1/tickets").get_json() == {"ticket": None, "expires_in": None}
+            assert server.client.post("/api/v1/tickets").get_json() == {
+                "ticket": None,
+                "expires_in": None,
+            }
 
 
 class TestForeignPages:
@@ -197,7 +224,9 @@ class TestForeignPages:
     def test_what_changes_something_is_refused(self, server: Mounted, origin: str) -> None:
         """A POST from another site's page is a 403, before its body is read."""
         for path in ("/api/v1/executions", "/api/v1/tickets"):
-            assert_problem(server.client.post(path, data="x", headers={"Origin": origin}), 403, "ORIGINS")
+            assert_problem(
+                server.client.post(path, data="x", headers={"Origin": origin}), 403, "ORIGINS"
+            )
 
     def test_streams_are_refused(self, server: Mounted) -> None:
         """Another site's page can't hold a stream open, nor upgrade to a socket."""
@@ -206,27 +235,48 @@ class TestForeignPages:
             ("/applications/a/requests/x/progress", {"Accept": "text/event-stream"}),
             ("/api/v1/executions/x/progress/ws", {"Upgrade": "websocket", "Connection": "Upgrade"}),
         ):
-            assert_problem(server.client.get(path, headers={**headers, "Origin": "https://evil.example"}), 403)
+            assert_problem(
+                server.client.get(path, headers={**headers, "Origin": "https://evil.example"}), 403
+            )
 
     def test_its_own_page(self, server: Mounted) -> None:
-        """The app's own page may, and a foreign page's plain GET is left to the browser, which keeps the answer from it."""
-        assert server.client.post("/api/v1/tickets", headers={"Origin": "http://localhost"}).status_code == 200
+        """The app's own page may, and a foreign page's plain GET is left to the browser, which
+        keeps the answer from it.
+        """
+        assert (
+            server.client.post(
+                "/api/v1/tickets", headers={"Origin": "http://localhost"}
+            ).status_code
+            == 200
+        )
         server.publish("x")
-        response = server.client.get("/api/v1/executions/x", headers={"Origin": "https://evil.example"})
+        response = server.client.get(
+            "/api/v1/executions/x", headers={"Origin": "https://evil.example"}
+        )
         assert "Access-Control-Allow-Origin" not in response.headers
 
     def test_a_named_origin(self) -> None:
-        """A page of a named origin may read and start; its browser is told so, and asks beforehand without a token."""
+        """A page of a named origin may read and start; its browser is told so, and asks beforehand
+        without a token.
+        """
         with mounted(origins="https://app.example", tokens="a-token") as server:
             origin = {"Origin": "https://app.example"}
-            preflight = server.client.options("/api/v1/executions", headers={**origin, "Access-Control-Request-Method": "POST"})
+            preflight = server.client.options(
+                "/api/v1/executions", headers={**origin, "Access-Control-Request-Method": "POST"}
+            )
             assert preflight.status_code == 200
             assert "POST" in preflight.headers["Access-Control-Allow-Methods"]
             assert "Authorization" in preflight.headers["Access-Control-Allow-Headers"]
-            for response in (preflight, server.client.get("/api/v1/executions/x", headers={**origin, **TOKEN})):
+            for response in (
+                preflight,
+                server.client.get("/api/v1/executions/x", headers={**origin, **TOKEN}),
+            ):
                 assert response.headers["Access-Control-Allow-Origin"] == "https://app.example"
                 assert "Origin" in response.headers["Vary"]
-            assert server.client.post("/api/v1/tickets", headers={**origin, **TOKEN}).status_code == 200
+            assert (
+                server.client.post("/api/v1/tickets", headers={**origin, **TOKEN}).status_code
+                == 200
+            )
 
 
 class TestOperations:
@@ -237,7 +287,10 @@ class TestOperations:
 
     def test_readyz(self, server: Mounted) -> None:
         """Ready while backend and feed answer; else 503 that says which doesn't."""
-        assert server.client.get("/api/v1/readyz").get_json() == {"status": "ready", "checks": {"backend": True, "feed": True}}
+        assert server.client.get("/api/v1/readyz").get_json() == {
+            "status": "ready",
+            "checks": {"backend": True, "feed": True},
+        }
         server.feed.cut()
         response = server.client.get("/api/v1/readyz")
         assert assert_problem(response, 503, "feed")["checks"] == {"backend": True, "feed": False}
@@ -254,7 +307,9 @@ class TestOperations:
             assert [server.client.get(name).status_code for name in names] == [404] * 4
 
     def test_metrics(self, server: Mounted) -> None:
-        """Prometheus text: answers by endpoint and status, with no id in it, and the hub's own counters."""
+        """Prometheus text: answers by endpoint and status, with no id in it, and the hub's own
+        counters.
+        """
         server.publish("some-id")
         server.client.get("/api/v1/executions/some-id")
         server.client.get("/api/v1/executions/other-id")

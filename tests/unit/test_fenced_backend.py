@@ -1,4 +1,6 @@
-"""The fence: every state write passes the store, whoever makes it, and Celery's own keep Celery's ways."""
+"""The fence: every state write passes the store, whoever makes it, and Celery's own keep Celery's
+ways.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +28,13 @@ from kombu.exceptions import EncodeError
 
 import headway
 from headway import RequestContext
-from headway.core.states import admits, opens
+from headway.core.registry import AttemptStart, AttemptStarted, StateWrite
+from headway.core.states import allows_start, allows_write
 from headway.errors import ConfigurationError, Unavailable
-from headway.core.registry import AttemptStarted, AttemptStart, StateWrite
 from headway.stores.memory import MemoryStore
 from headway.worker import celery_internals
+from headway.worker.app_state import app_state_of
 from headway.worker.attempt import Attempt
-from headway.worker.app_state import installation_of
 from headway.worker.scheduler import shared
 from tests.support.wait import until
 from tests.unit.tracing import Lab
@@ -47,7 +49,9 @@ def lab() -> Iterator[Lab]:
         yield made
 
 
-def bystander(task_id: str = "x", retries: int = 0, hostname: str = "w1@lab", **more: Any) -> Context:
+def bystander(
+    task_id: str = "x", retries: int = 0, hostname: str = "w1@lab", **more: Any
+) -> Context:
     """A request as the worker's main process has it."""
     return Context({"id": task_id, "task": "t", "retries": retries, "hostname": hostname, **more})
 
@@ -61,15 +65,21 @@ def running(lab: Lab, body: Any, **options: Any) -> Any:
     return lab.task(bind=True, name="running", **options)(run)
 
 
-def test_celerys_record_is_stored_as_celery_would(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_celerys_record_is_stored_as_celery_would(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Byte for byte what the backend itself makes of the same write (fact 39)."""
     lab.app.conf.result_extended = True
     plain = Celery("plain", broker="memory://", backend="cache+memory://", set_as_current=False)
     plain.conf.result_extended = True
     made: dict[str, Any] = {}
-    monkeypatch.setattr(BaseKeyValueStoreBackend, "_get_task_meta_for", lambda self, task_id: {"status": "PENDING"})
+    monkeypatch.setattr(
+        BaseKeyValueStoreBackend, "_get_task_meta_for", lambda self, task_id: {"status": "PENDING"}
+    )
     monkeypatch.setattr(CacheBackend, "set", lambda self, key, value: made.update(bytes=value))
-    request = bystander(args=[1], kwargs={"a": 2}, delivery_info={"routing_key": "q"}, group="g", parent_id="p")
+    request = bystander(
+        args=[1], kwargs={"a": 2}, delivery_info={"routing_key": "q"}, group="g", parent_id="p"
+    )
     for result, state in (({"a": 1}, "CUSTOM"), (ValueError("no"), "RETRY")):
         plain.backend.store_result("x", result, state, "a traceback", request=request)
         lab.app.backend.store_result("x", result, state, "a traceback", request=request)
@@ -81,7 +91,11 @@ def test_a_late_word_of_the_main_process_is_refused(lab: Lab) -> None:
     lab.run(running(lab, lambda self: "fine"), "x")
     lab.app.backend.mark_as_failure("x", ValueError("late"), request=bystander())
     lab.app.backend.mark_as_revoked("x", "late", request=bystander())
-    assert (lab.record("x").state, lab.meta("x")["status"], lab.meta("x")["result"]) == ("SUCCESS", "SUCCESS", "fine")
+    assert (lab.record("x").state, lab.meta("x")["status"], lab.meta("x")["result"]) == (
+        "SUCCESS",
+        "SUCCESS",
+        "fine",
+    )
 
 
 def test_the_main_process_ends_what_is_open(lab: Lab) -> None:
@@ -101,10 +115,14 @@ def test_the_main_process_ends_what_is_open(lab: Lab) -> None:
 
 @pytest.mark.parametrize("late", [False, True])
 def test_a_cold_shutdown_makes_no_retry_of_what_does_not_come_back(lab: Lab, late: bool) -> None:
-    """The worker says RETRY of all that it kills; where the message was acknowledged nobody retries, and it stays open."""
+    """The worker says RETRY of all that it kills; where the message was acknowledged nobody
+    retries, and it stays open.
+    """
 
     def body(self: Any) -> None:
-        lab.app.backend.mark_as_retry("x", ValueError("cancelled by Celery"), request=bystander(task="running"))
+        lab.app.backend.mark_as_retry(
+            "x", ValueError("cancelled by Celery"), request=bystander(task="running")
+        )
         said.append(lab.record("x").state)
 
     said: list[str | None] = []
@@ -113,7 +131,9 @@ def test_a_cold_shutdown_makes_no_retry_of_what_does_not_come_back(lab: Lab, lat
 
 
 def test_a_neighbour_without_our_base_may_retry() -> None:
-    """Where only one task of an app reports, the others' RETRY is stored as Celery stores it, STARTED or not."""
+    """Where only one task of an app reports, the others' RETRY is stored as Celery stores it,
+    STARTED or not.
+    """
     with Lab(install=False) as lab:
         lab.app.conf.update(task_track_started=False)
 
@@ -132,7 +152,9 @@ def test_a_neighbour_without_our_base_may_retry() -> None:
 
 
 def test_a_fork_that_unwinds_ends_nothing(lab: Lab) -> None:
-    """``os.fork`` in a task and ``sys.exit`` in the child: the child leaves the task's frames, and the run is its parent's."""
+    """``os.fork`` in a task and ``sys.exit`` in the child: the child leaves the task's frames, and
+    the run is its parent's.
+    """
 
     def body(self: Any) -> str:
         attempt = self.request._headway
@@ -149,7 +171,9 @@ def test_a_fork_that_unwinds_ends_nothing(lab: Lab) -> None:
 
 
 def test_a_second_delivery_is_another_attempt(lab: Lab) -> None:
-    """A redelivery is in no header: the store counts, and the older run's words are refused (fact 13)."""
+    """A redelivery is in no header: the store counts, and the older run's words are refused (fact
+    13).
+    """
 
     def body(self: Any) -> str:
         ctx = RequestContext.get()
@@ -165,20 +189,30 @@ def test_a_second_delivery_is_another_attempt(lab: Lab) -> None:
     older: list[RequestContext] = []
     task = running(lab, body)
     lab.run(task, "x")
-    assert (lab.record("x").attempt, lab.record("x").state, lab.meta("x")["result"]) == (2, "SUCCESS", "newer")
+    assert (lab.record("x").attempt, lab.record("x").state, lab.meta("x")["result"]) == (
+        2,
+        "SUCCESS",
+        "newer",
+    )
     assert lab.progress("x").message == "the newer one"
 
 
 def test_a_run_that_was_lost_does_not_end_the_one_beside_it(lab: Lab) -> None:
-    """One worker got a message twice, and the older run's child is killed: its FAILURE isn't the newer run's."""
+    """One worker got a message twice, and the older run's child is killed: its FAILURE isn't the
+    newer run's.
+    """
 
     def body(self: Any) -> str:
         if RequestContext.get().attempt == 1:
             lab.trace(task, "x", properties=NEWER)
             return "older"
-        lab.app.backend.mark_as_failure("x", ValueError("lost"), request=bystander(properties=OLDER))
+        lab.app.backend.mark_as_failure(
+            "x", ValueError("lost"), request=bystander(properties=OLDER)
+        )
         said.append(lab.record("x").state)
-        lab.app.backend.mark_as_failure("x", ValueError("lost"), request=bystander(properties=NEWER))
+        lab.app.backend.mark_as_failure(
+            "x", ValueError("lost"), request=bystander(properties=NEWER)
+        )
         said.append(lab.record("x").state)
         return "newer"
 
@@ -190,30 +224,43 @@ def test_a_run_that_was_lost_does_not_end_the_one_beside_it(lab: Lab) -> None:
 
 
 def test_a_received_message_has_a_mark(lab: Lab) -> None:
-    """Each delivery gets another one; the pool's child and the main process find the same, and the task doesn't see it."""
+    """Each delivery gets another one; the pool's child and the main process find the same, and the
+    task doesn't see it.
+    """
     task = running(lab, lambda self: None)
     lab.app.finalize()
     headers = {"id": "x", "task": task.name, "headway_owner": "ann", "lang": "py"}
-    message = Message(body=json.dumps([[], {}, {}]), headers=headers, content_type="application/json", content_encoding="utf-8")
+    message = Message(
+        body=json.dumps([[], {}, {}]),
+        headers=headers,
+        content_type="application/json",
+        content_encoding="utf-8",
+    )
     marks = []
     for _ in range(2):
         request = Request(message, app=lab.app, task=task, hostname="w1@lab")
         task_received.send(sender=None, request=request)
         child = Context(json.loads(json.dumps(request.request_dict)))
-        assert celery_internals.run_of(child) == celery_internals.run_of(request._context)
+        assert celery_internals.delivery_id_of(child) == celery_internals.delivery_id_of(
+            request._context
+        )
         assert child.headers == {"headway_owner": "ann"}
-        marks.append(celery_internals.run_of(child))
+        marks.append(celery_internals.delivery_id_of(child))
     assert None not in marks
     assert len(set(marks)) == 2
     assert celery_internals.RUN not in message.properties
 
 
 def test_an_opening_whose_answer_is_lost(lab: Lab) -> None:
-    """The store was frozen, and has opened the attempt all the same: asked again, it is the same one."""
+    """The store was frozen, and has opened the attempt all the same: asked again, it is the same
+    one.
+    """
 
     class Frozen(MemoryStore):
-        def open(self, opening: AttemptStart, *, patient: bool = False) -> AttemptStarted:
-            opened.append(super().open(opening, patient=patient).attempt)
+        def start_attempt(
+            self, opening: AttemptStart, *, full_timeout: bool = False
+        ) -> AttemptStarted:
+            opened.append(super().start_attempt(opening, full_timeout=full_timeout).attempt)
             if len(opened) == 1:
                 raise Unavailable
             return AttemptStarted(opened[-1])
@@ -229,9 +276,11 @@ def test_two_threads_of_a_task_open_one_attempt(lab: Lab) -> None:
     """Both find it unopened and ask; they are the same run."""
 
     class Meeting(MemoryStore):
-        def open(self, opening: AttemptStart, *, patient: bool = False) -> AttemptStarted:
+        def start_attempt(
+            self, opening: AttemptStart, *, full_timeout: bool = False
+        ) -> AttemptStarted:
             both.wait(timeout=60)
-            return super().open(opening, patient=patient)
+            return super().start_attempt(opening, full_timeout=full_timeout)
 
     def body(self: Any) -> None:
         lab.use(Meeting())
@@ -258,10 +307,14 @@ def test_nothing_opens_a_success(lab: Lab) -> None:
 
 @pytest.mark.parametrize("track_started", [True, False])
 def test_started_is_published_and_stored_only_if_wanted(lab: Lab, track_started: bool) -> None:
-    """Watchers hear of the start in any case; readers of Celery's record only with `task_track_started`."""
+    """Watchers hear of the start in any case; readers of Celery's record only with
+    `task_track_started`.
+    """
     lab.app.conf.task_track_started = track_started
     heard: list[tuple[str, str]] = []
-    stop = lab.store.subscribe(lambda task_id, meta: heard.append((meta["status"], (meta["result"] or {}).get("hostname"))))
+    stop = lab.store.subscribe(
+        lambda task_id, meta: heard.append((meta["status"], (meta["result"] or {}).get("hostname")))
+    )
     lab.run(running(lab, lambda self: stop() or (lab.meta("x") and lab.meta("x")["status"])), "x")
     assert heard == [("STARTED", "w1@lab")]
     assert lab.meta("x")["result"] == ("STARTED" if track_started else None)
@@ -269,14 +322,18 @@ def test_started_is_published_and_stored_only_if_wanted(lab: Lab, track_started:
 
 def test_a_write_for_another_task_is_a_bystanders(lab: Lab) -> None:
     """`update_state(task_id=other)` carries this task's request, and speaks of the other one."""
-    body = lambda self: self.update_state(task_id="other", state="PROGRESS", meta={"current": 1, "total": 2})  # noqa: E731
+    body = lambda self: self.update_state(  # noqa: E731
+        task_id="other", state="PROGRESS", meta={"current": 1, "total": 2}
+    )
     lab.run(running(lab, body), "x")
     assert lab.record("other").attempt == 0
     assert lab.progress("other").current == 1
 
 
 def test_the_tasks_own_update_state_is_fenced_and_read(lab: Lab) -> None:
-    """A task that never heard of Headway reports by `update_state`, in its own words; whatever it stores is kept as it is."""
+    """A task that never heard of Headway reports by `update_state`, in its own words; whatever it
+    stores is kept as it is.
+    """
 
     def body(self: Any) -> str:
         self.update_state(state="CRUNCHING", meta={"done": 3, "total": 4, "odd": "thing"})
@@ -309,7 +366,9 @@ def test_our_reports_are_tried_once(lab: Lab) -> None:
 
 
 def test_celerys_own_writes_raise_the_drivers_errors(lab: Lab) -> None:
-    """With the store away a write of Celery's or the task's own fails as it would without us: its users catch those errors."""
+    """With the store away a write of Celery's or the task's own fails as it would without us: its
+    users catch those errors.
+    """
 
     def body(self: Any) -> str:
         lab.store.away = True
@@ -334,7 +393,9 @@ def test_celerys_own_patience_is_kept(lab: Lab) -> None:
     assert lab.record("x").state == "SUCCESS"
 
 
-def test_a_start_with_the_store_away_is_made_up_for(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_start_with_the_store_away_is_made_up_for(
+    lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
     """The run begins without a number, and has one as soon as the store is back."""
 
     def body(self: Any) -> int:
@@ -345,7 +406,7 @@ def test_a_start_with_the_store_away_is_made_up_for(lab: Lab, caplog: pytest.Log
     lab.store.away = True
     assert lab.run(running(lab, body), "x", retries=2) == 3
     record = lab.record("x")
-    assert (record.state, record.attempt, record.ended) == ("SUCCESS", 3, 3)
+    assert (record.state, record.attempt, record.last_ended_attempt) == ("SUCCESS", 3, 3)
     assert record.started_at is not None
     assert record.finished_at is not None
     assert record.started_at <= record.finished_at
@@ -353,24 +414,26 @@ def test_a_start_with_the_store_away_is_made_up_for(lab: Lab, caplog: pytest.Log
 
 
 def test_a_start_that_is_made_up_for_without_a_word_of_the_task(lab: Lab) -> None:
-    """A run that says nothing has begun all the same, as soon as the store is back: nobody is told for an hour that it waits."""
+    """A run that says nothing has begun all the same, as soon as the store is back: nobody is told
+    for an hour that it waits.
+    """
     tries: list[AttemptStart] = []
-    opens_really = lab.store.open
+    opens_really = lab.store.start_attempt
 
-    def open(opening: AttemptStart, *, patient: bool = False) -> AttemptStarted:
+    def start_attempt(opening: AttemptStart, *, full_timeout: bool = False) -> AttemptStarted:
         tries.append(opening)
         if len(tries) < 3:
             raise Unavailable from OSError("told to be away")
-        return opens_really(opening, patient=patient)
+        return opens_really(opening, full_timeout=full_timeout)
 
     def body(self: Any) -> int:
         assert until(lambda: lab.store.read(["x"])[0].record).state == "STARTED"
         return RequestContext.get().attempt
 
-    lab.store.open = open  # type: ignore[method-assign]
+    lab.store.start_attempt = start_attempt  # type: ignore[method-assign]
     assert lab.run(running(lab, body), "x") == 1
     assert len(tries) == 3
-    assert len({opening.run for opening in tries}) == 1
+    assert len({opening.delivery_id for opening in tries}) == 1
     assert (lab.record("x").state, lab.record("x").attempt) == ("SUCCESS", 1)
 
 
@@ -392,8 +455,10 @@ def test_nobody_opens_a_run_that_is_over(lab: Lab) -> None:
 
 
 def test_what_was_before_is_not_forgotten_by_a_second_answer(lab: Lab) -> None:
-    """The timer's answer may come behind the first report's, when the store keeps the earlier progress no more."""
-    opens_really = lab.store.open
+    """The timer's answer may come behind the first report's, when the store keeps the earlier
+    progress no more.
+    """
+    opens_really = lab.store.start_attempt
 
     def report(self: Any) -> None:
         RequestContext.get().progress.update(4, 10)
@@ -402,17 +467,17 @@ def test_what_was_before_is_not_forgotten_by_a_second_answer(lab: Lab) -> None:
     def body(self: Any) -> Any:
         progress = RequestContext.get().progress
 
-        def open(opening: AttemptStart, *, patient: bool = False) -> AttemptStarted:
-            lab.store.open = opens_really  # type: ignore[method-assign]
+        def start_attempt(opening: AttemptStart, *, full_timeout: bool = False) -> AttemptStarted:
+            lab.store.start_attempt = opens_really  # type: ignore[method-assign]
             progress.update(5, 10)
             assert progress.previous is not None
-            return opens_really(opening, patient=patient)
+            return opens_really(opening, full_timeout=full_timeout)
 
         lab.store.away = False
-        installation = installation_of(lab.app)
+        installation = app_state_of(lab.app)
         assert installation is not None
         installation.breaker.succeeded()
-        lab.store.open = open  # type: ignore[method-assign]
+        lab.store.start_attempt = start_attempt  # type: ignore[method-assign]
         self.request._headway._open_again(0.0)
         return progress.previous and progress.previous.current
 
@@ -425,12 +490,18 @@ def test_what_was_before_is_not_forgotten_by_a_second_answer(lab: Lab) -> None:
 
 @pytest.mark.parametrize("ignored", [False, True])
 def test_a_retry_that_has_begun_already_goes_on(lab: Lab, ignored: bool) -> None:
-    """The run before it, whose start the store has missed, says RETRY when its message is out: that takes nobody's place."""
+    """The run before it, whose start the store has missed, says RETRY when its message is out: that
+    takes nobody's place.
+    """
     begun: list[AttemptStarted] = []
 
     def body(self: Any) -> None:
         lab.store.away = False
-        begun.append(lab.store.open(AttemptStart("x", "running", datetime.now(UTC), retries=1, run="r2")))
+        begun.append(
+            lab.store.start_attempt(
+                AttemptStart("x", "running", datetime.now(UTC), retries=1, delivery_id="r2")
+            )
+        )
         raise Retry("again", ValueError("no"), when=0)
 
     lab.store.away = True
@@ -440,8 +511,10 @@ def test_a_retry_that_has_begun_already_goes_on(lab: Lab, ignored: bool) -> None
 
 
 def test_a_run_that_ends_waits_for_who_opens_it(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A retry may begin as soon as it has ended: what came then would take the newer run's place, and have its end refused."""
-    opens_really = lab.store.open
+    """A retry may begin as soon as it has ended: what came then would take the newer run's place,
+    and have its end refused.
+    """
+    opens_really = lab.store.start_attempt
     under_way, ending = Event(), Event()
 
     class Lock:
@@ -454,13 +527,13 @@ def test_a_run_that_ends_waits_for_who_opens_it(lab: Lab, monkeypatch: pytest.Mo
             ending.set()
             return bool(self.lock.acquire(**options))
 
-    def open(opening: AttemptStart, *, patient: bool = False) -> AttemptStarted:
+    def start_attempt(opening: AttemptStart, *, full_timeout: bool = False) -> AttemptStarted:
         if current_thread().name != "headway-scheduler":
             raise Unavailable from OSError("told to be away")
         under_way.set()
         ending.wait(60)
-        lab.store.open = opens_really  # type: ignore[method-assign]
-        return opens_really(opening, patient=patient)
+        lab.store.start_attempt = opens_really  # type: ignore[method-assign]
+        return opens_really(opening, full_timeout=full_timeout)
 
     def body(self: Any) -> None:
         under_way.wait(60)
@@ -472,20 +545,24 @@ def test_a_run_that_ends_waits_for_who_opens_it(lab: Lab, monkeypatch: pytest.Mo
 
     numbers: list[int | None] = []
     monkeypatch.setattr("headway.worker.attempt.CLOSE_WAIT", 60.0)
-    lab.store.open = open  # type: ignore[method-assign]
+    lab.store.start_attempt = start_attempt  # type: ignore[method-assign]
     lab.trace(running(lab, body, on_retry=ended), "x")
     assert lab.record("x").state == "RETRY"
     assert numbers == [1]
 
 
-def test_a_fault_that_lasts_is_not_logged_again_and_again(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
-    """The timer makes up for an outage. A table of another version, say, is none: the log would be full of it."""
-    installation = installation_of(lab.app)
+def test_a_fault_that_lasts_is_not_logged_again_and_again(
+    lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The timer makes up for an outage. A table of another version, say, is none: the log would be
+    full of it.
+    """
+    installation = app_state_of(lab.app)
     assert installation is not None
-    installation.sign_interval = 0.01
+    installation.heartbeat_interval = 0.01
     tries: list[str] = []
 
-    def open(opening: AttemptStart, *, patient: bool = False) -> AttemptStarted:
+    def start_attempt(opening: AttemptStart, *, full_timeout: bool = False) -> AttemptStarted:
         tries.append(current_thread().name)
         raise ConfigurationError("a table of another version")
 
@@ -496,7 +573,7 @@ def test_a_fault_that_lasts_is_not_logged_again_and_again(lab: Lab, caplog: pyte
             shared.call_at(monotonic() + 0.01, lambda now, turn=turn: turn.set())  # type: ignore[misc]
             assert turn.wait(60)
 
-    lab.store.open = open  # type: ignore[method-assign]
+    lab.store.start_attempt = start_attempt  # type: ignore[method-assign]
     lab.run(running(lab, body, ignore_result=True), "x")
     assert tries.count("headway-scheduler") == 1
 
@@ -509,7 +586,9 @@ def test_a_result_that_cannot_be_encoded_fails_as_ever(lab: Lab) -> None:
 
 
 def test_a_store_beside_the_backend() -> None:
-    """Where the backend keeps its results itself, the store decides and the backend stores, Celery's way."""
+    """Where the backend keeps its results itself, the store decides and the backend stores,
+    Celery's way.
+    """
 
     class Beside(MemoryStore):
         keeps_results = False
@@ -542,7 +621,9 @@ def test_a_store_beside_the_backend() -> None:
 
 
 def test_a_refused_run_leaves_the_end_alone() -> None:
-    """Beside a backend that keeps its results itself: a message that comes again after the cancel stores no STARTED over it."""
+    """Beside a backend that keeps its results itself: a message that comes again after the cancel
+    stores no STARTED over it.
+    """
 
     class Beside(MemoryStore):
         keeps_results = False
@@ -566,8 +647,8 @@ def test_a_refused_run_leaves_the_end_alone() -> None:
 
 
 def test_ends_that_celery_stores_nowhere(lab: Lab) -> None:
-    """ignore_result, Ignore, Reject, sys.exit: each is recorded, and PROGRESS doesn't stay for Celery's readers
-    (facts 7, 43, 50).
+    """ignore_result, Ignore, Reject, sys.exit: each is recorded, and PROGRESS doesn't stay for
+    Celery's readers (facts 7, 43, 50).
     """
 
     def ends(how: str, report: bool) -> Any:
@@ -600,20 +681,26 @@ def test_ends_that_celery_stores_nowhere(lab: Lab) -> None:
         ("exit", True, False): ("FAILURE", None),
     }
     for number, ((how, ignore_result, reported), (state, stored)) in enumerate(expected.items()):
-        task = lab.task(bind=True, name=f"ends {number}", ignore_result=ignore_result)(lambda_of(ends(how, reported)))
+        task = lab.task(bind=True, name=f"ends {number}", ignore_result=ignore_result)(
+            lambda_of(ends(how, reported))
+        )
         try:
             lab.trace(task, f"x{number}")
         except SystemExit:
             assert how == "exit"
         meta = lab.meta(f"x{number}")
-        assert (lab.record(f"x{number}").state, meta and meta["status"]) == (state, stored), (how, ignore_result, reported)
+        assert (lab.record(f"x{number}").state, meta and meta["status"]) == (state, stored), (
+            how,
+            ignore_result,
+            reported,
+        )
 
 
 def test_a_task_that_puts_another_in_its_place_has_not_ended(lab: Lab) -> None:
     """`Task.replace` ends in Ignore too, and isn't the end of the execution (fact 46)."""
     other = lab.task(name="another", bind=True)(lambda_of(lambda self: None))
     lab.trace(running(lab, lambda self: self.replace(other.si())), "x")
-    assert (lab.record("x").state, lab.record("x").ended) == ("STARTED", 0)
+    assert (lab.record("x").state, lab.record("x").last_ended_attempt) == ("STARTED", 0)
 
 
 def lambda_of(body: Any) -> Any:
@@ -626,7 +713,9 @@ def lambda_of(body: Any) -> Any:
 
 
 def test_an_end_that_cannot_be_recorded_is_told(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
-    """With the store away a record-only end is lost, with a line in the log, and the task is none the wiser."""
+    """With the store away a record-only end is lost, with a line in the log, and the task is none
+    the wiser.
+    """
     task = running(lab, lambda self: setattr(lab.store, "away", True), ignore_result=True)
     with caplog.at_level(logging.WARNING):
         lab.run(task, "x")
@@ -647,7 +736,9 @@ def test_failures_expire_as_configured(lab: Lab, monkeypatch: pytest.MonkeyPatch
     """`result_failure_expires` counts for FAILURE, `result_expires` for all else; 0 is for ever."""
     backend = lab.app.backend
     writes: list[StateWrite] = []
-    monkeypatch.setattr(lab.store, "write", lambda write, patient=False: writes.append(write) or True)
+    monkeypatch.setattr(
+        lab.store, "write", lambda write, full_timeout=False: writes.append(write) or True
+    )
     backend.expires, backend.failure_expires = 60, 30
     backend.store_result("x", None, "SUCCESS")
     backend.store_result("x", ValueError(), "FAILURE")
@@ -656,10 +747,16 @@ def test_failures_expire_as_configured(lab: Lab, monkeypatch: pytest.MonkeyPatch
     assert [write.expires for write in writes] == [60.0, 30.0, None]
 
 
-def test_whatever_a_task_stores_reaches_the_registry_json_safe(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a serializer that takes anything, `update_state` may be given anything; the store gets plain data."""
+def test_whatever_a_task_stores_reaches_the_registry_json_safe(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a serializer that takes anything, `update_state` may be given anything; the store gets
+    plain data.
+    """
     writes: list[StateWrite] = []
-    monkeypatch.setattr(lab.store, "write", lambda write, patient=False: writes.append(write) or True)
+    monkeypatch.setattr(
+        lab.store, "write", lambda write, full_timeout=False: writes.append(write) or True
+    )
     lab.app.backend.store_result("x", {"current": 1, "total": 2, "when": "now"}, "PROGRESS")
     assert json.loads(json.dumps(writes[0].meta))["current"] == 1
 
@@ -667,14 +764,21 @@ def test_whatever_a_task_stores_reaches_the_registry_json_safe(lab: Lab, monkeyp
 def test_a_defect_of_the_store_loses_no_result(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever the store raises, the task runs, and its result is stored as without us; the log says so."""
+    """Whatever the store raises, the task runs, and its result is stored as without us; the log
+    says so.
+    """
 
-    def broken(opening: AttemptStart, *, patient: bool = False) -> AttemptStarted:
+    def broken(opening: AttemptStart, *, full_timeout: bool = False) -> AttemptStarted:
         raise KeyError("a defect")
 
-    monkeypatch.setattr(lab.store, "open", broken)
+    monkeypatch.setattr(lab.store, "start_attempt", broken)
     backend = lab.app.backend
-    assert lab.run(running(lab, lambda self: RequestContext.get().progress.update(1, 2) or "fine"), "x") == "fine"
+    assert (
+        lab.run(
+            running(lab, lambda self: RequestContext.get().progress.update(1, 2) or "fine"), "x"
+        )
+        == "fine"
+    )
     assert backend._get_task_meta_for("x")["result"] == "fine"
     assert "has a defect" in caplog.text
     backend.delete(backend.get_key_for_task("x"))
@@ -682,5 +786,5 @@ def test_a_defect_of_the_store_loses_no_result(
 
 def test_the_rules_are_the_cores() -> None:
     """The fence has no rules of its own: these two are all, and the stores apply them."""
-    assert admits(None, StateWrite("x", "PROGRESS", at=None))  # type: ignore[arg-type]
-    assert opens(None)
+    assert allows_write(None, StateWrite("x", "PROGRESS", at=None))  # type: ignore[arg-type]
+    assert allows_start(None)

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from headway.core.states import resolve
 from headway.core.registry import AttemptStart
+from headway.core.states import resolve
 from headway.models import Phase
 from headway.stores.memory import MemoryStore
 from headway.worker import celery_internals
-from headway.worker.app_state import Installation, installation_of
-from headway.worker.heartbeat import LifeStep, Signs
+from headway.worker.app_state import AppState, app_state_of
+from headway.worker.heartbeat import Heartbeat, HeartbeatStep
 from tests.support.fake_scheduler import Timer
 from tests.support.wait import until
 from tests.unit.tracing import Lab
@@ -28,8 +28,8 @@ class Listening(MemoryStore):
         super().__init__()
         self.signs: list[tuple[tuple[str, ...], str, float]] = []
 
-    def beat(self, task_ids: Sequence[str], worker: str, lifetime: float) -> frozenset[str]:
-        answer = super().beat(task_ids, worker, lifetime)
+    def heartbeat(self, task_ids: Sequence[str], worker: str, lifetime: float) -> frozenset[str]:
+        answer = super().heartbeat(task_ids, worker, lifetime)
         self.signs.append((tuple(task_ids), worker, lifetime))
         return answer
 
@@ -41,8 +41,10 @@ class Ward:
         self.store = Listening()
         self.timer = Timer()
         self.running: list[str] = []
-        self.installation = Installation(None, interval=0.25, store=self.store, fence=lambda backend: backend)
-        self.signs = Signs(
+        self.installation = AppState(
+            None, interval=0.25, store=self.store, fence=lambda backend: backend
+        )
+        self.signs = Heartbeat(
             self.installation,
             "w1@ward",
             running=lambda: list(self.running),
@@ -67,7 +69,9 @@ def test_a_sign_every_five_seconds_for_all_of_them(ward: Ward) -> None:
 
 
 def test_a_worker_that_stops_goes_on_until_its_last_task_has_ended(ward: Ward) -> None:
-    """A warm shutdown waits for its tasks: they don't stall meanwhile, and then nothing is left behind."""
+    """A warm shutdown waits for its tasks: they don't stall meanwhile, and then nothing is left
+    behind.
+    """
     ward.running = ["a"]
     ward.signs.start()
     ward.timer.pass_to(1)
@@ -86,7 +90,9 @@ def test_a_store_that_is_away_is_asked_as_soon_as_it_may_be(ward: Ward) -> None:
     ward.signs._clock = monotonic  # the breaker's time is the real one
     ward.signs.start()
     ward.timer.pass_to(ward.timer.due[0][0])
-    assert ward.timer.due[0][0] == ward.installation.breaker.held_until, "and not five seconds later"
+    assert ward.timer.due[0][0] == ward.installation.breaker.held_until, (
+        "and not five seconds later"
+    )
     ward.store.away = False
     until(ward.installation.asks_now)
     ward.timer.pass_to(ward.timer.due[0][0])
@@ -95,7 +101,7 @@ def test_a_store_that_is_away_is_asked_as_soon_as_it_may_be(ward: Ward) -> None:
     def broken(*args: Any) -> frozenset[str]:
         raise KeyError(args)
 
-    ward.store.beat = broken  # type: ignore[method-assign]
+    ward.store.heartbeat = broken  # type: ignore[method-assign]
     ward.timer.pass_to(ward.timer.due[0][0])
     assert ward.timer.due
 
@@ -111,17 +117,19 @@ def open_one(lab: Lab, task_id: str) -> Any:
 
     @lab.task(name=f"looks.{task_id}")
     def looks() -> Any:
-        return lab.store.read([task_id])[0].beating
+        return lab.store.read([task_id])[0].alive
 
     return lab.run(looks, task_id)
 
 
 def test_the_start_is_the_first_sign(lab: Lab) -> None:
-    """In a worker that gives signs, an attempt has given one when it has begun: it may be killed before the next."""
-    installation = installation_of(lab.app)
+    """In a worker that gives signs, an attempt has given one when it has begun: it may be killed
+    before the next.
+    """
+    installation = app_state_of(lab.app)
     assert installation is not None
     assert open_one(lab, "no_signs") is None
-    installation.gives_signs = True
+    installation.sends_heartbeats = True
     assert open_one(lab, "signs") is True
 
 
@@ -133,13 +141,13 @@ def test_install_gives_workers_the_step(lab: Lab) -> None:
         hostname = "w1@lab"
         steps: list[Any] = []  # noqa: RUF012  as in Celery
 
-    assert LifeStep in lab.app.steps["worker"]
-    step = LifeStep(Worker())
+    assert HeartbeatStep in lab.app.steps["worker"]
+    step = HeartbeatStep(Worker())
     step.include(Worker())
-    assert isinstance(step.obj, Signs)
-    installation = installation_of(lab.app)
+    assert isinstance(step.obj, Heartbeat)
+    installation = app_state_of(lab.app)
     assert installation is not None
-    assert installation.gives_signs
+    assert installation.sends_heartbeats
 
 
 def test_what_a_worker_runs_is_read_from_celery() -> None:
@@ -159,20 +167,22 @@ def test_what_a_worker_runs_is_read_from_celery() -> None:
 
 
 def test_an_attempt_whose_signs_stop_is_stalled_and_comes_back() -> None:
-    """The phase is stalled, the status running; the next sign ends that. One of another worker, or of nobody, doesn't count."""
+    """The phase is stalled, the status running; the next sign ends that. One of another worker, or
+    of nobody, doesn't count.
+    """
     store = MemoryStore()
     now = datetime.now(UTC)
-    store.open(AttemptStart("x", "t", now, worker="w1", lifetime=20))
+    store.start_attempt(AttemptStart("x", "t", now, worker="w1", heartbeat_ttl=20))
 
-    def phase(beating: bool) -> Phase:
+    def phase(alive: bool) -> Phase:
         snapshot = store.read(["x"])[0]
-        assert snapshot.beating is beating
+        assert snapshot.alive is alive
         return resolve(snapshot, now).phase
 
     assert phase(True) is Phase.RUNNING
     store._clock = lambda: datetime.fromtimestamp(now.timestamp() + 21, UTC)
     assert phase(False) is Phase.STALLED
-    store.beat(["x", "unknown"], "w2", 20)
+    store.heartbeat(["x", "unknown"], "w2", 20)
     assert phase(False) is Phase.STALLED
-    store.beat(["x"], "w1", 20)
+    store.heartbeat(["x"], "w1", 20)
     assert phase(True) is Phase.RUNNING

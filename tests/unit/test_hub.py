@@ -12,15 +12,21 @@ from typing import Any
 
 import pytest
 
-from headway.errors import ExecutionExpired, ExecutionNotFound, HeadwayError, TooManyRequests, Unavailable
+from headway.core.registry import Snapshot
+from headway.errors import (
+    ExecutionExpired,
+    ExecutionNotFound,
+    HeadwayError,
+    TooManyRequests,
+    Unavailable,
+)
 from headway.feeds.memory import MemoryFeed
 from headway.models import Execution, Status
-from headway.core.registry import Snapshot
+from headway.server.counters import Count
 from headway.server.streams import hub as hub_module
 from headway.server.streams import long_poll
-from headway.server.counters import Count
-from headway.server.streams.hub import Hub
 from headway.server.streams.changes import Backlog, Change, Frame
+from headway.server.streams.hub import Hub
 from headway.stores.memory import MemoryStore
 from tests.support.fake_worker import Run, Runs
 from tests.support.wait import until
@@ -81,11 +87,17 @@ class Eye:
     @property
     def currents(self) -> list[Any]:
         """How far each frame with progress says it is."""
-        return [frame.content["progress"]["current"] for frame in self.frames if frame.content.get("progress")]
+        return [
+            frame.content["progress"]["current"]
+            for frame in self.frames
+            if frame.content.get("progress")
+        ]
 
 
 class House:
-    """A hub and what it stands on. Its sweep comes where a test wants it: a test that is held up would be given reads by it."""
+    """A hub and what it stands on. Its sweep comes where a test wants it: a test that is held up
+    would be given reads by it.
+    """
 
     def __init__(self, *, sweep_interval: float = 3600.0, **options: Any) -> None:
         self.store = CountingStore()
@@ -122,7 +134,9 @@ def house() -> Iterator[House]:
 
 
 def test_status_first_then_every_change(house: House) -> None:
-    """A viewer sees ``status``, ``started``, each progress and the end, in that order and each once."""
+    """A viewer sees ``status``, ``started``, each progress and the end, in that order and each
+    once.
+    """
     run = house.runs.publish()
     eye = house.looking(run)
     assert eye.frames[0].content["status"] == "pending"
@@ -183,7 +197,9 @@ def test_expired(house: House) -> None:
 
 
 def test_one_watch_however_many_look(house: House) -> None:
-    """A thousand viewers are one upstream watch and one read; all get the same bytes, and after the last there is no watch."""
+    """A thousand viewers are one upstream watch and one read; all get the same bytes, and after the
+    last there is no watch.
+    """
     run = house.runs.begin()
     eyes = [house.looking(run)]
     reads = len(house.store.asked)
@@ -205,7 +221,9 @@ def test_one_watch_however_many_look(house: House) -> None:
 
 
 def test_late_joiner(house: House) -> None:
-    """Who comes in the middle gets the state of that moment once, and then what follows, with nothing lost or doubled."""
+    """Who comes in the middle gets the state of that moment once, and then what follows, with
+    nothing lost or doubled.
+    """
     run = house.runs.begin()
     first = house.looking(run)
     eyes: list[Eye] = []
@@ -236,8 +254,12 @@ def test_nothing_is_lost_between_connect_and_first_change(house: House) -> None:
     assert eye.currents[0:1] in ([], [1])
 
 
-def test_a_snapshot_before_the_watch_is_taken_again(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a second viewer's coming led to a read before the watch was in force, it is read again afterwards (fact 23)."""
+def test_a_snapshot_before_the_watch_is_taken_again(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a second viewer's coming led to a read before the watch was in force, it is read again
+    afterwards (fact 23).
+    """
     run = house.runs.begin()
     asked, in_force = threading.Event(), threading.Event()
     watch = house.feed.watch
@@ -299,12 +321,16 @@ def test_a_report_after_the_end_is_not_told(house: House) -> None:
 
 
 def test_an_end_without_a_fence_stays_one(house: House) -> None:
-    """Celery itself un-ends tasks that Headway doesn't fence (fact 14): who comes later is told the end that others were told."""
+    """Celery itself un-ends tasks that Headway doesn't fence (fact 14): who comes later is told the
+    end that others were told.
+    """
     task_id = uuid.uuid4().hex
     house.store.put_result(task_id, {"status": "FAILURE", "result": None, "task_id": task_id})
     eye = house.look(task_id)
     until(lambda: eye.kinds == ["status", "failed"])
-    house.store.put_result(task_id, {"status": "PROGRESS", "result": {"current": 1, "total": 4}, "task_id": task_id})
+    house.store.put_result(
+        task_id, {"status": "PROGRESS", "result": {"current": 1, "total": 4}, "task_id": task_id}
+    )
     house.quiet()
     late = house.look(task_id)
     until(lambda: late.kinds == ["status", "failed"])
@@ -332,10 +358,14 @@ def test_an_end_is_not_hidden_by_what_comes_after_it(house: House) -> None:
 def test_tasks_that_never_heard_of_headway(house: House) -> None:
     """A plain ``update_state`` of a task without Headway is streamed too (fact 22)."""
     task_id = uuid.uuid4().hex
-    house.store.put_result(task_id, {"status": "PROGRESS", "result": {"current": 1, "total": 4}, "task_id": task_id})
+    house.store.put_result(
+        task_id, {"status": "PROGRESS", "result": {"current": 1, "total": 4}, "task_id": task_id}
+    )
     eye = house.look(task_id)
     until(lambda: eye.currents == [1])
-    house.store.put_result(task_id, {"status": "PROGRESS", "result": {"current": 2, "total": 4}, "task_id": task_id})
+    house.store.put_result(
+        task_id, {"status": "PROGRESS", "result": {"current": 2, "total": 4}, "task_id": task_id}
+    )
     until(lambda: eye.currents == [1, 2])
     house.store.put_result(task_id, {"status": "SUCCESS", "result": 7, "task_id": task_id})
     until(lambda: "completed" in eye.kinds)
@@ -356,7 +386,9 @@ def test_a_retry_is_a_status(house: House) -> None:
 
 
 def test_who_knows_more_is_not_led_back(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who comes back while the hub tells of an older state is told of what is read after it has come."""
+    """Who comes back while the hub tells of an older state is told of what is read after it has
+    come.
+    """
     run = house.runs.begin().report(1, 10)
     eye, newcomer = house.looking(run), Eye()
     tell = house.hub._show
@@ -375,7 +407,9 @@ def test_who_knows_more_is_not_led_back(house: House, monkeypatch: pytest.Monkey
 
 
 def test_feed_lost_and_restored(house: House) -> None:
-    """An outage of the feed is one ``error`` frame to each viewer, and a fresh ``status`` with what was missed."""
+    """An outage of the feed is one ``error`` frame to each viewer, and a fresh ``status`` with what
+    was missed.
+    """
     run = house.runs.begin().report(1, 10)
     eyes = [house.looking(run), house.looking(run)]
     house.feed.cut()
@@ -405,7 +439,9 @@ def test_an_end_during_an_outage(house: House) -> None:
 
 
 def test_begun_and_ended_during_an_outage(house: House) -> None:
-    """Who saw it pending before an outage is told that it ``started`` before its end; who comes then is not."""
+    """Who saw it pending before an outage is told that it ``started`` before its end; who comes
+    then is not.
+    """
     run = house.runs.publish()
     eye = house.looking(run)
     house.feed.cut()
@@ -418,7 +454,9 @@ def test_begun_and_ended_during_an_outage(house: House) -> None:
 
 
 def test_a_report_that_comes_back(house: House) -> None:
-    """Reports that lead back to what a slow viewer was shown last are not told to it: never twice the same."""
+    """Reports that lead back to what a slow viewer was shown last are not told to it: never twice
+    the same.
+    """
     run = house.runs.begin().report(1, 10)
     eye = house.looking(run)
     for current in (2, 1, 3):
@@ -474,7 +512,9 @@ def test_one_record_that_cannot_be_read(house: House, caplog: pytest.LogCaptureF
 
 
 def test_a_store_that_lost_its_data(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An execution that vanished is kept for its viewers until its next write brings it back; a newcomer is refused."""
+    """An execution that vanished is kept for its viewers until its next write brings it back; a
+    newcomer is refused.
+    """
     run = house.runs.begin().report(1, 10)
     eye = house.looking(run)
     house.store.forget()
@@ -523,9 +563,9 @@ def test_the_sweep_sees_life_stop_and_come_back() -> None:
     try:
         run = house.runs.begin()
         eye = house.looking(run)
-        house.store.beat([run.id], "w1@test", 0.05)
+        house.store.heartbeat([run.id], "w1@test", 0.05)
         until(lambda: "stalled" in eye.phases)
-        house.store.beat([run.id], "w1@test", 60)
+        house.store.heartbeat([run.id], "w1@test", 60)
         until(lambda: eye.phases[-1] == "running")
         assert eye.phases == ["running", "stalled", "running"]
         assert house.hub.counts[Count.SWEEPS] >= 2
@@ -536,11 +576,11 @@ def test_the_sweep_sees_life_stop_and_come_back() -> None:
 def test_a_report_ends_a_stall(house: House) -> None:
     """What reports lives: the report is told as a status, for the phase changes with it."""
     run = house.runs.begin()
-    house.store.beat([run.id], "w1@test", 0.001)
-    until(lambda: house.store.read([run.id])[0].beating is False)
+    house.store.heartbeat([run.id], "w1@test", 0.001)
+    until(lambda: house.store.read([run.id])[0].alive is False)
     eye = house.looking(run)
     assert eye.phases == ["stalled"]
-    house.store.beat([run.id], "w1@test", 60)
+    house.store.heartbeat([run.id], "w1@test", 60)
     run.report(1, 2)
     until(lambda: eye.phases == ["stalled", "running"])
     assert eye.currents == [1]
@@ -575,7 +615,9 @@ def test_a_fault_in_a_round_is_not_the_end(house: House, monkeypatch: pytest.Mon
 
 
 def test_bursts_merge(house: House) -> None:
-    """What comes faster than it can be told merges to the newest; the feed's thread waits for nobody."""
+    """What comes faster than it can be told merges to the newest; the feed's thread waits for
+    nobody.
+    """
     run = house.runs.begin()
     eye = house.looking(run)
     other = house.runs.begin()
@@ -619,7 +661,9 @@ def test_wait_returns_news_at_once(house: House) -> None:
 
 
 def test_wait_is_held_until_there_is_news(house: House) -> None:
-    """A held poll answers with the first state that its caller calls news, asked in the caller's own thread."""
+    """A held poll answers with the first state that its caller calls news, asked in the caller's
+    own thread.
+    """
     run = house.runs.begin().report(1, 3)
     askers = set()
 
@@ -666,7 +710,9 @@ def test_wait_takes_a_seat() -> None:
     try:
         run = house.runs.begin()
         asked = threading.Event()
-        thread, outcome = in_thread(lambda: house.hub.wait(run.id, lambda e: bool(asked.set()) or e.status.terminal, 30))
+        thread, outcome = in_thread(
+            lambda: house.hub.wait(run.id, lambda e: bool(asked.set()) or e.status.terminal, 30)
+        )
         assert asked.wait(60)
         with pytest.raises(TooManyRequests):
             house.hub.wait(run.id, lambda execution: True, 30)
@@ -692,7 +738,9 @@ def test_close_ends_held_polls() -> None:
 
 
 def test_who_comes_while_it_closes(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A viewer whose watch is overtaken by the hub's end is sent away, and no thread of the feed is left behind."""
+    """A viewer whose watch is overtaken by the hub's end is sent away, and no thread of the feed is
+    left behind.
+    """
     run = house.runs.begin()
     watch = house.feed.watch
 
@@ -708,7 +756,9 @@ def test_who_comes_while_it_closes(house: House, monkeypatch: pytest.MonkeyPatch
 
 
 def test_comings_and_goings_leave_nothing(house: House) -> None:
-    """Viewers who come and go in many threads leave no watch and no seat, and those who stay are told everything."""
+    """Viewers who come and go in many threads leave no watch and no seat, and those who stay are
+    told everything.
+    """
     runs = [house.runs.begin() for _ in range(4)]
     staying = [house.looking(run) for run in runs]
 
@@ -735,8 +785,8 @@ def test_comings_and_goings_leave_nothing(house: House) -> None:
 
 
 def test_nobody_who_left_is_held(house: House) -> None:
-    """A viewer that came in the last round of its execution and left is let go at once, whoever stays, and nothing is needed to
-    happen for that.
+    """A viewer that came in the last round of its execution and left is let go at once, whoever
+    stays, and nothing is needed to happen for that.
     """
     run = house.runs.begin()
     staying = house.looking(run)
@@ -756,7 +806,9 @@ def test_nobody_who_left_is_held(house: House) -> None:
 
 
 def test_no_execution_that_nobody_watches_is_held(house: House) -> None:
-    """What the hub has shown last is let go with its last viewer, and nothing is needed to happen for that."""
+    """What the hub has shown last is let go with its last viewer, and nothing is needed to happen
+    for that.
+    """
     run = house.runs.begin()
     run.succeed()
     eye = house.looking(run)
@@ -764,6 +816,10 @@ def test_no_execution_that_nobody_watches_is_held(house: House) -> None:
 
     def held() -> list[object]:
         gc.collect()
-        return [each for each in gc.get_objects() if type(each) is hub_module._Watched and each.execution_id == run.id]
+        return [
+            each
+            for each in gc.get_objects()
+            if type(each) is hub_module._Watched and each.execution_id == run.id
+        ]
 
     until(lambda: not held(), what="the execution to be let go")

@@ -1,4 +1,6 @@
-"""`install`: which tasks report, what is registered, and that it can be called at any time and more than once."""
+"""`install`: which tasks report, what is registered, and that it can be called at any time and more
+than once.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,12 @@ from celery.app.trace import build_tracer
 
 import headway
 from headway import ProgressTask, RequestContext, UsageError
-from headway.core.throttle import Breaker
 from headway.core.registry import READY_STATES
+from headway.core.throttle import CircuitBreaker
 from headway.stores.memory import MemoryStore
 from headway.worker import celery_internals
-from headway.worker.fenced_backend import Fenced
-from headway.worker.app_state import installation_of
+from headway.worker.app_state import app_state_of
+from headway.worker.fenced_backend import FencedBackendMixin
 from headway.worker.publishing import registration
 from tests.unit.tracing import Lab
 
@@ -92,10 +94,14 @@ def shapes(lab: Lab) -> dict[str, Any]:
 
 
 def test_every_kind_of_task_reports(lab: Lab) -> None:
-    """Shared, class, own base, own `__call__`, autoretry: all of them, and what they return is unchanged."""
+    """Shared, class, own base, own `__call__`, autoretry: all of them, and what they return is
+    unchanged.
+    """
     for kind, task in shapes(lab).items():
         result = lab.run(task, kind)
-        assert result == (["called", "done"] if kind in ("own call", "on our base") else "done"), kind
+        assert result == (["called", "done"] if kind in ("own call", "on our base") else "done"), (
+            kind
+        )
         assert lab.progress(kind).message == "here", kind
         assert (lab.record(kind).state, lab.record(kind).attempt) == ("SUCCESS", 1), kind
 
@@ -118,19 +124,25 @@ def test_install_after_the_worker_prepared_its_tasks() -> None:
         lab.app.finalize()
         made.__trace__ = build_tracer(made.name, made, app=lab.app)
         headway.install(lab.app, store=lab.store)
-        request = {"id": "x", "task": made.name, "hostname": "h", "delivery_info": {}, "is_eager": False}
+        request = {
+            "id": "x",
+            "task": made.name,
+            "hostname": "h",
+            "delivery_info": {},
+            "is_eager": False,
+        }
         assert made.__trace__("x", (), {}, request).retval == "done"
         assert lab.progress("x").message == "here"
 
 
 def test_a_second_call_only_changes_the_settings(lab: Lab) -> None:
     """Nothing is wrapped twice."""
-    installation = installation_of(lab.app)
+    installation = app_state_of(lab.app)
     assert installation is not None
     before = (lab.app.send_task, lab.app._get_backend, type(lab.app._tasks))
     headway.install(lab.app, interval=1)
     assert (lab.app.send_task, lab.app._get_backend, type(lab.app._tasks)) == before
-    assert installation_of(lab.app) is installation
+    assert app_state_of(lab.app) is installation
     assert (installation.interval, installation.store) == (1.0, lab.store)
 
 
@@ -158,7 +170,7 @@ def test_a_current_app_proxy_will_do() -> None:
             return app
 
     headway.install(Proxy())
-    assert installation_of(app) is not None
+    assert app_state_of(app) is not None
 
 
 def test_covered_tasks_look_as_before(lab: Lab) -> None:
@@ -191,7 +203,9 @@ def test_a_registry_of_ones_own_keeps_its_ways() -> None:
 
 
 def test_celerys_chores_are_left_alone(lab: Lab) -> None:
-    """`celery.chord_unlock` retries each second while a chord runs: it is no execution of anybody's."""
+    """`celery.chord_unlock` retries each second while a chord runs: it is no execution of
+    anybody's.
+    """
     lab.app.finalize()
     assert not isinstance(lab.app.tasks["celery.chord_unlock"], ProgressTask)
     assert not isinstance(lab.app.tasks["celery.backend_cleanup"], ProgressTask)
@@ -233,7 +247,7 @@ def test_the_words_for_ends_are_celerys() -> None:
 
 def test_the_seams_are_proved_on_named_releases() -> None:
     """The list names real releases; a new one is added when its tests have run."""
-    assert celery_internals.PROVED == ("5.6.3", "5.7.0")
+    assert celery_internals.TESTED_VERSIONS == ("5.6.3", "5.7.0")
 
 
 def published(app: Celery, name: str = "anything", **options: Any) -> str:
@@ -255,31 +269,42 @@ def test_publishing_registers_before_the_message_leaves(lab: Lab) -> None:
         signals.after_task_publish.disconnect(sent)
     assert known == [True]
     record = lab.record(task_id)
-    assert (record.task, record.root_id, record.parent_id, record.state) == ("some.task", "r", "p", None)
-
-
-def test_until_when_a_message_may_wait_is_known(lab: Lab) -> None:
-    """Its eta, its countdown, or the time at which it expires, where that is later; whatever else stands there is no fault."""
-    eta = datetime(2031, 5, 1, 12, tzinfo=timezone(timedelta(hours=2)))
-    later = eta + timedelta(days=1)
-
-    def due_at(**options: Any) -> datetime | None:
-        return lab.record(str(lab.app.send_task("any", **options).id)).due_at
-
-    assert due_at() is None
-    assert due_at(eta=eta) == due_at(eta=eta, expires=eta - timedelta(days=1)) == eta
-    assert due_at(eta=eta, expires=later) == due_at(expires=later) == later
-    counted = due_at(countdown=86400)
-    assert counted is not None
-    assert counted > datetime.now(UTC) + timedelta(hours=23)
-    assert registration({"id": "x", "eta": "2031-05-01T12:00:00", "expires": "soon"}).due_at == datetime(
-        2031, 5, 1, 12, tzinfo=UTC
+    assert (record.task, record.root_id, record.parent_id, record.state) == (
+        "some.task",
+        "r",
+        "p",
+        None,
     )
 
 
+def test_until_when_a_message_may_wait_is_known(lab: Lab) -> None:
+    """Its eta, its countdown, or the time at which it expires, where that is later; whatever else
+    stands there is no fault.
+    """
+    eta = datetime(2031, 5, 1, 12, tzinfo=timezone(timedelta(hours=2)))
+    later = eta + timedelta(days=1)
+
+    def expected_by(**options: Any) -> datetime | None:
+        return lab.record(str(lab.app.send_task("any", **options).id)).expected_by
+
+    assert expected_by() is None
+    assert expected_by(eta=eta) == expected_by(eta=eta, expires=eta - timedelta(days=1)) == eta
+    assert expected_by(eta=eta, expires=later) == expected_by(expires=later) == later
+    counted = expected_by(countdown=86400)
+    assert counted is not None
+    assert counted > datetime.now(UTC) + timedelta(hours=23)
+    assert registration(
+        {"id": "x", "eta": "2031-05-01T12:00:00", "expires": "soon"}
+    ).expected_by == datetime(2031, 5, 1, 12, tzinfo=UTC)
+
+
 @pytest.mark.parametrize("reported", [True, False])
-def test_a_fixed_id_whose_result_is_ignored_runs_whenever_it_is_published(lab: Lab, reported: bool) -> None:
-    """With `ignore_result` nothing is kept that could expire: each publication is another run, a mere redelivery isn't."""
+def test_a_fixed_id_whose_result_is_ignored_runs_whenever_it_is_published(
+    lab: Lab, reported: bool
+) -> None:
+    """With `ignore_result` nothing is kept that could expire: each publication is another run, a
+    mere redelivery isn't.
+    """
 
     @lab.task(name="nightly", ignore_result=True)
     def nightly() -> None:
@@ -302,7 +327,9 @@ def test_each_app_registers_its_own() -> None:
         bare = Celery("bare", broker="memory://", set_as_current=False)
         mine, theirs, nobodys = published(one.app), published(two.app), published(bare)
         for lab, known in ((one, mine), (two, theirs)):
-            found = [snapshot.record is not None for snapshot in lab.store.read([mine, theirs, nobodys])]
+            found = [
+                snapshot.record is not None for snapshot in lab.store.read([mine, theirs, nobodys])
+            ]
             assert found == [known == each for each in (mine, theirs, nobodys)]
 
 
@@ -310,12 +337,14 @@ def test_a_dead_store_does_not_stop_publishing(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The first message waits for it once, the others not at all; one line in the log."""
-    installation = installation_of(lab.app)
+    installation = app_state_of(lab.app)
     assert installation is not None
-    installation.breaker = Breaker(3600, 3600)  # an outage that no test outlasts
+    installation.breaker = CircuitBreaker(3600, 3600)  # an outage that no test outlasts
     asked: list[Any] = []
     register = lab.store.register
-    monkeypatch.setattr(lab.store, "register", lambda entries: (asked.append(entries), register(entries)))
+    monkeypatch.setattr(
+        lab.store, "register", lambda entries: (asked.append(entries), register(entries))
+    )
     lab.store.away = True
     for _ in range(100):
         published(lab.app)
@@ -333,7 +362,17 @@ def test_a_retry_loses_nothing_that_is_known(lab: Lab) -> None:
 
     assert lab.trace(job, "x").info.state == "RETRY"
     record = lab.record("x")
-    assert (record.attempt, record.ended, record.state, record.progress is not None) == (1, 1, "RETRY", True)
+    assert (
+        record.attempt,
+        record.last_ended_attempt,
+        record.state,
+        record.progress is not None,
+    ) == (
+        1,
+        1,
+        "RETRY",
+        True,
+    )
 
 
 def test_protocol_one_is_understood() -> None:
@@ -347,14 +386,16 @@ def test_protocol_one_is_understood() -> None:
 
 
 def test_the_fence_is_in_every_backend(lab: Lab) -> None:
-    """The app's backend is fenced, also where it was made before `install`; rpc and disabled ones are left as they are."""
-    assert isinstance(lab.app.backend, Fenced)
+    """The app's backend is fenced, also where it was made before `install`; rpc and disabled ones
+    are left as they are.
+    """
+    assert isinstance(lab.app.backend, FencedBackendMixin)
     early = Celery("early", backend="cache+memory://", set_as_current=False)
     backend = early.backend
     headway.install(early, store=MemoryStore())
-    assert isinstance(backend, Fenced)
+    assert isinstance(backend, FencedBackendMixin)
     assert early.backend is backend
     for url in ("disabled://", "rpc://"):
         other = Celery("other", backend=url, broker="memory://", set_as_current=False)
         headway.install(other)
-        assert not isinstance(other.backend, Fenced)
+        assert not isinstance(other.backend, FencedBackendMixin)

@@ -1,4 +1,6 @@
-"""The registry for backends of which little is known, where a time limit strikes the task that asks it."""
+"""The registry for backends of which little is known, where a time limit strikes the task that asks
+it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from headway.errors import Unavailable
 from headway.stores.keyvalue import DocumentStore
-from headway.stores.result_backend import Results
+from headway.stores.result_backend import ResultBackend
 from tests.support.interrupts import struck
 
 
@@ -33,7 +35,9 @@ class Shelf(DocumentStore):
 
 
 def test_a_strike_is_no_outage() -> None:
-    """A time limit that strikes in the driver ends the task, and isn't taken for a fault of the backend."""
+    """A time limit that strikes in the driver ends the task, and isn't taken for a fault of the
+    backend.
+    """
     shelf = Shelf()
     shelf.fault = SoftTimeLimitExceeded()
     with pytest.raises(SoftTimeLimitExceeded):
@@ -48,7 +52,7 @@ def test_a_strike_in_a_read_of_results_is_no_outage() -> None:
     results = mock.Mock()
     results._read_one.side_effect = SoftTimeLimitExceeded
     with pytest.raises(SoftTimeLimitExceeded):
-        Results.read(results, ["one"])
+        ResultBackend.read(results, ["one"])
 
 
 def test_a_strike_at_any_step_keeps_no_lock() -> None:

@@ -12,7 +12,7 @@ from headway.models import Phase, Query, Status
 from headway.server.auth import Action
 from headway.stores import pagination
 from headway.stores.keyvalue import KeyValueStore
-from headway.stores.pagination import Entry, Place, Range, Source
+from headway.stores.pagination import IndexEntry, IndexReader, Position, Slice
 from tests.support.flask_app import Mounted, mounted
 from tests.support.stores import at
 from tests.unit.test_problems import assert_problem
@@ -99,8 +99,12 @@ class TestCounts:
 
     @pytest.mark.parametrize("may", [True, False])
     def test_only_for_who_may_see_them_all(self, may: bool) -> None:
-        """The app's own rule is asked for them; where it says no, they are null, and the page is as ever."""
-        with mounted(authorize=lambda who, action, execution_id: action is not Action.COUNT or may) as server:
+        """The app's own rule is asked for them; where it says no, they are null, and the page is as
+        ever.
+        """
+        with mounted(
+            authorize=lambda who, action, execution_id: action is not Action.COUNT or may
+        ) as server:
             fill(server, 2)
             answer = server.client.get(LIST, query_string={"counts": "true"}).json
         assert len(answer["executions"]) == 2
@@ -111,12 +115,16 @@ class TestFilters:
     @pytest.fixture(autouse=True)
     def some(self, server: Mounted) -> None:
         """One in every state, of two tasks and two owners."""
-        for n, name in enumerate(["queued", "running", "retrying", "done", "failed", "cancelled", "cancelling"]):
+        for n, name in enumerate(
+            ["queued", "running", "retrying", "done", "failed", "cancelled", "cancelling"]
+        ):
             owner = "ann" if n % 2 else None
-            server.store.register([Registration(name, f"tasks.T{n % 3}", server.clock(), owner=owner)])
+            server.store.register(
+                [Registration(name, f"tasks.T{n % 3}", server.clock(), owner=owner)]
+            )
             server.clock.tick(60)
             if name != "queued":
-                server.store.open(AttemptStart(name, f"tasks.T{n % 3}", server.clock()))
+                server.store.start_attempt(AttemptStart(name, f"tasks.T{n % 3}", server.clock()))
         server.end("retrying", "RETRY")
         server.end("done", result=1)
         server.end("failed", "FAILURE", {"exc_type": "E", "exc_message": ["no"]})
@@ -146,7 +154,10 @@ class TestFilters:
             ("q=t2", ["cancelled", "retrying"]),
             ("since=2026-01-02T03:08:05Z", ["cancelling", "cancelled", "failed"]),
             ("until=2026-01-02T03:06:05Z", ["running", "queued"]),
-            ("since=2026-01-02T04:05:05%2B01:00&until=2026-01-02T03:07:05.5Z", ["done", "retrying", "running"]),
+            (
+                "since=2026-01-02T04:05:05%2B01:00&until=2026-01-02T03:07:05.5Z",
+                ["done", "retrying", "running"],
+            ),
             ("until=9999-12-31T23:59:59Z&limit=1", ["cancelling"]),
         ],
     )
@@ -189,7 +200,11 @@ class TestFilters:
 class TestWhoMaySee:
     def test_each_is_asked_for(self) -> None:
         """Who may list is shown what it may read, and no more."""
-        with mounted(authorize=lambda _, action, execution_id: action is Action.LIST or execution_id in ("e1", "e3")) as server:
+        with mounted(
+            authorize=lambda _, action, execution_id: (
+                action is Action.LIST or execution_id in ("e1", "e3")
+            )
+        ) as server:
             fill(server)
             assert ids(server) == ["e3", "e1"]
 
@@ -200,10 +215,16 @@ class TestWhoMaySee:
     def test_a_cursor_names_nothing_else(
         self, monkeypatch: pytest.MonkeyPatch, mine: set[int], limit: int, most: int, at_once: bool
     ) -> None:
-        """No cursor holds an id that the caller may not read; page by page each that it may is seen once."""
+        """No cursor holds an id that the caller may not read; page by page each that it may is seen
+        once.
+        """
         monkeypatch.setattr("headway.server.api.listing.MOST", most)
         allowed = {f"e{n:02}" for n in mine}
-        with mounted(authorize=lambda _, action, execution_id: action is Action.LIST or execution_id in allowed) as server:
+        with mounted(
+            authorize=lambda _, action, execution_id: (
+                action is Action.LIST or execution_id in allowed
+            )
+        ) as server:
             for n in range(30):
                 server.store.register([Registration(f"e{n:02}", "tasks.some", server.clock())])
                 server.clock.tick(0 if at_once else 1)
@@ -218,7 +239,7 @@ class TestWhoMaySee:
                 cursors.append(cursor)
                 assert len(cursors) <= 31
         assert seen == sorted(allowed, reverse=True)
-        assert {pagination.named_by(each).task_id for each in cursors} <= allowed | {""}
+        assert {pagination.parse_cursor(each).task_id for each in cursors} <= allowed | {""}
 
     def test_who_may_not_list(self) -> None:
         """Who may read each one may not list them for that."""
@@ -229,7 +250,12 @@ class TestWhoMaySee:
         """Where there are tokens it wants one."""
         with mounted(tokens=["secret-secret-secret"]) as server:
             assert server.client.get(LIST).status_code == 401
-            assert server.client.get(LIST, headers={"Authorization": "Bearer secret-secret-secret"}).status_code == 200
+            assert (
+                server.client.get(
+                    LIST, headers={"Authorization": "Bearer secret-secret-secret"}
+                ).status_code
+                == 200
+            )
 
 
 class TestFaults:
@@ -246,18 +272,20 @@ class TestFaults:
         assert_problem(server.client.get(LIST), 501, "can't list executions")
 
 
-class Shelf(Source):
+class Shelf(IndexReader):
     """An index of made-up places that counts what it is asked for; nothing on it can be seen."""
 
     def __init__(self, count: int, visible: int = 0) -> None:
-        self.all = [Place(n, f"e{n}") for n in reversed(range(count))]
+        self.all = [Position(n, f"e{n}") for n in reversed(range(count))]
         self.visible = visible
         self.looked = 0
-        self.mended: list[tuple[Entry, Status | None]] = []
+        self.mended: list[tuple[IndexEntry, Status | None]] = []
 
-    def places(self, indexes: Sequence[str], part: Range) -> Sequence[Sequence[Place]]:
+    def places(self, indexes: Sequence[str], part: Slice) -> Sequence[Sequence[Position]]:
         """All of them, in every index."""
-        found = [place for place in self.all if part.after is None or place < part.after][: part.most]
+        found = [place for place in self.all if part.after is None or place < part.after][
+            : part.most
+        ]
         return [found for _ in indexes]
 
     def looks(self, task_ids: Sequence[str]) -> Sequence[Snapshot]:
@@ -266,14 +294,16 @@ class Shelf(Source):
         ended = {"status": "SUCCESS", "result": None}
         return [Snapshot(t, None, ended if int(t[1:]) < self.visible else None) for t in task_ids]
 
-    def mend(self, stale: Sequence[tuple[Entry, Status | None]]) -> None:
+    def mend(self, stale: Sequence[tuple[IndexEntry, Status | None]]) -> None:
         """Noted."""
         self.mended += stale
 
 
 class TestTheWalk:
     def test_it_is_bounded(self) -> None:
-        """However many there are of which none fits: a page looks at so many, and says where it goes on."""
+        """However many there are of which none fits: a page looks at so many, and says where it
+        goes on.
+        """
         shelf = Shelf(pagination.SCAN * 3, visible=5)
         query, pages, found = Query(owner="ann", limit=10), 0, 0
         while True:
@@ -284,24 +314,37 @@ class TestTheWalk:
             if page.cursor is None:
                 break
             query = Query(owner="ann", limit=10, cursor=page.cursor)
-        assert (pages, found) == (4, 0)  # the last of them is empty; an owner is nobody that others' results name
+        assert (pages, found) == (
+            4,
+            0,
+        )  # the last of them is empty; an owner is nobody that others' results name
 
     def test_what_is_gone_is_taken_out(self) -> None:
         """What isn't there any more leaves the index that led to it."""
         shelf = Shelf(3, visible=1)
         pagination.page(shelf, Query(task="tasks.t"), at(0))
-        assert shelf.mended == [(Entry(Place(n, f"e{n}"), "of:tasks.t"), None) for n in (2, 1)]
+        assert shelf.mended == [
+            (IndexEntry(Position(n, f"e{n}"), "of:tasks.t"), None) for n in (2, 1)
+        ]
 
     def test_what_others_ended_is_moved(self) -> None:
-        """An end that never passed the store is found on the way; while it stands in two indexes it is shown once."""
+        """An end that never passed the store is found on the way; while it stands in two indexes it
+        is shown once.
+        """
         shelf = Shelf(1, visible=1)
         page = pagination.page(shelf, Query(), at(0))
         assert [each.task_id for each in page.snapshots] == ["e0"]
-        others = sorted(pagination.being(status) for status in Status if status is not Status.COMPLETED)
-        assert sorted((entry.name, true) for entry, true in shelf.mended) == [(name, Status.COMPLETED) for name in others]
+        others = sorted(
+            pagination.status_index(status) for status in Status if status is not Status.COMPLETED
+        )
+        assert sorted((entry.name, true) for entry, true in shelf.mended) == [
+            (name, Status.COMPLETED) for name in others
+        ]
 
     def test_a_full_page_costs_no_more(self) -> None:
-        """Where everything fits, no more is looked at than is shown, but for one that says whether there is more."""
+        """Where everything fits, no more is looked at than is shown, but for one that says whether
+        there is more.
+        """
         shelf = Shelf(1000, visible=1000)
         page = pagination.page(shelf, Query(status=frozenset({Status.COMPLETED}), limit=50), at(0))
         assert (len(page.snapshots), shelf.looked) == (50, 51)
@@ -309,7 +352,7 @@ class TestTheWalk:
     @pytest.mark.parametrize("phase", list(Phase))
     def test_every_phase_has_its_indexes(self, phase: Phase) -> None:
         """A query by phase walks the statuses that the phase may have, and no other."""
-        assert pagination.names(Query(phase=frozenset({phase})))
-        assert pagination.names(Query(phase=frozenset({phase}), status=frozenset(Status))) == pagination.names(
-            Query(phase=frozenset({phase}))
-        )
+        assert pagination.indexes_for(Query(phase=frozenset({phase})))
+        assert pagination.indexes_for(
+            Query(phase=frozenset({phase}), status=frozenset(Status))
+        ) == pagination.indexes_for(Query(phase=frozenset({phase})))

@@ -30,7 +30,9 @@ three
 
 
 def test_blocks_are_found_with_where_they_stand(tmp_path: Path) -> None:
-    """Each block has its language, the rest of its fence's line, the heading above it, its first line and its text."""
+    """Each block has its language, the rest of its fence's line, the heading above it, its first
+    line and its text.
+    """
     page = tmp_path / "page.md"
     page.write_text(PAGE)
     assert list(blocks(page)) == [

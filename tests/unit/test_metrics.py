@@ -6,28 +6,32 @@ import re
 
 import pytest
 
-from headway.server.streams.limits import Skin
-from headway.server.streams.long_poll import Waiter
+from headway.server.streams.limits import Transport
+from headway.server.streams.long_poll import LongPoll
 from tests.support.flask_app import mounted
 from tests.support.processes import ROOT
 from tests.support.wait import until
 
 
 def test_metrics_of_the_streams() -> None:
-    """Viewers by skin, whom no seat was left for, and what the hub did for them, each as a series of its own."""
+    """Viewers by skin, whom no seat was left for, and what the hub did for them, each as a series
+    of its own.
+    """
     with mounted(max_viewers=1) as server:
         hub = server.headway.hub
         hub._sweep_interval = 3600.0  # its reads are counted too
-        eye = Waiter()
+        eye = LongPoll()
         sample = server.headway.metrics.registry.get_sample_value
         server.publish("some-id")
         attempt = server.begin("some-id")
         assert attempt == 1
-        with hub.budget.seat(Skin.SOCKET):
+        with hub.budget.seat(Transport.SOCKET):
             hub.attach("some-id", eye)
             until(lambda: sample("headway_frames_total") == 1.0)
             assert sample("headway_backend_reads_total") == 1.0
-            assert server.client.get("/api/v1/executions/some-id/progress?wait=5").status_code == 429
+            assert (
+                server.client.get("/api/v1/executions/some-id/progress?wait=5").status_code == 429
+            )
             server.clock.tick(1)
             server.report("some-id", 1, 2)
             until(lambda: sample("headway_frames_total") == 2.0)
@@ -45,9 +49,11 @@ def test_metrics_of_the_streams() -> None:
 
 
 def test_feed_lag() -> None:
-    """The time from a report in its task to the hub is a histogram; a clock that runs ahead gives 0, and not less."""
+    """The time from a report in its task to the hub is a histogram; a clock that runs ahead gives
+    0, and not less.
+    """
     with mounted() as server:
-        eye = Waiter()
+        eye = LongPoll()
         sample = server.headway.metrics.registry.get_sample_value
         server.headway.hub._sweep_interval = 3600.0  # what a sweep finds is no report
         server.publish("some-id")
@@ -69,6 +75,10 @@ def test_feed_lag() -> None:
 def test_every_metric_is_documented() -> None:
     """docs/scale.md names every series that ``/metrics`` has, and none that it hasn't."""
     with mounted() as server:
-        families = {family.name: family.type for family in server.headway.metrics.registry.collect()}
+        families = {
+            family.name: family.type for family in server.headway.metrics.registry.collect()
+        }
     named = {f"{name}_total" if kind == "counter" else name for name, kind in families.items()}
-    assert named == set(re.findall(r"^\| `(headway_\w+)", (ROOT / "docs" / "scale.md").read_text(), re.MULTILINE))
+    assert named == set(
+        re.findall(r"^\| `(headway_\w+)", (ROOT / "docs" / "scale.md").read_text(), re.MULTILINE)
+    )

@@ -18,34 +18,50 @@ from tests.support.flask_app import Mounted, mounted
 
 load_all_checks()
 
-#: Not asked: that everything which fits the schema is accepted. An id of control characters fits and is a 422, a task must be on
-#: the list, and arguments must fit the task.
+#: Not asked: that everything which fits the schema is accepted. An id of control characters fits
+#: and is a 422, a task must be on the list, and arguments must fit the task.
 UNASKED = ["positive_data_acceptance", "use_after_free", "ensure_resource_availability"]
 
 PATHS = openapi.description("/api/v1", True, False)["paths"]
 OPERATIONS = [(method, path) for path, methods in PATHS.items() for method in methods]
 #: Calls that can go wrong: those that take something.
-TAKING = [(method, path) for method, path in OPERATIONS if {"parameters", "requestBody"} & set(PATHS[path][method])]
-CALLS = [(*each, GenerationMode.POSITIVE) for each in OPERATIONS] + [(*each, GenerationMode.NEGATIVE) for each in TAKING]
+TAKING = [
+    (method, path)
+    for method, path in OPERATIONS
+    if {"parameters", "requestBody"} & set(PATHS[path][method])
+]
+CALLS = [(*each, GenerationMode.POSITIVE) for each in OPERATIONS] + [
+    (*each, GenerationMode.NEGATIVE) for each in TAKING
+]
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mounted]:
     """An app with an execution in every state."""
-    monkeypatch.setattr("headway.server.streams.long_poll.FIRST_READ", 60.0)  # a held poll whose hub is held up as long is a 503
+    monkeypatch.setattr(
+        "headway.server.streams.long_poll.FIRST_READ", 60.0
+    )  # a held poll whose hub is held up as long is a 503
     celery = Celery("described", broker="memory://", set_as_current=False)
     celery.task(name="tasks.any", shared=False)(lambda *args, **kwargs: None)
-    # The lock stands open, or all that made-up calls saw would be 403. Waiting would hold the test up; how long is granted is
-    # proved elsewhere.
+    # The lock stands open, or all that made-up calls saw would be 403. Waiting would hold the test
+    # up; how long is granted is proved elsewhere.
     with mounted(
-        celery=celery, startable=["tasks.any"], max_wait=0.01, operations_at_root=True, authorize=lambda *_: True
+        celery=celery,
+        startable=["tasks.any"],
+        max_wait=0.01,
+        operations_at_root=True,
+        authorize=lambda *_: True,
     ) as made:
         for execution_id in ("queued", "running", "failed", "done"):
             made.publish(execution_id)
         for execution_id in ("running", "failed", "done"):
             made.begin(execution_id)
             made.report(execution_id, 2, 5, "processing", batch="3")
-        made.end("failed", "FAILURE", {"exc_type": "ValueError", "exc_message": ["no"], "exc_module": "builtins"})
+        made.end(
+            "failed",
+            "FAILURE",
+            {"exc_type": "ValueError", "exc_message": ["no"], "exc_module": "builtins"},
+        )
         made.end("done", result=[1, 2])
         yield made
 
@@ -59,11 +75,21 @@ def hold(case: Case) -> None:
 
 
 @pytest.mark.parametrize(("method", "path", "mode"), CALLS)
-def test_the_app_does_what_it_says(server: Mounted, method: str, path: str, mode: GenerationMode) -> None:
-    """Made-up calls, sane and not: every status, type, header and body is one that the description names."""
+def test_the_app_does_what_it_says(
+    server: Mounted, method: str, path: str, mode: GenerationMode
+) -> None:
+    """Made-up calls, sane and not: every status, type, header and body is one that the description
+    names.
+    """
     described = operation(server, method, path)
 
-    @settings(max_examples=25, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=25,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
     @given(case=described.as_strategy(generation_mode=mode))
     def hold_it(case: Case) -> None:
         hold(case)
@@ -72,7 +98,9 @@ def test_the_app_does_what_it_says(server: Mounted, method: str, path: str, mode
 
 
 @pytest.mark.parametrize("execution_id", ["queued", "running", "failed", "done", "unknown"])
-@pytest.mark.parametrize("path", [path for _, path in OPERATIONS if path.endswith(("_id}", "/progress", "/history"))])
+@pytest.mark.parametrize(
+    "path", [path for _, path in OPERATIONS if path.endswith(("_id}", "/progress", "/history"))]
+)
 def test_each_state_is_described(server: Mounted, path: str, execution_id: str) -> None:
     """Whatever an execution is, its answer fits the description."""
     parameters = dict.fromkeys(re.findall(r"{(\w+)}", path), execution_id)
@@ -80,7 +108,9 @@ def test_each_state_is_described(server: Mounted, path: str, execution_id: str) 
 
 
 def test_every_route_is_described(server: Mounted) -> None:
-    """A route that was added and isn't described fails here; streams can't be, and say so; the browser's modules are no API."""
+    """A route that was added and isn't described fails here; streams can't be, and say so; the
+    browser's modules are no API.
+    """
     described = {re.sub(r"{\w+}", "<>", path) for _, path in OPERATIONS}
     for rule in server.app.url_map.iter_rules():
         path = re.sub(r"<\w+>", "<>", rule.rule)
@@ -102,7 +132,11 @@ def test_where_it_is(server: Mounted) -> None:
 
 def test_refused_bodies_are_described(server: Mounted) -> None:
     """What no generator thinks of: a body of another type, with no length, or too large."""
-    chunked = {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True, "CONTENT_LENGTH": ""}
+    chunked = {
+        "HTTP_TRANSFER_ENCODING": "chunked",
+        "wsgi.input_terminated": True,
+        "CONTENT_LENGTH": "",
+    }
     calls: list[dict[str, Any]] = [
         {"data": "x", "content_type": "text/plain"},
         {"content_type": "application/json", "environ_overrides": chunked},
@@ -110,4 +144,6 @@ def test_refused_bodies_are_described(server: Mounted) -> None:
     ]
     statuses = [server.client.post("/api/v1/executions", **call).status_code for call in calls]
     assert statuses == [415, 411, 413]
-    assert {str(status) for status in statuses} <= set(PATHS["/api/v1/executions"]["post"]["responses"])
+    assert {str(status) for status in statuses} <= set(
+        PATHS["/api/v1/executions"]["post"]["responses"]
+    )

@@ -33,7 +33,9 @@ def test_a_message_says_its_owner(lab: Lab) -> None:
 
 
 def test_whatever_is_published_in_the_block(lab: Lab) -> None:
-    """The innermost block counts, a message's own header before it, another thread isn't meant, and after it all is as before."""
+    """The innermost block counts, a message's own header before it, another thread isn't meant, and
+    after it all is as before.
+    """
     elsewhere: list[str | None] = []
     with owned_by("alice"):
         assert owner(lab) == "alice"
@@ -55,7 +57,9 @@ def test_an_owner_is_a_name(wrong: Any) -> None:
 
 
 def test_what_a_task_publishes_is_its_owners(lab: Lab) -> None:
-    """Subtasks, a chain's next step and a retry inherit it; a task that speaks for somebody else does."""
+    """Subtasks, a chain's next step and a retry inherit it; a task that speaks for somebody else
+    does.
+    """
     ids: dict[str, str] = {}
 
     @lab.task(name="leaf")
@@ -76,7 +80,10 @@ def test_what_a_task_publishes_is_its_owners(lab: Lab) -> None:
     signals.before_task_publish.connect(remember, weak=False)
     try:
         lab.trace(
-            parent, "p", headway_owner="alice", chain=[dict(following.tasks[0] if hasattr(following, "tasks") else following)]
+            parent,
+            "p",
+            headway_owner="alice",
+            chain=[dict(following.tasks[0] if hasattr(following, "tasks") else following)],
         )
     finally:
         signals.before_task_publish.disconnect(remember)

@@ -1,4 +1,6 @@
-"""Errors as answers: each error of the package has its status, everything below the prefix is a problem document."""
+"""Errors as answers: each error of the package has its status, everything below the prefix is a
+problem document.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def server() -> Iterator[Mounted]:
 
 def assert_problem(response: TestResponse, status: int, *words: str) -> dict[str, Any]:
     # A stream that shouldn't be there has no end to wait for.
-    assert response.status_code == status, response.status if response.is_streamed else response.get_data(as_text=True)
+    assert response.status_code == status, (
+        response.status if response.is_streamed else response.get_data(as_text=True)
+    )
     assert response.mimetype == "application/problem+json"
     assert response.headers["X-Content-Type-Options"] == "nosniff"
     body: dict[str, Any] = response.get_json(force=True)
@@ -37,9 +41,20 @@ def assert_problem(response: TestResponse, status: int, *words: str) -> dict[str
 
 
 def test_the_table_is_complete() -> None:
-    """Every error that the server can raise has a status of its own in the table: all but those of the client."""
-    every = {cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, errors.HeadwayError)}
-    clients = {errors.ExecutionFailed, errors.ExecutionCancelled, errors.NotFinished, errors.UnexpectedAnswer}
+    """Every error that the server can raise has a status of its own in the table: all but those of
+    the client.
+    """
+    every = {
+        cls
+        for _, cls in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(cls, errors.HeadwayError)
+    }
+    clients = {
+        errors.ExecutionFailed,
+        errors.ExecutionCancelled,
+        errors.NotFinished,
+        errors.UnexpectedResponse,
+    }
     assert set(problems.STATUS) == every - clients
 
 
@@ -56,7 +71,9 @@ def test_the_table_is_the_contracts() -> None:
         "NotSupported": 501,
         "Unavailable": 503,
     }
-    assert {cls.__name__: int(status) for cls, status in problems.STATUS.items() if status != 500} == wanted
+    assert {
+        cls.__name__: int(status) for cls, status in problems.STATUS.items() if status != 500
+    } == wanted
 
 
 def test_a_more_special_error_keeps_its_status() -> None:
@@ -65,7 +82,7 @@ def test_a_more_special_error_keeps_its_status() -> None:
     class Special(errors.Unavailable):
         pass
 
-    assert problems.status_of(Special()) == 503
+    assert problems.http_status(Special()) == 503
 
 
 @pytest.mark.parametrize(
@@ -83,7 +100,9 @@ def test_a_more_special_error_keeps_its_status() -> None:
     ],
 )
 def test_an_unmatched_url(server: Mounted, method: str, path: str) -> None:
-    """What isn't there at all, below the prefix or where Tensorlake's clients ask, is a problem document too."""
+    """What isn't there at all, below the prefix or where Tensorlake's clients ask, is a problem
+    document too.
+    """
     assert_problem(server.client.open(path, method=method), 404)
 
 
@@ -111,14 +130,23 @@ def test_other_paths_are_left_alone(server: Mounted) -> None:
     """Outside the prefix the app answers as it always did, near misses of our paths included."""
     server.app.add_url_rule("/healthz", "own", lambda: "mine")
     server.app.add_url_rule("/folder/", "folder", lambda: "mine")
-    for path in ("/nothing", "/api", "/api/v10", "/api/v1x/executions", "/applications/a", "/applications/a/requests/x"):
+    for path in (
+        "/nothing",
+        "/api",
+        "/api/v10",
+        "/api/v1x/executions",
+        "/applications/a",
+        "/applications/a/requests/x",
+    ):
         assert server.client.get(path).mimetype == "text/html"
     for path in ("/healthz", "/folder/", "/folder"):
         assert server.client.post(path).mimetype == "text/html"
 
 
 def test_the_apps_own_handlers_are_untouched() -> None:
-    """An app with handlers of its own keeps them for its pages, and Headway's answers aren't theirs."""
+    """An app with handlers of its own keeps them for its pages, and Headway's answers aren't
+    theirs.
+    """
     app = Flask("own")
     app.register_error_handler(404, lambda _: ("mine 404", 404))
     app.register_error_handler(405, lambda _: ("mine 405", 405))
@@ -127,7 +155,11 @@ def test_the_apps_own_handlers_are_untouched() -> None:
     app.register_error_handler(Exception, lambda _: ("mine", 500))
     app.add_url_rule("/page", "page", lambda: {}["no"])
     with mounted(app) as server:
-        for path, method, text in (("/nothing", "GET", "mine 404"), ("/page", "POST", "mine 405"), ("/page", "GET", "mine")):
+        for path, method, text in (
+            ("/nothing", "GET", "mine 404"),
+            ("/page", "POST", "mine 405"),
+            ("/page", "GET", "mine"),
+        ):
             assert server.client.open(path, method=method).get_data(as_text=True) == text
         assert_problem(server.client.get("/api/v1/nothing"), 404)
         assert_problem(server.client.post("/api/v1/executions/x"), 405)
@@ -149,10 +181,18 @@ def test_a_redirect_of_the_router_is_left_alone(server: Mounted) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("redis://user:password@host"), errors.ConfigurationError("set this"), errors.UsageError("x")]
+    "error",
+    [
+        RuntimeError("redis://user:password@host"),
+        errors.ConfigurationError("set this"),
+        errors.UsageError("x"),
+    ],
 )
 def test_a_fault_of_ours(
-    server: Mounted, error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    server: Mounted,
+    error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A fault that nobody foresaw is told without its text, and logged with its traceback."""
 
@@ -169,7 +209,11 @@ def test_a_fault_of_ours(
 def test_the_backend_is_away(server: Mounted) -> None:
     """503 says when to ask again, and nothing of the driver."""
     server.store.away = True
-    for path in ("/api/v1/executions/x", "/api/v1/executions/x/progress", "/applications/a/requests/x/progress"):
+    for path in (
+        "/api/v1/executions/x",
+        "/api/v1/executions/x/progress",
+        "/applications/a/requests/x/progress",
+    ):
         response = server.client.get(path)
         assert_problem(response, 503)
         assert int(response.headers["Retry-After"]) >= 1

@@ -18,12 +18,12 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 import headway
 from headway import ProgressTimeout, UsageError
-from headway.worker import attempt, fenced_backend, task, progress_timeout
-from headway.worker.validation import Report
+from headway.worker import attempt, fenced_backend, progress_timeout, task
+from headway.worker.progress_timeout import ProgressWatchdog
 from headway.worker.scheduler import Scheduler
-from headway.worker.progress_timeout import Watch
-from tests.support.interrupts import settled
+from headway.worker.validation import Update
 from tests.support.fake_scheduler import Timer
+from tests.support.interrupts import settled
 from tests.support.wait import until
 from tests.unit.tracing import Lab
 
@@ -33,10 +33,10 @@ class Silence:
 
     def __init__(self, seconds: float = 10) -> None:
         self.timer = Timer()
-        self.newest: Report | None = None
+        self.newest: Update | None = None
         self.strikes: list[float] = []
         self.called_off = False
-        self.watch = Watch(
+        self.watch = ProgressWatchdog(
             seconds,
             lambda: self.newest,
             self.timer,  # type: ignore[arg-type]
@@ -53,7 +53,9 @@ class Silence:
 
 
 def test_a_silent_task_is_struck_when_its_time_is_over() -> None:
-    """One that never reports anything, after exactly that time; and again after as long, if it goes on."""
+    """One that never reports anything, after exactly that time; and again after as long, if it goes
+    on.
+    """
     silence = Silence(10)
     silence.timer.pass_to(9.99)
     assert silence.strikes == []
@@ -64,7 +66,13 @@ def test_a_silent_task_is_struck_when_its_time_is_over() -> None:
 def test_each_new_report_starts_the_time_anew() -> None:
     """What is new is any difference: a count, a total, a message, an attribute."""
     silence = Silence(10)
-    told: list[Report] = [(1, 5, None, None), (2, 5, None, None), (2, 6, None, None), (2, 6, "x", None), (2, 6, "x", {"a": "b"})]
+    told: list[Update] = [
+        (1, 5, None, None),
+        (2, 5, None, None),
+        (2, 6, None, None),
+        (2, 6, "x", None),
+        (2, 6, "x", {"a": "b"}),
+    ]
     for number, report in enumerate(told, 1):
         silence.newest = report
         silence.timer.pass_to(number * 8)
@@ -84,7 +92,9 @@ def test_an_identical_report_does_not() -> None:
 
 
 def test_a_process_that_was_stopped_may_speak_first() -> None:
-    """A look that comes an hour late says nothing: the task gets one look's time, and is struck only then."""
+    """A look that comes an hour late says nothing: the task gets one look's time, and is struck
+    only then.
+    """
     silence = Silence(10)
     silence.timer.jump_to(3600)
     assert silence.strikes == []
@@ -124,9 +134,11 @@ def heard() -> Iterator[list[int]]:
 
 
 def test_the_main_thread_is_struck_in_a_wait(heard: list[int]) -> None:
-    """A signal ends a wait at once, with the sentence that says why; the handler that was there hears nothing of it."""
+    """A signal ends a wait at once, with the sentence that says why; the handler that was there
+    hears nothing of it.
+    """
     timer, begun = Timer(), threading.Event()
-    watch = Watch(10, lambda: None, timer, clock=lambda: timer.now)  # type: ignore[arg-type]
+    watch = ProgressWatchdog(10, lambda: None, timer, clock=lambda: timer.now)  # type: ignore[arg-type]
     time = threading.Thread(target=lambda: begun.wait(60) and timer.pass_to(10))
 
     def wait() -> None:
@@ -143,8 +155,10 @@ def test_the_main_thread_is_struck_in_a_wait(heard: list[int]) -> None:
 
 
 def test_two_strikes_that_wait_are_one_signal(heard: list[int]) -> None:
-    """C code keeps both waiting, and the system delivers them as one: the next signal of Celery's isn't taken for the other."""
-    watch = Watch(10, lambda: None, Timer())  # type: ignore[arg-type]
+    """C code keeps both waiting, and the system delivers them as one: the next signal of Celery's
+    isn't taken for the other.
+    """
+    watch = ProgressWatchdog(10, lambda: None, Timer())  # type: ignore[arg-type]
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
     watch._strike()
     watch._strike()
@@ -156,8 +170,10 @@ def test_two_strikes_that_wait_are_one_signal(heard: list[int]) -> None:
 
 
 def test_the_signals_other_owner_goes_on(scheduler: Scheduler, heard: list[int]) -> None:
-    """Celery's soft time limit comes by the same signal: what isn't ours is passed on, also while a task is watched."""
-    watch = Watch(3600, lambda: None, scheduler)
+    """Celery's soft time limit comes by the same signal: what isn't ours is passed on, also while a
+    task is watched.
+    """
+    watch = ProgressWatchdog(3600, lambda: None, scheduler)
     watch.start()
     signal.raise_signal(signal.SIGUSR1)
     watch.stop()
@@ -165,9 +181,11 @@ def test_the_signals_other_owner_goes_on(scheduler: Scheduler, heard: list[int])
     assert heard == [signal.SIGUSR1, signal.SIGUSR1]
 
 
-def test_a_signal_that_comes_after_the_end_strikes_nobody(scheduler: Scheduler, heard: list[int]) -> None:
+def test_a_signal_that_comes_after_the_end_strikes_nobody(
+    scheduler: Scheduler, heard: list[int]
+) -> None:
     """A child's next task may not die of what was meant for the one before."""
-    watch = Watch(3600, lambda: None, scheduler)
+    watch = ProgressWatchdog(3600, lambda: None, scheduler)
     watch.start()
     watch.stop()
     watch._strike()
@@ -175,7 +193,9 @@ def test_a_signal_that_comes_after_the_end_strikes_nobody(scheduler: Scheduler, 
     assert heard == []
 
 
-def in_a_thread(work: Callable[[], None], meanwhile: Callable[[], object] = bool) -> list[BaseException | None]:
+def in_a_thread(
+    work: Callable[[], None], meanwhile: Callable[[], object] = bool
+) -> list[BaseException | None]:
     """What a thread that does it ends with; ``meanwhile`` is what this one does."""
     ends: list[BaseException | None] = []
 
@@ -199,7 +219,7 @@ def test_another_thread_is_struck_in_python_code() -> None:
     timer, begun = Timer(), threading.Event()
 
     def work() -> None:
-        watch = Watch(10, lambda: None, timer, clock=lambda: timer.now)  # type: ignore[arg-type]
+        watch = ProgressWatchdog(10, lambda: None, timer, clock=lambda: timer.now)  # type: ignore[arg-type]
         try:
             watch.start()
             begun.set()
@@ -217,7 +237,7 @@ def test_a_thread_that_ended_is_not_struck(scheduler: Scheduler) -> None:
     """A strike that comes in `stop` is swallowed there, and one that comes after it isn't made."""
 
     def work() -> None:
-        watch = Watch(3600, lambda: None, scheduler)
+        watch = ProgressWatchdog(3600, lambda: None, scheduler)
         watch.start()
         off, thread = watch._strike.call_off, ctypes.c_ulong(threading.get_ident())
 
@@ -240,12 +260,12 @@ monkey.patch_all()
 import gevent.event
 from headway import ProgressTimeout
 from headway.worker.scheduler import shared
-from headway.worker.progress_timeout import Watch
+from headway.worker.progress_timeout import ProgressWatchdog
 
 over = gevent.event.Event()
 
 def job(seconds):
-    watch = Watch(seconds, lambda: None, shared)
+    watch = ProgressWatchdog(seconds, lambda: None, shared)
     try:
         watch.start()
         over.wait(60)
@@ -266,7 +286,9 @@ assert second.value == "slept", second.value
 
 def test_a_greenlet_is_struck_where_it_yields() -> None:
     """It alone, and not the one beside it."""
-    done = subprocess.run([sys.executable, "-c", GREENLETS], capture_output=True, text=True, timeout=150, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", GREENLETS], capture_output=True, text=True, timeout=150, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -325,7 +347,9 @@ def test_installs_word_holds_where_the_task_has_none(lab: Lab) -> None:
 
 @pytest.mark.usefixtures("heard")
 def test_a_classes_own_word_is_not_hidden(lab: Lab) -> None:
-    """A class-based task that says it in its body is heard: the class it is covered with says nothing."""
+    """A class-based task that says it in its body is heard: the class it is covered with says
+    nothing.
+    """
     from celery import Task
 
     class Silent(Task):  # type: ignore[misc]
@@ -349,17 +373,17 @@ def too_long(signum: int, frame: object) -> None:
 def test_wherever_it_strikes_nothing_is_left_behind(
     lab: Lab, timer: Timer, monkeypatch: pytest.MonkeyPatch, celerys: bool
 ) -> None:
-    """Around the task's code, too, and Celery's own limit as well: no watch and no variable that would harm the task that comes
-    next.
+    """Around the task's code, too, and Celery's own limit as well: no watch and no variable that
+    would harm the task that comes next.
 
     Python lets a signal in where a function begins and where one has returned.
     """
     settled()
     signal.signal(signal.SIGUSR1, too_long)
     ours = {module.__file__ for module in (attempt, fenced_backend, task, progress_timeout)}
-    watches: list[Watch] = []
+    watches: list[ProgressWatchdog] = []
 
-    class Watched(Watch):
+    class Watched(ProgressWatchdog):
         def start(self) -> None:
             watches.append(self)
             super().start()
@@ -387,13 +411,13 @@ def test_wherever_it_strikes_nothing_is_left_behind(
         finally:
             sys.setprofile(before)
         assert not watches[-1].running, wanted
-        assert not attempt.ours.get(), wanted
+        assert not attempt.own_write.get(), wanted
         with pytest.raises(UsageError):
             headway.RequestContext.get()
         assert lab.record(f"x{wanted}").state in ("SUCCESS", "FAILURE"), wanted
         return next(places) > wanted
 
-    monkeypatch.setattr(attempt, "Watch", Watched)
+    monkeypatch.setattr(attempt, "ProgressWatchdog", Watched)
     assert len(list(itertools.takewhile(strike_at, itertools.count(1)))) > 20
 
 

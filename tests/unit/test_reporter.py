@@ -1,4 +1,6 @@
-"""The reporter: first, last and every interval, and never the backend's fault in the task. No thread, no clock, no server."""
+"""The reporter: first, last and every interval, and never the backend's fault in the task. No
+thread, no clock, no server.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from unittest import mock
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded
 
-from headway.core.throttle import Breaker
+from headway.core.throttle import CircuitBreaker
 from headway.errors import Unavailable, UsageError
 from headway.worker import reporter as module
 from headway.worker.reporter import Reporter
@@ -77,14 +79,23 @@ def sink() -> Sink:
 @pytest.fixture
 def reporter(time: Time, sink: Sink) -> Iterator[Reporter]:
     """A reporter with an interval of a quarter of a second."""
-    made = Reporter(sink, name="a job", attempt=lambda: 2, scheduler=time, clock=time, wall=lambda: 1000.0 + time.now)  # type: ignore[arg-type]
+    made = Reporter(
+        sink,
+        name="a job",
+        attempt=lambda: 2,
+        scheduler=time,
+        clock=time,
+        wall=lambda: 1000.0 + time.now,
+    )  # type: ignore[arg-type]
     yield made
     sink.fault = None
     made.close()
 
 
 def test_the_first_report_is_written_at_once(reporter: Reporter, sink: Sink) -> None:
-    """By the task's own thread, before `update` returns: what follows may hold the interpreter for long (fact 47)."""
+    """By the task's own thread, before `update` returns: what follows may hold the interpreter for
+    long (fact 47).
+    """
     reporter.update(1, 10, "one", {"a": "b"})
     assert sink.metas == [
         {
@@ -111,15 +122,21 @@ def test_a_hot_loop_is_written_once_an_interval(reporter: Reporter, sink: Sink, 
 
 
 def test_the_newest_of_an_interval_is_written(reporter: Reporter, sink: Sink, time: Time) -> None:
-    """What was left behind is written when the interval has passed, also if the task says nothing more."""
+    """What was left behind is written when the interval has passed, also if the task says nothing
+    more.
+    """
     for step in range(4):
         reporter.update(step, 4)
     time.pass_by(1.0)
     assert sink.currents == [0, 3]
 
 
-def test_who_is_killed_loses_an_interval_at_most(reporter: Reporter, sink: Sink, time: Time) -> None:
-    """At any moment what is written is no older than what the task said an interval ago: that is all a SIGKILL can take."""
+def test_who_is_killed_loses_an_interval_at_most(
+    reporter: Reporter, sink: Sink, time: Time
+) -> None:
+    """At any moment what is written is no older than what the task said an interval ago: that is
+    all a SIGKILL can take.
+    """
     random, said = Random(5), list[tuple[float, int]]()
     for number in range(1, 500):
         reporter.update(number, 500)
@@ -129,7 +146,9 @@ def test_who_is_killed_loses_an_interval_at_most(reporter: Reporter, sink: Sink,
         assert not old or sink.currents[-1] >= old[-1]
 
 
-def test_after_a_pause_a_report_is_written_at_once(reporter: Reporter, sink: Sink, time: Time) -> None:
+def test_after_a_pause_a_report_is_written_at_once(
+    reporter: Reporter, sink: Sink, time: Time
+) -> None:
     """The reporter comes to rest, and the next report is a first one again."""
     reporter.update(1, 4)
     time.pass_by(5.0)
@@ -148,12 +167,16 @@ def test_the_last_report_is_written_at_the_end(reporter: Reporter, sink: Sink) -
 
 
 def test_nothing_is_written_twice_at_the_end(reporter: Reporter, sink: Sink) -> None:
-    """A report that is written already isn't written again by `close`; nothing reported, nothing written."""
+    """A report that is written already isn't written again by `close`; nothing reported, nothing
+    written.
+    """
     reporter.close()
     assert sink.tries == 0
 
 
-def test_after_the_end_reports_are_ignored(reporter: Reporter, sink: Sink, time: Time, caplog: pytest.LogCaptureFixture) -> None:
+def test_after_the_end_reports_are_ignored(
+    reporter: Reporter, sink: Sink, time: Time, caplog: pytest.LogCaptureFixture
+) -> None:
     """The latch: what comes late is checked, and dropped with no more than a word in the debug log."""
     reporter.update(1, 4)
     reporter.close()
@@ -166,7 +189,9 @@ def test_after_the_end_reports_are_ignored(reporter: Reporter, sink: Sink, time:
         reporter.update(-1, 4)
 
 
-def test_a_timer_that_goes_off_after_the_end_does_nothing(reporter: Reporter, sink: Sink, time: Time) -> None:
+def test_a_timer_that_goes_off_after_the_end_does_nothing(
+    reporter: Reporter, sink: Sink, time: Time
+) -> None:
     """The timers of ended attempts are left to run out."""
     reporter.update(1, 4)
     reporter.update(2, 4)
@@ -179,7 +204,9 @@ def test_a_timer_that_goes_off_after_the_end_does_nothing(reporter: Reporter, si
 def test_a_backend_that_is_away_costs_one_wait(
     reporter: Reporter, sink: Sink, time: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The task tries once; further tries are the timer's, with growing pauses; one line in the log; nothing is raised."""
+    """The task tries once; further tries are the timer's, with growing pauses; one line in the log;
+    nothing is raised.
+    """
     sink.fault = Unavailable()
     for step in range(1000):
         reporter.update(step, 1000)
@@ -190,7 +217,9 @@ def test_a_backend_that_is_away_costs_one_wait(
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
-def test_when_the_backend_is_back_the_newest_is_written(reporter: Reporter, sink: Sink, time: Time) -> None:
+def test_when_the_backend_is_back_the_newest_is_written(
+    reporter: Reporter, sink: Sink, time: Time
+) -> None:
     """Nothing but the newest is kept, and the next try writes it."""
     sink.fault = Unavailable()
     for step in range(10):
@@ -221,8 +250,12 @@ def test_the_end_tries_once_more(reporter: Reporter, sink: Sink) -> None:
     assert sink.tries == 2
 
 
-def test_the_end_waits_no_longer_than_it_says(reporter: Reporter, sink: Sink, caplog: pytest.LogCaptureFixture) -> None:
-    """With a write of another thread under way that hangs, the end gives up after the documented two seconds, and says so."""
+def test_the_end_waits_no_longer_than_it_says(
+    reporter: Reporter, sink: Sink, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a write of another thread under way that hangs, the end gives up after the documented
+    two seconds, and says so.
+    """
     reporter.update(1, 10)
     reporter.update(2, 10)
     lock = mock.Mock(**{"acquire.return_value": False})
@@ -235,7 +268,7 @@ def test_the_end_waits_no_longer_than_it_says(reporter: Reporter, sink: Sink, ca
 
 def test_one_outage_is_known_to_all(time: Time, sink: Sink) -> None:
     """Attempts of one process share what they know of the backend: the second doesn't wait for it."""
-    breaker = Breaker()
+    breaker = CircuitBreaker()
     sink.fault = Unavailable()
     reporters = [Reporter(sink, breaker=breaker, scheduler=time, clock=time) for _ in range(20)]  # type: ignore[arg-type]
     for each in reporters:
@@ -251,7 +284,9 @@ def test_one_outage_is_known_to_all(time: Time, sink: Sink) -> None:
 def test_a_report_that_cannot_be_stored_is_dropped(
     reporter: Reporter, sink: Sink, time: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A serializer that refuses it is no outage: it is told once, not tried again, and the next report goes its way."""
+    """A serializer that refuses it is no outage: it is told once, not tried again, and the next
+    report goes its way.
+    """
     sink.fault = TypeError("not serialisable")
     for step in range(5):
         reporter.update(step, 10)
@@ -264,7 +299,9 @@ def test_a_report_that_cannot_be_stored_is_dropped(
 
 
 def test_a_soft_time_limit_is_not_swallowed(reporter: Reporter, sink: Sink) -> None:
-    """It strikes the task in the middle of a write, and is an Exception like the faults that are swallowed."""
+    """It strikes the task in the middle of a write, and is an Exception like the faults that are
+    swallowed.
+    """
     sink.fault = SoftTimeLimitExceeded()
     with pytest.raises(SoftTimeLimitExceeded):
         reporter.update(1, 10)
@@ -274,7 +311,9 @@ def test_a_soft_time_limit_is_not_swallowed(reporter: Reporter, sink: Sink) -> N
 
 
 def test_a_strike_at_any_step_keeps_no_lock(time: Time) -> None:
-    """Wherever a time limit strikes a task that reports, its last report is written, and its end waits for nothing."""
+    """Wherever a time limit strikes a task that reports, its last report is written, and its end
+    waits for nothing.
+    """
     step, going = 1, True
     while going:
         sink = Sink()
@@ -296,7 +335,9 @@ def test_a_wrong_report_changes_nothing(reporter: Reporter, sink: Sink) -> None:
     assert sink.currents == [1]
 
 
-def test_a_long_report_is_cut_and_told_once(reporter: Reporter, sink: Sink, time: Time, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_long_report_is_cut_and_told_once(
+    reporter: Reporter, sink: Sink, time: Time, caplog: pytest.LogCaptureFixture
+) -> None:
     """Never an error; one warning for an attempt."""
     for _ in range(3):
         reporter.update(1, 2, "x" * 5000, {"k": "y" * 10_000})
@@ -307,7 +348,9 @@ def test_a_long_report_is_cut_and_told_once(reporter: Reporter, sink: Sink, time
 
 
 def test_a_report_left_while_the_timer_rests_is_not_lost(time: Time, sink: Sink) -> None:
-    """The race of coming to rest: a report of another thread that finds the lock taken is seen after it is let go of."""
+    """The race of coming to rest: a report of another thread that finds the lock taken is seen
+    after it is let go of.
+    """
     made = Reporter(sink, scheduler=time, clock=time)  # type: ignore[arg-type]
     made.update(1, 3)
 
@@ -334,7 +377,9 @@ def test_a_report_left_while_the_timer_rests_is_not_lost(time: Time, sink: Sink)
 
 
 def test_many_threads_lose_nothing_but_what_is_older(time: Time, sink: Sink) -> None:
-    """Reports from many threads at once: the last one of all is written, and never two writes at a time."""
+    """Reports from many threads at once: the last one of all is written, and never two writes at a
+    time.
+    """
     writing, at_once = threading.Lock(), list[Any]()
 
     def store(meta: dict[str, Any]) -> None:
@@ -378,9 +423,9 @@ def test_track_counts_what_is_done(reporter: Reporter, sink: Sink, time: Time) -
     for _ in reporter.track(["a", "b", "c"], message="letters", attributes={"x": "y"}):
         time.pass_by(1.0)
     reporter.close()
-    assert [(meta["current"], meta["total"], meta["message"], meta["attributes"]) for meta in sink.metas] == [
-        (done, 3, "letters", {"x": "y"}) for done in range(4)
-    ]
+    assert [
+        (meta["current"], meta["total"], meta["message"], meta["attributes"]) for meta in sink.metas
+    ] == [(done, 3, "letters", {"x": "y"}) for done in range(4)]
 
 
 def test_track_says_how_far_it_came(reporter: Reporter, sink: Sink) -> None:
@@ -437,8 +482,12 @@ def test_one_track_inside_another(reporter: Reporter, sink: Sink) -> None:
 
 
 @pytest.mark.parametrize("held", [False, True])
-def test_a_forked_child_is_mute_and_never_hangs(reporter: Reporter, sink: Sink, time: Time, held: bool) -> None:
-    """A captured reporter in a child process does nothing, also where another thread held its lock at the fork."""
+def test_a_forked_child_is_mute_and_never_hangs(
+    reporter: Reporter, sink: Sink, time: Time, held: bool
+) -> None:
+    """A captured reporter in a child process does nothing, also where another thread held its lock
+    at the fork.
+    """
     reporter.update(1, 4)
     time.pass_by(5.0)
     reader, writer = os.pipe()

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from headway.core.frames import frames_between, opening_frames
 from headway.models import Execution, Phase, Progress, Status
-from headway.server.streams.bookmark import Bookmark
-from headway.server.streams.long_poll import Waiter
+from headway.server.streams.bookmark import ResumeToken
+from headway.server.streams.long_poll import LongPoll
 from tests.support.flask_app import mounted
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -41,69 +41,101 @@ progresses = st.none() | st.builds(
 @st.composite
 def executions(draw: st.DrawFn) -> Execution:
     phase = draw(st.sampled_from(sorted(PHASES)))
-    status = draw(st.sampled_from([Status.RUNNING, PHASES[phase]])) if phase is Phase.CANCELLING else PHASES[phase]
+    status = (
+        draw(st.sampled_from([Status.RUNNING, PHASES[phase]]))
+        if phase is Phase.CANCELLING
+        else PHASES[phase]
+    )
     return Execution("x", status, phase, draw(progresses), attempt=draw(st.integers(0, 2)))
 
 
 @given(executions(), executions())
 def test_who_comes_back_is_told_what_came_since(before: Execution, after: Execution) -> None:
-    """With the id of the last frame about one state, a client is told of the next what it would have been told anyway."""
+    """With the id of the last frame about one state, a client is told of the next what it would
+    have been told anyway.
+    """
     *_, last = opening_frames(before, NOW)
-    written = str(Bookmark.behind(last["type"], before))
-    bookmark = Bookmark.parse(written)
+    written = str(ResumeToken.behind(last["type"], before))
+    bookmark = ResumeToken.parse(written)
     assert bookmark is not None
-    assert list(frames_between(bookmark.believed(after), after, NOW)) == list(frames_between(before, after, NOW))
+    assert list(frames_between(bookmark.believed(after), after, NOW)) == list(
+        frames_between(before, after, NOW)
+    )
 
 
 @given(executions(), executions())
 def test_who_was_cut_off_between_two_frames(before: Execution, after: Execution) -> None:
-    """Where one change is told in two frames, who has the first one's id is still told the second, and not the first again."""
+    """Where one change is told in two frames, who has the first one's id is still told the second,
+    and not the first again.
+    """
     told = list(frames_between(before, after, NOW))
     for number, frame in enumerate(told[:-1]):
-        bookmark = Bookmark.behind(frame["type"], after)
+        bookmark = ResumeToken.behind(frame["type"], after)
         assert bookmark is not None
         assert list(frames_between(bookmark.believed(after), after, NOW)) == told[number + 1 :]
 
 
 def test_who_saw_the_status_of_an_end() -> None:
-    """An end is told as ``status`` and its own frame to who comes after it; with the first one's id the second is still owed."""
+    """An end is told as ``status`` and its own frame to who comes after it; with the first one's id
+    the second is still owed.
+    """
     over = Execution("x", Status.FAILED, Phase.FAILED, Progress(1, 2), attempt=1)
     status, end = opening_frames(over, NOW)
-    bookmark = Bookmark.behind(status["type"], over)
+    bookmark = ResumeToken.behind(status["type"], over)
     assert bookmark is not None
     assert list(frames_between(bookmark.believed(over), over, NOW)) == [end]
 
 
 def test_the_same_report_has_the_same_mark() -> None:
-    """What differs for no viewer (when it was said, how fast it goes) makes no other mark: nothing would be told again."""
-    one = Execution("x", Status.RUNNING, Phase.RUNNING, Progress(1, 2, "a", {"b": "c"}, NOW, 1.0), attempt=1)
+    """What differs for no viewer (when it was said, how fast it goes) makes no other mark: nothing
+    would be told again.
+    """
+    one = Execution(
+        "x", Status.RUNNING, Phase.RUNNING, Progress(1, 2, "a", {"b": "c"}, NOW, 1.0), attempt=1
+    )
     assert one.progress is not None
     other = replace(one, progress=replace(one.progress, timestamp=None, rate=2.0), updated_at=NOW)
-    assert str(Bookmark.behind("progress", one)) == str(Bookmark.behind("progress", other))
+    assert str(ResumeToken.behind("progress", one)) == str(ResumeToken.behind("progress", other))
 
 
 @pytest.mark.parametrize(
-    "text", ["", "1", "1-completed", "1-running-queued", "1-running-nowhere-", "x-running-running-", "1-2-3-4"]
+    "text",
+    [
+        "",
+        "1",
+        "1-completed",
+        "1-running-queued",
+        "1-running-nowhere-",
+        "x-running-running-",
+        "1-2-3-4",
+    ],
 )
 def test_what_is_no_mark(text: str) -> None:
     """An id that nobody here wrote says nothing: its client is told everything."""
-    assert Bookmark.parse(text) is None
+    assert ResumeToken.parse(text) is None
 
 
 def test_who_knows_more_than_this_process() -> None:
-    """A client that comes back from another process, which has heard of more, isn't led back to what this one knows."""
+    """A client that comes back from another process, which has heard of more, isn't led back to
+    what this one knows.
+    """
     with mounted() as server:
         server.publish("a")
         server.begin("a")
         server.report("a", 1, 4)
-        eye = Waiter()
+        eye = LongPoll()
         server.headway.hub.attach("a", eye)
         eye.wait(lambda seen: seen.progress is not None, 60)
-        callbacks, server.store._callbacks = server.store._callbacks, []  # a message that is still on its way here
+        callbacks, server.store._callbacks = (
+            server.store._callbacks,
+            [],
+        )  # a message that is still on its way here
         server.report("a", 2, 4)
         server.store._callbacks = callbacks
-        known = Bookmark.behind("progress", server.headway.look("a"))
-        answer = server.client.get("/api/v1/executions/a/progress/events", headers={"Last-Event-ID": str(known)})
+        known = ResumeToken.behind("progress", server.headway.look("a"))
+        answer = server.client.get(
+            "/api/v1/executions/a/progress/events", headers={"Last-Event-ID": str(known)}
+        )
         server.end("a")
         told = answer.get_data(as_text=True)
         server.headway.hub.detach("a", eye)

@@ -32,7 +32,9 @@ def test_calls_come_in_the_order_of_their_time(scheduler: Scheduler) -> None:
     start = monotonic()
 
     def call(number: int, due: float) -> None:
-        scheduler.call_at(due, lambda now: called.append((number, now >= due, threading.current_thread().name)))
+        scheduler.call_at(
+            due, lambda now: called.append((number, now >= due, threading.current_thread().name))
+        )
 
     for number, offset in ((3, 0.03), (1, 0.01), (2, 0.02), (0, -5.0)):
         call(number, start + offset)
@@ -64,13 +66,18 @@ def test_a_strike_at_any_step_keeps_no_lock(scheduler: Scheduler) -> None:
 def test_a_strike_as_the_thread_is_started(scheduler: Scheduler) -> None:
     """Whoever comes next starts it, and what was asked for before is called, too."""
     called: list[int] = []
-    with mock.patch.object(threading.Thread, "start", side_effect=SoftTimeLimitExceeded), pytest.raises(SoftTimeLimitExceeded):
+    with (
+        mock.patch.object(threading.Thread, "start", side_effect=SoftTimeLimitExceeded),
+        pytest.raises(SoftTimeLimitExceeded),
+    ):
         scheduler.call_at(0, lambda now: called.append(1))
     scheduler.call_at(0, lambda now: called.append(2))
     until(lambda: called == [1, 2])
 
 
-def test_a_call_that_fails_ends_nothing(scheduler: Scheduler, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_call_that_fails_ends_nothing(
+    scheduler: Scheduler, caplog: pytest.LogCaptureFixture
+) -> None:
     """It is logged, and the next ones are made."""
     done = threading.Event()
 
@@ -113,8 +120,8 @@ def test_many_threads_may_begin_at_once(scheduler: Scheduler) -> None:
 
 
 def test_a_forked_child_starts_with_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The thread isn't in the child, and its lock may be held there for ever: the child makes its own of both. A call that
-    hangs holds up a fork for a bounded time only.
+    """The thread isn't in the child, and its lock may be held there for ever: the child makes its
+    own of both. A call that hangs holds up a fork for a bounded time only.
     """
     monkeypatch.setattr(module, "FORK_WAIT", 0.05)
     held = threading.Event()
@@ -133,7 +140,9 @@ def test_a_forked_child_starts_with_none(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_fork_waits_for_the_call_that_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lock that a call holds (a module's, while it is imported) isn't held for ever in the child; afterwards calls go on."""
+    """A lock that a call holds (a module's, while it is imported) isn't held for ever in the child;
+    afterwards calls go on.
+    """
     monkeypatch.setattr(module, "FORK_WAIT", 60)  # whatever holds up the call
     lock, begun, more = threading.Lock(), threading.Event(), threading.Event()
 

@@ -12,14 +12,24 @@ from headway.server.settings import Settings
 
 def test_an_argument_beats_the_config_which_beats_the_environment() -> None:
     """Three places are asked in this order, and each setting by itself."""
-    environ = {"HEADWAY_TOKENS": "env", "HEADWAY_STARTABLE": "tasks.env", "HEADWAY_MAX_VIEWERS": "7"}
+    environ = {
+        "HEADWAY_TOKENS": "env",
+        "HEADWAY_STARTABLE": "tasks.env",
+        "HEADWAY_MAX_VIEWERS": "7",
+    }
     config = {"HEADWAY_TOKENS": ["config"], "HEADWAY_STARTABLE": "tasks.config"}
     settings = Settings.load({"tokens": ["argument"]}, config, environ)
-    assert (settings.tokens, settings.startable, settings.max_viewers) == (("argument",), ("tasks.config",), 7)
+    assert (settings.tokens, settings.startable, settings.max_viewers) == (
+        ("argument",),
+        ("tasks.config",),
+        7,
+    )
 
 
 def test_an_empty_argument_counts() -> None:
-    """``tokens=[]`` says that there are none, and isn't passed over for the environment's; None says nothing."""
+    """``tokens=[]`` says that there are none, and isn't passed over for the environment's; None
+    says nothing.
+    """
     environ = {"HEADWAY_TOKENS": "env"}
     assert Settings.load({"tokens": []}, {}, environ).tokens == ()
     assert Settings.load({"tokens": None}, {}, environ).tokens == ("env",)
@@ -48,7 +58,9 @@ def test_every_setting_can_come_from_the_environment() -> None:
         assert getattr(settings, each.name) == wanted[str(each.type)]
 
 
-@pytest.mark.parametrize(("word", "value"), [("0", False), ("off", False), ("", False), ("1", True), ("TRUE", True)])
+@pytest.mark.parametrize(
+    ("word", "value"), [("0", False), ("off", False), ("", False), ("1", True), ("TRUE", True)]
+)
 def test_yes_and_no(word: str, value: bool) -> None:
     """A switch takes the usual words."""
     assert Settings.load({}, {}, {"HEADWAY_TENSORLAKE": word}).tensorlake is value

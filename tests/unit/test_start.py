@@ -1,4 +1,6 @@
-"""Starting work over HTTP, over the fakes: who may, what is published, and what is known of it afterwards."""
+"""Starting work over HTTP, over the fakes: who may, what is published, and what is known of it
+afterwards.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,8 @@ from kombu.exceptions import EncodeError, OperationalError
 from werkzeug.test import TestResponse
 
 from headway.errors import Unavailable
+from headway.server.api.start import TaskStarter
 from headway.server.auth import Action, Identity
-from headway.server.api.start import Starter
 from headway.stores.base import Store
 from headway.stores.memory import MemoryStore
 from tests.support.flask_app import Mounted, mounted
@@ -56,16 +58,26 @@ def server() -> Iterator[Mounted]:
 
 
 def start(
-    server: Mounted, task: str = "tasks.add", *args: Any, key: str | None = None, headers: Any = (), **kwargs: Any
+    server: Mounted,
+    task: str = "tasks.add",
+    *args: Any,
+    key: str | None = None,
+    headers: Any = (),
+    **kwargs: Any,
 ) -> TestResponse:
     sent = dict(headers) | ({} if key is None else {"Idempotency-Key": key})
-    return server.client.post(URL, json={"task": task, "args": list(args), "kwargs": kwargs}, headers=sent)
+    return server.client.post(
+        URL, json={"task": task, "args": list(args), "kwargs": kwargs}, headers=sent
+    )
 
 
 def messages(server: Mounted) -> list[tuple[str, Any, Any]]:
     """What lies in the broker's queue, taken out: task, args and kwargs of each message."""
     taken = []
-    with server.celery.connection_for_read() as connection, connection.SimpleQueue("celery") as queue:
+    with (
+        server.celery.connection_for_read() as connection,
+        connection.SimpleQueue("celery") as queue,
+    ):
         while queue.qsize():
             message = queue.get_nowait()
             args, kwargs, _ = message.payload
@@ -76,8 +88,13 @@ def messages(server: Mounted) -> list[tuple[str, Any, Any]]:
 
 @pytest.fixture(autouse=True)
 def empty_queue(server: Mounted) -> None:
-    """The broker in memory is the whole process's: what other tests published lies there too, in whatever form."""
-    with server.celery.connection_for_read() as connection, connection.SimpleQueue("celery") as queue:
+    """The broker in memory is the whole process's: what other tests published lies there too, in
+    whatever form.
+    """
+    with (
+        server.celery.connection_for_read() as connection,
+        connection.SimpleQueue("celery") as queue,
+    ):
         queue.clear()
 
 
@@ -88,14 +105,22 @@ class TestStarted:
         assert response.status_code == 202
         body = response.get_json()
         where = f"{URL}/{body['execution_id']}"
-        assert body == {"execution_id": body["execution_id"], "status": "pending", "status_url": where}
+        assert body == {
+            "execution_id": body["execution_id"],
+            "status": "pending",
+            "status_url": where,
+        }
         assert response.headers["Location"] == where
 
     def test_it_is_known_at_once(self, server: Mounted) -> None:
         """The next GET of the answered address knows it: pending, of this task, with no progress."""
         where = start(server, "tasks.add", 1).headers["Location"]
         shown = server.client.get(where).get_json()
-        assert (shown["status"], shown["phase"], shown["task"]) == ("pending", "queued", "tasks.add")
+        assert (shown["status"], shown["phase"], shown["task"]) == (
+            "pending",
+            "queued",
+            "tasks.add",
+        )
         assert server.client.get(f"{where}/progress").status_code == 204
 
     def test_it_is_published(self, server: Mounted) -> None:
@@ -110,13 +135,17 @@ class TestStarted:
         def look(execution_id: str = "", **_: Any) -> None:
             known.append(server.store.read([execution_id])[0].record is not None)
 
-        with mock.patch.object(type(server.celery), "send_task", lambda _, *args, task_id, **kw: look(task_id)):
+        with mock.patch.object(
+            type(server.celery), "send_task", lambda _, *args, task_id, **kw: look(task_id)
+        ):
             start(server, "elsewhere.only")
         assert known == [True]
 
     def test_a_task_that_only_the_worker_knows(self, server: Mounted) -> None:
         """A name on the list that isn't registered in this process is sent as it is."""
-        execution_id = start(server, "elsewhere.only", 1, 2, 3, any="thing").get_json()["execution_id"]
+        execution_id = start(server, "elsewhere.only", 1, 2, 3, any="thing").get_json()[
+            "execution_id"
+        ]
         assert messages(server) == [(execution_id, "elsewhere.only", ([1, 2, 3], {"any": "thing"}))]
 
     def test_args_and_kwargs_can_be_left_out(self, server: Mounted) -> None:
@@ -125,7 +154,9 @@ class TestStarted:
 
     def test_below_another_root(self, server: Mounted) -> None:
         """Behind a server that mounts the app below a path, the address leads there."""
-        response = server.client.post(URL, json={"task": "tasks.loose"}, base_url="http://localhost/inner")
+        response = server.client.post(
+            URL, json={"task": "tasks.loose"}, base_url="http://localhost/inner"
+        )
         assert response.headers["Location"].startswith(f"/inner{URL}/")
 
 
@@ -152,9 +183,13 @@ class TestRefused:
             ("tasks.bound", ["a", "b"], {}),
         ],
     )
-    def test_arguments_that_it_doesnt_take(self, server: Mounted, task: str, args: list[Any], kwargs: dict[str, Any]) -> None:
+    def test_arguments_that_it_doesnt_take(
+        self, server: Mounted, task: str, args: list[Any], kwargs: dict[str, Any]
+    ) -> None:
         """422 that names the task and what doesn't fit; nothing is published or registered."""
-        assert_problem(server.client.post(URL, json={"task": task, "args": args, "kwargs": kwargs}), 422, task)
+        assert_problem(
+            server.client.post(URL, json={"task": task, "args": args, "kwargs": kwargs}), 422, task
+        )
         assert messages(server) == []
 
     @pytest.mark.parametrize(
@@ -183,15 +218,25 @@ class TestRefused:
     )
     def test_malformed_bodies(self, server: Mounted, body: str) -> None:
         """Whatever isn't an order is a 422 that says so, never a 500."""
-        response = server.client.post(URL, data=body.encode("latin-1"), content_type="application/json")
+        response = server.client.post(
+            URL, data=body.encode("latin-1"), content_type="application/json"
+        )
         assert_problem(response, 422)
 
     @pytest.mark.parametrize(
-        "content_type", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"]
+        "content_type",
+        [
+            None,
+            "text/plain",
+            "application/x-www-form-urlencoded",
+            "multipart/form-data; boundary=x",
+        ],
     )
     def test_only_json(self, server: Mounted, content_type: str | None) -> None:
         """What a form of a foreign page can send isn't taken: 415."""
-        assert_problem(server.client.post(URL, data='{"task": "tasks.loose"}', content_type=content_type), 415)
+        assert_problem(
+            server.client.post(URL, data='{"task": "tasks.loose"}', content_type=content_type), 415
+        )
 
     def test_too_large(self) -> None:
         """A body over the limit is a 413."""
@@ -201,14 +246,25 @@ class TestRefused:
 
     @pytest.mark.parametrize(
         ("word", "length"),
-        [("chunked", ""), ("Chunked", ""), ("gzip, CHUNKED", ""), ("chunked", "2"), ("Chunked", "2"), (None, "")],
+        [
+            ("chunked", ""),
+            ("Chunked", ""),
+            ("gzip, CHUNKED", ""),
+            ("chunked", "2"),
+            ("Chunked", "2"),
+            (None, ""),
+        ],
     )
     def test_no_length(self, server: Mounted, word: str | None, length: str) -> None:
-        """A body whose length nobody said, or said beside an encoding that overrules it, isn't read."""
+        """A body whose length nobody said, or said beside an encoding that overrules it, isn't
+        read.
+        """
         sent = BytesIO(b"x" * 1000)
         environ = {"wsgi.input_terminated": True, "CONTENT_LENGTH": length, "wsgi.input": sent}
         encoding = {} if word is None else {"HTTP_TRANSFER_ENCODING": word}
-        response = server.client.post(URL, content_type="application/json", environ_overrides=environ | encoding)
+        response = server.client.post(
+            URL, content_type="application/json", environ_overrides=environ | encoding
+        )
         assert_problem(response, 411 if word else 422)
         assert sent.tell() == 0
 
@@ -223,20 +279,32 @@ class TestAway:
         assert messages(server) == []
 
     def test_the_backend_behind_the_registry(self) -> None:
-        """Publishing wants nothing of the result backend: one that goes away right after it was told is no hindrance.
+        """Publishing wants nothing of the result backend: one that goes away right after it was
+        told is no hindrance.
 
-        Celery alone would subscribe to the result and try twenty times; the worker is told of ``ignore_result`` as ever.
+        Celery alone would subscribe to the result and try twenty times; the worker is told of
+        ``ignore_result`` as ever.
         """
         celery = celery_app()
         celery.conf.result_backend = "redis://127.0.0.1:1/0"
         celery.tasks["tasks.loose"].ignore_result = True
-        with mounted(celery=celery, startable=STARTABLE) as server, celery.connection_for_read() as connection:
-            for task, ignored in (("tasks.add", False), ("tasks.loose", True), ("elsewhere.only", None)):
+        with (
+            mounted(celery=celery, startable=STARTABLE) as server,
+            celery.connection_for_read() as connection,
+        ):
+            for task, ignored in (
+                ("tasks.add", False),
+                ("tasks.loose", True),
+                ("elsewhere.only", None),
+            ):
                 assert start(server, task, *([1] if task == "tasks.add" else [])).status_code == 202
                 with connection.SimpleQueue("celery") as queue:
                     message = queue.get_nowait()
                     message.ack()
-                assert (message.headers["task"], message.headers["ignore_result"]) == (task, ignored)
+                assert (message.headers["task"], message.headers["ignore_result"]) == (
+                    task,
+                    ignored,
+                )
 
     def test_the_broker(self, server: Mounted) -> None:
         """503 without the driver's text, and the registered id doesn't stay queued for ever."""
@@ -254,11 +322,15 @@ class TestAway:
         assert server.client.get(f"{URL}/{registered[0]}").get_json()["status"] == "failed"
 
     @pytest.mark.parametrize(
-        ("failure", "status"), [(EncodeError("Decimal"), 422), (RuntimeError("a fault"), 500), (OSError("x"), 503)]
+        ("failure", "status"),
+        [(EncodeError("Decimal"), 422), (RuntimeError("a fault"), 500), (OSError("x"), 503)],
     )
     def test_whatever_went_wrong(self, server: Mounted, failure: Exception, status: int) -> None:
         """However publishing fails, the registered id doesn't stay queued for ever."""
-        with mock.patch.object(server.store, "register", wraps=server.store.register) as spy, broker_away(failure):
+        with (
+            mock.patch.object(server.store, "register", wraps=server.store.register) as spy,
+            broker_away(failure),
+        ):
             assert_problem(start(server, "tasks.add", 1), status)
         execution_id = spy.call_args.args[0][0].task_id
         assert server.client.get(f"{URL}/{execution_id}").get_json()["status"] == "failed"
@@ -274,7 +346,7 @@ def die() -> None:
 
 def before(what: str, act: Callable[[], None]) -> Any:
     """Have something happen right before the registry, or the broker, is told."""
-    owner: type = {"register": MemoryStore, "send": Starter}[what]
+    owner: type = {"register": MemoryStore, "send": TaskStarter}[what]
     name = {"register": "register", "send": "_send"}[what]
     real = getattr(owner, name)
 
@@ -287,7 +359,9 @@ def before(what: str, act: Callable[[], None]) -> Any:
 
 
 def in_step(store: Store, method: str, calls: int) -> Any:
-    """Let none of ten threads pass its call of a method before all have made theirs, for so many calls in all."""
+    """Let none of ten threads pass its call of a method before all have made theirs, for so many
+    calls in all.
+    """
     together, count, real = threading.Barrier(10), itertools.count(), getattr(store, method)
 
     def stepping(*args: Any, **kwargs: Any) -> Any:
@@ -322,13 +396,19 @@ class TestIdempotency:
             '{ "kwargs": {"y": 2, "x": 1}, "args": [], "task": "tasks.add" }',
         ]
         answers = [
-            server.client.post(URL, data=body, content_type="application/json", headers={"Idempotency-Key": "k"}).get_json()
+            server.client.post(
+                URL, data=body, content_type="application/json", headers={"Idempotency-Key": "k"}
+            ).get_json()
             for body in bodies
         ]
         assert answers[0] == answers[1]
 
-    @pytest.mark.parametrize("other", [("tasks.add", 2), ("tasks.loose", 1), ("tasks.add", 1.5), ("tasks.add", "1")])
-    def test_another_order_under_the_same_key(self, server: Mounted, other: tuple[Any, ...]) -> None:
+    @pytest.mark.parametrize(
+        "other", [("tasks.add", 2), ("tasks.loose", 1), ("tasks.add", 1.5), ("tasks.add", "1")]
+    )
+    def test_another_order_under_the_same_key(
+        self, server: Mounted, other: tuple[Any, ...]
+    ) -> None:
         """The same key for something else is a mistake: 422."""
         start(server, "tasks.add", 1, key="k")
         assert_problem(start(server, *other, key="k"), 422, "Idempotency-Key")
@@ -336,33 +416,46 @@ class TestIdempotency:
 
     def test_other_keys_and_none(self, server: Mounted) -> None:
         """Another key is another execution, and so is every call without one."""
-        ids = {start(server, "tasks.add", 1, key=key).get_json()["execution_id"] for key in ("k", "K", None, None)}
+        ids = {
+            start(server, "tasks.add", 1, key=key).get_json()["execution_id"]
+            for key in ("k", "K", None, None)
+        }
         assert len(ids) == 4
 
     def test_a_key_belongs_to_its_caller(self) -> None:
         """Two callers may think of the same key, and neither learns the other's id."""
-        with mounted(celery=celery_app(), startable=STARTABLE, tokens=["one-token", "two-token"]) as server:
+        with mounted(
+            celery=celery_app(), startable=STARTABLE, tokens=["one-token", "two-token"]
+        ) as server:
             ids = {
-                start(server, "tasks.loose", key="k", headers={"Authorization": f"Bearer {token}"}).get_json()["execution_id"]
+                start(
+                    server, "tasks.loose", key="k", headers={"Authorization": f"Bearer {token}"}
+                ).get_json()["execution_id"]
                 for token in ("one-token", "two-token")
             }
             assert len(ids) == 2
 
     def test_a_key_of_nobody(self) -> None:
-        """Callers whom the app's own rule lets in without a token can't be told apart, so no key is theirs: 422."""
+        """Callers whom the app's own rule lets in without a token can't be told apart, so no key is
+        theirs: 422.
+        """
         with mounted(celery=celery_app(), startable=STARTABLE, authorize=lambda *_: True) as server:
             assert_problem(start(server, "tasks.loose", key="k"), 422, "Idempotency-Key", "token")
             assert messages(server) == []
             assert start(server, "tasks.loose").status_code == 202
 
     def test_a_found_execution_that_may_not_be_read(self) -> None:
-        """What a key finds is shown to those who may read it: 403 for others, though they may start."""
+        """What a key finds is shown to those who may read it: 403 for others, though they may
+        start.
+        """
         readable: set[str | None] = set()
 
         def rule(_: Identity, action: Action, execution_id: str | None) -> bool:
             return action is Action.START or execution_id in readable
 
-        with mounted(celery=celery_app(), startable=STARTABLE, tokens="a-token", authorize=rule) as server:
+        with mounted(
+            celery=celery_app(), startable=STARTABLE, tokens="a-token", authorize=rule
+        ) as server:
             bearer = {"Authorization": "Bearer a-token"}
             first = start(server, "tasks.loose", key="k", headers=bearer).get_json()
             refused = start(server, "tasks.loose", key="k", headers=bearer)
@@ -403,7 +496,9 @@ class TestIdempotency:
 
     @pytest.mark.parametrize("when", ["register", "send"])
     def test_one_that_is_being_published_now(self, server: Mounted, when: str) -> None:
-        """A second call while the first one is on its way, however slow, finds its id: pending, and publishes nothing."""
+        """A second call while the first one is on its way, however slow, finds its id: pending, and
+        publishes nothing.
+        """
         inner: list[TestResponse] = []
 
         def slow() -> None:
@@ -417,15 +512,24 @@ class TestIdempotency:
 
     @pytest.mark.parametrize("when", ["register", "send"])
     def test_one_that_died(self, server: Mounted, when: str) -> None:
-        """What a call left behind that died before it published is published under its id, and by one of ten repeats at once."""
+        """What a call left behind that died before it published is published under its id, and by
+        one of ten repeats at once.
+        """
         with before(when, die), pytest.raises(Died):
             start(server, "tasks.add", 1, key="k")
         soon = start(server, "tasks.add", 1, key="k").get_json()
         assert (soon["status"], messages(server)) == ("pending", [])
         server.clock.tick(81)
-        with ThreadPoolExecutor(10) as pool, in_step(server.store, "read", 10), in_step(server.store, "claim", 20):
+        with (
+            ThreadPoolExecutor(10) as pool,
+            in_step(server.store, "read", 10),
+            in_step(server.store, "claim_key", 20),
+        ):
             late = [
-                future.result().get_json() for future in [pool.submit(start, server, "tasks.add", 1, key="k") for _ in range(10)]
+                future.result().get_json()
+                for future in [
+                    pool.submit(start, server, "tasks.add", 1, key="k") for _ in range(10)
+                ]
             ]
         assert late == [soon] * 10
         assert messages(server) == [(soon["execution_id"], "tasks.add", ([1], {}))]
@@ -434,18 +538,25 @@ class TestIdempotency:
         assert messages(server) == []
 
     def test_one_that_got_through_and_could_not_say_so(self, server: Mounted) -> None:
-        """The registry went away behind the message: what has begun by the time of a repeat isn't published again."""
+        """The registry went away behind the message: what has begun by the time of a repeat isn't
+        published again.
+        """
 
         def leave(*_: Any) -> None:
             server.store.away = True
 
-        with mock.patch.object(server.headway.metrics.started, "labels", side_effect=lambda _: mock.Mock(inc=leave)):
+        with mock.patch.object(
+            server.headway.metrics.started, "labels", side_effect=lambda _: mock.Mock(inc=leave)
+        ):
             first = start(server, "tasks.add", 1, key="k")
         assert first.status_code == 202
         server.store.away = False
         server.begin(first.get_json()["execution_id"])
         server.clock.tick(81)
-        assert start(server, "tasks.add", 1, key="k").get_json() == {**first.get_json(), "status": "running"}
+        assert start(server, "tasks.add", 1, key="k").get_json() == {
+            **first.get_json(),
+            "status": "running",
+        }
         assert len(messages(server)) == 1
 
     def test_one_that_has_expired(self, server: Mounted) -> None:
@@ -460,7 +571,7 @@ class TestIdempotency:
 
     def test_the_registry_is_away(self, server: Mounted) -> None:
         """Without the registry no key can be claimed: 503, nothing published."""
-        with mock.patch.object(server.store, "claim", side_effect=Unavailable()):
+        with mock.patch.object(server.store, "claim_key", side_effect=Unavailable()):
             assert_problem(start(server, "tasks.add", 1, key="k"), 503)
         assert messages(server) == []
 

@@ -13,7 +13,9 @@ from headway.worker.step import Step, Steps, innermost
 
 
 class Told:
-    """In the place of a reporter: keeps every report, where that one would write the newest now and then."""
+    """In the place of a reporter: keeps every report, where that one would write the newest now and
+    then.
+    """
 
     def __init__(self) -> None:
         self.said: list[tuple[Any, ...]] = []
@@ -31,7 +33,9 @@ class Told:
 
 
 def test_a_step_moves_the_whole_by_its_weight() -> None:
-    """Half of a step of weight 3 out of 4 is 1.5; its end is 3, exactly; the next step begins there."""
+    """Half of a step of weight 3 out of 4 is 1.5; its end is 3, exactly; the next step begins
+    there.
+    """
     told = Told()
     told.update(0, 4)
     with told.step("load", weight=3) as step:
@@ -62,7 +66,9 @@ def test_steps_hold_steps() -> None:
 
 
 def test_track_counts_within_the_step() -> None:
-    """The items are counted when the loop's body has come round, and the rest of the bar stays what it was."""
+    """The items are counted when the loop's body has come round, and the rest of the bar stays what
+    it was.
+    """
     told = Told()
     told.update(2, 4)
     with told.step("rows") as step:
@@ -117,7 +123,9 @@ def test_steps_side_by_side_add_up() -> None:
 
 
 def test_of_steps_side_by_side_the_newest_is_said_last() -> None:
-    """A thread that is held up while it speaks takes back nothing that another has said since; the next step begins there."""
+    """A thread that is held up while it speaks takes back nothing that another has said since; the
+    next step begins there.
+    """
     told = Told()
     told.update(0, 3)
     say = told.update
@@ -142,9 +150,13 @@ def test_of_steps_side_by_side_the_newest_is_said_last() -> None:
         assert told.last[0] == 2
 
 
-@pytest.mark.parametrize(("name", "weight"), [(5, 1), (None, 1), ("x", -1), ("x", float("nan")), ("x", True), ("x", "2")])
+@pytest.mark.parametrize(
+    ("name", "weight"), [(5, 1), (None, 1), ("x", -1), ("x", float("nan")), ("x", True), ("x", "2")]
+)
 def test_wrong_steps_are_refused(name: Any, weight: Any) -> None:
-    """A name is a str, a weight a finite number from 0 on: else `UsageError`, before anything is stored."""
+    """A name is a str, a weight a finite number from 0 on: else `UsageError`, before anything is
+    stored.
+    """
     progress = Reporter(None)
     with pytest.raises(UsageError, match=r"progress\.step"):
         progress.step(name, weight)
@@ -155,7 +167,9 @@ def test_wrong_steps_are_refused(name: Any, weight: Any) -> None:
 
 
 def test_a_cancel_at_its_begin_leaves_no_step_behind() -> None:
-    """A step whose first report is the cancellation point was never entered: the process's next task isn't in it."""
+    """A step whose first report is the cancellation point was never entered: the process's next
+    task isn't in it.
+    """
     progress = Reporter(lambda meta: None)
     progress.interrupt()
     with pytest.raises(TaskCancelled), progress.step("load"):

@@ -1,4 +1,6 @@
-"""The service's jobs, called directly: what they do to their input, and what they would have reported."""
+"""The service's jobs, called directly: what they do to their input, and what they would have
+reported.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,13 @@ class Reports:
     def get(self) -> Reports:
         return self
 
-    def update(self, current: float, total: float, message: str | None = None, attributes: dict[str, str] | None = None) -> None:
+    def update(
+        self,
+        current: float,
+        total: float,
+        message: str | None = None,
+        attributes: dict[str, str] | None = None,
+    ) -> None:
         self.seen.append((current, total, message, attributes))
 
     def step(self, name: str) -> Step:
@@ -66,7 +74,10 @@ def reports(monkeypatch: pytest.MonkeyPatch) -> Reports:
 
 def test_names() -> None:
     """The five jobs carry the contract's names, and the service's app knows them under these."""
-    names = {f"tasks.{name}" for name in ("checksum", "import_csv", "pipeline", "fails_half_way", "unknown_length")}
+    names = {
+        f"tasks.{name}"
+        for name in ("checksum", "import_csv", "pipeline", "fails_half_way", "unknown_length")
+    }
     assert {getattr(tasks, name).name for name in tasks.__all__} == names
     assert names <= set(app.celery.tasks)
 
@@ -76,7 +87,9 @@ def test_names() -> None:
 
 @pytest.mark.parametrize("path", ["..", "../secret", "/etc", "a/../../secret", "link", "link/file"])
 def test_a_path_outside_the_data_folder_is_refused(data: Path, path: str) -> None:
-    """No path leads out of HEADWAY_DATA, neither upwards nor absolute nor through a link, and whether it exists isn't told."""
+    """No path leads out of HEADWAY_DATA, neither upwards nor absolute nor through a link, and
+    whether it exists isn't told.
+    """
     (data / "link").symlink_to(data.parent)
     with pytest.raises(OutsideDataError):
         inside(path)
@@ -106,7 +119,10 @@ def test_checksum(data: Path, reports: Reports) -> None:
 
     done = tasks.checksum("folder", passes=3)
 
-    expected = "".join(f"{hashlib.sha256(text).hexdigest()}  {name}\n" for name, text in (("a", b"one"), ("deep/b", b"three")))
+    expected = "".join(
+        f"{hashlib.sha256(text).hexdigest()}  {name}\n"
+        for name, text in (("a", b"one"), ("deep/b", b"three"))
+    )
     assert done == {
         "files": 2,
         "bytes": 8,
@@ -123,7 +139,9 @@ def test_checksum(data: Path, reports: Reports) -> None:
 def test_checksum_tells_what_it_could_not_read_and_what_changed(
     data: Path, reports: Reports, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that can't be read and one that isn't the same twice are named in the result; the others are read all the same."""
+    """A file that can't be read and one that isn't the same twice are named in the result; the
+    others are read all the same.
+    """
     for name in ("changing", "forbidden", "good"):
         (data / name).write_text(name)
     really = checksums._read
@@ -148,7 +166,9 @@ def test_checksum_wants_a_folder(data: Path, reports: Reports) -> None:
         tasks.checksum("file")
 
 
-def test_checksum_of_the_standard_library_is_worth_watching(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checksum_of_the_standard_library_is_worth_watching(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """With no path, the number of passes follows from the speed of the machine, and is never none."""
     speed = {"clock": 0.0}
     monkeypatch.setattr(checksums.time, "perf_counter", lambda: speed["clock"])
@@ -173,7 +193,9 @@ def rows_of(data: Path, table: str, name: str = "it.sqlite3") -> list[tuple[Any,
 
 
 def test_import_keeps_every_row(data: Path, reports: Reports) -> None:
-    """Good rows and rejects together are the file: each bad one is kept with its line, its reason and its text."""
+    """Good rows and rejects together are the file: each bad one is kept with its line, its reason
+    and its text.
+    """
     (data / "it.csv").write_bytes(
         b'\xef\xbb\xbfid,"name of it"\r\n1,one\r\n\r\n2\r\n3,"two\r\nlines"\r\n'
         b'4,\xff\xfe\r\n5,five,more\r\n6,"broken"quote\r\n7,seven\r\n'
@@ -244,7 +266,9 @@ def test_names_of_columns_are_only_names(data: Path, reports: Reports) -> None:
         ('"a', "header"),
     ],
 )
-def test_a_file_that_cannot_be_imported_says_why(data: Path, reports: Reports, content: str, why: str) -> None:
+def test_a_file_that_cannot_be_imported_says_why(
+    data: Path, reports: Reports, content: str, why: str
+) -> None:
     """Without a usable header nothing is imported, and the error says what is wrong."""
     (data / "it.csv").write_text(content)
     with pytest.raises(NotImportableError, match=why):
@@ -280,13 +304,18 @@ def test_unknown_length(reports: Reports) -> None:
     assert done["instructions"] > done["functions"] > 0
     assert {total for _, total, _, _ in reports.seen} == {0}
     assert reports.seen[-1][0] == done["modules"]
-    assert tasks.unknown_length(roots=["keyword"])["modules"] == 1, "it ends where nothing is left to follow"
+    assert tasks.unknown_length(roots=["keyword"])["modules"] == 1, (
+        "it ends where nothing is left to follow"
+    )
 
 
 def test_direct_calls_are_harmless(data: Path) -> None:
-    """Called as plain functions, outside any worker and with no server there, the jobs do their work all the same."""
+    """Called as plain functions, outside any worker and with no server there, the jobs do their
+    work all the same.
+    """
     (data / "it.csv").write_text("id\n1\n")
-    app.celery.set_current()  # shared tasks are the current app's, and other tests made apps of their own
+    # shared tasks are the current app's, and other tests made apps of their own
+    app.celery.set_current()
     assert os.environ.get("CELERY_RESULT_BACKEND") is None
     assert tasks.import_csv("it.csv")["rows"] == 1
     assert tasks.checksum(".", passes=1)["files"] == 2

@@ -45,7 +45,9 @@ def said(progress: Progress) -> tuple[Any, ...]:
 
 
 def test_a_loop_is_the_progress(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
-    """Count, total, description and postfix are reported, and nothing is printed into the worker's log."""
+    """Count, total, description and postfix are reported, and nothing is printed into the worker's
+    log.
+    """
 
     def work() -> None:
         bar = tqdm("abcd", desc="Reading")
@@ -57,7 +59,9 @@ def test_a_loop_is_the_progress(lab: Lab, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_a_bar_is_a_cancellation_point(lab: Lab) -> None:
-    """Once a cancel is asked for, a bar ends its task as any report does: where it moves, and where a new one begins."""
+    """Once a cancel is asked for, a bar ends its task as any report does: where it moves, and where
+    a new one begins.
+    """
     stopped: list[str] = []
 
     def work() -> None:
@@ -75,7 +79,9 @@ def test_a_bar_is_a_cancellation_point(lab: Lab) -> None:
 
 
 def test_each_item_is_told(lab: Lab) -> None:
-    """Behind a fast start one slow item is told too: tqdm's own loop would wait for as many as it was used to."""
+    """Behind a fast start one slow item is told too: tqdm's own loop would wait for as many as it
+    was used to.
+    """
     seen: list[Any] = []
 
     def work() -> None:
@@ -160,8 +166,8 @@ def test_everywhere(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in headway.tqdm._methods:  # put back at the end
         monkeypatch.setattr(std.tqdm, name, getattr(std.tqdm, name, None), raising=False)
     old = theirs.tqdm(total=1, file=io.StringIO())
-    headway.tqdm.everywhere()
-    headway.tqdm.everywhere()
+    headway.tqdm.patch_all()
+    headway.tqdm.patch_all()
     old.update(1)
     old.close()
 

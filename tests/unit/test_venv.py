@@ -1,4 +1,6 @@
-"""What `make` calls first: it makes .venv once, says what is wrong in a sentence, and does nothing when nothing has changed."""
+"""What `make` calls first: it makes .venv once, says what is wrong in a sentence, and does nothing
+when nothing has changed.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ def calls() -> list[list[str]]:
 
 @pytest.fixture
 def venv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: list[list[str]]) -> ModuleType:
-    """The script over an empty folder, its commands noted and not run; a "venv" command makes the folder."""
+    """The script over an empty folder, its commands noted and not run; a "venv" command makes the
+    folder.
+    """
     spec = importlib.util.spec_from_file_location("headway_venv", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
@@ -56,18 +60,29 @@ def installs(calls: list[list[str]]) -> list[list[str]]:
     return [call for call in calls if "pip" in call]
 
 
-def test_the_first_call_makes_and_installs(venv: ModuleType, calls: list[list[str]], tmp_path: Path) -> None:
-    """An environment is made, the pinned lists and the build's needs go in, then the checkout itself."""
+def test_the_first_call_makes_and_installs(
+    venv: ModuleType, calls: list[list[str]], tmp_path: Path
+) -> None:
+    """An environment is made, the pinned lists and the build's needs go in, then the checkout
+    itself.
+    """
     venv.main("dev")
     pinned, itself = installs(calls)
     assert "builder>=3" in pinned
-    assert pinned[-4:] == ["-r", str(tmp_path / "requirements.txt"), "-r", str(tmp_path / "requirements-dev.txt")]
+    assert pinned[-4:] == [
+        "-r",
+        str(tmp_path / "requirements.txt"),
+        "-r",
+        str(tmp_path / "requirements-dev.txt"),
+    ]
     assert itself[-2:] == ["--editable", str(tmp_path)]
     assert {"--no-deps", "--no-build-isolation"} <= set(itself)
 
 
 def test_the_second_call_does_nothing(venv: ModuleType, calls: list[list[str]]) -> None:
-    """With everything as it was nothing is installed; what the tests need includes what the service needs."""
+    """With everything as it was nothing is installed; what the tests need includes what the service
+    needs.
+    """
     venv.main("dev")
     calls.clear()
     venv.main("dev")
@@ -76,7 +91,9 @@ def test_the_second_call_does_nothing(venv: ModuleType, calls: list[list[str]]) 
 
 
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt", "pyproject.toml"])
-def test_a_changed_list_is_installed(venv: ModuleType, calls: list[list[str]], tmp_path: Path, name: str) -> None:
+def test_a_changed_list_is_installed(
+    venv: ModuleType, calls: list[list[str]], tmp_path: Path, name: str
+) -> None:
     """Each file that says what is needed is watched."""
     venv.main("dev")
     calls.clear()
@@ -89,7 +106,9 @@ def test_a_changed_list_is_installed(venv: ModuleType, calls: list[list[str]], t
 def test_a_wheel_takes_the_checkouts_place(
     venv: ModuleType, calls: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """HEADWAY names a wheel to install in place of the checkout, and the checkout comes back without it."""
+    """HEADWAY names a wheel to install in place of the checkout, and the checkout comes back
+    without it.
+    """
     wheel = tmp_path / "x.whl"
     wheel.write_bytes(b"1")
     venv.main("dev")
@@ -102,7 +121,10 @@ def test_a_wheel_takes_the_checkouts_place(
 
 
 def test_a_failed_install_is_tried_again(
-    venv: ModuleType, calls: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    venv: ModuleType,
+    calls: list[list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """An install that fails ends with a sentence and leaves no stamp."""
     venv.create()
@@ -125,8 +147,14 @@ def test_a_failed_install_is_tried_again(
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (lambda patch, venv: patch.setattr(sys, "version_info", (3, 9, 1)), "Headway needs Python 3.11 or newer"),
-        (lambda patch, venv: patch.setattr(importlib.util, "find_spec", lambda name: None), "apt install python3-venv"),
+        (
+            lambda patch, venv: patch.setattr(sys, "version_info", (3, 9, 1)),
+            "Headway needs Python 3.11 or newer",
+        ),
+        (
+            lambda patch, venv: patch.setattr(importlib.util, "find_spec", lambda name: None),
+            "apt install python3-venv",
+        ),
     ],
     ids=["old", "no ensurepip"],
 )
@@ -138,7 +166,9 @@ def test_what_is_wrong_is_said(
     spoil: Callable[[pytest.MonkeyPatch, ModuleType], None],
     sentence: str,
 ) -> None:
-    """A Python that is too old, or one without ensurepip, gets one sentence that says what to do, and no traceback."""
+    """A Python that is too old, or one without ensurepip, gets one sentence that says what to do,
+    and no traceback.
+    """
     with monkeypatch.context() as patch:
         spoil(patch, venv)
         with pytest.raises(SystemExit, match="1"):

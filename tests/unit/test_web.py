@@ -20,7 +20,7 @@ from werkzeug.test import TestResponse
 
 from app import demo
 from headway.errors import Unavailable
-from headway.server.api.start import Starter
+from headway.server.api.start import TaskStarter
 from tests.support.flask_app import Mounted, mounted
 from tests.support.processes import ROOT
 from tests.unit.test_problems import assert_problem
@@ -45,7 +45,9 @@ def kept(folder: Path) -> set[str]:
 
 class TestUpload:
     def test_old_ones_are_deleted(self, server: Mounted, tmp_path: Path) -> None:
-        """Whenever one comes, files and databases that have lain there for a week are gone; younger ones stay."""
+        """Whenever one comes, files and databases that have lain there for a week are gone; younger
+        ones stay.
+        """
         assert upload(server).status_code == 202
         (first,) = kept(tmp_path)
         for name, age in (("old.csv", 3600), ("old.sqlite3", 3600), ("young.csv", -3600)):
@@ -70,19 +72,30 @@ class TestUpload:
 
     def test_one_that_nobody_will_read(self, server: Mounted, tmp_path: Path) -> None:
         """Where its import can't be published, a file isn't kept."""
-        with mock.patch.object(Starter, "publish", side_effect=Unavailable()):
+        with mock.patch.object(TaskStarter, "publish", side_effect=Unavailable()):
             assert_problem(upload(server), 503)
         assert kept(tmp_path) == set()
 
 
 @pytest.mark.parametrize(
     ("host", "port", "bind"),
-    [(None, None, "127.0.0.1:8000"), ("", "", "127.0.0.1:8000"), ("::1", "81", "[::1]:81"), ("0.0.0.0", None, "0.0.0.0:8000")],
+    [
+        (None, None, "127.0.0.1:8000"),
+        ("", "", "127.0.0.1:8000"),
+        ("::1", "81", "[::1]:81"),
+        ("0.0.0.0", None, "0.0.0.0:8000"),
+    ],
 )
-def test_the_address(host: str | None, port: str | None, bind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unless told otherwise, the server and the demo listen where the documents' clients ask: 127.0.0.1:8000."""
+def test_the_address(
+    host: str | None, port: str | None, bind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless told otherwise, the server and the demo listen where the documents' clients ask:
+    127.0.0.1:8000.
+    """
     for name, value in (("HOST", host), ("PORT", port)):
-        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(
+            name, value
+        )
     monkeypatch.setenv("HEADWAY_TOKENS", "a-token")
     assert runpy.run_path(str(ROOT / "gunicorn.conf.py"))["bind"] == bind
     with mock.patch.object(demo, "Interrupts"), mock.patch.object(demo, "Demo") as made:
@@ -92,8 +105,12 @@ def test_the_address(host: str | None, port: str | None, bind: str, monkeypatch:
 
 
 @pytest.mark.parametrize(("host", "served"), [("127.0.0.1", True), ("0.0.0.0", False), ("", True)])
-def test_the_lock_is_on_the_sockets_themselves(host: str, served: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However gunicorn came by a socket (``fd://``, systemd): it ends beyond this machine, and serves on this one."""
+def test_the_lock_is_on_the_sockets_themselves(
+    host: str, served: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However gunicorn came by a socket (``fd://``, systemd): it ends beyond this machine, and
+    serves on this one.
+    """
     monkeypatch.delenv("HEADWAY_TOKENS", raising=False)
     check = runpy.run_path(str(ROOT / "gunicorn.conf.py"))["check_sockets"]
     with socket.socket(socket.AF_INET if host else socket.AF_UNIX) as bound:

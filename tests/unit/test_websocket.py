@@ -15,13 +15,13 @@ from flask import Flask
 from headway.core import frames
 from headway.models import Execution, Phase, Status
 from headway.server.counters import Count, Counts
-from headway.server.streams.hub import utc_now
-from headway.server.streams.connection import MAX_WAITING, Bytes
 from headway.server.streams.changes import Change, Frame
-from headway.server.streams.sse import EventViewer
+from headway.server.streams.connection import MAX_WAITING, Bytes
 from headway.server.streams.handshake import SOCKETS
-from headway.server.streams.websocket import TOO_SLOW, SocketViewer
+from headway.server.streams.hub import utc_now
 from headway.server.streams.rfc6455 import PING
+from headway.server.streams.sse import EventViewer
+from headway.server.streams.websocket import TOO_SLOW, SocketViewer
 from tests.unit.test_connection import Pair
 
 
@@ -50,7 +50,9 @@ def pair() -> Iterator[Pair]:
 
 
 def test_pongs_that_pile_up(pair: Pair) -> None:
-    """A viewer that pings and reads nothing is let go by the keeper's next look, long before its patience is over."""
+    """A viewer that pings and reads nothing is let go by the keeper's next look, long before its
+    patience is over.
+    """
     viewer = Ended(pair.line)
     for _ in range(MAX_WAITING):
         pair.line.put(Bytes(PING))
@@ -62,7 +64,9 @@ def test_pongs_that_pile_up(pair: Pair) -> None:
 
 
 def test_complaints_that_pile_up(pair: Pair) -> None:
-    """A viewer that asks for what isn't there and reads no answer is let go as soon as too much waits."""
+    """A viewer that asks for what isn't there and reads no answer is let go as soon as too much
+    waits.
+    """
     viewer = Ended(pair.line)
     for _ in range(MAX_WAITING):
         viewer.complain("not_found", "There is none", "x")
@@ -84,7 +88,9 @@ def test_one_that_catches_up_stays(pair: Pair) -> None:
 
 
 def test_no_frame_follows_an_end() -> None:
-    """The hub tells a viewer until it has left; a new attempt that begins meanwhile is not told behind the close."""
+    """The hub tells a viewer until it has left; a new attempt that begins meanwhile is not told
+    behind the close.
+    """
     pair = Pair()
     try:
         viewer = Ended(pair.line)
@@ -102,7 +108,9 @@ def test_no_frame_follows_an_end() -> None:
 
 
 def test_no_ping_follows_an_end() -> None:
-    """The keeper's look may come between a viewer's end and its leave: nothing may follow the close."""
+    """The keeper's look may come between a viewer's end and its leave: nothing may follow the
+    close.
+    """
     pair = Pair()
     try:
         viewer = Ended(pair.line)
@@ -118,7 +126,9 @@ def test_no_ping_follows_an_end() -> None:
 
 
 def test_an_event_stream_that_nobody_reads_is_cut_off() -> None:
-    """The server's thread waits in its write without end: the keeper ends the connection; a quiet stream is left in peace."""
+    """The server's thread waits in its write without end: the keeper ends the connection; a quiet
+    stream is left in peace.
+    """
     here, there = socket.socketpair()
     there.settimeout(60)
     counts = Counts()

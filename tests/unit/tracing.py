@@ -10,10 +10,10 @@ from celery import Celery
 from celery.app.trace import build_tracer
 
 import headway
-from headway.models import Progress
 from headway.core.registry import TaskRecord
+from headway.models import Progress
 from headway.stores.memory import MemoryStore
-from headway.worker.app_state import installation_of
+from headway.worker.app_state import app_state_of
 from headway.worker.scheduler import shared
 
 
@@ -22,19 +22,25 @@ class Lab:
 
     def __init__(self, *, app: Celery | None = None, install: bool = True) -> None:
         self.store = MemoryStore()
-        self.app = app if app is not None else Celery("lab", broker="memory://", backend="cache+memory://", set_as_current=False)
+        self.app = (
+            app
+            if app is not None
+            else Celery("lab", broker="memory://", backend="cache+memory://", set_as_current=False)
+        )
         self.app.conf.update(task_track_started=True)
         if install and app is None:
             headway.install(self.app, store=self.store)
 
     def use(self, store: MemoryStore) -> None:
         """Have the installation of the app record there."""
-        installation = installation_of(self.app)
+        installation = app_state_of(self.app)
         assert installation is not None
         installation.store = self.store = store
 
     def task(self, **options: Any) -> Any:
-        """``app.task``, but of this app alone: Celery's own gives the function to every app of the process."""
+        """``app.task``, but of this app alone: Celery's own gives the function to every app of the
+        process.
+        """
         return self.app.task(shared=False, **options)
 
     def run(self, task: Any, task_id: str | None = None, *args: Any, **request: Any) -> Any:
@@ -50,7 +56,14 @@ class Lab:
         self.app.finalize()
         task = self.app.tasks[task.name]
         task_id = task_id or str(uuid.uuid4())
-        told = {"id": task_id, "task": task.name, "hostname": "w1@lab", "delivery_info": {}, "is_eager": False, "retries": 0}
+        told = {
+            "id": task_id,
+            "task": task.name,
+            "hostname": "w1@lab",
+            "delivery_info": {},
+            "is_eager": False,
+            "retries": 0,
+        }
         return build_tracer(task.name, task, app=self.app)(task_id, args, {}, told | request)
 
     def record(self, task_id: str) -> TaskRecord:
@@ -72,5 +85,10 @@ class Lab:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         shared.close()

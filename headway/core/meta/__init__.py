@@ -1,19 +1,25 @@
 """Any progress meta found in the wild -> Progress.
 
-Tasks that never heard of Headway store whatever their authors thought of: counts, percentages, fractions, texts, in several
-languages and under a thousand names. The rules here are about words and shapes, not about particular programs:
+Tasks that never heard of Headway store whatever their authors thought of: counts, percentages,
+fractions, texts, in several languages and under a thousand names. The rules here are about words
+and shapes, not about particular programs:
 
-1. A key is split into its words (``totalFiles``, ``total-files``, ``Total files`` are the same), which give the key its role.
-2. A count and a total make a fraction if they speak of the same thing: both of nothing in particular (``done``/``total``), of the
-   same noun (``pages_crawled``/``total_pages``), or one of a noun and one general.
-3. A given percentage wins over counts that disagree with it: counts may be of one stage, the percentage was meant for a bar.
-4. Numbers whose key names something else (ids, times, sizes, errors, settings) are never progress. **No percentage is better
-   than a wrong one**: a bar that lies is the worst that this module can do, so whatever isn't known stays out.
-5. Of several texts the one that was written for people wins: messages, then what is going on now, then names, then errors (in
-   a failure: errors before names).
+1. A key is split into its words (``totalFiles``, ``total-files``, ``Total files`` are the same),
+   which give the key its role.
+2. A count and a total make a fraction if they speak of the same thing: both of nothing in
+   particular (``done``/``total``), of the same noun (``pages_crawled``/``total_pages``), or one of
+   a noun and one general.
+3. A given percentage wins over counts that disagree with it: counts may be of one stage, the
+   percentage was meant for a bar.
+4. Numbers whose key names something else (ids, times, sizes, errors, settings) are never progress.
+   **No percentage is better than a wrong one**: a bar that lies is the worst that this module can
+   do, so whatever isn't known stays out.
+5. Of several texts the one that was written for people wins: messages, then what is going on now,
+   then names, then errors (in a failure: errors before names).
 
-The vocabulary is in `meta_words`, single values are read in `meta_values`, the numbers of a dict in `meta_counts`. Pure, total
-(no object makes it raise) and bounded (`MAX_KEYS`, `MAX_TEXT`, `MAX_DEPTH`, `MAX_DICTS`).
+The vocabulary is in `meta_words`, single values are read in `meta_values`, the numbers of a dict in
+`meta_counts`. Pure, total (no object makes it raise) and bounded (`MAX_KEYS`, `MAX_TEXT`,
+`MAX_DEPTH`, `MAX_DICTS`).
 """
 
 from __future__ import annotations
@@ -25,8 +31,36 @@ from itertools import islice
 from typing import Any
 
 from headway.core.meta.counts import fraction_of
-from headway.core.meta.values import MAX_KEYS, MAX_TEXT, Reading, clean, is_number, is_str_dict, measure_in, number_in, pair_in, percents_of, time_of, with_prose
-from headway.core.meta.vocabulary import CELERY, CONTAINER, CURRENT, ERROR, FAILING, GENERIC, INFO, MESSAGE, NO_TEXT, PROGRESS, STATUS, STEP, UNITS, tokens_of
+from headway.core.meta.values import (
+    MAX_KEYS,
+    MAX_TEXT,
+    Reading,
+    clean,
+    is_number,
+    is_str_dict,
+    measure_in,
+    number_in,
+    pair_in,
+    percents_of,
+    time_of,
+    with_prose,
+)
+from headway.core.meta.vocabulary import (
+    CELERY,
+    CONTAINER,
+    CURRENT,
+    ERROR,
+    FAILING,
+    GENERIC,
+    INFO,
+    MESSAGE,
+    NO_TEXT,
+    PROGRESS,
+    STATUS,
+    STEP,
+    UNITS,
+    tokens_of,
+)
 from headway.models import Progress
 
 Entry = tuple[tuple[str, ...], Any]
@@ -36,15 +70,16 @@ MAX_DEPTH = 3  # dicts within dicts
 MAX_DICTS = 40  # that are read in one payload
 
 OWN_KEYS = frozenset({"current", "total", "message", "attributes", "timestamp", "rate", "attempt"})
-OWN_LEAST = frozenset({"current", "total"})
-OWN_SIGNS = frozenset({"attempt", "attributes", "timestamp"})  # of which at least one is there
+REQUIRED_KEYS = frozenset({"current", "total"})
+MARKER_KEYS = frozenset({"attempt", "attributes", "timestamp"})  # of which at least one is there
 
 
 def progress_from_meta(state: str | None, meta: object) -> Progress | None:
-    """Read what a task stored: ``state`` and ``meta`` as in ``update_state``, or as the result backend gives them.
+    """Read what a task stored: ``state`` and ``meta`` as in ``update_state``, or as the result
+    backend gives them.
 
-    None where it says nothing. What it says is in the payload's own units; where only a percentage is given, ``total`` is 100.
-    Never raises.
+    None where it says nothing. What it says is in the payload's own units; where only a percentage
+    is given, ``total`` is 100. Never raises.
     """
     try:
         own = _own(meta) if isinstance(meta, dict) else None
@@ -89,7 +124,11 @@ def _read(context: _Context, meta: object, depth: int) -> Reading | None:
     if number is None:
         return None
     # A bare float is a percentage or a fraction; a bare int may as well be a count.
-    return Reading(percents=percents_of(number)) if isinstance(number, float) else Reading(current=number)
+    return (
+        Reading(percents=percents_of(number))
+        if isinstance(number, float)
+        else Reading(current=number)
+    )
 
 
 def _from_text(context: _Context, raw: str, depth: int) -> Reading | None:
@@ -129,17 +168,26 @@ def _own(meta: dict[Any, Any]) -> Progress | None:
     On the way of every update to every viewer, so in plain steps.
     """
     names = meta.keys()
-    if not (OWN_LEAST <= names <= OWN_KEYS) or OWN_SIGNS.isdisjoint(names):
+    if not (REQUIRED_KEYS <= names <= OWN_KEYS) or MARKER_KEYS.isdisjoint(names):
         return None
-    current, total, rate, stamp = meta["current"], meta["total"], meta.get("rate"), meta.get("timestamp")
+    current, total, rate, stamp = (
+        meta["current"],
+        meta["total"],
+        meta.get("rate"),
+        meta.get("timestamp"),
+    )
     message, attributes = meta.get("message"), meta.get("attributes")
     if not is_number(current) or not (total is None or is_number(total)):
         return None
     if not (rate is None or is_number(rate)) or not (stamp is None or is_number(stamp)):
         return None
-    if not (message is None or type(message) is str) or not (attributes is None or is_str_dict(attributes)):
+    if not (message is None or type(message) is str) or not (
+        attributes is None or is_str_dict(attributes)
+    ):
         return None
-    return Progress(current, total, message, attributes, None if stamp is None else time_of(stamp), rate)
+    return Progress(
+        current, total, message, attributes, None if stamp is None else time_of(stamp), rate
+    )
 
 
 # --- dicts: roles of keys, then the best fraction and the best text ---
@@ -164,7 +212,9 @@ def _from_dict(context: _Context, payload: dict[Any, Any], depth: int) -> Readin
 
 def _entries(payload: dict[Any, Any]) -> list[Entry]:
     items = islice(payload.items(), MAX_KEYS)
-    return [(tokens_of(key), value) for key, value in items if type(key) is str and len(key) <= MAX_KEY]
+    return [
+        (tokens_of(key), value) for key, value in items if type(key) is str and len(key) <= MAX_KEY
+    ]
 
 
 def _said(context: _Context, reading: Reading) -> Reading:
@@ -173,14 +223,22 @@ def _said(context: _Context, reading: Reading) -> Reading:
 
 
 def _look_inside(context: _Context, reading: Reading, entries: list[Entry], depth: int) -> None:
-    """A payload within the payload, where the outer one tells no fraction: the first that does, those named progress first."""
+    """A payload within the payload, where the outer one tells no fraction: the first that does,
+    those named progress first.
+    """
     for tokens, value in sorted(entries, key=lambda entry: not PROGRESS & set(entry[0])):
         inner = value[-1] if isinstance(value, (list, tuple)) and value else value
         if not CONTAINER & set(tokens) or NO_TEXT & set(tokens) or not isinstance(inner, dict):
             continue
         found = _read(context, inner, depth + 1)
-        if found is not None and (found.tells_fraction or (reading.current is None and reading.total is None)):
-            reading.current, reading.total, reading.percents = found.current, found.total, found.percents
+        if found is not None and (
+            found.tells_fraction or (reading.current is None and reading.total is None)
+        ):
+            reading.current, reading.total, reading.percents = (
+                found.current,
+                found.total,
+                found.percents,
+            )
         if reading.tells_fraction:
             return
 
@@ -200,7 +258,13 @@ def _best_text(context: _Context, entries: list[Entry], depth: int) -> str | Non
         if group == 2 and text.lower() in GENERIC:
             group = 3.5
         prose = 0 if " " in text or group not in (2, 3.5) else 1
-        rank = (9 if text in CELERY or _measure(text) else group, prose, not set(tokens) & STATUS, len(tokens), position)
+        rank = (
+            9 if text in CELERY or _measure(text) else group,
+            prose,
+            not set(tokens) & STATUS,
+            len(tokens),
+            position,
+        )
         if best is None or rank < best[0]:
             best = rank, text
     return best[1] if best is not None else None
@@ -218,7 +282,13 @@ def _text_group(context: _Context, words: frozenset[str]) -> float | None:
         return 2
     if words & (CURRENT | {"value"}):
         return 3
-    return 4 if words & INFO or words <= UNITS else 5 if words & {"data", "meta", "payload", "update", "job"} else None
+    return (
+        4
+        if words & INFO or words <= UNITS
+        else 5
+        if words & {"data", "meta", "payload", "update", "job"}
+        else None
+    )
 
 
 def _text_in(context: _Context, value: object, tokens: tuple[str, ...], depth: int) -> str | None:
@@ -243,4 +313,8 @@ def _measure(text: str) -> bool:
 
 def _says_nothing(context: _Context, text: str) -> bool:
     """Celery's word for the state, an address, a number."""
-    return (text == context.state and text in CELERY) or "://" in text[:12] or number_in(text) is not None
+    return (
+        (text == context.state and text in CELERY)
+        or "://" in text[:12]
+        or number_in(text) is not None
+    )

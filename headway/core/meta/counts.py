@@ -1,4 +1,6 @@
-"""The fraction that the numbers of one dict make: roles of keys, then the pair that belongs together, then percentages."""
+"""The fraction that the numbers of one dict make: roles of keys, then the pair that belongs
+together, then percentages.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +8,43 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from headway.core.meta.values import Number, Reading, clean, measure_in, number_in, pair_in, percents_of
-from headway.core.meta.vocabulary import CONTAINER, CORE, CURRENT, DONE, EXTENT, FRACTION, INDEX, LEFT, NO_NOUN, NO_NUMBER, ORDINAL, OVERALL, PERCENT, PROGRESS, STEP, TOTAL, UNITS, WENT_BADLY, WENT_WELL, participle, stem
+from headway.core.meta.values import (
+    Number,
+    Reading,
+    clean,
+    measure_in,
+    number_in,
+    pair_in,
+    percents_of,
+)
+from headway.core.meta.vocabulary import (
+    CONTAINER,
+    CORE,
+    CURRENT,
+    DONE,
+    EXTENT,
+    FAILURE_WORDS,
+    FRACTION,
+    INDEX,
+    LEFT,
+    NO_NOUN,
+    NO_NUMBER,
+    ORDINAL,
+    OVERALL,
+    PERCENT,
+    PROGRESS,
+    STEP,
+    SUCCESS_WORDS,
+    TOTAL,
+    UNITS,
+    is_past_participle,
+    stem,
+)
 
 #: A listing that names these tells with "page" where it reads, not how far it is.
 PAGED = {("per", "page"), ("page", "size")}
-#: Under these a text that is nothing but "45 %" tells how far it is; under other keys it may be a humidity.
+#: Under these a text that is nothing but "45 %" tells how far it is; under other keys it may be a
+#: humidity.
 SPEAKING = CONTAINER | STEP | {"value", "per"}
 
 
@@ -22,8 +55,9 @@ class _Count:
     value: Number
     #: What is counted, in the singular; empty: nothing in particular.
     nouns: frozenset[str]
-    #: How sure the word is, the lower the surer. Of what is done: 0 a core word, 1 another word of work done, 2 an index, 3 a
-    #: bare unit ("page": 3). Of how many there are: 0 a total, 1 an estimate or a maximum, 2 an extent ("page_count", "pages").
+    #: How sure the word is, the lower the surer. Of what is done: 0 a core word, 1 another word of
+    #: work done, 2 an index, 3 a bare unit ("page": 3). Of how many there are: 0 a total, 1 an
+    #: estimate or a maximum, 2 an extent ("page_count", "pages").
     rank: int
     key: tuple[str, ...]
 
@@ -44,7 +78,9 @@ class _Counts:
 
 
 def fraction_of(entries: Iterable[tuple[tuple[str, ...], Any]], *, strict: bool) -> Reading:
-    """What the numbers of one dict (keys split into words) say. ``strict``: only what is plainly progress."""
+    """What the numbers of one dict (keys split into words) say. ``strict``: only what is plainly
+    progress.
+    """
     counts = _Counts()
     entries = list(entries)
     paged = any(tokens in PAGED for tokens, _ in entries)
@@ -64,9 +100,9 @@ def _note(counts: _Counts, tokens: tuple[str, ...], value: object) -> None:
         _note_text(counts, tokens, words, value)
     elif words & (PERCENT | FRACTION) or (words & PROGRESS and tokens[-1] not in TOTAL | CORE):
         _note_percent(counts, words, number)
-    elif words & WENT_BADLY:
+    elif words & FAILURE_WORDS:
         counts.badly.append(_Count(number, frozenset(), 0, tokens))
-    elif words & WENT_WELL and not words & DONE:
+    elif words & SUCCESS_WORDS and not words & DONE:
         counts.well.append(_Count(number, frozenset(), 0, tokens))
     else:
         _note_count(counts, tokens, words, number)
@@ -74,9 +110,11 @@ def _note(counts: _Counts, tokens: tuple[str, ...], value: object) -> None:
             counts.shown = percents_of(number)
 
 
-def _note_text(counts: _Counts, tokens: tuple[str, ...], words: frozenset[str], value: object) -> None:
+def _note_text(
+    counts: _Counts, tokens: tuple[str, ...], words: frozenset[str], value: object
+) -> None:
     """Numbers that are written out: "12/30", "45 %", [12, 30]."""
-    if words & (WENT_BADLY | WENT_WELL):
+    if words & (FAILURE_WORDS | SUCCESS_WORDS):
         return
     counting = bool(words & (PROGRESS | PERCENT | CURRENT | DONE)) or words <= UNITS
     if isinstance(value, str):
@@ -93,7 +131,7 @@ def _note_text(counts: _Counts, tokens: tuple[str, ...], words: frozenset[str], 
 
 
 def _note_percent(counts: _Counts, words: frozenset[str], number: Number) -> None:
-    if words & (WENT_BADLY | WENT_WELL):
+    if words & (FAILURE_WORDS | SUCCESS_WORDS):
         return  # "success_percentage"
     if words & FRACTION:
         plain = words <= FRACTION | PROGRESS | DONE | OVERALL and words != {"ratio"}
@@ -109,16 +147,24 @@ def _percent_rank(words: frozenset[str]) -> int:
     return 0 if words <= PERCENT | PROGRESS | FRACTION | OVERALL | DONE else 3
 
 
-def _note_count(counts: _Counts, tokens: tuple[str, ...], words: frozenset[str], number: Number) -> None:
-    nouns = frozenset(stem(word) for word in words - NO_NOUN if not participle(word))
-    if words & DONE or any(map(participle, words)) or words & CURRENT:
+def _note_count(
+    counts: _Counts, tokens: tuple[str, ...], words: frozenset[str], number: Number
+) -> None:
+    nouns = frozenset(stem(word) for word in words - NO_NOUN if not is_past_participle(word))
+    if words & DONE or any(map(is_past_participle, words)) or words & CURRENT:
         counts.done.append(_Count(number, nouns, 0 if words & CORE else 1, tokens))
     elif words & LEFT:
         if isinstance(number, int):  # a decimal number is of seconds
             counts.left.append(_Count(number, nouns, 0, tokens))
     elif words & TOTAL:
-        counts.total.append(_Count(number, nouns, 1 if words & {"estimate", "max", "maximum"} else 0, tokens))
-    elif words <= INDEX or (words & INDEX and tokens[0] != "n" and tokens[-1] != "count") or (nouns and tokens[-1] in ORDINAL):
+        counts.total.append(
+            _Count(number, nouns, 1 if words & {"estimate", "max", "maximum"} else 0, tokens)
+        )
+    elif (
+        words <= INDEX
+        or (words & INDEX and tokens[0] != "n" and tokens[-1] != "count")
+        or (nouns and tokens[-1] in ORDINAL)
+    ):
         counts.done.append(_Count(number, nouns, 2, tokens))
         if words <= EXTENT:
             counts.total.append(_Count(number, nouns, 2, tokens))
@@ -126,7 +172,9 @@ def _note_count(counts: _Counts, tokens: tuple[str, ...], words: frozenset[str],
         counts.total.append(_Count(number, nouns, 2, tokens))
     elif nouns <= UNITS and len(nouns) == 1:
         plural = tokens[-1] not in nouns
-        (counts.total if plural else counts.done).append(_Count(number, nouns, 2 if plural else 3, tokens))
+        (counts.total if plural else counts.done).append(
+            _Count(number, nouns, 2 if plural else 3, tokens)
+        )
 
 
 def _settled(counts: _Counts, *, strict: bool) -> Reading:
@@ -137,7 +185,12 @@ def _settled(counts: _Counts, *, strict: bool) -> Reading:
         pair = _sum_of(counts, total)
     percents = [*counts.percents]
     for number in counts.bare:
-        if pair is None and total is not None and number <= total.value and not (isinstance(number, float) and 0 < number < 1):
+        if (
+            pair is None
+            and total is not None
+            and number <= total.value
+            and not (isinstance(number, float) and 0 < number < 1)
+        ):
             pair = (number, total.value)
         elif (pair is None or number != pair[0]) and (candidates := percents_of(number)):
             percents.append((1, candidates))
@@ -159,7 +212,12 @@ def _best_pair(counts: _Counts, *, strict: bool) -> tuple[Number, Number] | None
     done, totals = counts.done[:20], counts.total[:20]
     if strict:
         done, totals = [d for d in done if d.rank == 0], [t for t in totals if t.rank == 0]
-    ranked = [(cost, -d.value, -t.value) for d in done for t in totals if d.key != t.key and (cost := _kinship(d, t)) is not None]
+    ranked = [
+        (cost, -d.value, -t.value)
+        for d in done
+        for t in totals
+        if d.key != t.key and (cost := _kinship(d, t)) is not None
+    ]
     if not ranked:
         return None
     _, current, total = min(ranked)
@@ -177,8 +235,17 @@ def _kinship(done: _Count, total: _Count) -> int | None:
         return None
     if not done.nouns and not total.nouns:
         return done.rank + total.rank
-    if total.rank:  # "max_results", "match_count": of that noun only; but "current" of "num_files" is how one numbers a loop
-        return 30 if done.rank == 0 and total.rank == 2 and not done.nouns and total.key[0] in ORDINAL | {"n", "nb"} else None
+    # "max_results", "match_count": of that noun only; but "current" of "num_files" is how one
+    # numbers a loop
+    if total.rank:
+        return (
+            30
+            if done.rank == 0
+            and total.rank == 2
+            and not done.nouns
+            and total.key[0] in ORDINAL | {"n", "nb"}
+            else None
+        )
     return 20 + done.rank  # "processed_rows" of "total", "done" of "total_files"
 
 
@@ -188,7 +255,9 @@ def _sum_of(counts: _Counts, total: _Count) -> tuple[Number, Number] | None:
     if left is not None and left.value <= total.value:
         return total.value - left.value, total.value
     ended = sum(count.value for count in (*counts.well, *counts.badly))
-    return (ended, total.value) if counts.well and not counts.done and ended <= total.value else None
+    return (
+        (ended, total.value) if counts.well and not counts.done and ended <= total.value else None
+    )
 
 
 def _done_and_left(counts: _Counts) -> tuple[Number, Number] | None:

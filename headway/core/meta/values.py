@@ -1,4 +1,6 @@
-"""The numbers, measures and times that `core.meta` finds in values: how far a single value tells anything."""
+"""The numbers, measures and times that `core.meta` finds in values: how far a single value tells
+anything.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +18,24 @@ from headway.models import Progress
 MAX_KEYS = 200  # keys that are looked at in one dict
 MAX_TEXT = 2048  # characters of a message, and of a text that is parsed
 
-MOST = 10**18  # what is more counts nothing, and sums of it could leave the range of a float
+MAX_COUNT = 10**18  # what is more counts nothing, and sums of it could leave the range of a float
 
 Number = int | float
 
 WRITTEN = re.compile(r"\d{1,15}(?:[.,]\d{1,15})?")
 NUM = r"(\d{1,3}(?:[ ,]\d{3})+(?:\.\d+)?|\d+(?:[.,]\d+)?)"
 ONE_NUMBER = re.compile(rf"{NUM}\s*(%|percent|prozent|por ciento)?")
-TWO_NUMBERS = re.compile(rf"{NUM}\s*(?:/|\\|of|out of|von|de|sur|di|из)\s*{NUM}(?:\s+[^\W\d]{{1,20}})?", re.I)
+TWO_NUMBERS = re.compile(
+    rf"{NUM}\s*(?:/|\\|of|out of|von|de|sur|di|из)\s*{NUM}(?:\s+[^\W\d]{{1,20}})?", re.I
+)
 STARTS_WITH_PERCENT = re.compile(rf"{NUM}\s*%")
-PROSE_PAIR = re.compile(r"(?<![\w/.,:-])(\d{1,9}) ?(?:/|of|out of|von|sur) ?(\d{1,9})(?![/.,:-]?\w)", re.I)
-PROSE_PERCENT = re.compile(r"(?<![\w.,-])(\d{1,3}(?:\.\d{1,4})?) ?%|percent complete:? (\d{1,3}(?:\.\d{1,4})?)(?![\w%])", re.I)
+PROSE_PAIR = re.compile(
+    r"(?<![\w/.,:-])(\d{1,9}) ?(?:/|of|out of|von|sur) ?(\d{1,9})(?![/.,:-]?\w)", re.I
+)
+PROSE_PERCENT = re.compile(
+    r"(?<![\w.,-])(\d{1,3}(?:\.\d{1,4})?) ?%|percent complete:? (\d{1,3}(?:\.\d{1,4})?)(?![\w%])",
+    re.I,
+)
 #: Where these stand the numbers are of something else.
 PAIR_DECOY = re.compile(r"\b(?:attempt|retry|retrying|try|tries|worker|shard|score|rated)\b", re.I)
 PERCENT_DECOY = re.compile(
@@ -36,7 +45,7 @@ PERCENT_DECOY = re.compile(
 )
 ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-LATEST = 250e12  # milliseconds: what a datetime can hold
+MAX_EPOCH_MS = 250e12  # milliseconds: what a datetime can hold
 
 
 @dataclass(slots=True)
@@ -45,7 +54,8 @@ class Reading:
 
     current: Number | None = None
     total: Number | None = None
-    #: Possible percentages, the likeliest first: 0.5 may be half, or half a percent where the counts say so.
+    #: Possible percentages, the likeliest first: 0.5 may be half, or half a percent where the
+    #: counts say so.
     percents: tuple[float, ...] = ()
     message: str | None = None
     timestamp: datetime | None = None
@@ -60,15 +70,19 @@ class Reading:
         if self.percents:
             counted = min(100.0, current / total * 100) if current is not None and total else None
             # Within one percent it is the same number rounded, and the counts are the finer ones.
-            if counted is None or not any(abs(counted - percent) <= 1.0 for percent in self.percents):
-                current, total = plain(min(self.percents[0], 100.0)), 100
+            if counted is None or not any(
+                abs(counted - percent) <= 1.0 for percent in self.percents
+            ):
+                current, total = simplify(min(self.percents[0], 100.0)), 100
         if current is None and total is None and self.message is None:
             return None
         return Progress(current, total, self.message, self.attributes, self.timestamp)
 
 
 def with_prose(reading: Reading) -> Reading:
-    """The last resort: a message that says "Row 3/10" or "40 %", once, of the work itself, in a payload without any count."""
+    """The last resort: a message that says "Row 3/10" or "40 %", once, of the work itself, in a
+    payload without any count.
+    """
     text = reading.message
     silent = reading.current is None and reading.total is None and not reading.percents
     if not text or not silent:
@@ -81,7 +95,11 @@ def with_prose(reading: Reading) -> Reading:
     pair = (int(pairs[0][0]), int(pairs[0][1])) if pairs else None
     if pair is not None and pair[0] <= 12 and 1900 <= pair[1] <= 2100:
         return reading  # a month and a year
-    if pair is not None and 0 < pair[1] >= pair[0] and (percent is None or abs(pair[0] / pair[1] * 100 - percent) <= 1):
+    if (
+        pair is not None
+        and 0 < pair[1] >= pair[0]
+        and (percent is None or abs(pair[0] / pair[1] * 100 - percent) <= 1)
+    ):
         reading.current, reading.total = pair
     elif percent is not None and pair is None and percent <= 100:
         reading.percents = (percent,)
@@ -93,12 +111,20 @@ def measure_in(text: str) -> Reading | None:
     if len(text) > 200:
         return None
     if match := ONE_NUMBER.fullmatch(text):
-        value = plain(spelled(match[1]))
-        return Reading(percents=((float(value),) if value <= 110 else ()) if match[2] else percents_of(value))
-    if (match := TWO_NUMBERS.fullmatch(text)) and (pair := pair_in((spelled(match[1]), spelled(match[2])))):
+        value = simplify(parse_number(match[1]))
+        return Reading(
+            percents=((float(value),) if value <= 110 else ()) if match[2] else percents_of(value)
+        )
+    if (match := TWO_NUMBERS.fullmatch(text)) and (
+        pair := pair_in((parse_number(match[1]), parse_number(match[2])))
+    ):
         return pair
-    if (match := STARTS_WITH_PERCENT.match(text)) and not PERCENT_DECOY.search(text) and spelled(match[1]) <= 100:
-        return Reading(percents=(spelled(match[1]),), message=text)
+    if (
+        (match := STARTS_WITH_PERCENT.match(text))
+        and not PERCENT_DECOY.search(text)
+        and parse_number(match[1]) <= 100
+    ):
+        return Reading(percents=(parse_number(match[1]),), message=text)
     return None
 
 
@@ -111,16 +137,16 @@ def number_in(value: object) -> Number | None:
         text = clean(value) if len(value) <= 40 else ""  # type: ignore[arg-type]
         if not WRITTEN.fullmatch(text):
             return None
-        return float(text) if "." in text else plain(spelled(text))
+        return float(text) if "." in text else simplify(parse_number(text))
     if isinstance(value, Decimal):
         value = float(value) if value.is_finite() else None
-    return value if is_number(value) and value <= MOST else None
+    return value if is_number(value) and value <= MAX_COUNT else None
 
 
 def is_number(value: object) -> TypeGuard[Number]:
     """Whether it may be a count: finite, at least 0, small enough to divide."""
     kind = type(value)
-    if kind is float or (kind is int and value < MOST):  # type: ignore[operator]
+    if kind is float or (kind is int and value < MAX_COUNT):  # type: ignore[operator]
         return 0 <= value < math.inf  # type: ignore[operator]  # NaN is in no range
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
@@ -137,19 +163,21 @@ def is_str_dict(value: object) -> TypeGuard[dict[str, str]]:
 
 
 def percents_of(number: Number) -> tuple[float, ...]:
-    """What a number may mean as a percentage, the likeliest first: a float within 0..1 is a fraction, an int never is."""
+    """What a number may mean as a percentage, the likeliest first: a float within 0..1 is a
+    fraction, an int never is.
+    """
     if isinstance(number, float) and 0 < number <= 1:
         return (number * 100.0, number)
     return (float(number),) if number <= 110 else ()
 
 
-def plain(number: float) -> Number:
+def simplify(number: float) -> Number:
     """30 for 30.0, 28.57 for 28.570000000000004: what a person would have written."""
     rounded = round(number, 9)
     return int(rounded) if rounded == int(rounded) else rounded
 
 
-def spelled(text: str) -> float:
+def parse_number(text: str) -> float:
     """ "1,234" is a thousand and more, "12,5" is twelve and a half."""
     thousands = re.fullmatch(r"\d{1,3}(?:[ ,]\d{3})+(?:\.\d+)?", text)
     return float(re.sub(r"[ ,]", "", text) if thousands else text.replace(",", "."))
@@ -162,7 +190,7 @@ def pair_in(items: Sequence[Any]) -> Reading | None:
     current, total = number_in(items[0]), number_in(items[1])
     if current is None or not total or current > total:
         return None
-    return Reading(plain(current), plain(total))
+    return Reading(simplify(current), simplify(total))
 
 
 def time_of(value: object) -> datetime | None:
@@ -173,7 +201,7 @@ def time_of(value: object) -> datetime | None:
         except ValueError:
             return None
         return time.astimezone(UTC) if time.tzinfo is not None else None
-    if not is_number(value) or value > LATEST:
+    if not is_number(value) or value > MAX_EPOCH_MS:
         return None
     return EPOCH + timedelta(milliseconds=value if value > 1e11 else value * 1000)
 

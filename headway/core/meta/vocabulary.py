@@ -1,4 +1,5 @@
-"""The vocabulary of `core.meta`: which words give a key its role. English first, then what else was met or is likely.
+"""The vocabulary of `core.meta`: which words give a key its role. English first, then what else was
+met or is likely.
 
 A table to be read and added to. Accents are taken off, and plurals are kept, before the look-up.
 """
@@ -23,23 +24,35 @@ PROGRESS = _words(
     "progress progression completion prog progreso progresso avance avancement avanzamento fortschritt voortgang postep прогресс "
     "进度 進捗 진행률"
 )
-OVERALL = _words("overall total global whole full current process job task my the value in complete completed done")
-TOTAL = _words("total totals max maximum all of expected goal gesamt insgesamt totale totaal всего 总数")
-EXTENT = _words("count size length len num number n nb no nr anzahl")  # with or without a noun: how many there are
+OVERALL = _words(
+    "overall total global whole full current process job task my the value in complete completed done"
+)
+TOTAL = _words(
+    "total totals max maximum all of expected goal gesamt insgesamt totale totaal всего 总数"
+)
+EXTENT = _words(
+    "count size length len num number n nb no nr anzahl"
+)  # with or without a noun: how many there are
 INDEX = _words("index i idx pos position n count value")  # where a loop is
-ORDINAL = _words("num number no nr")  # behind a noun ("page_no") an index, before it ("num_pages") an extent
+ORDINAL = _words(
+    "num number no nr"
+)  # behind a noun ("page_no") an index, before it ("num_pages") an extent
 DONE = _words(
     "done complete completed processed finished handled sent read written built run ran seen loaded "
     "fait faits faites traite traites termine termines hecho hechos procesado procesados procesadas completado completados "
     "concluido concluidos processados processadas feito feitos erledigt verarbeitet bearbeitet fertig elaborati completati gedaan"
 )
 CURRENT = _words("current cur curr now actual actuel aktuell atual corrente attuale huidig")
-CORE = CURRENT | _words("done complete completed processed finished traites procesados processados erledigt")
-LEFT = _words("remaining left pending todo outstanding restant restants restantes restante verbleibend rimanenti")
-WENT_WELL = _words(
+CORE = CURRENT | _words(
+    "done complete completed processed finished traites procesados processados erledigt"
+)
+LEFT = _words(
+    "remaining left pending todo outstanding restant restants restantes restante verbleibend rimanenti"
+)
+SUCCESS_WORDS = _words(
     "success successes successful successfull succeeded ok passed created updated inserted added changed matched unchanged"
 )
-WENT_BADLY = _words(
+FAILURE_WORDS = _words(
     "fail failed failure failures error errors err skip skipped skips warning warnings invalid rejected missing ignored"
 )
 UNITS = _words(
@@ -74,8 +87,12 @@ STEP = _words(
     "step stage phase task operation op action activity etape etapa schritt fase paso passo phase tache tarea tarefa doing "
     "步骤 阶段"
 )
-INFO = _words("info log logs output stdout title titel titre titulo event item result debug news line console")
-ERROR = _words("error err errors exc exception reason failure fault cause erreur fehler errore erro")
+INFO = _words(
+    "info log logs output stdout title titel titre titulo event item result debug news line console"
+)
+ERROR = _words(
+    "error err errors exc exception reason failure fault cause erreur fehler errore erro"
+)
 #: What holds a payload within a payload.
 CONTAINER = (
     PROGRESS
@@ -86,11 +103,22 @@ CONTAINER = (
     )
 )
 #: Words of a status that say no more than the state does.
-GENERIC = _words("processing running progress in_progress inprogress started pending working active busy ok executing")
+GENERIC = _words(
+    "processing running progress in_progress inprogress started pending working active busy ok executing"
+)
 CELERY = _words("PENDING RECEIVED STARTED PROGRESS RETRY SUCCESS FAILURE REVOKED IGNORED REJECTED")
 FAILING = _words("FAILURE RETRY REVOKED FAILED ERROR REJECTED")
 
-NO_NOUN = TOTAL | EXTENT | INDEX | DONE | CURRENT | LEFT | PROGRESS | _words("estimate global so far already")
+NO_NOUN = (
+    TOTAL
+    | EXTENT
+    | INDEX
+    | DONE
+    | CURRENT
+    | LEFT
+    | PROGRESS
+    | _words("estimate global so far already")
+)
 
 CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
@@ -99,7 +127,12 @@ CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 def tokens_of(key: str) -> tuple[str, ...]:
     """The words of a key: "totalFiles" -> total, files; accents taken off."""
     plain = unicodedata.normalize(
-        "NFC", "".join(c for c in unicodedata.normalize("NFKD", CAMEL.sub("_", key)) if not unicodedata.combining(c))
+        "NFC",
+        "".join(
+            c
+            for c in unicodedata.normalize("NFKD", CAMEL.sub("_", key))
+            if not unicodedata.combining(c)
+        ),
     )
     return tuple(word for word in re.split(r"[\W_]+", plain.lower()) if word)
 
@@ -107,9 +140,13 @@ def tokens_of(key: str) -> tuple[str, ...]:
 def stem(word: str) -> str:
     if len(word) > 3 and word.endswith("ies"):
         return word[:-3] + "y"
-    return word[:-1] if len(word) > 2 and word.endswith("s") and not word.endswith(("ss", "us")) else word
+    return (
+        word[:-1]
+        if len(word) > 2 and word.endswith("s") and not word.endswith(("ss", "us"))
+        else word
+    )
 
 
-def participle(word: str) -> bool:
+def is_past_participle(word: str) -> bool:
     """English for work done: "crawled", "indexed"."""
     return len(word) > 4 and word.endswith("ed") and word not in NOT_DONE

@@ -1,1 +1,3 @@
-"""HTTP endpoints: executions, listings, starting tasks, health, the OpenAPI description, Tensorlake."""
+"""HTTP endpoints: executions, listings, starting tasks, health, the OpenAPI description,
+Tensorlake.
+"""

@@ -9,9 +9,9 @@ from flask import Blueprint, Response, request
 from headway.cancellation import request_cancel
 from headway.core import frames
 from headway.errors import InvalidRequest
+from headway.server.api.executions import uncached
 from headway.server.auth import Action
 from headway.server.http_helpers import read_body
-from headway.server.api.executions import uncached
 
 if TYPE_CHECKING:
     from headway.server.extension import Headway
@@ -44,7 +44,9 @@ def read_terminate(max_body: int) -> bool:
         return False
     body = read_body(max_body)
     if unknown := sorted(set(body) - {"terminate"}):
-        raise InvalidRequest(f"The body may hold terminate, and not {', '.join(map(repr, unknown))[:200]}")
+        raise InvalidRequest(
+            f"The body may hold terminate, and not {', '.join(map(repr, unknown))[:200]}"
+        )
     terminate = body.get("terminate", False)
     if not isinstance(terminate, bool):
         raise InvalidRequest("'terminate' must be true or false")

@@ -40,7 +40,9 @@ def register(blueprint: Blueprint, headway: Headway) -> None:
 
 
 def answer(headway: Headway, execution_id: str, shape: Shape) -> Response:
-    """One execution in some shape: now, or with ``?wait=`` when there is something newer than the caller has."""
+    """One execution in some shape: now, or with ``?wait=`` when there is something newer than the
+    caller has.
+    """
     headway.policy.authorize(request, Action.READ, headway.checked_id(execution_id))
     wait = _wait(headway.settings.max_wait)
     if wait is None:
@@ -49,7 +51,9 @@ def answer(headway: Headway, execution_id: str, shape: Shape) -> Response:
     def is_news(found: Execution) -> bool:
         # After the end nothing newer comes, whatever the caller has.
         body = shape(found)
-        return found.status.terminal or (body is not None and not request.if_none_match.contains_weak(_etag(frames.encode(body))))
+        return found.status.terminal or (
+            body is not None and not request.if_none_match.contains_weak(_etag(frames.encode(body)))
+        )
 
     return respond(headway, headway.hub.wait(execution_id, is_news, wait), shape)
 

@@ -1,4 +1,6 @@
-"""``GET /executions/{id}/history``: the reports of an execution, for a plot and for whoever comes late."""
+"""``GET /executions/{id}/history``: the reports of an execution, for a plot and for whoever comes
+late.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,8 @@ from typing import TYPE_CHECKING
 from flask import Blueprint, Response, request
 
 from headway.core import frames
-from headway.server.auth import Action
 from headway.server.api.executions import respond
+from headway.server.auth import Action
 
 if TYPE_CHECKING:
     from headway.server.extension import Headway

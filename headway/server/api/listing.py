@@ -11,13 +11,19 @@ from typing import TYPE_CHECKING, TypeVar
 from flask import Blueprint, Response, request
 
 from headway.core import frames
-from headway.core.states import resolve
-from headway.errors import ExecutionExpired, ExecutionNotFound, InvalidRequest, NotAllowed, NotAuthenticated
-from headway.models import Execution, Phase, Query, Status
 from headway.core.registry import Snapshot
-from headway.server.auth import Action
+from headway.core.states import resolve
+from headway.errors import (
+    ExecutionExpired,
+    ExecutionNotFound,
+    InvalidRequest,
+    NotAllowed,
+    NotAuthenticated,
+)
+from headway.models import Execution, Phase, Query, Status
 from headway.server.api.executions import uncached
-from headway.stores.pagination import Place, begin, cursor_of, named_by, place_of
+from headway.server.auth import Action
+from headway.stores.pagination import Position, make_cursor, parse_cursor, place_of, start_position
 
 if TYPE_CHECKING:
     from headway.server.extension import Headway
@@ -42,11 +48,11 @@ def register(blueprint: Blueprint, headway: Headway) -> None:
         headway.policy.authorize(request, Action.LIST)
         query, wants_counts = read_query(), _flag("counts")
         shown, cursor = _permitted(headway, query)
-        body: frames.Json = {"executions": [entry(each) for each in shown], "cursor": cursor}
+        body: frames.Json = {"executions": [listing_json(each) for each in shown], "cursor": cursor}
         return uncached(body | ({"counts": _counts(headway)} if wants_counts else {}))
 
 
-def entry(execution: Execution) -> frames.Json:
+def listing_json(execution: Execution) -> frames.Json:
     """One line of a listing: the execution without what it returned, which may be of any size."""
     line = frames.execution_json(execution)
     del line["outputs"]
@@ -56,7 +62,9 @@ def entry(execution: Execution) -> frames.Json:
 def read_query() -> Query:
     """The request's query. Raises ``InvalidRequest``, which names the parameter and what it may be."""
     if unknown := sorted(set(request.args) - {*FILTERS, "ticket"}):
-        raise InvalidRequest(f"There is no filter {unknown[0][:100]!r}; there are {', '.join(FILTERS)}")
+        raise InvalidRequest(
+            f"There is no filter {unknown[0][:100]!r}; there are {', '.join(FILTERS)}"
+        )
     return Query(
         status=_words("status", Status),
         phase=_words("phase", Phase),
@@ -71,33 +79,43 @@ def read_query() -> Query:
 
 
 def _permitted(headway: Headway, query: Query) -> tuple[list[Execution], str | None]:
-    """A page of what the caller may read, and a cursor that names nothing else: a store's own names what it looked at last.
+    """A page of what the caller may read, and a cursor that names nothing else: a store's own names
+    what it looked at last.
 
-    It names the last one that is shown, then. Where none is, the walk goes on for a while, and the cursor tells a time: after all
-    that is newer, so that the next page neither repeats nor leaves out what is of that very time.
+    It names the last one that is shown, then. Where none is, the walk goes on for a while, and the
+    cursor tells a time: after all that is newer, so that the next page neither repeats nor leaves
+    out what is of that very time.
     """
-    start, now, walk, pages = begin(query), headway.clock(), query, 0
+    start, now, walk, pages = start_position(query), headway.clock(), query, 0
     while True:
-        page = headway.store.find(walk)
+        page = headway.store.query(walk)
         pages += 1
-        seen = [(each, found) for each, found in _resolved(page.snapshots, now) if _may_see(headway, found.execution_id)]
+        seen = [
+            (each, found)
+            for each, found in _resolved(page.snapshots, now)
+            if _may_see(headway, found.execution_id)
+        ]
         shown = [found for _, found in seen]
-        end = named_by(page.cursor) if page.cursor is not None else None
+        end = parse_cursor(page.cursor) if page.cursor is not None else None
         if len(shown) <= query.limit and (end is None or _may_see(headway, end.task_id)):
             return shown, page.cursor
-        if named := [place_of(each.record) for each, _ in seen[: query.limit] if each.record is not None]:
-            return shown[: query.limit], cursor_of(named[-1])
+        if named := [
+            place_of(each.record) for each, _ in seen[: query.limit] if each.record is not None
+        ]:
+            return shown[: query.limit], make_cursor(named[-1])
         if end is None:
             return shown, None
         # At least to the end of one time, or the next page would begin where this one did.
-        before = Place(end.at + 1, "")
+        before = Position(end.at + 1, "")
         if (shown or pages >= PAGES) and (start is None or before < start):
-            return shown[: query.limit], cursor_of(before)
+            return shown[: query.limit], make_cursor(before)
         walk = replace(query, cursor=page.cursor, limit=MOST)
 
 
 def _counts(headway: Headway) -> frames.Json | None:
-    """How many there are of each status; None for whom they aren't all: to look at each would cost more than any page."""
+    """How many there are of each status; None for whom they aren't all: to look at each would cost
+    more than any page.
+    """
     try:
         headway.policy.authorize(request, Action.COUNT)
     except (NotAllowed, NotAuthenticated):
@@ -125,9 +143,13 @@ def _resolved(snapshots: Iterable[Snapshot], now: datetime) -> Iterable[tuple[Sn
 def _words(name: str, kind: type[WordT]) -> frozenset[WordT]:
     """``?status=running,failed``, or the parameter several times."""
     try:
-        return frozenset(kind(word) for given in request.args.getlist(name) for word in given.split(","))
+        return frozenset(
+            kind(word) for given in request.args.getlist(name) for word in given.split(",")
+        )
     except ValueError:
-        raise InvalidRequest(f"{name} must be one or more of {', '.join(kind)}, with commas between") from None
+        raise InvalidRequest(
+            f"{name} must be one or more of {', '.join(kind)}, with commas between"
+        ) from None
 
 
 def _text(name: str) -> str | None:
@@ -157,12 +179,19 @@ def _time(name: str) -> datetime | None:
         if time.year < 1970:
             raise ValueError(given)
     except (ValueError, OverflowError):
-        raise InvalidRequest(f"{name} must be a time with its zone, such as 2026-01-31T12:00:00Z") from None
+        raise InvalidRequest(
+            f"{name} must be a time with its zone, such as 2026-01-31T12:00:00Z"
+        ) from None
     return time
 
 
 def _limit() -> int:
     given = request.args.get("limit", str(LIMIT))
-    if not (given.isascii() and given.isdecimal() and len(given) <= len(str(MOST)) and 1 <= int(given) <= MOST):
+    if not (
+        given.isascii()
+        and given.isdecimal()
+        and len(given) <= len(str(MOST))
+        and 1 <= int(given) <= MOST
+    ):
         raise InvalidRequest(f"limit must be a whole number from 1 to {MOST}")
     return int(given)

@@ -1,4 +1,6 @@
-"""The API, described for programs: OpenAPI 3.1 at ``/openapi.json``. A test holds the running app to every word of it."""
+"""The API, described for programs: OpenAPI 3.1 at ``/openapi.json``. A test holds the running app
+to every word of it.
+"""
 
 from __future__ import annotations
 
@@ -40,16 +42,26 @@ def description(prefix: str, with_tensorlake: bool, wants_token: bool) -> frames
         f"{prefix}/healthz": {"get": _probe("The process is up", always=True)},
         f"{prefix}/readyz": {"get": _probe("Result backend and feed answer", always=False)},
         f"{prefix}/metrics": {"get": _metrics()},
-        f"{prefix}/openapi.json": {"get": _operation("This document", {"200": _json("OpenAPI 3.1", {"type": "object"})})},
+        f"{prefix}/openapi.json": {
+            "get": _operation("This document", {"200": _json("OpenAPI 3.1", {"type": "object"})})
+        },
     }
     if with_tensorlake:
         paths |= {
-            tensorlake.PATH.replace("<", "{").replace(">", "}"): {"get": _get_tensorlake(["application"])},
-            tensorlake.IN_NAMESPACE.replace("<", "{").replace(">", "}"): {"get": _get_tensorlake(["namespace", "application"])},
+            tensorlake.PATH.replace("<", "{").replace(">", "}"): {
+                "get": _get_tensorlake(["application"])
+            },
+            tensorlake.IN_NAMESPACE.replace("<", "{").replace(">", "}"): {
+                "get": _get_tensorlake(["namespace", "application"])
+            },
         }
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Headway", "version": package.__version__, "description": _ABOUT.format(prefix=prefix)},
+        "info": {
+            "title": "Headway",
+            "version": package.__version__,
+            "description": _ABOUT.format(prefix=prefix),
+        },
         "paths": paths,
         "components": {
             "schemas": {
@@ -73,7 +85,12 @@ _ABOUT = (
 
 def _object(properties: Json, **more: Any) -> Json:
     """An object with all its keys always present, and no others."""
-    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False} | more
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    } | more
 
 
 def _or_null(kind: str, **more: Any) -> Json:
@@ -93,7 +110,10 @@ PROGRESS = _object(
         "attributes": _LABELS,
         "current": _or_null("number"),
         "total": _or_null("number"),
-        "indeterminate": {"type": "boolean", "description": "No fraction can be told; percentage is 0"},
+        "indeterminate": {
+            "type": "boolean",
+            "description": "No fraction can be told; percentage is 0",
+        },
         "rate": _or_null("number", description="Units of current a second"),
         "eta_seconds": _or_null("number"),
         "timestamp": _TIME,
@@ -111,7 +131,13 @@ EXECUTION = _object(
         "outputs": {"description": "What the task returned"},
         "error": {
             "anyOf": [
-                _object({"type": {"type": "string"}, "message": {"type": "string"}, "details": _or_null("object")}),
+                _object(
+                    {
+                        "type": {"type": "string"},
+                        "message": {"type": "string"},
+                        "details": _or_null("object"),
+                    }
+                ),
                 {"type": "null"},
             ]
         },
@@ -142,7 +168,8 @@ HISTORY = _object(
                         name: PROGRESS["properties"][name]
                         for name in ("current", "total", "percentage", "indeterminate", "message")
                     },
-                    "attributes": _LABELS | {"description": "null as well where they were too many to be kept"},
+                    "attributes": _LABELS
+                    | {"description": "null as well where they were too many to be kept"},
                 }
             ),
         },
@@ -210,8 +237,14 @@ def _operation(summary: str, responses: Json, **more: Any) -> Json:
 
 
 def _id(name: str) -> Json:
-    # The pattern says no more than that a slash would end the segment; what else is refused is answered 422.
-    return {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1, "maxLength": 255}}
+    # The pattern says no more than that a slash would end the segment; what else is refused is
+    # answered 422.
+    return {
+        "name": name,
+        "in": "path",
+        "required": True,
+        "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+    }
 
 
 _WAIT: Json = {
@@ -245,8 +278,14 @@ def _get_history() -> Json:
 
 
 def _get_tensorlake(names: list[str]) -> Json:
-    found = _json("The last progress", {"$ref": "#/components/schemas/TensorlakeProgress"}, headers=_ETAG)
-    return _read("Progress, as Tensorlake's clients read it", {"200": found} | _NOTHING_YET, [*names, "request_id"])
+    found = _json(
+        "The last progress", {"$ref": "#/components/schemas/TensorlakeProgress"}, headers=_ETAG
+    )
+    return _read(
+        "Progress, as Tensorlake's clients read it",
+        {"200": found} | _NOTHING_YET,
+        [*names, "request_id"],
+    )
 
 
 def _list() -> Json:
@@ -263,7 +302,10 @@ def _list() -> Json:
         "q": ("Part of the id or of the task's name, in whatever case", word),
         "since": ("First heard of at this time or later", time),
         "until": ("First heard of before this time", time),
-        "limit": ("How many at most", {"type": "integer", "minimum": 1, "maximum": listing.MOST, "default": listing.LIMIT}),
+        "limit": (
+            "How many at most",
+            {"type": "integer", "minimum": 1, "maximum": listing.MOST, "default": listing.LIMIT},
+        ),
         "cursor": ("Where the page before ended", {"type": "string"}),
         "counts": ("Whether to say how many there are", {"type": "boolean", "default": False}),
     }
@@ -272,21 +314,36 @@ def _list() -> Json:
         | ({"style": "form", "explode": False} if schema["type"] == "array" else {})
         for name, (text, schema) in filters.items()
     ]
-    cursor = _or_null("string", description="Where the next page begins; null at the end. A page may be short and have one")
-    line = _object(
-        {name: schema for name, schema in EXECUTION["properties"].items() if name != "outputs"}, additionalProperties=True
+    cursor = _or_null(
+        "string",
+        description="Where the next page begins; null at the end. A page may be short and have one",
     )
-    counts = _object({status.value: {"type": "integer", "minimum": 0} for status in Status}, type=["object", "null"])
+    line = _object(
+        {name: schema for name, schema in EXECUTION["properties"].items() if name != "outputs"},
+        additionalProperties=True,
+    )
+    counts = _object(
+        {status.value: {"type": "integer", "minimum": 0} for status in Status},
+        type=["object", "null"],
+    )
     body = _object({"executions": {"type": "array", "items": line}, "cursor": cursor})
-    body["properties"]["counts"] = counts | {"description": "With ?counts=true: of all statuses, whatever the filters are"}
+    body["properties"]["counts"] = counts | {
+        "description": "With ?counts=true: of all statuses, whatever the filters are"
+    }
     page = _json("A page, newest first", body)
-    return _operation("List executions", {"200": page} | _problems(401, 403, 422, 501, 503), parameters=parameters)
+    return _operation(
+        "List executions", {"200": page} | _problems(401, 403, 422, 501, 503), parameters=parameters
+    )
 
 
 def _start(prefix: str) -> Json:
     order = {
         "type": "object",
-        "properties": {"task": {"type": "string"}, "args": {"type": "array"}, "kwargs": {"type": "object"}},
+        "properties": {
+            "task": {"type": "string"},
+            "args": {"type": "array"},
+            "kwargs": {"type": "object"},
+        },
         "required": ["task"],
         "additionalProperties": False,
     }
@@ -307,7 +364,11 @@ def _start(prefix: str) -> Json:
             }
         },
     )
-    key = {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "minLength": 1, "maxLength": 255}}
+    key = {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+    }
     return _operation(
         "Start one of the tasks that may be started",
         {"202": accepted} | _problems(401, 403, 410, 411, 413, 415, 422, 503),
@@ -317,11 +378,17 @@ def _start(prefix: str) -> Json:
 
 
 def _cancel() -> Json:
-    wish = {"type": "object", "properties": {"terminate": {"type": "boolean", "default": False}}, "additionalProperties": False}
+    wish = {
+        "type": "object",
+        "properties": {"terminate": {"type": "boolean", "default": False}},
+        "additionalProperties": False,
+    }
     accepted = _json(
         "Asked for; its phase is cancelling until its run has confirmed it. What waits for a retry is cancelled at once",
         {"$ref": "#/components/schemas/Execution"},
-        headers={"Retry-After": {"description": "While it hasn't ended", "schema": {"type": "integer"}}},
+        headers={
+            "Retry-After": {"description": "While it hasn't ended", "schema": {"type": "integer"}}
+        },
     )
     return _operation(
         "Ask for the end of an execution, with terminate by force",
@@ -334,12 +401,17 @@ def _cancel() -> Json:
 def _ticket() -> Json:
     made = _object({"ticket": _or_null("string"), "expires_in": _or_null("number")})
     text = "For ?ticket= of one stream's URL; null where no token is wanted"
-    return _operation("A short-lived ticket for a browser's stream", {"200": _json(text, made)} | _problems(401, 403))
+    return _operation(
+        "A short-lived ticket for a browser's stream",
+        {"200": _json(text, made)} | _problems(401, 403),
+    )
 
 
 def _probe(summary: str, *, always: bool) -> Json:
     said = {"type": "object", "properties": {"status": {"type": "string"}}, "required": ["status"]}
-    return _operation(summary, {"200": _json("Yes", said)} | ({} if always else _problems(503)), security=[])
+    return _operation(
+        summary, {"200": _json("Yes", said)} | ({} if always else _problems(503)), security=[]
+    )
 
 
 def _metrics() -> Json:

@@ -1,4 +1,6 @@
-"""Tensorlake's poll, for clients that were written for it. It stands at the root, where those clients look."""
+"""Tensorlake's poll, for clients that were written for it. It stands at the root, where those
+clients look.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,9 @@ from flask import Blueprint, request
 
 from headway.core import frames
 from headway.models import Execution
-from headway.server.streams import sse
-from headway.server.auth import Action
 from headway.server.api.executions import answer
+from headway.server.auth import Action
+from headway.server.streams import sse
 
 if TYPE_CHECKING:
     from flask.typing import ResponseReturnValue
@@ -22,12 +24,16 @@ IN_NAMESPACE = "/v1/namespaces/<namespace>" + PATH
 
 
 def register(blueprint: Blueprint, headway: Headway) -> None:
-    """Add the routes. A request is an execution; the names of application and namespace can be any: Celery has neither."""
+    """Add the routes. A request is an execution; the names of application and namespace can be any:
+    Celery has neither.
+    """
 
     # No `defaults=` here: the router would redirect the long path to the short one.
     @blueprint.get(PATH)
     @blueprint.get(IN_NAMESPACE)
-    def tensorlake_progress(application: str, request_id: str, namespace: str = "default") -> ResponseReturnValue:
+    def tensorlake_progress(
+        application: str, request_id: str, namespace: str = "default"
+    ) -> ResponseReturnValue:
         headway.checked_id(namespace, "namespace")
         headway.checked_id(application, "application")
         headway.checked_id(request_id, "request id")
@@ -41,9 +47,15 @@ def register(blueprint: Blueprint, headway: Headway) -> None:
 
 
 def is_like(path: str) -> bool:
-    """Whether a path looks like one of the two, whatever its names are: with a slash in one of them, nothing is there."""
+    """Whether a path looks like one of the two, whatever its names are: with a slash in one of
+    them, nothing is there.
+    """
     before, _, after = path.partition("/applications/")
-    return (not before or before.startswith("/v1/namespaces/")) and "/requests/" in after and after.endswith("/progress")
+    return (
+        (not before or before.startswith("/v1/namespaces/"))
+        and "/requests/" in after
+        and after.endswith("/progress")
+    )
 
 
 def wants_stream() -> bool:

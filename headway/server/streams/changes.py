@@ -1,4 +1,6 @@
-"""What the hub tells its viewers: a change, with frames encoded once for all; and the queue of a viewer that is behind."""
+"""What the hub tells its viewers: a change, with frames encoded once for all; and the queue of a
+viewer that is behind.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ _ENDS = frozenset(TERMINAL_FRAMES.values())
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ProgressChange:
     """From one report to another."""
 
     #: What its viewers were shown before.
@@ -28,7 +30,7 @@ class Step:
 class Frame:
     """One message of the contract. Its bytes are made on first use and shared by every viewer."""
 
-    def __init__(self, content: Json, step: Step | None = None) -> None:
+    def __init__(self, content: Json, step: ProgressChange | None = None) -> None:
         self.content = content
         self.execution_id: str | None = content["execution_id"]
         self.kind: str = content["type"]
@@ -36,7 +38,8 @@ class Frame:
         self.ends: bool = self.kind in _ENDS
         #: Whether a newer one of the same execution may take its place while nobody has read it.
         self.merges: bool = self.kind == "progress"
-        #: Of a report: where it leads from and to. None of anything else, and where nothing was shown before.
+        #: Of a report: where it leads from and to. None of anything else, and where nothing was
+        #: shown before.
         self.step = step if self.merges else None
 
     @cached_property
@@ -68,7 +71,9 @@ class Viewer(Protocol):
         """The first change of an execution opens its stream (``status`` first); more follow."""
 
     def refuse(self, execution_id: str, error: HeadwayError) -> None:
-        """There is no such execution (``ExecutionNotFound``, ``ExecutionExpired``); nothing more is told of it."""
+        """There is no such execution (``ExecutionNotFound``, ``ExecutionExpired``); nothing more is
+        told of it.
+        """
 
 
 class Item(Protocol):
@@ -83,7 +88,7 @@ class Item(Protocol):
         """See `Frame.merges`."""
 
     @property
-    def step(self) -> Step | None:
+    def step(self) -> ProgressChange | None:
         """See `Frame.step`."""
 
 
@@ -91,22 +96,27 @@ ItemT = TypeVar("ItemT", bound=Item)
 
 
 class Backlog(Generic[ItemT]):
-    """What waits for a viewer, in order: reports merge to the newest, nothing else is ever dropped. Not thread-safe."""
+    """What waits for a viewer, in order: reports merge to the newest, nothing else is ever dropped.
+    Not thread-safe.
+    """
 
     __slots__ = ("_waiting",)
 
     def __init__(self) -> None:
-        #: Each with the first that waited in its place: what its viewer was shown before that is what it was shown last.
+        #: Each with the first that waited in its place: what its viewer was shown before that is
+        #: what it was shown last.
         self._waiting: deque[tuple[ItemT, ItemT]] = deque()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def put(self, item: ItemT) -> int:
-        """Add at the end; a report takes the place of a report of the same execution that nothing of it has followed yet.
+        """Add at the end; a report takes the place of a report of the same execution that nothing
+        of it has followed yet.
 
-        One that leads back to what the viewer was shown last (10 %, then a 20 % that waits, then 10 % again) goes with the one
-        that it would replace: no report is told twice. Returns how many will not be sent.
+        One that leads back to what the viewer was shown last (10 %, then a 20 % that waits, then 10
+        % again) goes with the one that it would replace: no report is told twice. Returns how many
+        will not be sent.
         """
         if item.merges:
             for i in range(len(self._waiting) - 1, -1, -1):
@@ -114,7 +124,7 @@ class Backlog(Generic[ItemT]):
                 if waiting.execution_id == item.execution_id:
                     if not waiting.merges:
                         break
-                    if _leads_back(first.step, item.step):
+                    if _cancels_out(first.step, item.step):
                         del self._waiting[i]
                         return 2
                     self._waiting[i] = (item, first)
@@ -127,5 +137,10 @@ class Backlog(Generic[ItemT]):
         return self._waiting.popleft()[0] if self._waiting else None
 
 
-def _leads_back(first: Step | None, last: Step | None) -> bool:
-    return first is not None and last is not None and last.after is not None and last.after.same_as(first.before)
+def _cancels_out(first: ProgressChange | None, last: ProgressChange | None) -> bool:
+    return (
+        first is not None
+        and last is not None
+        and last.after is not None
+        and last.after.same_as(first.before)
+    )

@@ -1,8 +1,9 @@
 """One viewer's connection, written to without ever waiting.
 
-simple-websocket takes it for the socket: handshake, pongs and closes go through the same door as our frames, whole and in order.
-With its own sending three large frames to a slow reader arrived torn (web fact 4). What the kernel doesn't take at once waits in
-a `Backlog`, where reports merge to the newest, and a flusher sends it when the reader reads.
+simple-websocket takes it for the socket: handshake, pongs and closes go through the same door as
+our frames, whole and in order. With its own sending three large frames to a slow reader arrived
+torn (web fact 4). What the kernel doesn't take at once waits in a `Backlog`, where reports merge to
+the newest, and a flusher sends it when the reader reads.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
-from headway.server.streams import rfc6455
 from headway.server.counters import Count, Counts
-from headway.server.streams.changes import Backlog, Step
+from headway.server.streams import rfc6455
+from headway.server.streams.changes import Backlog, ProgressChange
 
 log = logging.getLogger(__name__)
 
-#: Frames that may wait besides the report: ends, statuses, pongs. None of them comes often; a viewer with so many reads nothing.
+#: Frames that may wait besides the report: ends, statuses, pongs. None of them comes often; a
+#: viewer with so many reads nothing.
 MAX_WAITING = 64
 
 
@@ -37,7 +39,7 @@ class Outgoing(Protocol):
         """Whether a newer one may take its place."""
 
     @property
-    def step(self) -> Step | None:
+    def step(self) -> ProgressChange | None:
         """See `news.Frame.step`."""
 
     @property
@@ -58,18 +60,18 @@ class Bytes:
 
 
 class Flusher(Protocol):
-    """Calls `Line.flush` when the connection takes bytes again, until nothing waits."""
+    """Calls `ViewerConnection.flush` when the connection takes bytes again, until nothing waits."""
 
-    def look_after(self, line: Line) -> None:
+    def look_after(self, line: ViewerConnection) -> None:
         """Begin. Called once each time that something begins to wait."""
 
 
-class Line:
-    """See the module's text. ``sock`` is the server's connection; ``send_buffer`` what its kernel may hold, in bytes;
-    ``counts`` are told what of the frames isn't sent.
+class ViewerConnection:
+    """See the module's text. ``sock`` is the server's connection; ``send_buffer`` what its kernel
+    may hold, in bytes; ``counts`` are told what of the frames isn't sent.
 
-    The kernel's own buffer would grow to some megabytes and hide a slow viewer: nothing would merge, and every report would be
-    old (web fact 9).
+    The kernel's own buffer would grow to some megabytes and hide a slow viewer: nothing would
+    merge, and every report would be old (web fact 9).
     """
 
     def __init__(self, sock: Any, flusher: Flusher, send_buffer: int, counts: Counts) -> None:
@@ -82,14 +84,18 @@ class Line:
         self._send = self._raw.send
         self._flusher = flusher
         self._counts = counts
-        # Under gevent nothing that is done with it gives way to another greenlet, and its lock is dear beside a send.
-        self._lock: AbstractContextManager[object] = threading.Lock() if self._raw is sock else nullcontext()
+        # Under gevent nothing that is done with it gives way to another greenlet, and its lock is
+        # dear beside a send.
+        self._lock: AbstractContextManager[object] = (
+            threading.Lock() if self._raw is sock else nullcontext()
+        )
         self._head: memoryview | None = None
         self._backlog: Backlog[Outgoing] = Backlog()
         self._flushing = False
         #: Nothing more can be sent.
         self.broken = False
-        #: More than any viewer that reads would have waiting; twice as many is what is held at most.
+        #: More than any viewer that reads would have waiting; twice as many is what is held at
+        #: most.
         self.max_waiting = MAX_WAITING
         self._lost = False
         #: The close was taken, or the line is broken: nothing may follow.
@@ -110,7 +116,7 @@ class Line:
         """Take whole frames. Never waits, never raises."""
         if data:
             # The handshake's answer comes first, and is no frame.
-            self.put(Bytes(data), last=self.upgraded and rfc6455.holds_close(data))
+            self.put(Bytes(data), last=self.upgraded and rfc6455.contains_close_frame(data))
         self.upgraded = True
         return len(data)
 
@@ -126,7 +132,9 @@ class Line:
         return number
 
     def close(self) -> None:
-        """simple-websocket has read the last of it. The connection belongs to the server, which closes it."""
+        """simple-websocket has read the last of it. The connection belongs to the server, which
+        closes it.
+        """
         self.left = True
         if self.on_left is not None:
             self.on_left()
@@ -134,17 +142,20 @@ class Line:
     # -- ours
 
     def put(self, item: Outgoing, *, last: bool = False) -> None:
-        """Send it, or let it wait. Never waits itself, never raises. Nothing is sent behind the ``last``.
+        """Send it, or let it wait. Never waits itself, never raises. Nothing is sent behind the
+        ``last``.
 
-        A close is that. It may be simple-websocket's answer to the viewer's own, of which nobody else knows yet: the hub goes on
-        telling, and a client would be told of a broken protocol.
+        A close is that. It may be simple-websocket's answer to the viewer's own, of which nobody
+        else knows yet: the hub goes on telling, and a client would be told of a broken protocol.
         """
         with self._lock:
             if self._closed:
                 self._drop(item)
                 return
             self._closed = last
-            if self._head is None:  # nothing waits: so it is nearly always, and so this way is short
+            if (
+                self._head is None
+            ):  # nothing waits: so it is nearly always, and so this way is short
                 whole = item.on_wire
                 try:
                     sent = self._send(whole, socket.MSG_DONTWAIT)
@@ -155,13 +166,16 @@ class Line:
                     return
                 if sent == len(whole):
                     return
-                self.moved = time.monotonic()  # before anybody can see that something waits, and ask since when
+                self.moved = (
+                    time.monotonic()
+                )  # before anybody can see that something waits, and ask since when
                 self._head = memoryview(whole)[sent:]
             elif len(self._backlog) < 2 * self.max_waiting:
                 if merged := self._backlog.put(item):
                     self._counts.add(Count.MERGED, merged)
             else:
-                # simple-websocket answers pings for as long as it reads, and nobody is asked: the bound must be here.
+                # simple-websocket answers pings for as long as it reads, and nobody is asked: the
+                # bound must be here.
                 self._lost = True
                 self._drop(item)
             begins = not self._flushing
@@ -176,7 +190,9 @@ class Line:
 
     @property
     def overrun(self) -> bool:
-        """Whether more than ``max_waiting`` wait for a viewer, or something was lost to it: it is to be let go."""
+        """Whether more than ``max_waiting`` wait for a viewer, or something was lost to it: it is
+        to be let go.
+        """
         return self._lost or (self._head is not None and len(self._backlog) > self.max_waiting)
 
     def flush(self) -> bool:

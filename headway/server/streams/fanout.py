@@ -16,11 +16,12 @@ from headway.server.streams.changes import Change, Viewer
 
 log = logging.getLogger(__name__)
 
-#: Viewers that are told before others get a turn: under gevent, 5,000 in a row would keep REST waiting (web fact 10).
+#: Viewers that are told before others get a turn: under gevent, 5,000 in a row would keep REST
+#: waiting (web fact 10).
 BURST = 200
 
 
-class Teller:
+class Fanout:
     """A context manager; all of it is for the one thread that entered it."""
 
     def __init__(self, counts: Counts) -> None:
@@ -32,7 +33,12 @@ class Teller:
             self._ready = socket.socketpair()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         for end in self._ready or ():
             end.close()
 
@@ -59,9 +65,10 @@ class Teller:
         if self._ready is None:
             time.sleep(0)  # noqa: TID251 - not a wait: it lets other threads run
             return
-        # `sleep(0)` would let other greenlets run, but not wake those who wait for the network: gevent looks there only when it
-        # has had enough of callbacks, some milliseconds later, and a request needs several looks. A socket that is always ready
-        # is answered by the very next one.
+        # `sleep(0)` would let other greenlets run, but not wake those who wait for the network:
+        # gevent looks there only when it has had enough of callbacks, some milliseconds later, and
+        # a request needs several looks. A socket that is always ready is answered by the very next
+        # one.
         from gevent.socket import wait_write  # noqa: PLC0415 - here it is there, elsewhere it needn't be
 
         wait_write(self._ready[0].fileno())

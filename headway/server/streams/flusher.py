@@ -8,7 +8,7 @@ import selectors
 import socket
 import threading
 
-from headway.server.streams.connection import Line
+from headway.server.streams.connection import ViewerConnection
 
 log = logging.getLogger(__name__)
 
@@ -17,13 +17,15 @@ LOOK_INTERVAL = 1.0
 
 
 class GreenletFlusher:
-    """Under gevent: a greenlet for each viewer that is behind. They are cheap, and most viewers never are."""
+    """Under gevent: a greenlet for each viewer that is behind. They are cheap, and most viewers
+    never are.
+    """
 
-    def look_after(self, line: Line) -> None:
+    def look_after(self, line: ViewerConnection) -> None:
         """See `line.Flusher`."""
         threading.Thread(target=self._run, args=(line,), name="headway-flush", daemon=True).start()
 
-    def _run(self, line: Line) -> None:
+    def _run(self, line: ViewerConnection) -> None:
         try:
             while not line.flush():
                 select.select([], [line.fileno()], [], LOOK_INTERVAL)
@@ -36,17 +38,19 @@ class SelectorFlusher:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._new: list[Line] = []
+        self._new: list[ViewerConnection] = []
         self._waker: socket.socket | None = None
 
-    def look_after(self, line: Line) -> None:
+    def look_after(self, line: ViewerConnection) -> None:
         """See `line.Flusher`."""
         with self._lock:
             self._new.append(line)
             if self._waker is None:
                 sleeper, self._waker = socket.socketpair()
                 sleeper.setblocking(False)
-                threading.Thread(target=self._run, args=(sleeper, self._waker), name="headway-flush", daemon=True).start()
+                threading.Thread(
+                    target=self._run, args=(sleeper, self._waker), name="headway-flush", daemon=True
+                ).start()
             else:
                 self._waker.send(b"!")
 
@@ -55,7 +59,8 @@ class SelectorFlusher:
             selector.register(sleeper, selectors.EVENT_READ)
             while self._take_new(selector):
                 ready = [key for key, _ in selector.select(LOOK_INTERVAL)]
-                # Nothing for a while: all are asked, because one that was given up never gets ready.
+                # Nothing for a while: all are asked, because one that was given up never gets
+                # ready.
                 for key in ready or list(selector.get_map().values()):
                     if key.data is None:
                         _empty(sleeper)
@@ -73,7 +78,9 @@ class SelectorFlusher:
             try:
                 number = line.fileno()
                 if number in selector.get_map():
-                    selector.unregister(number)  # of a connection that was closed meanwhile; the system gave its number again
+                    selector.unregister(
+                        number
+                    )  # of a connection that was closed meanwhile; the system gave its number again
                 selector.register(number, selectors.EVENT_WRITE, line)
             except (OSError, ValueError) as exc:
                 log.debug("A viewer went while it was behind: %s", exc)

@@ -1,12 +1,13 @@
 """The hub: one per web process, one upstream watch per watched execution, however many look on.
 
-One thread, the pump, owns what is known of every watched execution. The feed's thread and the viewers' own threads only leave
-notes (something changed, somebody came) and wake it; it reads what has to be read in one batch, runs the state machine once per
-change, encodes each frame once, and tells every viewer. So nothing here needs a lock around a read, order is the order of one
-thread, and what comes faster than it can be told merges to the newest by itself.
+One thread, the pump, owns what is known of every watched execution. The feed's thread and the
+viewers' own threads only leave notes (something changed, somebody came) and wake it; it reads what
+has to be read in one batch, runs the state machine once per change, encodes each frame once, and
+tells every viewer. So nothing here needs a lock around a read, order is the order of one thread,
+and what comes faster than it can be told merges to the newest by itself.
 
-A report of the open attempt is told without a read. Everything else that arrives is a hint (fact 42: late words come after newer
-ones), and the store is asked.
+A report of the open attempt is told without a read. Everything else that arrives is a hint (fact
+42: late words come after newer ones), and the store is asked.
 """
 
 from __future__ import annotations
@@ -24,32 +25,34 @@ from prometheus_client import Histogram
 
 from headway.core import frames, states
 from headway.core.meta import progress_from_meta
+from headway.core.registry import Snapshot
 from headway.errors import ExecutionExpired, ExecutionNotFound, HeadwayError, Unavailable
 from headway.feeds.base import Feed
 from headway.models import Execution, Phase, Status
-from headway.core.registry import Snapshot
-from headway.server.streams.limits import Budget, Skin
 from headway.server.counters import Count, Counts
-from headway.server.streams.supervisor import Keeper
-from headway.server.streams.changes import Change, Frame, Step, Viewer
-from headway.server.streams.fanout import Teller
-from headway.server.streams.long_poll import Waiter
+from headway.server.streams.changes import Change, Frame, ProgressChange, Viewer
+from headway.server.streams.fanout import Fanout
+from headway.server.streams.limits import ConnectionLimiter, Transport
+from headway.server.streams.long_poll import LongPoll
+from headway.server.streams.supervisor import StreamSupervisor
 from headway.stores.base import Store
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two sweeps, at most. A lost message (pub/sub promises nothing, fact 22) is noticed that late, and so is the one
-#: thing of which no message tells: that signs of life have stopped. One pipelined read of what is open and watched.
+#: Seconds between two sweeps, at most. A lost message (pub/sub promises nothing, fact 22) is
+#: noticed that late, and so is the one thing of which no message tells: that signs of life have
+#: stopped. One pipelined read of what is open and watched.
 SWEEP_INTERVAL = 5.0
 #: Executions in one read.
 BATCH = 200
 #: Seconds until a failed read is tried again.
 RETRY_AFTER = 1.0
-#: Seconds that a known execution may be missing from the store before its viewers are told so: a server that came back without
-#: its data has it again with the attempt's next write.
+#: Seconds that a known execution may be missing from the store before its viewers are told so: a
+#: server that came back without its data has it again with the attempt's next write.
 MISSING_GRACE = 60.0
 JOIN_TIMEOUT = 5.0
-#: Seconds. A healthy feed takes milliseconds; a reporter may hold a report for its interval; beyond that something is wrong.
+#: Seconds. A healthy feed takes milliseconds; a reporter may hold a report for its interval; beyond
+#: that something is wrong.
 LAG_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -60,13 +63,16 @@ def utc_now() -> datetime:
 
 @dataclass(slots=True, eq=False)
 class _Watched:
-    """One execution that somebody looks at. Viewers and notes are guarded by the hub's lock; the rest is the pump's own."""
+    """One execution that somebody looks at. Viewers and notes are guarded by the hub's lock; the
+    rest is the pump's own.
+    """
 
     execution_id: str
     viewers: set[Viewer] = field(default_factory=set)
     #: Those who have come and were told nothing yet.
     joiners: set[Viewer] = field(default_factory=set)
-    #: Those of them who had come when the round began. Who came since may know more than what this round has read.
+    #: Those of them who had come when the round began. Who came since may know more than what this
+    #: round has read.
     awaiting: set[Viewer] = field(default_factory=set)
     #: The feed's last message that nobody has looked at.
     inbox: Mapping[str, Any] | None = None
@@ -86,7 +92,9 @@ class _Watched:
 
 
 class Hub:
-    """See the module's text. Made once per process, by the extension; its thread begins with the first viewer."""
+    """See the module's text. Made once per process, by the extension; its thread begins with the
+    first viewer.
+    """
 
     def __init__(
         self,
@@ -100,8 +108,8 @@ class Hub:
         self.store = store
         self.feed = feed
         self.clock = clock
-        self.budget = Budget(max_viewers)
-        self.keeper = Keeper()
+        self.budget = ConnectionLimiter(max_viewers)
+        self.keeper = StreamSupervisor()
         self._sweep_interval = sweep_interval
         self._changed = threading.Condition()
         self._watched: dict[str, _Watched] = {}
@@ -113,7 +121,7 @@ class Hub:
         self._closed = False
         self._thread: threading.Thread | None = None
         self.counts = Counts()
-        self._teller = Teller(self.counts)
+        self._teller = Fanout(self.counts)
         self.lag = Histogram(
             "headway_feed_lag_seconds",
             "From a report in its task (which may wait there to be written) to its viewers being told of it",
@@ -127,11 +135,12 @@ class Hub:
     def attach(self, execution_id: str, viewer: Viewer, *, fresh: bool = False) -> None:
         """Let a viewer look on; it is told ``status`` first, in the pump's thread, or refused.
 
-        ``fresh``: of what is read from now on, and not of what this process has heard by now. For one that comes back: it may
-        have seen more in another process, and would be led back for a moment.
+        ``fresh``: of what is read from now on, and not of what this process has heard by now. For
+        one that comes back: it may have seen more in another process, and would be led back for a
+        moment.
 
-        Returns when the feed watches (fact 23), or has been found away: then the viewer is told so, and the rest when it is back.
-        Raises ``Unavailable`` while the hub closes.
+        Returns when the feed watches (fact 23), or has been found away: then the viewer is told so,
+        and the rest when it is back. Raises ``Unavailable`` while the hub closes.
         """
         with self._changed:
             if self._closed:
@@ -157,15 +166,20 @@ class Hub:
             if self._watched.get(execution_id) is watched:
                 self._note(watched)
             elif execution_id not in self._watched:
-                self.feed.unwatch(execution_id)  # the last viewer left while the feed was being asked
+                self.feed.unwatch(
+                    execution_id
+                )  # the last viewer left while the feed was being asked
             closed = self._closed
         if closed:
             self.detach(execution_id, viewer)
-            self.feed.close()  # `close` was quicker than the watch, and nobody else would end what that began
+            # `close` was quicker than the watch, and nobody else would end what that began
+            self.feed.close()
             raise Unavailable("The server is going down")
 
     def detach(self, execution_id: str, viewer: Viewer) -> None:
-        """A viewer has gone. The last one takes the upstream watch along. A second call does nothing."""
+        """A viewer has gone. The last one takes the upstream watch along. A second call does
+        nothing.
+        """
         with self._changed:
             watched = self._watched.get(execution_id)
             if watched is None:
@@ -178,13 +192,16 @@ class Hub:
                 # Under the lock: a newcomer's watch of the same id can only come after it.
                 self.feed.unwatch(execution_id)
 
-    def wait(self, execution_id: str, is_news: Callable[[Execution], bool], timeout: float) -> Execution:
+    def wait(
+        self, execution_id: str, is_news: Callable[[Execution], bool], timeout: float
+    ) -> Execution:
         """The first state that ``is_news`` says yes to, or the newest after ``timeout`` seconds.
 
-        Raises what `states.resolve` raises, ``Unavailable``, and ``TooManyRequests`` where no seat is free.
+        Raises what `states.resolve` raises, ``Unavailable``, and ``TooManyRequests`` where no seat
+        is free.
         """
-        waiter = Waiter()
-        with self.budget.seat(Skin.POLL), self.keeper.keeping(waiter):
+        waiter = LongPoll()
+        with self.budget.seat(Transport.POLL), self.keeper.keeping(waiter):
             self.attach(execution_id, waiter, fresh=True)
             try:
                 return waiter.wait(is_news, timeout)
@@ -217,8 +234,11 @@ class Hub:
             if watched is None:
                 return
             before = watched.inbox
-            # An end that nobody has looked at yet may not be hidden by a late report that came after it.
-            watched.stale |= meta is None or (before is not None and before.get("status") != meta.get("status"))
+            # An end that nobody has looked at yet may not be hidden by a late report that came
+            # after it.
+            watched.stale |= meta is None or (
+                before is not None and before.get("status") != meta.get("status")
+            )
             watched.inbox = meta
             self._note(watched)
 
@@ -269,8 +289,9 @@ class Hub:
             pass
 
     def _turn(self) -> bool:
-        """Wait for something to do, and do it; False where the hub closes. In a frame of its own, which ends with the work: one
-        that waits for more would hold what was done last, and its viewers, for as long as nobody comes.
+        """Wait for something to do, and do it; False where the hub closes. In a frame of its own,
+        which ends with the work: one that waits for more would hold what was done last, and its
+        viewers, for as long as nobody comes.
         """
         with self._changed:
             while not self._queue and not self._closed and (patience := self._patience()) > 0:
@@ -288,7 +309,10 @@ class Hub:
         return True
 
     def _patience(self) -> float:
-        return min(self._sweep_at, self._retry_at if self._retry_at is not None else self._sweep_at) - time.monotonic()
+        return (
+            min(self._sweep_at, self._retry_at if self._retry_at is not None else self._sweep_at)
+            - time.monotonic()
+        )
 
     def _collect_due(self) -> None:
         """Queue what has to be read by now. Called with the lock held."""
@@ -301,7 +325,9 @@ class Hub:
             self._sweep_at = self._next_sweep()
             self.counts.add(Count.SWEEPS)
             for watched in self._watched.values():
-                if watched.wanted and (watched.execution is None or not watched.execution.status.terminal):
+                if watched.wanted and (
+                    watched.execution is None or not watched.execution.status.terminal
+                ):
                     watched.stale = True
                     self._note(watched)
 
@@ -320,7 +346,11 @@ class Hub:
                 self._go_away(watched)
             if cut:
                 continue
-            if stale or watched.execution is None or (inbox is not None and not self._report(watched, inbox)):
+            if (
+                stale
+                or watched.execution is None
+                or (inbox is not None and not self._report(watched, inbox))
+            ):
                 to_read.append(watched)
             elif inbox is None:
                 self._show(watched, watched.execution)  # somebody came, nothing changed
@@ -328,10 +358,12 @@ class Hub:
             self._read(to_read[start : start + BATCH])
 
     def _report(self, watched: _Watched, meta: Mapping[str, Any]) -> bool:
-        """Tell a report of the open attempt without a read; False where only a read can say what it means.
+        """Tell a report of the open attempt without a read; False where only a read can say what it
+        means.
 
-        A message may be older than the last read (it waited while the read overtook it). The reporter's own time tells, and where
-        it doesn't (equal, or a clock that jumped back) the store does.
+        A message may be older than the last read (it waited while the read overtook it). The
+        reporter's own time tells, and where it doesn't (equal, or a clock that jumped back) the
+        store does.
         """
         shown, state, said = watched.execution, meta.get("status"), meta.get("result")
         if (
@@ -341,14 +373,20 @@ class Hub:
             or shown.status is not Status.RUNNING
         ):
             return False
-        if state in states.PHASES or state in ("STARTED", "PENDING") or not isinstance(said, Mapping):
+        if (
+            state in states.PHASES
+            or state in ("STARTED", "PENDING")
+            or not isinstance(said, Mapping)
+        ):
             return False
         if said.get("attempt") != shown.attempt:
             return False
         progress = progress_from_meta(state, said)
         if progress is None or progress.timestamp is None:
             return False
-        if shown.progress is not None and (shown.progress.timestamp is None or progress.timestamp <= shown.progress.timestamp):
+        if shown.progress is not None and (
+            shown.progress.timestamp is None or progress.timestamp <= shown.progress.timestamp
+        ):
             return False
         # Two machines' clocks: what comes before it was sent came at once.
         self.lag.observe(max(0.0, (self.clock() - progress.timestamp).total_seconds()))
@@ -395,24 +433,35 @@ class Hub:
         watched.missing_since = None
         shown = watched.execution
         if shown is not None and shown.status.terminal and execution.attempt <= shown.attempt:
-            execution = shown  # terminal is terminal, whatever a backend without the fence says later
+            execution = (
+                shown  # terminal is terminal, whatever a backend without the fence says later
+            )
         self._show(watched, execution)
 
     def _miss(self, watched: _Watched, error: HeadwayError) -> None:
-        """Nobody knows it. One that was there a moment ago may come back (`MISSING_GRACE`); newcomers needn't wait for that."""
+        """Nobody knows it. One that was there a moment ago may come back (`MISSING_GRACE`);
+        newcomers needn't wait for that.
+        """
         now = time.monotonic()
         if watched.execution is not None and watched.missing_since is None:
             watched.missing_since = now
-        lasting = watched.execution is None or watched.missing_since is None or now - watched.missing_since > MISSING_GRACE
+        lasting = (
+            watched.execution is None
+            or watched.missing_since is None
+            or now - watched.missing_since > MISSING_GRACE
+        )
         with self._changed:
             refused = [*(watched.joiners & watched.awaiting), *(watched.viewers if lasting else ())]
-        # In this order: who is told may ask again at once, and would be detached from what it asked for.
+        # In this order: who is told may ask again at once, and would be detached from what it asked
+        # for.
         for viewer in refused:
             self.detach(watched.execution_id, viewer)
         self._teller.refuse(refused, watched.execution_id, error)
 
     def _show(self, watched: _Watched, execution: Execution) -> None:
-        """Tell what it is now: to who looks on already, what changed; to a newcomer, or after an outage, all of it."""
+        """Tell what it is now: to who looks on already, what changed; to a newcomer, or after an
+        outage, all of it.
+        """
         at = self.clock()
         before, watched.execution = watched.execution, execution
         with self._changed:
@@ -423,15 +472,21 @@ class Hub:
             opening = tuple(Frame(content) for content in frames.opening_frames(execution, at))
             self._teller.tell(joiners, Change(watched.execution_id, execution, opening))
         if viewers and (gap or before is None):
-            again = tuple(Frame(content) for content in frames.opening_frames(execution, at, before))
+            again = tuple(
+                Frame(content) for content in frames.opening_frames(execution, at, before)
+            )
             self._teller.tell(viewers, Change(watched.execution_id, execution, again))
         elif viewers and before is not None and before != execution:
-            step = Step(before.progress, execution.progress)
-            news = tuple(Frame(content, step) for content in frames.frames_between(before, execution, at))
+            step = ProgressChange(before.progress, execution.progress)
+            news = tuple(
+                Frame(content, step) for content in frames.frames_between(before, execution, at)
+            )
             self._teller.tell(viewers, Change(watched.execution_id, execution, news))
 
     def _let_in(self, watched: _Watched) -> list[Viewer]:
-        """Those who are told for the first time now. Called with the lock held. Later ones have left a note of their own."""
+        """Those who are told for the first time now. Called with the lock held. Later ones have
+        left a note of their own.
+        """
         let_in = watched.joiners & watched.awaiting
         watched.viewers |= let_in
         watched.joiners -= let_in
@@ -446,5 +501,7 @@ class Hub:
         if told:
             status = watched.execution.status if watched.execution is not None else None
             text = "The result backend can't be reached; the stream goes on when it is back"
-            frame = Frame(frames.error_frame("unavailable", text, self.clock(), watched.execution_id, status))
+            frame = Frame(
+                frames.error_frame("unavailable", text, self.clock(), watched.execution_id, status)
+            )
             self._teller.tell(told, Change(watched.execution_id, None, (frame,)))

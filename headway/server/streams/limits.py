@@ -1,8 +1,9 @@
-"""How many viewers one web process may hold, and whether its server is going down: what gunicorn knows and tells nobody.
+"""How many viewers one web process may hold, and whether its server is going down: what gunicorn
+knows and tells nobody.
 
-A viewer holds a thread (gthread) or a connection (gevent) for as long as it looks on. Beyond what the server holds, clients hang
-and REST times out with no word (web fact 13); so the limit lies below, and one budget counts WebSockets, event streams and held
-polls together.
+A viewer holds a thread (gthread) or a connection (gevent) for as long as it looks on. Beyond what
+the server holds, clients hang and REST times out with no word (web fact 13); so the limit lies
+below, and one budget counts WebSockets, event streams and held polls together.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ from headway.errors import TooManyRequests
 
 log = logging.getLogger(__name__)
 
-#: Viewers in a process whose server says nothing of its limits (the development server makes a thread for each).
+#: Viewers in a process whose server says nothing of its limits (the development server makes a
+#: thread for each).
 UNKNOWN_SERVER = 1000
 
 
 def gunicorn_worker() -> Any | None:
-    """The gunicorn worker that this process is, or None: its TERM handler is a method of it (web fact 12)."""
+    """The gunicorn worker that this process is, or None: its TERM handler is a method of it (web
+    fact 12).
+    """
     worker = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
     return worker if hasattr(worker, "alive") and hasattr(worker, "cfg") else None
 
@@ -37,7 +41,8 @@ def capacity(worker: Any | None) -> int:
     cfg = worker.cfg
     if "gevent" in cfg.worker_class_str or "eventlet" in cfg.worker_class_str:
         return int(max(0, cfg.worker_connections - max(10, cfg.worker_connections // 10)))
-    # A thread each, and a quarter of them for everything else. The sync worker has one: a viewer would be all that it serves.
+    # A thread each, and a quarter of them for everything else. The sync worker has one: a viewer
+    # would be all that it serves.
     limit = int(max(0, cfg.threads - max(1, cfg.threads // 4)))
     if not limit:
         log.error(
@@ -48,7 +53,7 @@ def capacity(worker: Any | None) -> int:
     return limit
 
 
-class Skin(StrEnum):
+class Transport(StrEnum):
     """How a viewer looks on."""
 
     SOCKET = "websocket"
@@ -57,26 +62,28 @@ class Skin(StrEnum):
     POLL = "poll"
 
 
-class Budget:
-    """Seats for viewers. ``limit`` 0: as many as the server can hold; a higher one than that is lowered to it."""
+class ConnectionLimiter:
+    """Seats for viewers. ``limit`` 0: as many as the server can hold; a higher one than that is
+    lowered to it.
+    """
 
     def __init__(self, limit: int = 0) -> None:
         self._asked = limit
         self._limit: int | None = None
         self._lock = threading.Lock()
-        self._taken: Counter[Skin] = Counter()
-        self._refused: Counter[Skin] = Counter()
+        self._taken: Counter[Transport] = Counter()
+        self._refused: Counter[Transport] = Counter()
 
     @property
     def taken(self) -> int:
         """How many seats are taken now."""
         return self._taken.total()
 
-    def taken_by(self, skin: Skin) -> int:
+    def taken_by(self, skin: Transport) -> int:
         """How many of them by such viewers."""
         return self._taken[skin]
 
-    def refused(self, skin: Skin) -> int:
+    def refused(self, skin: Transport) -> int:
         """How many such viewers found none, so far."""
         return self._refused[skin]
 
@@ -89,7 +96,7 @@ class Budget:
         return self._limit
 
     @contextmanager
-    def seat(self, skin: Skin) -> Iterator[None]:
+    def seat(self, skin: Transport) -> Iterator[None]:
         """Take a seat for the block; raises ``TooManyRequests`` where none is free."""
         with self._lock:
             if self._taken.total() >= self.limit:

@@ -14,8 +14,10 @@ from headway.server.streams.changes import Change
 FIRST_READ = 5.0
 
 
-class Waiter:
-    """A held poll: a viewer that wants one state. What it wants is asked in its own thread: that may need its request."""
+class LongPoll:
+    """A held poll: a viewer that wants one state. What it wants is asked in its own thread: that
+    may need its request.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -52,7 +54,10 @@ class Waiter:
         newest: Execution | None = None
         while True:
             with self._changed:
-                while not self._told and (left := begun + self._bound(newest, timeout) - time.monotonic()) > 0:
+                while (
+                    not self._told
+                    and (left := begun + self._bound(newest, timeout) - time.monotonic()) > 0
+                ):
                     self._changed.wait(left)
                 told, self._told = self._told, False
                 if self._error is not None:
@@ -64,7 +69,9 @@ class Waiter:
                 return newest
 
     def _bound(self, newest: Execution | None, timeout: float) -> float:
-        """Seconds to wait in all. A server that goes down still answers who asks it now, as soon as it can."""
+        """Seconds to wait in all. A server that goes down still answers who asks it now, as soon as
+        it can.
+        """
         if self._over:
             return 0.0 if newest is not None else FIRST_READ
         return timeout if newest is not None else max(timeout, FIRST_READ)

@@ -1,7 +1,8 @@
-"""The few bytes of RFC 6455 that are written without a state machine: what a server sends to every viewer alike.
+"""The few bytes of RFC 6455 that are written without a state machine: what a server sends to every
+viewer alike.
 
-simple-websocket (wsproto) still speaks for each connection by itself: handshake, pongs, closes. A text frame from a server is not
-masked, so its bytes are the same for all, and are made once.
+simple-websocket (wsproto) still speaks for each connection by itself: handshake, pongs, closes. A
+text frame from a server is not masked, so its bytes are the same for all, and are made once.
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ def text(body: bytes) -> bytes:
     return _header(_TEXT, len(body)) + body
 
 
-#: A ping without content: any byte that comes back is a sign of life, so there is nothing to compare.
+#: A ping without content: any byte that comes back is a sign of life, so there is nothing to
+#: compare.
 PING = bytes((_PING, 0))
 
 
-def holds_close(frames: bytes) -> bool:
-    """Whether a close is among the control frames that simple-websocket sends: unmasked, 125 bytes at most (section 5.5)."""
+def contains_close_frame(frames: bytes) -> bool:
+    """Whether a close is among the control frames that simple-websocket sends: unmasked, 125 bytes
+    at most (section 5.5).
+    """
     begin = 0
     while begin + 1 < len(frames):
         if frames[begin] == _CLOSE:

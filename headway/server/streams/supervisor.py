@@ -1,4 +1,6 @@
-"""Looks after the open streams of a process: pings, streams that stand still, and the server that is going down."""
+"""Looks after the open streams of a process: pings, streams that stand still, and the server that
+is going down.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,8 @@ from headway.server.streams.limits import gunicorn_worker
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks at the server: gunicorn tells nobody that it is going down, and holds on for all of its
-#: graceful timeout while streams are open (web fact 12).
+#: Seconds between two looks at the server: gunicorn tells nobody that it is going down, and holds
+#: on for all of its graceful timeout while streams are open (web fact 12).
 WATCH_INTERVAL = 0.25
 #: Seconds between two looks at each stream.
 CHECK_INTERVAL = 1.0
@@ -27,13 +29,15 @@ class Stream(Protocol):
     """One open stream, of whatever kind. Both are called by the keeper's thread and must not block."""
 
     def check(self, now: float) -> None:
-        """Send what is due, and end where nobody is there any more. ``now`` is monotonic, in seconds."""
+        """Send what is due, and end where nobody is there any more. ``now`` is monotonic, in
+        seconds.
+        """
 
     def end(self, code: int, reason: str) -> None:
         """Say goodbye and end, soon. A second call does nothing."""
 
 
-class Keeper:
+class StreamSupervisor:
     """One per process. Its thread lives while streams are open."""
 
     def __init__(self) -> None:
@@ -45,12 +49,16 @@ class Keeper:
 
     @contextmanager
     def keeping(self, stream: Stream) -> Iterator[None]:
-        """Look after a stream for the block; one that comes while the server goes down is ended at once."""
+        """Look after a stream for the block; one that comes while the server goes down is ended at
+        once.
+        """
         with self._lock:
             self._streams.add(stream)
             if self._thread is None:
                 self._wake.clear()
-                self._thread = threading.Thread(target=self._run, name="headway-keeper", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._run, name="headway-keeper", daemon=True
+                )
                 self._thread.start()
             going_down = self._going_down
         if going_down:
@@ -82,7 +90,9 @@ class Keeper:
                     self._thread = None
                     return
             if worker is not None and not worker.alive and not self._going_down:
-                log.info("The server is going down: %d streams are told to come back", len(self._streams))
+                log.info(
+                    "The server is going down: %d streams are told to come back", len(self._streams)
+                )
                 self.send_away()
             now = time.monotonic()
             if now >= check_at:

@@ -22,11 +22,11 @@ from headway.errors import (
     TooManyRequests,
     Unavailable,
 )
-from headway.server.streams import rfc6455
 from headway.server.counters import Count
-from headway.server.streams.supervisor import GOING_DOWN
-from headway.server.streams.connection import Bytes, Line
+from headway.server.streams import rfc6455
 from headway.server.streams.changes import Change, Frame
+from headway.server.streams.connection import Bytes, ViewerConnection
+from headway.server.streams.supervisor import GOING_DOWN
 
 if TYPE_CHECKING:
     from headway.server.extension import Headway
@@ -68,15 +68,17 @@ CODES: dict[Close, str] = {NOT_FOUND: "not_found", EXPIRED: "expired"}
 
 
 class SocketViewer:
-    """One WebSocket: what the hub and the keeper tell it goes out on its `Line`, and its own thread waits for its end.
+    """One WebSocket: what the hub and the keeper tell it goes out on its `ViewerConnection`, and its own thread
+    waits for its end.
 
-    Ending is asked for by any thread (`end`) and done by its own: only there can the close be awaited (web fact 2).
+    Ending is asked for by any thread (`end`) and done by its own: only there can the close be
+    awaited (web fact 2).
     """
 
     #: The largest message that a viewer may send, bytes; a larger one is answered with 1009.
     max_message = 16 * 1024
 
-    def __init__(self, ws: Any, line: Line, headway: Headway) -> None:
+    def __init__(self, ws: Any, line: ViewerConnection, headway: Headway) -> None:
         self._ws = ws
         self._line = line
         self._clock = headway.clock
@@ -86,13 +88,15 @@ class SocketViewer:
         self._told = False
         self._ending: Close | None = None
         ws.max_message_size = self.max_message
-        # simple-websocket wakes `receive` before it notes that a message was too large: who looks in between sleeps for ever.
+        # simple-websocket wakes `receive` before it notes that a message was too large: who looks
+        # in between sleeps for ever.
         line.on_left = ws.event.set
         if line.left:
             ws.event.set()
         if ws.ping_interval:
-            # The app's SOCK_SERVER_OPTIONS apply to us as well. A ping that times out would close with 1008, which means another
-            # thing here (web fact 5): the first one may go out, the next is due in a day.
+            # The app's SOCK_SERVER_OPTIONS apply to us as well. A ping that times out would close
+            # with 1008, which means another thing here (web fact 5): the first one may go out, the
+            # next is due in a day.
             ws.ping_interval = 86400.0
 
     # -- news.Viewer, by the hub's thread
@@ -100,14 +104,19 @@ class SocketViewer:
     def tell(self, change: Change) -> None:
         """See `news.Viewer`."""
         if self._ending is not None:
-            return  # the hub tells until the close is answered, and nothing may come after that: a new attempt least of all
+            # the hub tells until the close is answered, and nothing may come after that: a new
+            # attempt least of all
+            return
         first = not self._told and change.execution is not None
         self._told |= first
         line = self._line
         for frame in change.frames:
             line.put(frame)
             if frame.ends:
-                self.over(change.execution_id, ALREADY_OVER if first else (1000, f"Execution {frame.kind}"))
+                self.over(
+                    change.execution_id,
+                    ALREADY_OVER if first else (1000, f"Execution {frame.kind}"),
+                )
         if line.overrun:
             self.end(*TOO_SLOW)
 
@@ -131,10 +140,13 @@ class SocketViewer:
     # -- keeper.Stream, by the keeper's thread
 
     def check(self, now: float) -> None:
-        """Ping a quiet viewer, and let go of one that doesn't answer, or takes nothing of what waits for it."""
+        """Ping a quiet viewer, and let go of one that doesn't answer, or takes nothing of what
+        waits for it.
+        """
         line = self._line
         if self._ending is not None:
-            return  # its close may be under way, and nothing may come after that, a ping least of all
+            # its close may be under way, and nothing may come after that, a ping least of all
+            return
         if line.overrun or (line.waiting and now - line.moved > self._patience):
             self.end(*TOO_SLOW)
         elif self._asked is None or line.heard >= self._asked:
@@ -151,7 +163,8 @@ class SocketViewer:
             self._ending = (code, reason)
             if self._ending == TOO_SLOW:
                 self._counts.add(Count.CUT_OFF)
-            # Wakes `stay`. simple-websocket has no way to do that from outside: it waits for a message, so it gets one.
+            # Wakes `stay`. simple-websocket has no way to do that from outside: it waits for a
+            # message, so it gets one.
             self._ws.input_buffer.append(None)
             self._ws.event.set()
 
@@ -204,10 +217,16 @@ class SocketViewer:
         self._line.shut()
 
     def _drain(self) -> None:
-        """Wait while the viewer reads what it hasn't yet: an end is never dropped, but one that stands still is."""
+        """Wait while the viewer reads what it hasn't yet: an end is never dropped, but one that
+        stands still is.
+        """
         patience = DRAIN_INTERVAL if self._ending == TOO_SLOW else self._patience
         # Who let too much pile up may not hold its seat by reading a little now and then.
         latest = time.monotonic() + CLOSE_TIMEOUT if self._ending == TOO_SLOW else float("inf")
         pause = threading.Event()
-        while self._line.waiting and time.monotonic() < latest and time.monotonic() - self._line.moved < patience:
+        while (
+            self._line.waiting
+            and time.monotonic() < latest
+            and time.monotonic() - self._line.moved < patience
+        ):
             pause.wait(DRAIN_INTERVAL)

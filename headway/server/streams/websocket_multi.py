@@ -1,4 +1,6 @@
-"""One WebSocket for many executions: ``{"subscribe": [ids]}`` and ``{"unsubscribe": [ids]}``; the frames say whose they are."""
+"""One WebSocket for many executions: ``{"subscribe": [ids]}`` and ``{"unsubscribe": [ids]}``; the
+frames say whose they are.
+"""
 
 from __future__ import annotations
 
@@ -11,37 +13,50 @@ from flask_sock import Sock
 
 from headway.core import frames
 from headway.errors import HeadwayError
-from headway.server.streams import handshake
 from headway.server.auth import NOBODY, Action
-from headway.server.streams.limits import Skin
-from headway.server.streams.connection import Line
+from headway.server.streams import handshake
 from headway.server.streams.changes import Change, Frame
-from headway.server.streams.websocket import CLOSES, CODES, FAULT, NOT_ALLOWED, NOT_AUTHENTICATED, Close, SocketViewer
+from headway.server.streams.connection import ViewerConnection
+from headway.server.streams.limits import Transport
+from headway.server.streams.websocket import (
+    CLOSES,
+    CODES,
+    FAULT,
+    NOT_ALLOWED,
+    NOT_AUTHENTICATED,
+    Close,
+    SocketViewer,
+)
 
 if TYPE_CHECKING:
     from headway.server.extension import Headway
 
 PATH = "/progress/ws"
 
-#: Executions that one socket may watch at a time. It bounds what the socket remembers, and what is said at once.
+#: Executions that one socket may watch at a time. It bounds what the socket remembers, and what is
+#: said at once.
 MAX_WATCHED = 1000
 
 #: The ``code`` of the ``error`` frame of an execution that can't be watched.
-REFUSALS: dict[Close, str] = {**CODES, NOT_AUTHENTICATED: "not_authenticated", NOT_ALLOWED: "not_allowed"}
+REFUSALS: dict[Close, str] = {
+    **CODES,
+    NOT_AUTHENTICATED: "not_authenticated",
+    NOT_ALLOWED: "not_allowed",
+}
 
 HELP = 'Send {"subscribe": [ids]} or {"unsubscribe": [ids]}'
 
 
 def register(blueprint: Blueprint, headway: Headway, sock: Sock) -> None:
     """Add the route."""
-    handshake.refuse_plain(blueprint, PATH, "plain_streams")
+    handshake.reject_http(blueprint, PATH, "plain_streams")
 
     def streams(ws: Any) -> None:
         viewer = ManyViewer(ws, handshake.line_of(request), headway)
 
         def look_on() -> None:
             viewer.who = headway.policy.authorize(request, Action.WATCH)
-            with headway.hub.budget.seat(Skin.MANY), headway.hub.keeper.keeping(viewer):
+            with headway.hub.budget.seat(Transport.MANY), headway.hub.keeper.keeping(viewer):
                 try:
                     viewer.stay()
                 finally:
@@ -53,16 +68,20 @@ def register(blueprint: Blueprint, headway: Headway, sock: Sock) -> None:
 
 
 class ManyViewer(SocketViewer):
-    """A socket whose viewer says what it wants to see. It is open until one side closes it; an execution's end ends its watch."""
+    """A socket whose viewer says what it wants to see. It is open until one side closes it; an
+    execution's end ends its watch.
+    """
 
-    #: As many ids as may be watched, of the longest kind; or ten times as many UUIDs, which are refused in words, not by a close.
+    #: As many ids as may be watched, of the longest kind; or ten times as many UUIDs, which are
+    #: refused in words, not by a close.
     max_message = 512 * 1024
 
-    def __init__(self, ws: Any, line: Line, headway: Headway) -> None:
+    def __init__(self, ws: Any, line: ViewerConnection, headway: Headway) -> None:
         super().__init__(ws, line, headway)
         self._headway = headway
         self._watched: set[str] = set()
-        #: Who opened the socket. Not found out again by each subscription: a ticket is good for the opening only.
+        #: Who opened the socket. Not found out again by each subscription: a ticket is good for the
+        #: opening only.
         self.who = NOBODY
         line.max_waiting += 4 * MAX_WATCHED  # an outage is told of each
 
@@ -72,7 +91,11 @@ class ManyViewer(SocketViewer):
             wanted = json.loads(message)
         except (ValueError, RecursionError):
             wanted = None
-        if not isinstance(wanted, dict) or not wanted or not all(_is_order(*item) for item in wanted.items()):
+        if (
+            not isinstance(wanted, dict)
+            or not wanted
+            or not all(_is_order(*item) for item in wanted.items())
+        ):
             self.complain("invalid", HELP, None)
             return
         for execution_id in wanted.get("unsubscribe", ()):
@@ -80,7 +103,9 @@ class ManyViewer(SocketViewer):
         self._subscribe(wanted.get("subscribe", ()))
 
     def refuse(self, execution_id: str | None, error: HeadwayError) -> None:
-        """One execution that can't be seen is no reason to close on the others; without one, it is about the socket."""
+        """One execution that can't be seen is no reason to close on the others; without one, it is
+        about the socket.
+        """
         if execution_id is None:
             super().refuse(None, error)
             return
@@ -89,7 +114,9 @@ class ManyViewer(SocketViewer):
         self.complain(REFUSALS.get(close, "unavailable"), str(error), execution_id)
 
     def tell(self, change: Change) -> None:
-        """See `news.Viewer`. An end takes its watch along before it is told: who asks again at once isn't watching any more."""
+        """See `news.Viewer`. An end takes its watch along before it is told: who asks again at once
+        isn't watching any more.
+        """
         if any(frame.ends for frame in change.frames):
             self._drop(change.execution_id)
         super().tell(change)
@@ -103,7 +130,9 @@ class ManyViewer(SocketViewer):
             self._drop(execution_id)
 
     def _subscribe(self, ids: Iterable[str]) -> None:
-        """Watch what isn't watched yet. What finds no place is named in one frame: one for each could be thousands."""
+        """Watch what isn't watched yet. What finds no place is named in one frame: one for each
+        could be thousands.
+        """
         wanted = [each for each in dict.fromkeys(ids) if each not in self._watched]
         # Counted once: a place that a refusal frees meanwhile is free for the next message.
         places = MAX_WATCHED - len(self._watched)
@@ -116,7 +145,9 @@ class ManyViewer(SocketViewer):
 
     def _watch(self, execution_id: str) -> None:
         try:
-            self._headway.policy.permit(self.who, request, Action.WATCH, self._headway.checked_id(execution_id))
+            self._headway.policy.permit(
+                self.who, request, Action.WATCH, self._headway.checked_id(execution_id)
+            )
             self._watched.add(execution_id)
             self._headway.hub.attach(execution_id, self)
         except HeadwayError as exc:
@@ -128,4 +159,8 @@ class ManyViewer(SocketViewer):
 
 
 def _is_order(name: object, ids: object) -> bool:
-    return name in ("subscribe", "unsubscribe") and isinstance(ids, list) and all(isinstance(each, str) for each in ids)
+    return (
+        name in ("subscribe", "unsubscribe")
+        and isinstance(ids, list)
+        and all(isinstance(each, str) for each in ids)
+    )

@@ -1,4 +1,6 @@
-"""Jobs that are to be cancelled: each learns of it in its own way, or not at all; for a worker alone."""
+"""Jobs that are to be cancelled: each learns of it in its own way, or not at all; for a worker
+alone.
+"""
 
 from __future__ import annotations
 

@@ -13,19 +13,21 @@ from celery import Task
 from celery.exceptions import SoftTimeLimitExceeded
 
 import headway
-from headway.worker.app_state import installation_of
+from headway.worker.app_state import app_state_of
 from tests.acceptance.apps.worker_jobs import PATIENCE, app
 
-installation = installation_of(app)
+installation = app_state_of(app)
 assert installation is not None
-installation.sign_interval = float(os.environ.get("JOBS_SIGN_INTERVAL", installation.sign_interval))
-installation.sign_lifetime = float(os.environ.get("JOBS_SIGN_LIFETIME", installation.sign_lifetime))
+installation.heartbeat_interval = float(
+    os.environ.get("JOBS_SIGN_INTERVAL", installation.heartbeat_interval)
+)
+installation.heartbeat_ttl = float(os.environ.get("JOBS_SIGN_LIFETIME", installation.heartbeat_ttl))
 
 
 @app.task(name="life.hog")
 def hog(fifo: str) -> str:
-    """C code that holds the interpreter and lets no other thread in (`PyDLL`, unlike `CDLL`, keeps the lock), until the test
-    writes a byte.
+    """C code that holds the interpreter and lets no other thread in (`PyDLL`, unlike `CDLL`, keeps
+    the lock), until the test writes a byte.
     """
     headway.RequestContext.get().progress.update(1, 2, "in C")
     pipe = os.open(fifo, os.O_RDWR)  # for both, so that to open it is no wait
@@ -96,7 +98,11 @@ def limited() -> None:
 
 def _seen(ctx: headway.RequestContext) -> Any:
     before = ctx.progress.previous
-    return None if before is None else [ctx.attempt, before.current, before.message, dict(before.attributes or {})]
+    return (
+        None
+        if before is None
+        else [ctx.attempt, before.current, before.message, dict(before.attributes or {})]
+    )
 
 
 @app.task(name="life.retries", bind=True, max_retries=2)

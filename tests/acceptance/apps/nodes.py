@@ -12,7 +12,9 @@ import headway
 def make_app(broker: str, backend: str) -> Celery:
     """An installed application with one job."""
     app = Celery("nodes", broker=broker, backend=backend, set_as_current=False)
-    app.conf.update(imports=["pytest_celery.vendors.worker.tasks"], broker_connection_retry_on_startup=True)
+    app.conf.update(
+        imports=["pytest_celery.vendors.worker.tasks"], broker_connection_retry_on_startup=True
+    )
     headway.install(app)
 
     @app.task(name="nodes.count")

@@ -19,11 +19,14 @@ TOTAL = 40
 
 
 def make_app(url: str, backend: str | None = None, **conf: Any) -> Celery:
-    """The application; Redis at ``url`` for everything, unless the results have a place of their own.
+    """The application; Redis at ``url`` for everything, unless the results have a place of their
+    own.
 
     Tests publish with it, the worker below runs it.
     """
-    app = Celery("puppet", broker=url, backend=url if backend is None else backend, set_as_current=False)
+    app = Celery(
+        "puppet", broker=url, backend=url if backend is None else backend, set_as_current=False
+    )
     app.conf.update(task_track_started=True, task_default_queue="puppet", **conf)
     headway.install(app)
 

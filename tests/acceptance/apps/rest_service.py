@@ -1,4 +1,6 @@
-"""A user's own Flask app, apart from its workers: it knows their tasks by name only. Configured by the environment."""
+"""A user's own Flask app, apart from its workers: it knows their tasks by name only. Configured by
+the environment.
+"""
 
 from __future__ import annotations
 

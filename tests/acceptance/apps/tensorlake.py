@@ -1,4 +1,6 @@
-"""The functions of the Tensorlake document as Celery tasks: their text is the document's own, but for the import."""
+"""The functions of the Tensorlake document as Celery tasks: their text is the document's own, but
+for the import.
+"""
 
 from __future__ import annotations
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from celery import Celery
 
+from headway.backends import store_for
+from headway.core.registry import TaskRecord
 from headway.core.states import resolve
 from headway.errors import Unavailable
 from headway.models import Execution
-from headway.core.registry import TaskRecord
 from headway.stores.base import Store
-from headway.backends import store_for
 from tests.acceptance.apps.worker_jobs import STORE_PATIENCE, Wire, make_app
 from tests.support.processes import Worker
 from tests.support.wait import until
@@ -52,9 +52,13 @@ class Bench:
 
         def look() -> Execution | None:
             try:
-                known = self.store.read([task_id])[0].record is not None  # it isn't, where its publisher has no Headway
+                known = (
+                    self.store.read([task_id])[0].record is not None
+                )  # it isn't, where its publisher has no Headway
                 execution = self.look(task_id) if known else None
-            except Unavailable:  # SQLite lets nobody read while a slow disk writes; whoever reads asks again
+            except (
+                Unavailable
+            ):  # SQLite lets nobody read while a slow disk writes; whoever reads asks again
                 return None
             return execution if execution is not None and execution.status.terminal else None
 
@@ -71,12 +75,20 @@ def bench(
     jobs: str = "worker_jobs",
     **env: str,
 ) -> Iterator[Bench]:
-    """A worker of the jobs while the block runs. ``jobs``: the module that has them. ``env``: their settings
-    (``TRACK_STARTED="0"``).
+    """A worker of the jobs while the block runs. ``jobs``: the module that has them. ``env``: their
+    settings (``TRACK_STARTED="0"``).
     """
-    told = {"JOBS_BROKER": broker, "JOBS_BACKEND": backend or broker} | {f"JOBS_{name}": value for name, value in env.items()}
+    told = {"JOBS_BROKER": broker, "JOBS_BACKEND": backend or broker} | {
+        f"JOBS_{name}": value for name, value in env.items()
+    }
     app = make_app(told | {"JOBS_TIMEOUT": str(STORE_PATIENCE)})
-    with Worker(f"tests.acceptance.apps.{jobs}", env=told, pool=pool, concurrency=concurrency, queues=["jobs"]) as worker:
+    with Worker(
+        f"tests.acceptance.apps.{jobs}",
+        env=told,
+        pool=pool,
+        concurrency=concurrency,
+        queues=["jobs"],
+    ) as worker:
         try:
             yield Bench(app, worker)
         finally:

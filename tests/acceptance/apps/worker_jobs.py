@@ -1,7 +1,7 @@
 """Jobs in every shape that Celery knows, and in every trouble: what the worker side is proved on.
 
-A job tells the test where it is (`tell`) and waits for its word (`gate`), over lists on the broker's server: no test waits for
-time.
+A job tells the test where it is (`tell`) and waits for its word (`gate`), over lists on the
+broker's server: no test waits for time.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from headway.backends import store_for
 #: Seconds that a job waits for the test's word.
 PATIENCE = 60
 
-#: Seconds that Headway waits for its store here. Its own half a second is for a server that is away; one that a busy machine
-#: holds up for as long isn't, and what a test looks for may not be lost by that. Where a server is away, a test says ``TIMEOUT``.
+#: Seconds that Headway waits for its store here. Its own half a second is for a server that is
+#: away; one that a busy machine holds up for as long isn't, and what a test looks for may not be
+#: lost by that. Where a server is away, a test says ``TIMEOUT``.
 STORE_PATIENCE = 30.0
 
 
@@ -61,7 +62,9 @@ class Wire:
         return word[1].decode()
 
     def _client(self) -> redis.Redis:
-        """Without redis-py 8's own patience: five seconds, for a command that is asked to wait for sixty too."""
+        """Without redis-py 8's own patience: five seconds, for a command that is asked to wait for
+        sixty too.
+        """
         return redis.Redis.from_url(self.url, socket_timeout=None)
 
 
@@ -188,7 +191,11 @@ def _runs(app: Celery) -> None:
     @app.task(name="jobs.coroutines")
     def coroutines() -> int:
         async def part(number: int) -> None:
-            await asyncio.to_thread(lambda: headway.RequestContext.get().progress.update(number, 3, "in a thread of asyncio's"))
+            await asyncio.to_thread(
+                lambda: headway.RequestContext.get().progress.update(
+                    number, 3, "in a thread of asyncio's"
+                )
+            )
 
         async def whole() -> None:
             headway.RequestContext.get().progress.update(0, 3)

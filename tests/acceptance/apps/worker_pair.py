@@ -1,4 +1,6 @@
-"""Two applications in one process, each with a result backend of its own; a task of the first publishes to the second."""
+"""Two applications in one process, each with a result backend of its own; a task of the first
+publishes to the second.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,12 @@ import headway
 
 def make_apps(env: Mapping[str, str] = os.environ) -> tuple[Celery, Celery]:
     """Both of them."""
-    first = Celery("first", broker=env["PAIR_BROKER"], backend=env["PAIR_ONE"], set_as_current=False)
-    second = Celery("second", broker=env["PAIR_BROKER"], backend=env["PAIR_TWO"], set_as_current=False)
+    first = Celery(
+        "first", broker=env["PAIR_BROKER"], backend=env["PAIR_ONE"], set_as_current=False
+    )
+    second = Celery(
+        "second", broker=env["PAIR_BROKER"], backend=env["PAIR_TWO"], set_as_current=False
+    )
     first.conf.update(task_default_queue="first", broker_connection_retry_on_startup=True)
     second.conf.update(task_default_queue="second", broker_connection_retry_on_startup=True)
     headway.install(first)

@@ -34,12 +34,34 @@ def test_the_course_over_two_attempts(server: Mounted) -> None:
     server.begin("x")
     server.report("x", 12, 10)
     server.end("x")
-    first = {"attempt": 1, "timestamp": "2026-01-02T03:04:05.000Z", "current": 3, "total": 10, "percentage": 30.0}
+    first = {
+        "attempt": 1,
+        "timestamp": "2026-01-02T03:04:05.000Z",
+        "current": 3,
+        "total": 10,
+        "percentage": 30.0,
+    }
     first |= {"indeterminate": False, "message": "Fetching", "attributes": {"batch": "3"}}
-    second = {"attempt": 1, "timestamp": "2026-01-02T03:04:06.500Z", "current": 4, "total": 0, "percentage": 0.0}
+    second = {
+        "attempt": 1,
+        "timestamp": "2026-01-02T03:04:06.500Z",
+        "current": 4,
+        "total": 0,
+        "percentage": 0.0,
+    }
     second |= {"indeterminate": True, "message": None, "attributes": None}
-    third = second | {"attempt": 2, "current": 12, "total": 10, "percentage": 100.0, "indeterminate": False}
-    assert server.client.get(HISTORY).json == {"execution_id": "x", "complete": True, "reports": [first, second, third]}
+    third = second | {
+        "attempt": 2,
+        "current": 12,
+        "total": 10,
+        "percentage": 100.0,
+        "indeterminate": False,
+    }
+    assert server.client.get(HISTORY).json == {
+        "execution_id": "x",
+        "complete": True,
+        "reports": [first, second, third],
+    }
 
 
 def test_nothing_yet(server: Mounted) -> None:
@@ -51,7 +73,11 @@ def test_nothing_yet(server: Mounted) -> None:
 def test_what_was_not_kept_is_not_complete(server: Mounted) -> None:
     """A task of a worker without Headway: its progress is known, the way to it isn't."""
     server.store.put_result("x", {"status": "PROGRESS", "result": {"current": 3, "total": 10}})
-    assert server.client.get(HISTORY).json == {"execution_id": "x", "complete": False, "reports": []}
+    assert server.client.get(HISTORY).json == {
+        "execution_id": "x",
+        "complete": False,
+        "reports": [],
+    }
 
 
 def test_thinned_out(server: Mounted) -> None:

@@ -1,4 +1,6 @@
-"""The reader of foreign payloads: what it gets right, and that it never lies, never raises, never takes long."""
+"""The reader of foreign payloads: what it gets right, and that it never lies, never raises, never
+takes long.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from headway import progress_from_meta
 from headway.core import meta as reader
 from headway.models import Progress
 
-DATA = Path(__file__).parent.parent / "data"
+DATA = Path(__file__).parents[2] / "data"
 
 
 def lines(name: str) -> list[dict[str, Any]]:
@@ -30,7 +32,9 @@ def percentage(progress: Progress | None) -> float | None:
 
 
 def score(labelled: list[dict[str, Any]]) -> tuple[float, float, list[str]]:
-    """The weighted share of right percentages and right messages, and the lines that show a bar where there is none."""
+    """The weighted share of right percentages and right messages, and the lines that show a bar
+    where there is none.
+    """
     weights = right_percentages = right_messages = 0
     lies = []
     for line in labelled:
@@ -43,7 +47,9 @@ def score(labelled: list[dict[str, Any]]) -> tuple[float, float, list[str]]:
         message = progress.message if progress is not None else None
         weights += weight
         right_percentages += weight * right
-        right_messages += weight * ((message or None) == ((expected["message"] or "").strip() or None))
+        right_messages += weight * (
+            (message or None) == ((expected["message"] or "").strip() or None)
+        )
         if got is not None and want is None:
             lies.append(line["id"])
     return right_percentages / weights, right_messages / weights, lies
@@ -51,7 +57,9 @@ def score(labelled: list[dict[str, Any]]) -> tuple[float, float, list[str]]:
 
 @pytest.mark.parametrize(("name", "least"), [("metas.jsonl", 0.995), ("metas_more.jsonl", 0.99)])
 def test_labelled_payloads(name: str, least: float) -> None:
-    """Of what tasks in public code store, nearly everything is read as a person would, and no bar is made up."""
+    """Of what tasks in public code store, nearly everything is read as a person would, and no bar
+    is made up.
+    """
     percentages, messages, lies = score(lines(name))
     print(f"{name}: percentages {percentages:.4f}, messages {messages:.4f}, lies {lies}")  # noqa: T201 - the score is what one runs this for (-s)
     assert lies == []
@@ -62,9 +70,12 @@ def test_labelled_payloads(name: str, least: float) -> None:
 OWN = st.fixed_dictionaries(
     {
         "current": st.integers(0, 10**30) | st.floats(0, allow_nan=False, allow_infinity=False),
-        "total": st.none() | st.integers(0, 10**30) | st.floats(0, allow_nan=False, allow_infinity=False),
+        "total": st.none()
+        | st.integers(0, 10**30)
+        | st.floats(0, allow_nan=False, allow_infinity=False),
         "message": st.none() | st.text(max_size=50),
-        "attributes": st.none() | st.dictionaries(st.text(max_size=9), st.text(max_size=9), max_size=4),
+        "attributes": st.none()
+        | st.dictionaries(st.text(max_size=9), st.text(max_size=9), max_size=4),
         "timestamp": st.integers(10**12, 4 * 10**12),
         "rate": st.none() | st.floats(0, 1e9),
         "attempt": st.integers(1, 9),
@@ -96,29 +107,47 @@ LEAVES = (
     | st.binary(max_size=9)
     | st.text(max_size=30)
     | st.sampled_from(
-        ["12/30", "45.3%", "1/0", "0 of 0", "999999/1", "40% done", "{'current': 1, 'total': 2}", '{"a"', "{" * 900 + "}"]
+        [
+            "12/30",
+            "45.3%",
+            "1/0",
+            "0 of 0",
+            "999999/1",
+            "40% done",
+            "{'current': 1, 'total': 2}",
+            '{"a"',
+            "{" * 900 + "}",
+        ]
     )
     | st.builds("{}{}{}".format, NUMERALS, st.sampled_from(["/", " of ", "%", ".", ","]), NUMERALS)
 )
 ANYTHING = st.recursive(
     LEAVES,
     lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(KEYS | st.integers() | st.tuples(st.integers()), inner, max_size=6)
+        st.lists(inner, max_size=4)
+        | st.dictionaries(KEYS | st.integers() | st.tuples(st.integers()), inner, max_size=6)
     ),
     max_leaves=25,
 )
 
 
-@given(st.none() | st.text(max_size=9) | st.sampled_from(["PROGRESS", "SUCCESS", "FAILURE", "RETRY"]), ANYTHING)
+@given(
+    st.none() | st.text(max_size=9) | st.sampled_from(["PROGRESS", "SUCCESS", "FAILURE", "RETRY"]),
+    ANYTHING,
+)
 def test_anything(state: str | None, meta: object) -> None:
-    """Whatever is stored: nothing is raised, a percentage lies within 0..100, no number is negative, NaN or infinite."""
+    """Whatever is stored: nothing is raised, a percentage lies within 0..100, no number is
+    negative, NaN or infinite.
+    """
     progress = progress_from_meta(state, meta)
     if progress is None:
         return
     assert 0.0 <= progress.percentage <= 100.0
     assert progress.message is None or isinstance(progress.message, str)
     for number in (progress.current, progress.total, progress.rate):
-        assert number is None or (not isinstance(number, bool) and math.isfinite(number) and number >= 0)
+        assert number is None or (
+            not isinstance(number, bool) and math.isfinite(number) and number >= 0
+        )
 
 
 class Hostile(dict[str, Any]):
@@ -148,7 +177,9 @@ def test_hostile_objects() -> None:
 
 
 def test_cycles_and_giants(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A payload that holds itself, and one of millions of values, are read in part: the number of keys looked at is bounded."""
+    """A payload that holds itself, and one of millions of values, are read in part: the number of
+    keys looked at is bounded.
+    """
     cycle: dict[str, Any] = {"message": "round"}
     cycle["data"] = cycle["details"] = cycle["progress"] = cycle
     assert progress_from_meta("PROGRESS", cycle) is not None
@@ -168,7 +199,9 @@ def test_cycles_and_giants(monkeypatch: pytest.MonkeyPatch) -> None:
         wide = {f"progress_{number}": wide for number in range(500)}
     progress_from_meta("PROGRESS", wide)
     assert looked_at <= reader.MAX_DICTS * reader.MAX_KEYS
-    long = progress_from_meta("PROGRESS", {"message": "a" * 10**6, "9" * 10**5: 3, "progress": "9" * 10**5})
+    long = progress_from_meta(
+        "PROGRESS", {"message": "a" * 10**6, "9" * 10**5: 3, "progress": "9" * 10**5}
+    )
     assert long is not None
     assert len(long.message or "") == reader.MAX_TEXT
 
@@ -215,8 +248,16 @@ def test_no_made_up_bar(meta: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("state", "meta", "expected"),
     [
-        ("PROGRESS", {"percent": 0.5, "done": 10, "total": 2000}, 0.5),  # the counts settle the scale
-        ("PROGRESS", {"percent": 50, "done": 1, "total": 10}, 50.0),  # the percentage is of the whole, the counts of a part
+        (
+            "PROGRESS",
+            {"percent": 0.5, "done": 10, "total": 2000},
+            0.5,
+        ),  # the counts settle the scale
+        (
+            "PROGRESS",
+            {"percent": 50, "done": 1, "total": 10},
+            50.0,
+        ),  # the percentage is of the whole, the counts of a part
         ("PROGRESS", {"progress": 5, "total": 20}, 25.0),  # beside a total it is a count
         ("PROGRESS", {"progress": 50, "total": 20}, 50.0),  # more than there are: no count
         ("PROGRESS", {"progress": 1}, 1.0),
@@ -234,18 +275,28 @@ def test_no_made_up_bar(meta: dict[str, Any]) -> None:
 )
 def test_rules(state: str, meta: object, expected: float | None) -> None:
     """The rules of the module's text, one by one."""
-    assert percentage(progress_from_meta(state, meta)) == (pytest.approx(expected) if expected is not None else None)
+    assert percentage(progress_from_meta(state, meta)) == (
+        pytest.approx(expected) if expected is not None else None
+    )
 
 
 @pytest.mark.parametrize(
     ("state", "meta", "expected"),
     [
-        ("FAILURE", {"exc_type": "KeyError", "exc_message": ["a", "b"], "exc_module": "builtins"}, "a, b"),
+        (
+            "FAILURE",
+            {"exc_type": "KeyError", "exc_message": ["a", "b"], "exc_module": "builtins"},
+            "a, b",
+        ),
         ("FAILURE", {"step": "Upload", "error": "disk full"}, "disk full"),
         ("PROGRESS", {"step": "Upload", "error": "one row was bad"}, "Upload"),
         ("PROGRESS", {"status": "processing", "step": "Reading text"}, "Reading text"),
         ("PROGRESS", {"status": "PROGRESS", "current": 1}, None),
-        ("PROGRESS", {"step_description": "Resize the pictures", "step": "resize"}, "Resize the pictures"),
+        (
+            "PROGRESS",
+            {"step_description": "Resize the pictures", "step": "resize"},
+            "Resize the pictures",
+        ),
         ("PROGRESS", {"message_id": "m-1", "task_id": "t-1", "filename": "a.pdf"}, None),
         ("PROGRESS", "Removing \x1b[1mpassword\x1b[0m", "Removing password"),
         ("SUCCESS", "/exports/report.pdf", None),

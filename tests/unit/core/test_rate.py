@@ -15,7 +15,13 @@ def test_one_report_tells_no_rate() -> None:
 def test_a_steady_job_has_its_speed() -> None:
     """Reports of equal steps give exactly that speed, from the second one on."""
     rate = Rate()
-    assert [rate.observe(step * 20, 1000, float(step)) for step in range(5)] == [None, 20.0, 20.0, 20.0, 20.0]
+    assert [rate.observe(step * 20, 1000, float(step)) for step in range(5)] == [
+        None,
+        20.0,
+        20.0,
+        20.0,
+        20.0,
+    ]
 
 
 def test_a_change_of_speed_is_followed_smoothly() -> None:

@@ -10,9 +10,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headway.core.events import (
+    Cancelled,
+    Completed,
+    Failed,
+    Interrupted,
+    ProgressReported,
+    Started,
+    StatusChanged,
+    event_of,
+    events_of,
+)
+from headway.core.frames import (
+    encode,
+    error_frame,
+    execution_json,
+    frames_between,
+    opening_frames,
+    progress_json,
+)
 from headway.core.serialize import execution_of, progress_of, time_of
-from headway.core.events import Cancelled, Completed, Failed, Interrupted, Reported, Seen, Started, event_of, events_of
-from headway.core.frames import encode, error_frame, execution_json, frames_between, opening_frames, progress_json
 from headway.models import Execution, Failure, Phase, Progress, Status
 
 AT = datetime(2026, 3, 1, 12, 0, 0, 123000, tzinfo=UTC)
@@ -20,10 +37,19 @@ AT = datetime(2026, 3, 1, 12, 0, 0, 123000, tzinfo=UTC)
 numbers = st.one_of(st.integers(0, 2**70), st.floats(0, 1e300))
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 times = st.one_of(
-    st.none(), st.integers(0, 4_000_000_000_000).map(lambda ms: datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=ms))
+    st.none(),
+    st.integers(0, 4_000_000_000_000).map(
+        lambda ms: datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=ms)
+    ),
 )
 values = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), texts),
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(allow_nan=False, allow_infinity=False),
+        texts,
+    ),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(texts, inner, max_size=3)),
     max_leaves=6,
 )
@@ -47,7 +73,10 @@ executions = st.builds(
     attempt=st.integers(0, 9),
     outputs=values,
     error=st.one_of(
-        st.none(), st.builds(Failure, texts, texts, st.one_of(st.none(), st.dictionaries(texts, values, max_size=2)))
+        st.none(),
+        st.builds(
+            Failure, texts, texts, st.one_of(st.none(), st.dictionaries(texts, values, max_size=2))
+        ),
     ),
     created_at=times,
     started_at=times,
@@ -86,36 +115,69 @@ def test_every_frame_is_an_event() -> None:
     running = Execution("x", Status.RUNNING, Phase.RUNNING, two, attempt=1)
     further = Execution("x", Status.RUNNING, Phase.RUNNING, three, attempt=1)
     done = Execution("x", Status.COMPLETED, Phase.SUCCEEDED, three, attempt=1, outputs=[1])
-    failed = Execution("x", Status.FAILED, Phase.FAILED, three, attempt=1, error=Failure("E", "no", {"a": 1}))
+    failed = Execution(
+        "x", Status.FAILED, Phase.FAILED, three, attempt=1, error=Failure("E", "no", {"a": 1})
+    )
     cancelled = Execution("x", Status.CANCELLED, Phase.CANCELLED, three, attempt=1)
 
     def events(before: Execution, after: Execution) -> list[Any]:
         return [event_of(sent(frame)) for frame in frames_between(before, after, AT)]
 
-    assert [event_of(sent(frame)) for frame in opening_frames(running, AT)] == [Seen("x", Status.RUNNING, AT, Phase.RUNNING, two)]
+    assert [event_of(sent(frame)) for frame in opening_frames(running, AT)] == [
+        StatusChanged("x", Status.RUNNING, AT, Phase.RUNNING, two)
+    ]
     assert events(queued, further)[0] == Started("x", Status.RUNNING, AT)
-    assert events(running, further) == [Reported("x", Status.RUNNING, AT, three)]
+    assert events(running, further) == [ProgressReported("x", Status.RUNNING, AT, three)]
     assert events(running, done) == [Completed("x", Status.COMPLETED, AT, [1], three)]
-    assert events(running, failed) == [Failed("x", Status.FAILED, AT, Failure("E", "no", {"a": 1}), three)]
+    assert events(running, failed) == [
+        Failed("x", Status.FAILED, AT, Failure("E", "no", {"a": 1}), three)
+    ]
     assert events(running, cancelled) == [Cancelled("x", Status.CANCELLED, AT, three)]
     fault = sent(error_frame("unavailable", "away", AT, "x", Status.RUNNING))
     assert event_of(fault) == Interrupted("unavailable", "away", AT, "x", Status.RUNNING)
-    assert event_of(sent(error_frame("invalid", "what?", AT))) == Interrupted("invalid", "what?", AT)
-    assert events_of(sent(error_frame("invalid", "what?", AT))) == [Interrupted("invalid", "what?", AT)]
+    assert event_of(sent(error_frame("invalid", "what?", AT))) == Interrupted(
+        "invalid", "what?", AT
+    )
+    assert events_of(sent(error_frame("invalid", "what?", AT))) == [
+        Interrupted("invalid", "what?", AT)
+    ]
     assert events_of({"type": "from a later version"}) == []
     several = sent(error_frame("too_many", "no place", AT) | {"execution_ids": ["x", "y"]})
-    assert events_of(several) == [Interrupted("too_many", "no place", AT, each) for each in ("x", "y")]
+    assert events_of(several) == [
+        Interrupted("too_many", "no place", AT, each) for each in ("x", "y")
+    ]
 
 
 @pytest.mark.parametrize(
     "frame",
     [
         {},
-        {"type": "news", "execution_id": "x", "status": "running", "timestamp": "2026-01-01T00:00:00Z"},
-        {"type": "started", "execution_id": "x", "status": "walking", "timestamp": "2026-01-01T00:00:00Z"},
-        {"type": "started", "execution_id": "x", "status": "running", "timestamp": "2026-01-01T00:00:00"},
+        {
+            "type": "news",
+            "execution_id": "x",
+            "status": "running",
+            "timestamp": "2026-01-01T00:00:00Z",
+        },
+        {
+            "type": "started",
+            "execution_id": "x",
+            "status": "walking",
+            "timestamp": "2026-01-01T00:00:00Z",
+        },
+        {
+            "type": "started",
+            "execution_id": "x",
+            "status": "running",
+            "timestamp": "2026-01-01T00:00:00",
+        },
         {"type": "started", "execution_id": "x", "status": "running", "timestamp": None},
-        {"type": "progress", "execution_id": "x", "status": "running", "timestamp": "2026-01-01T00:00:00Z", "progress": None},
+        {
+            "type": "progress",
+            "execution_id": "x",
+            "status": "running",
+            "timestamp": "2026-01-01T00:00:00Z",
+            "progress": None,
+        },
         {
             "type": "failed",
             "execution_id": "x",

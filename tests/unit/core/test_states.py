@@ -1,4 +1,6 @@
-"""The state machine: the contract's section 3, row by row, and who is right where registry and result differ."""
+"""The state machine: the contract's section 3, row by row, and who is right where registry and
+result differ.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +13,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headway.core import states
+from headway.core.registry import (
+    READY_STATES,
+    AttemptStart,
+    Registration,
+    Snapshot,
+    StateWrite,
+    TaskRecord,
+)
 from headway.errors import ExecutionExpired, ExecutionNotFound
-from headway.core.registry import READY_STATES, AttemptStart, TaskRecord, Registration, Snapshot, StateWrite
 from headway.models import Execution, Failure, Phase, Progress, Status
-from headway.worker.validation import as_meta
+from headway.worker.validation import to_meta
 from tests.support.stores import at, report
 
 NOW = at(100)
 OPEN = TaskRecord("x", "tasks.t", attempt=1, state="STARTED", started_at=at(1), updated_at=at(1))
 
 
-def resolve(record: TaskRecord | None, meta: dict[str, Any] | None = None, *, one_step: bool = True) -> Execution:
-    return states.resolve(Snapshot("x", record, meta, one_step), NOW)
+def resolve(
+    record: TaskRecord | None, meta: dict[str, Any] | None = None, *, atomic: bool = True
+) -> Execution:
+    return states.resolve(Snapshot("x", record, meta, atomic), NOW)
 
 
 def meta(state: str, result: object = None, **more: object) -> dict[str, Any]:
@@ -46,14 +57,29 @@ class TestTable:
         ],
     )
     def test_each_row(self, state: str | None, status: str, phase: str) -> None:
-        """Each state of Celery's, and a task's own word, has its status and its phase, from the registry or the backend alone."""
-        record = TaskRecord("x", state=state, attempt=0 if state is None else 1, ended=1 if state in READY_STATES else 0)
+        """Each state of Celery's, and a task's own word, has its status and its phase, from the
+        registry or the backend alone.
+        """
+        record = TaskRecord(
+            "x",
+            state=state,
+            attempt=0 if state is None else 1,
+            last_ended_attempt=1 if state in READY_STATES else 0,
+        )
         seen = [resolve(record)]
         if state is not None:
-            seen += [resolve(None, meta(state)), resolve(record, meta(state)), resolve(TaskRecord("x"), meta(state))]
-        assert {(execution.status.value, execution.phase.value) for execution in seen} == {(status, phase)}
+            seen += [
+                resolve(None, meta(state)),
+                resolve(record, meta(state)),
+                resolve(TaskRecord("x"), meta(state)),
+            ]
+        assert {(execution.status.value, execution.phase.value) for execution in seen} == {
+            (status, phase)
+        }
 
-    @pytest.mark.parametrize(("record", "status"), [(TaskRecord("x"), Status.PENDING), (OPEN, Status.RUNNING)])
+    @pytest.mark.parametrize(
+        ("record", "status"), [(TaskRecord("x"), Status.PENDING), (OPEN, Status.RUNNING)]
+    )
     def test_cancelling(self, record: TaskRecord, status: Status) -> None:
         """A cancel that was asked for shows until the end is there, and not after it."""
         asked = replace(record, cancel_requested_at=at(2))
@@ -61,9 +87,14 @@ class TestTable:
         assert resolve(replace(asked, state="REVOKED")).phase is Phase.CANCELLED
 
     def test_nobody_is_left_to_confirm_a_cancel(self) -> None:
-        """A run whose signs of life have stopped is stalled, its cancel asked for or not, until the next sign."""
+        """A run whose signs of life have stopped is stalled, its cancel asked for or not, until the
+        next sign.
+        """
         asked = replace(OPEN, cancel_requested_at=at(2))
-        phases = [states.resolve(Snapshot("x", asked, None, beating=beating), at(9)).phase for beating in (False, True)]
+        phases = [
+            states.resolve(Snapshot("x", asked, None, alive=alive), at(9)).phase
+            for alive in (False, True)
+        ]
         assert phases == [Phase.STALLED, Phase.CANCELLING]
 
     def test_the_words_are_celerys(self) -> None:
@@ -71,10 +102,15 @@ class TestTable:
         assert READY_STATES - {"IGNORED", "REJECTED"} == celery.states.READY_STATES
 
     def test_pending_as_a_tasks_own_word(self) -> None:
-        """What reports has begun, whatever it calls itself; PENDING without a report is the backend's word for nothing."""
+        """What reports has begun, whatever it calls itself; PENDING without a report is the
+        backend's word for nothing.
+        """
         assert resolve(None, meta("PENDING", report())).status is Status.RUNNING
         assert resolve(None, meta("PENDING")).status is Status.PENDING
-        assert resolve(replace(OPEN, state="PENDING"), meta("PENDING", report())).status is Status.RUNNING
+        assert (
+            resolve(replace(OPEN, state="PENDING"), meta("PENDING", report())).status
+            is Status.RUNNING
+        )
         assert resolve(OPEN, meta("PENDING")).status is Status.RUNNING
 
 
@@ -86,7 +122,9 @@ class TestKnown:
 
     def test_expired(self) -> None:
         """What ended with a result that is gone has expired; what ended with none has not."""
-        ended = replace(OPEN, state="SUCCESS", ended=1, finished_at=at(2), result_stored=True)
+        ended = replace(
+            OPEN, state="SUCCESS", last_ended_attempt=1, finished_at=at(2), result_stored=True
+        )
         with pytest.raises(ExecutionExpired):
             resolve(ended)
         assert resolve(replace(ended, result_stored=False)).status is Status.COMPLETED
@@ -94,7 +132,9 @@ class TestKnown:
 
     def test_an_unreadable_result(self) -> None:
         """A result that can't be decoded is there: the end shows, without outputs."""
-        ended = replace(OPEN, state="SUCCESS", ended=1, finished_at=at(2), result_stored=True)
+        ended = replace(
+            OPEN, state="SUCCESS", last_ended_attempt=1, finished_at=at(2), result_stored=True
+        )
         assert resolve(ended, {"status": None, "result": None}).status is Status.COMPLETED
         assert resolve(ended, {"status": ["?"], "result": None}).status is Status.COMPLETED
 
@@ -102,8 +142,23 @@ class TestKnown:
 class TestFields:
     def test_a_success(self) -> None:
         """Outputs, times, task, attempt, worker and owner come from where they are known."""
-        record = TaskRecord("x", "tasks.t", "ann", created_at=at(0), started_at=at(1), updated_at=at(9), finished_at=at(9))
-        record = replace(record, attempt=2, ended=2, state="SUCCESS", worker="w1", result_stored=True)
+        record = TaskRecord(
+            "x",
+            "tasks.t",
+            "ann",
+            created_at=at(0),
+            started_at=at(1),
+            updated_at=at(9),
+            finished_at=at(9),
+        )
+        record = replace(
+            record,
+            attempt=2,
+            last_ended_attempt=2,
+            state="SUCCESS",
+            worker="w1",
+            result_stored=True,
+        )
         record = replace(record, progress=Progress(5, 5), progress_attempt=2)
         assert resolve(record, meta("SUCCESS", {"rows": 5})) == Execution(
             "x",
@@ -123,17 +178,30 @@ class TestFields:
         )
 
     def test_a_stranger(self) -> None:
-        """A task that never heard of Headway has what Celery's record says, ``result_extended`` included."""
+        """A task that never heard of Headway has what Celery's record says, ``result_extended``
+        included.
+        """
         done = "2026-03-01T12:00:09+00:00"
-        execution = resolve(None, meta("SUCCESS", 42, date_done=done, name="tasks.t", worker="w1", retries=2))
-        assert (execution.task, execution.worker, execution.attempt, execution.outputs) == ("tasks.t", "w1", 3, 42)
+        execution = resolve(
+            None, meta("SUCCESS", 42, date_done=done, name="tasks.t", worker="w1", retries=2)
+        )
+        assert (execution.task, execution.worker, execution.attempt, execution.outputs) == (
+            "tasks.t",
+            "w1",
+            3,
+            42,
+        )
         assert execution.finished_at is not None
-        assert execution.finished_at.isoformat() == done == (execution.updated_at or NOW).isoformat()
+        assert (
+            execution.finished_at.isoformat() == done == (execution.updated_at or NOW).isoformat()
+        )
         assert resolve(None, meta("PROGRESS", report())).attempt == 1
         assert resolve(None, meta("SUCCESS", date_done="yesterday", name=7)).finished_at is None
 
     def test_outputs_and_errors_only_where_they_belong(self) -> None:
-        """A running execution has neither outputs nor an error, and no end, whatever the record holds."""
+        """A running execution has neither outputs nor an error, and no end, whatever the record
+        holds.
+        """
         running = resolve(replace(OPEN, finished_at=at(2)), meta("PROGRESS", report()))
         assert (running.outputs, running.error, running.finished_at) == (None, None, None)
 
@@ -156,14 +224,24 @@ class TestFields:
     )
     def test_failures(self, state: str, result: object, failure: tuple[Any, ...]) -> None:
         """Whatever a FAILURE holds (fact 8), the error says it as data."""
-        assert resolve(replace(OPEN, state=state, ended=1), meta(state, result)).error == Failure(*failure)
+        assert resolve(
+            replace(OPEN, state=state, last_ended_attempt=1), meta(state, result)
+        ).error == Failure(*failure)
 
 
 class TestProgress:
     def test_the_last_progress_is_kept(self) -> None:
-        """A job that failed at 30 % says 30 %, and so does one that was revoked, or waits for its retry."""
+        """A job that failed at 30 % says 30 %, and so does one that was revoked, or waits for its
+        retry.
+        """
         for state in ("FAILURE", "REVOKED", "RETRY", "SUCCESS", "IGNORED"):
-            record = replace(OPEN, state=state, ended=1, progress=Progress(3, 10), progress_attempt=1)
+            record = replace(
+                OPEN,
+                state=state,
+                last_ended_attempt=1,
+                progress=Progress(3, 10),
+                progress_attempt=1,
+            )
             exception = {"exc_type": "E", "exc_message": ["m"]}
             assert resolve(record, meta(state, exception)).progress == Progress(3, 10)
 
@@ -171,12 +249,15 @@ class TestProgress:
         """The progress of one attempt isn't shown for the next."""
         record = replace(OPEN, attempt=2, progress=Progress(3, 10), progress_attempt=1)
         assert resolve(record).progress is None
-        assert resolve(replace(record, state="FAILURE", ended=2)).progress is None
+        assert resolve(replace(record, state="FAILURE", last_ended_attempt=2)).progress is None
 
     def test_an_exception_is_no_progress(self) -> None:
         """The message of an exception stands in the error alone."""
         for state in ("FAILURE", "RETRY"):
-            assert resolve(None, meta(state, {"exc_type": "E", "exc_message": ["3 of 10"]})).progress is None
+            assert (
+                resolve(None, meta(state, {"exc_type": "E", "exc_message": ["3 of 10"]})).progress
+                is None
+            )
 
     def test_a_state_without_progress_keeps_the_last(self) -> None:
         """A word of the task's own that counts nothing leaves the bar where it was."""
@@ -185,13 +266,19 @@ class TestProgress:
 
     def test_a_strangers_report(self) -> None:
         """Progress that existing tasks store is read as it is (contract, section 7)."""
-        assert resolve(None, meta("PROGRESS", {"current": 4, "total": 10})).progress == Progress(4, 10)
+        assert resolve(None, meta("PROGRESS", {"current": 4, "total": 10})).progress == Progress(
+            4, 10
+        )
 
 
 class TestDisagreement:
     def test_the_registry_is_right_about_ends(self) -> None:
-        """A late PROGRESS in the backend doesn't un-end what the registry saw end, not for a moment (facts 2, 3)."""
-        ended = replace(OPEN, state="FAILURE", ended=1, finished_at=NOW, result_stored=True)
+        """A late PROGRESS in the backend doesn't un-end what the registry saw end, not for a moment
+        (facts 2, 3).
+        """
+        ended = replace(
+            OPEN, state="FAILURE", last_ended_attempt=1, finished_at=NOW, result_stored=True
+        )
         assert resolve(ended, meta("PROGRESS", report())).status is Status.FAILED
 
     def test_an_end_that_the_registry_missed(self) -> None:
@@ -201,46 +288,74 @@ class TestDisagreement:
 
     def test_a_late_retry(self) -> None:
         """RETRY in the backend is an old attempt's word once the next one has begun (fact 42)."""
-        assert resolve(replace(OPEN, attempt=2, ended=1), meta("RETRY")).phase is Phase.RUNNING
+        assert (
+            resolve(replace(OPEN, attempt=2, last_ended_attempt=1), meta("RETRY")).phase
+            is Phase.RUNNING
+        )
 
     def test_an_unfenced_report(self) -> None:
         """A helper process may report past the fence, and is shown."""
         assert resolve(OPEN, meta("PROGRESS", report(3))).progress == Progress(3, 10)
 
-    @pytest.mark.parametrize("stored", [None, meta("PROGRESS", report()), meta("FAILURE"), meta("PENDING")])
+    @pytest.mark.parametrize(
+        "stored", [None, meta("PROGRESS", report()), meta("FAILURE"), meta("PENDING")]
+    )
     def test_a_result_on_its_way(self, stored: dict[str, Any] | None) -> None:
-        """Where the result follows its registry entry, the end shows with its result, or when the grace is over without it."""
-        ended = replace(OPEN, attempt=2, ended=2, state="SUCCESS", finished_at=NOW, result_stored=True)
-        assert resolve(ended, stored, one_step=False).status is Status.RUNNING
+        """Where the result follows its registry entry, the end shows with its result, or when the
+        grace is over without it.
+        """
+        ended = replace(
+            OPEN,
+            attempt=2,
+            last_ended_attempt=2,
+            state="SUCCESS",
+            finished_at=NOW,
+            result_stored=True,
+        )
+        assert resolve(ended, stored, atomic=False).status is Status.RUNNING
         late = replace(ended, finished_at=NOW - states.RESULT_GRACE)
         if stored is None:
             with pytest.raises(ExecutionExpired):
-                resolve(late, stored, one_step=False)
+                resolve(late, stored, atomic=False)
         else:
-            assert resolve(late, stored, one_step=False).status is Status.COMPLETED
-        assert resolve(ended, meta("SUCCESS", 1), one_step=False).outputs == 1
-        assert resolve(replace(ended, attempt=0, ended=0), None, one_step=False).status is Status.PENDING
+            assert resolve(late, stored, atomic=False).status is Status.COMPLETED
+        assert resolve(ended, meta("SUCCESS", 1), atomic=False).outputs == 1
+        assert (
+            resolve(replace(ended, attempt=0, last_ended_attempt=0), None, atomic=False).status
+            is Status.PENDING
+        )
 
     def test_the_end_of_the_attempt_before(self) -> None:
-        """Where the result follows its registry entry, an older end in the backend doesn't end a newer attempt."""
-        second = replace(OPEN, attempt=2, ended=1, updated_at=at(50))
+        """Where the result follows its registry entry, an older end in the backend doesn't end a
+        newer attempt.
+        """
+        second = replace(OPEN, attempt=2, last_ended_attempt=1, updated_at=at(50))
         older, newer = at(10).isoformat(), at(60).isoformat()
-        assert resolve(second, meta("FAILURE", date_done=older), one_step=False).status is Status.RUNNING
-        assert resolve(second, meta("FAILURE", date_done=newer), one_step=False).status is Status.FAILED
-        assert resolve(second, meta("PROGRESS", report(9)), one_step=False).progress is None
+        assert (
+            resolve(second, meta("FAILURE", date_done=older), atomic=False).status is Status.RUNNING
+        )
+        assert (
+            resolve(second, meta("FAILURE", date_done=newer), atomic=False).status is Status.FAILED
+        )
+        assert resolve(second, meta("PROGRESS", report(9)), atomic=False).progress is None
 
     def test_a_report_of_the_attempt_before(self) -> None:
-        """A report of ours names its attempt. What a task stores by itself may call anything so, such as its retries."""
-        second = replace(OPEN, attempt=2, ended=1, state="PROGRESS")
-        ours = as_meta((9, 10, None, None), 1.0, None, 1)
-        assert resolve(second, meta("PROGRESS", ours), one_step=False).progress is None
-        assert resolve(second, meta("PROGRESS", ours | {"attempt": 2}), one_step=False).progress is not None
+        """A report of ours names its attempt. What a task stores by itself may call anything so,
+        such as its retries.
+        """
+        second = replace(OPEN, attempt=2, last_ended_attempt=1, state="PROGRESS")
+        ours = to_meta((9, 10, None, None), 1.0, None, 1)
+        assert resolve(second, meta("PROGRESS", ours), atomic=False).progress is None
+        assert (
+            resolve(second, meta("PROGRESS", ours | {"attempt": 2}), atomic=False).progress
+            is not None
+        )
         theirs = {"current": 9, "total": 10, "attempt": 1}
         assert resolve(second, meta("PROGRESS", theirs)).progress == Progress(9, 10)
 
 
 class TestHeard:
-    SNAPSHOT = Snapshot("x", replace(OPEN, attempt=2, ended=1), meta("STARTED"))
+    SNAPSHOT = Snapshot("x", replace(OPEN, attempt=2, last_ended_attempt=1), meta("STARTED"))
 
     def test_a_report_of_the_open_attempt(self) -> None:
         """A published report needs no further read."""
@@ -269,9 +384,12 @@ class TestHeard:
 
     def test_nothing_is_heard_after_an_end(self) -> None:
         """A message that was overtaken by the end is no news."""
-        ended = Snapshot("x", replace(OPEN, state="FAILURE", ended=1), meta("FAILURE"))
+        ended = Snapshot("x", replace(OPEN, state="FAILURE", last_ended_attempt=1), meta("FAILURE"))
         assert states.heard(ended, meta("PROGRESS", report(4, attempt=1)), NOW) is None
-        assert states.heard(Snapshot("x", None, None), meta("PROGRESS", report(4, attempt=1)), NOW) is None
+        assert (
+            states.heard(Snapshot("x", None, None), meta("PROGRESS", report(4, attempt=1)), NOW)
+            is None
+        )
 
 
 WRITES = st.builds(
@@ -298,14 +416,16 @@ STEPS = st.lists(st.one_of(WRITES, WRITES, OPENINGS), max_size=20)
 
 def after(record: TaskRecord | None, step: StateWrite | AttemptStart) -> TaskRecord | None:
     if isinstance(step, AttemptStart):
-        return states.opened(record, step) if states.opens(record) else record
-    return states.written(record, step) if states.admits(record, step) else record
+        return states.apply_start(record, step) if states.allows_start(record) else record
+    return states.apply_write(record, step) if states.allows_write(record, step) else record
 
 
 class TestProperties:
     @given(STEPS)
     def test_terminal_is_terminal(self, steps: list[StateWrite | AttemptStart]) -> None:
-        """Nothing that anybody writes after an end changes it: only a new attempt does, and nothing does after a success."""
+        """Nothing that anybody writes after an end changes it: only a new attempt does, and nothing
+        does after a success.
+        """
         record: TaskRecord | None = None
         for step in steps:
             before, record = record, after(record, step)
@@ -320,30 +440,46 @@ class TestProperties:
         for step in steps:
             new = after(record, step) or record
             assert new.attempt >= record.attempt
-            assert 0 <= new.ended <= new.attempt
-            if isinstance(step, AttemptStart) and states.opens(record):
+            assert 0 <= new.last_ended_attempt <= new.attempt
+            if isinstance(step, AttemptStart) and states.allows_start(record):
                 assert new.attempt > record.attempt
                 assert new.is_open
             record = new
 
     @given(STEPS, st.integers(0, 3))
-    def test_no_older_attempt_is_let_in(self, steps: list[StateWrite | AttemptStart], attempt: int) -> None:
+    def test_no_older_attempt_is_let_in(
+        self, steps: list[StateWrite | AttemptStart], attempt: int
+    ) -> None:
         """However it came to it, an attempt that isn't the newest may not write."""
         record: TaskRecord | None = None
         for step in steps:
             record = after(record, step)
         if record is not None and attempt < record.attempt:
-            assert not states.admits(record, StateWrite("x", "PROGRESS", NOW, attempt=attempt))
+            assert not states.allows_write(
+                record, StateWrite("x", "PROGRESS", NOW, attempt=attempt)
+            )
 
-    @given(STEPS, st.sampled_from([None, *(meta(state, report()) for state in ("PROGRESS", "RETRY", "SUCCESS", "FAILURE"))]))
-    def test_an_execution_never_contradicts_itself(self, steps: list[StateWrite | AttemptStart], stored: dict[str, Any] | None) -> None:
-        """Whatever was written and whatever is stored: phase and status fit, ends have their end, and only they."""
+    @given(
+        STEPS,
+        st.sampled_from(
+            [
+                None,
+                *(meta(state, report()) for state in ("PROGRESS", "RETRY", "SUCCESS", "FAILURE")),
+            ]
+        ),
+    )
+    def test_an_execution_never_contradicts_itself(
+        self, steps: list[StateWrite | AttemptStart], stored: dict[str, Any] | None
+    ) -> None:
+        """Whatever was written and whatever is stored: phase and status fit, ends have their end,
+        and only they.
+        """
         record: TaskRecord | None = None
         for step in steps:
             record = after(record, step)
-        for one_step in (True, False):
+        for atomic in (True, False):
             try:
-                execution = resolve(record, stored, one_step=one_step)
+                execution = resolve(record, stored, atomic=atomic)
             except (ExecutionNotFound, ExecutionExpired):
                 continue
             pairs = {(phase, status) for status, phase in [*states.PHASES.values(), states.RUNNING]}
@@ -355,15 +491,19 @@ class TestProperties:
 
 class TestRegistered:
     def test_created_no_later_than_begun(self) -> None:
-        """A task that was first heard of from its worker, and is published again by a retry, was made before it began."""
+        """A task that was first heard of from its worker, and is published again by a retry, was
+        made before it began.
+        """
         registration = Registration("x", "tasks.t", at(5), owner="ann")
-        assert states.registered(OPEN, registration).created_at == at(1)
-        assert states.registered(None, registration).created_at == at(5)
-        assert states.registered(replace(OPEN, created_at=at(0)), registration).created_at == at(0)
+        assert states.apply_registration(OPEN, registration).created_at == at(1)
+        assert states.apply_registration(None, registration).created_at == at(5)
+        assert states.apply_registration(
+            replace(OPEN, created_at=at(0)), registration
+        ).created_at == at(0)
 
     def test_the_result_that_has_expired(self) -> None:
         """Only the success of a result that was stored and is gone may be opened."""
-        success = replace(OPEN, state="SUCCESS", ended=1, result_stored=True)
-        assert not states.opens(success)
-        assert states.opens(success, result_gone=True)
-        assert not states.opens(replace(success, result_stored=False), result_gone=True)
+        success = replace(OPEN, state="SUCCESS", last_ended_attempt=1, result_stored=True)
+        assert not states.allows_start(success)
+        assert states.allows_start(success, result_gone=True)
+        assert not states.allows_start(replace(success, result_stored=False), result_gone=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headway.core.throttle import Breaker, Throttle
+from headway.core.throttle import CircuitBreaker, Throttle
 
 NEVER = float("-inf")
 
@@ -46,8 +46,10 @@ def test_the_interval_counts_from_the_end_of_a_write() -> None:
 
 
 def test_pauses_grow_and_have_an_end() -> None:
-    """Each failure in a row doubles the pause, up to the longest; the first one of an outage is told apart."""
-    breaker = Breaker(shortest=0.5, longest=5.0)
+    """Each failure in a row doubles the pause, up to the longest; the first one of an outage is
+    told apart.
+    """
+    breaker = CircuitBreaker(shortest=0.5, longest=5.0)
     assert [(breaker.failed(100.0), breaker.held_until - 100.0) for _ in range(6)] == [
         (True, 0.5),
         (False, 1.0),
@@ -60,7 +62,7 @@ def test_pauses_grow_and_have_an_end() -> None:
 
 def test_one_success_ends_the_outage() -> None:
     """After a success nobody is held, and the next failure is a first one again."""
-    breaker = Breaker()
+    breaker = CircuitBreaker()
     assert not breaker.succeeded()
     breaker.failed(1.0)
     assert breaker.succeeded()
