@@ -21,8 +21,8 @@ import redis
 import requests
 from websocket import WebSocket, create_connection
 
-from tests.support.fake_worker import Run, Runs
-from tests.support.load_clients import Fleet, Look, raise_file_limit
+from tests.support.fake_worker import FakeExecution, FakeWorker
+from tests.support.load_clients import LoadClients, ViewerSpec, raise_file_limit
 from tests.support.processes import Address, Process, WebServer
 from tests.support.wait import until
 
@@ -69,7 +69,11 @@ class Side:
     """One server, and a crowd that looks at one execution."""
 
     def __init__(
-        self, process: psutil.Process, look: Look, fleet: Fleet, tell: Callable[[int], None]
+        self,
+        process: psutil.Process,
+        look: ViewerSpec,
+        fleet: LoadClients,
+        tell: Callable[[int], None],
     ) -> None:
         self.process, self._look, self._fleet, self._tell = process, look, fleet, tell
         self._told = 0
@@ -152,19 +156,19 @@ class Stage:
             self.server = stack.enter_context(
                 WebServer(self._kind, APP, {"BENCH_URL": self._url}, args)
             )
-            fleet = stack.enter_context(Fleet())
+            fleet = stack.enter_context(LoadClients())
             #: The execution that all look at.
-            self.run: Run = Runs.on(self._url).begin()
+            self.run: FakeExecution = FakeWorker.on(self._url).begin()
             (worker,) = self.server.descendants()
-            look = Look(self.server.address, f"/api/v1/executions/{self.run.id}/progress/ws")
+            look = ViewerSpec(self.server.address, f"/api/v1/executions/{self.run.id}/progress/ws")
             self.ours = Side(worker, look, fleet, self._report)
             if self._other:
                 broadcast = stack.enter_context(Broadcast())
-                look = Look(broadcast.address, f"/{self.run.id}")
+                look = ViewerSpec(broadcast.address, f"/{self.run.id}")
                 self.theirs = Side(
                     psutil.Process(broadcast.pid),
                     look,
-                    stack.enter_context(Fleet()),
+                    stack.enter_context(LoadClients()),
                     self._same(broadcast),
                 )
             self._stack = stack.pop_all()
@@ -314,7 +318,7 @@ def rest(url: str, *, quick: bool) -> dict[str, list[float]]:
 
 
 @contextmanager
-def reporting(run: Run) -> Iterator[None]:
+def reporting(run: FakeExecution) -> Iterator[None]:
     """Two reports a second, for the block."""
     over = threading.Event()
 

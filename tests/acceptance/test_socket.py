@@ -18,7 +18,7 @@ import websockets
 from websockets.sync.client import connect as connect_websockets
 
 from headway.server.streams.websocket import FLOOD_LIMIT, SocketViewer
-from tests.support.fake_worker import Runs
+from tests.support.fake_worker import FakeWorker
 from tests.support.processes import WebServer
 from tests.support.valkey import ValkeyServer
 from tests.support.wait import until
@@ -83,11 +83,11 @@ def server(request: pytest.FixtureRequest, backend: ValkeyServer) -> Iterator[We
 
 
 @pytest.fixture(scope="module")
-def runs(backend: ValkeyServer) -> Runs:
-    return Runs.on(backend.url)
+def runs(backend: ValkeyServer) -> FakeWorker:
+    return FakeWorker.on(backend.url)
 
 
-def test_from_publish_to_completed(server: WebServer, runs: Runs) -> None:
+def test_from_publish_to_completed(server: WebServer, runs: FakeWorker) -> None:
     """A viewer is told ``status``, ``started``, each progress and ``completed``, then the socket
     closes with 1000.
     """
@@ -121,7 +121,7 @@ def test_from_publish_to_completed(server: WebServer, runs: Runs) -> None:
     assert (code, reason) == (1000, "Execution completed")
 
 
-def test_already_terminal_at_connect(server: WebServer, runs: Runs) -> None:
+def test_already_terminal_at_connect(server: WebServer, runs: FakeWorker) -> None:
     """An execution that is over gives ``status``, the terminal frame and 1000 "Execution already
     completed".
     """
@@ -139,7 +139,7 @@ def test_unknown_id(server: WebServer) -> None:
     assert (code, reason) == (1008, "Execution not found")
 
 
-def test_an_expired_execution(server: WebServer, runs: Runs, backend: ValkeyServer) -> None:
+def test_an_expired_execution(server: WebServer, runs: FakeWorker, backend: ValkeyServer) -> None:
     """One that was known and whose result is gone gives an ``error`` frame and 4410: not the 1008
     of one that never was.
     """
@@ -152,7 +152,7 @@ def test_an_expired_execution(server: WebServer, runs: Runs, backend: ValkeyServ
     assert requests.get(f"{server.url}{PREFIX}/{run.id}", timeout=60).status_code == 410
 
 
-def test_websockets_library(server: WebServer, runs: Runs) -> None:
+def test_websockets_library(server: WebServer, runs: FakeWorker) -> None:
     """The ``websockets`` library, which checks every byte of the closing, sees a clean 1000; sync
     and asyncio alike.
     """
@@ -174,7 +174,7 @@ def test_websockets_library(server: WebServer, runs: Runs) -> None:
     assert asyncio.run(look()) == ["status", "completed"]
 
 
-def test_the_viewer_closes_first(server: WebServer, runs: Runs) -> None:
+def test_the_viewer_closes_first(server: WebServer, runs: FakeWorker) -> None:
     """A viewer that closes gets its close answered, and its place is free at once."""
     run = runs.begin()
     url = f"{server.ws_url}{PREFIX}/{run.id}/progress/ws"
@@ -188,7 +188,7 @@ def test_the_viewer_closes_first(server: WebServer, runs: Runs) -> None:
         until(lambda: threads_of(server) < before)
 
 
-def test_a_viewer_that_vanishes(server: WebServer, runs: Runs) -> None:
+def test_a_viewer_that_vanishes(server: WebServer, runs: FakeWorker) -> None:
     """A connection that breaks without a close frees its place at once."""
     run = runs.begin()
     viewer = Watching(server, run.id)
@@ -201,7 +201,7 @@ def test_a_viewer_that_vanishes(server: WebServer, runs: Runs) -> None:
 
 
 def test_many_viewers_of_one_execution(
-    server: WebServer, runs: Runs, backend: ValkeyServer
+    server: WebServer, runs: FakeWorker, backend: ValkeyServer
 ) -> None:
     """Twenty viewers cost one subscription, and each is told everything; afterwards there is none."""
     run = runs.begin()
@@ -223,7 +223,7 @@ def test_many_viewers_of_one_execution(
     until(lambda: backend.command("PUBSUB", "NUMSUB", channels[0])[1] == 0)
 
 
-def test_large_frames_arrive_whole(server: WebServer, runs: Runs) -> None:
+def test_large_frames_arrive_whole(server: WebServer, runs: FakeWorker) -> None:
     """Three ends of two megabytes each to a viewer that pings and reads late arrive whole, and its
     pongs between them.
 
@@ -260,7 +260,7 @@ def test_large_frames_arrive_whole(server: WebServer, runs: Runs) -> None:
     viewer.close()
 
 
-def test_what_a_viewer_sends_is_ignored(server: WebServer, runs: Runs) -> None:
+def test_what_a_viewer_sends_is_ignored(server: WebServer, runs: FakeWorker) -> None:
     """Small messages, pings and odd bytes from the viewer change nothing; a ping is answered."""
     run = runs.begin()
     viewer = Watching(server, run.id)
@@ -277,7 +277,7 @@ def test_what_a_viewer_sends_is_ignored(server: WebServer, runs: Runs) -> None:
     assert (kinds(frames), code) == (["completed"], 1000)
 
 
-def test_a_message_that_is_too_large(server: WebServer, runs: Runs) -> None:
+def test_a_message_that_is_too_large(server: WebServer, runs: FakeWorker) -> None:
     """A viewer that sends megabytes is closed with 1009, before they are kept."""
     viewer = Watching(server, runs.begin().id)
     viewer.next()
@@ -286,7 +286,7 @@ def test_a_message_that_is_too_large(server: WebServer, runs: Runs) -> None:
     assert viewer.rest()[1] == 1009
 
 
-def test_a_viewer_that_floods(server: WebServer, runs: Runs) -> None:
+def test_a_viewer_that_floods(server: WebServer, runs: FakeWorker) -> None:
     """A viewer that sends without end is closed with 4429."""
     viewer = Watching(server, runs.begin().id)
     viewer.next()
@@ -297,7 +297,7 @@ def test_a_viewer_that_floods(server: WebServer, runs: Runs) -> None:
     assert viewer.rest()[1] == 4429
 
 
-def test_a_frame_that_breaks_the_protocol(server: WebServer, runs: Runs) -> None:
+def test_a_frame_that_breaks_the_protocol(server: WebServer, runs: FakeWorker) -> None:
     """Bytes that are no frame close with 1002, and the server goes on."""
     viewer = Watching(server, runs.begin().id)
     viewer.next()
@@ -347,7 +347,7 @@ def test_broken_handshakes(server: WebServer) -> None:
     assert json.loads(body)["title"] == "Upgrade Required"
 
 
-def test_foreign_origin(server: WebServer, runs: Runs) -> None:
+def test_foreign_origin(server: WebServer, runs: FakeWorker) -> None:
     """A page of another site gets HTTP 403 before the upgrade, the server's own page a socket."""
     run = runs.begin()
     with pytest.raises(websocket.WebSocketBadStatusException) as refused:
@@ -358,7 +358,7 @@ def test_foreign_origin(server: WebServer, runs: Runs) -> None:
     viewer.socket.close()
 
 
-def test_nothing_is_compressed(server: WebServer, runs: Runs) -> None:
+def test_nothing_is_compressed(server: WebServer, runs: FakeWorker) -> None:
     """The handshake accepts no extension: a frame is encoded once, and no bomb is unpacked."""
     path = f"{PREFIX}/{runs.begin().id}/progress/ws"
     lines = (

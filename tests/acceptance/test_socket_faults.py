@@ -17,7 +17,7 @@ import requests
 import websocket
 
 from tests.acceptance.test_socket import APP, PREFIX, Watching, kinds, viewers_of
-from tests.support.fake_worker import Runs
+from tests.support.fake_worker import FakeWorker
 from tests.support.processes import WebServer
 from tests.support.valkey import ValkeyServer
 from tests.support.wait import until
@@ -31,8 +31,8 @@ def kind(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture
-def runs(own_valkey: ValkeyServer) -> Runs:
-    return Runs.on(own_valkey.url)
+def runs(own_valkey: ValkeyServer) -> FakeWorker:
+    return FakeWorker.on(own_valkey.url)
 
 
 def serve(
@@ -42,7 +42,7 @@ def serve(
     return WebServer(kind, APP, env={"STREAMS_BACKEND": backend.url, **settings}, args=args)
 
 
-def test_backend_away_and_back(own_valkey: ValkeyServer, runs: Runs) -> None:
+def test_backend_away_and_back(own_valkey: ValkeyServer, runs: FakeWorker) -> None:
     """An outage is one ``error`` frame "unavailable"; the socket stays, and gets a fresh ``status``
     and the rest afterwards.
     """
@@ -75,7 +75,7 @@ def test_backend_away_and_back(own_valkey: ValkeyServer, runs: Runs) -> None:
             assert (kinds(frames), code) == (["completed"], 1000)
 
 
-def test_an_end_while_the_feed_is_away(own_valkey: ValkeyServer, runs: Runs) -> None:
+def test_an_end_while_the_feed_is_away(own_valkey: ValkeyServer, runs: FakeWorker) -> None:
     """The end that nobody could hear of is told after the feed's reconnect: nothing is lost over
     it.
     """
@@ -96,7 +96,7 @@ def test_an_end_while_the_feed_is_away(own_valkey: ValkeyServer, runs: Runs) -> 
 
 
 def test_slow_viewer_is_merged_to_the_newest(
-    kind: Any, own_valkey: ValkeyServer, runs: Runs
+    kind: Any, own_valkey: ValkeyServer, runs: FakeWorker
 ) -> None:
     """To a viewer that reads late, reports are merged to the newest and the end isn't dropped;
     another viewer doesn't wait.
@@ -128,7 +128,7 @@ def test_slow_viewer_is_merged_to_the_newest(
 
 
 def test_viewer_that_reads_nothing_is_cut_off(
-    kind: Any, own_valkey: ValkeyServer, runs: Runs
+    kind: Any, own_valkey: ValkeyServer, runs: FakeWorker
 ) -> None:
     """A viewer that neither reads nor answers a ping loses its place; one that does, though nothing
     happens, keeps it.
@@ -153,7 +153,7 @@ def test_viewer_that_reads_nothing_is_cut_off(
 
 
 def test_viewer_with_a_full_buffer_is_cut_off(
-    kind: Any, own_valkey: ValkeyServer, runs: Runs
+    kind: Any, own_valkey: ValkeyServer, runs: FakeWorker
 ) -> None:
     """A viewer whose buffers are full and stay so is cut off as well, and what waited for it is
     given back.
@@ -183,7 +183,7 @@ def test_viewer_with_a_full_buffer_is_cut_off(
             stuck.rest()
 
 
-def test_too_many_viewers(own_valkey: ValkeyServer, runs: Runs) -> None:
+def test_too_many_viewers(own_valkey: ValkeyServer, runs: FakeWorker) -> None:
     """Beyond the limit a viewer gets 1013, REST still answers, and a place that is left can be
     taken again.
     """
@@ -202,7 +202,9 @@ def test_too_many_viewers(own_valkey: ValkeyServer, runs: Runs) -> None:
         assert Watching(server, run.id).next()["type"] == "status"
 
 
-def test_the_limit_lies_below_what_threads_can_hold(own_valkey: ValkeyServer, runs: Runs) -> None:
+def test_the_limit_lies_below_what_threads_can_hold(
+    own_valkey: ValkeyServer, runs: FakeWorker
+) -> None:
     """With 8 threads there are seats for 6, whatever was asked for: REST is never starved of the
     last threads.
     """
@@ -215,7 +217,7 @@ def test_the_limit_lies_below_what_threads_can_hold(own_valkey: ValkeyServer, ru
         assert requests.get(f"{server.url}{PREFIX}/{run.id}", timeout=60).status_code == 200
 
 
-def test_tokens(own_valkey: ValkeyServer, runs: Runs) -> None:
+def test_tokens(own_valkey: ValkeyServer, runs: FakeWorker) -> None:
     """Where tokens are set, a socket without one is closed with 4401; with one, or with a ticket,
     it is let in.
     """
@@ -235,7 +237,7 @@ def test_tokens(own_valkey: ValkeyServer, runs: Runs) -> None:
         assert json.loads(with_ticket.recv())["type"] == "status"
 
 
-def test_not_allowed(own_valkey: ValkeyServer, runs: Runs) -> None:
+def test_not_allowed(own_valkey: ValkeyServer, runs: FakeWorker) -> None:
     """Whoever may not look is closed with 4403: here a viewer that came through a proxy to a server
     without tokens.
     """
@@ -257,7 +259,7 @@ def gone(viewer: Watching) -> tuple[list[str], int | None]:
 
 
 @pytest.mark.parametrize("kind", ["gevent", "gthread"])
-def test_term_ends_with_1012(kind: Any, own_valkey: ValkeyServer, runs: Runs) -> None:
+def test_term_ends_with_1012(kind: Any, own_valkey: ValkeyServer, runs: FakeWorker) -> None:
     """gunicorn's TERM: viewers get 1012, event streams and held polls end, and the graceful timeout
     isn't sat out.
     """
@@ -289,7 +291,9 @@ def test_term_ends_with_1012(kind: Any, own_valkey: ValkeyServer, runs: Runs) ->
 
 
 @pytest.mark.parametrize("kind", ["gevent", "gthread"])
-def test_hup_ends_with_1012_and_serves_on(kind: Any, own_valkey: ValkeyServer, runs: Runs) -> None:
+def test_hup_ends_with_1012_and_serves_on(
+    kind: Any, own_valkey: ValkeyServer, runs: FakeWorker
+) -> None:
     """gunicorn's HUP (a new deployment): viewers get 1012, and who comes back is served by the new
     worker.
     """
@@ -316,7 +320,7 @@ def test_hup_ends_with_1012_and_serves_on(kind: Any, own_valkey: ValkeyServer, r
 
 
 @pytest.mark.parametrize("kind", ["gevent", "gthread"])
-def test_max_requests_ends_with_1012(kind: Any, own_valkey: ValkeyServer, runs: Runs) -> None:
+def test_max_requests_ends_with_1012(kind: Any, own_valkey: ValkeyServer, runs: FakeWorker) -> None:
     """gunicorn's ``max_requests``: a worker that is replaced sends its viewers away."""
     with serve(kind, own_valkey, "--graceful-timeout", "60", "--max-requests", "20") as server:
         run = runs.begin().report(1, 2)

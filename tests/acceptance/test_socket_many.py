@@ -13,7 +13,7 @@ import requests
 import websocket
 
 from tests.acceptance.test_socket import APP, PREFIX, Watching, viewers_of
-from tests.support.fake_worker import Run, Runs
+from tests.support.fake_worker import FakeExecution, FakeWorker
 from tests.support.processes import WebServer
 from tests.support.valkey import ValkeyServer
 from tests.support.wait import until
@@ -35,8 +35,8 @@ def server(request: pytest.FixtureRequest, backend: ValkeyServer) -> Iterator[We
 
 
 @pytest.fixture
-def runs(backend: ValkeyServer) -> Runs:
-    return Runs.on(backend.url)
+def runs(backend: ValkeyServer) -> FakeWorker:
+    return FakeWorker.on(backend.url)
 
 
 class Many:
@@ -53,7 +53,7 @@ class Many:
         return json.loads(self.socket.recv())
 
 
-def test_many_over_one_socket(server: WebServer, runs: Runs) -> None:
+def test_many_over_one_socket(server: WebServer, runs: FakeWorker) -> None:
     """Each execution that is asked for gives its frames, ``status`` first; the socket takes one
     seat and outlives their ends.
     """
@@ -82,7 +82,7 @@ def test_many_over_one_socket(server: WebServer, runs: Runs) -> None:
 
 
 def test_nothing_is_watched_afterwards(
-    server: WebServer, runs: Runs, backend: ValkeyServer
+    server: WebServer, runs: FakeWorker, backend: ValkeyServer
 ) -> None:
     """When the socket goes, so do its subscriptions upstream; an execution's end takes its own
     along before that.
@@ -107,7 +107,7 @@ def test_tokens(own_valkey: ValkeyServer) -> None:
     ) as server:
         opcode, data = Many(server).socket.recv_data()
         assert (opcode, int.from_bytes(data[:2], "big")) == (websocket.ABNF.OPCODE_CLOSE, 4401)
-        run = Runs.on(own_valkey.url).begin()
+        run = FakeWorker.on(own_valkey.url).begin()
         viewer = Many(server, header=["Authorization: Bearer sesame"])
         viewer.say(subscribe=[run.id])
         assert viewer.next()["type"] == "status"
@@ -123,7 +123,7 @@ def test_a_ticket_opens_the_socket_and_no_more(own_valkey: ValkeyServer) -> None
         "HEADWAY_TICKET_LIFETIME": "3",
     }
     with WebServer("gevent", APP, env=env) as server:
-        run = Runs.on(own_valkey.url).begin()
+        run = FakeWorker.on(own_valkey.url).begin()
 
         def let_in() -> tuple[str, Many] | None:
             """A ticket and who came in by it; None where it expired on the way."""
@@ -166,7 +166,7 @@ def test_the_app_is_asked_about_each(own_valkey: ValkeyServer) -> None:
     """The app's rule decides on each execution, however it is watched: what it forbids is refused,
     what it allows streams.
     """
-    runs = Runs.on(own_valkey.url)
+    runs = FakeWorker.on(own_valkey.url)
     allowed, forbidden = runs.begin(), runs.begin()
     env = {"STREAMS_BACKEND": own_valkey.url, "STREAMS_ALLOWED": allowed.id}
     with WebServer("gevent", CHOOSY_APP, env=env) as server:
@@ -193,7 +193,7 @@ def test_the_app_is_asked_about_each(own_valkey: ValkeyServer) -> None:
         assert single.next()["type"] == "status"
         single.socket.close()
 
-        def events(run: Run) -> int:
+        def events(run: FakeExecution) -> int:
             url = f"{server.url}{PREFIX}/{run.id}/progress/events"
             with requests.get(url, stream=True, timeout=60) as answer:
                 return answer.status_code

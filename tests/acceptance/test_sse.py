@@ -10,7 +10,7 @@ import pytest
 import requests
 
 from tests.acceptance.test_socket import APP, PREFIX, viewers_of
-from tests.support.fake_worker import Runs
+from tests.support.fake_worker import FakeWorker
 from tests.support.processes import WebServer
 from tests.support.valkey import ValkeyServer
 from tests.support.wait import until
@@ -56,11 +56,11 @@ def server(request: pytest.FixtureRequest, backend: ValkeyServer) -> Iterator[We
 
 
 @pytest.fixture(scope="module")
-def runs(backend: ValkeyServer) -> Runs:
-    return Runs.on(backend.url)
+def runs(backend: ValkeyServer) -> FakeWorker:
+    return FakeWorker.on(backend.url)
 
 
-def test_the_same_stream(server: WebServer, runs: Runs) -> None:
+def test_the_same_stream(server: WebServer, runs: FakeWorker) -> None:
     """Events carry the socket's frames, named as their types, each with an id; the stream ends
     after the end.
     """
@@ -80,7 +80,7 @@ def test_the_same_stream(server: WebServer, runs: Runs) -> None:
     until(lambda: viewers_of(server) == 0)
 
 
-def test_who_comes_back(server: WebServer, runs: Runs) -> None:
+def test_who_comes_back(server: WebServer, runs: FakeWorker) -> None:
     """A client that comes back with the id of what it saw last is told the rest; with the id of the
     end, to stay away (204).
     """
@@ -108,7 +108,7 @@ def test_refusals_are_plain_answers(server: WebServer) -> None:
     until(lambda: viewers_of(server) == 0)
 
 
-def test_a_client_that_has_gone_is_noticed(server: WebServer, runs: Runs) -> None:
+def test_a_client_that_has_gone_is_noticed(server: WebServer, runs: FakeWorker) -> None:
     """Though nothing happens, a client that left frees its place: heartbeats find it out (web fact
     14).
     """
@@ -120,7 +120,7 @@ def test_a_client_that_has_gone_is_noticed(server: WebServer, runs: Runs) -> Non
     until(lambda: viewers_of(server) == 0)
 
 
-def test_head(server: WebServer, runs: Runs) -> None:
+def test_head(server: WebServer, runs: FakeWorker) -> None:
     """HEAD says what GET would send, and holds nothing open."""
     run = runs.begin()
     answer = requests.head(f"{server.url}{PREFIX}/{run.id}/progress/events", timeout=60)
@@ -129,7 +129,7 @@ def test_head(server: WebServer, runs: Runs) -> None:
     until(lambda: viewers_of(server) == 0)
 
 
-def test_tensorlakes_stream(server: WebServer, runs: Runs) -> None:
+def test_tensorlakes_stream(server: WebServer, runs: FakeWorker) -> None:
     """Tensorlake's path streams its own shape, each report once, until the end."""
     run = runs.begin()
     events = iter(Listening(f"{server.url}/applications/app/requests/{run.id}/progress"))

@@ -12,7 +12,7 @@ from kombu import Connection
 from tests.support import leaks, valkey
 from tests.support.processes import Process, running
 from tests.support.rabbitmq import RabbitMQ
-from tests.support.requirements import missing
+from tests.support.requirements import skip_or_fail
 from tests.support.valkey import ValkeyServer
 from tests.support.wait import until
 
@@ -54,7 +54,7 @@ def test_a_thread_that_is_left_behind_is_found(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(leaks, "GRACE", 0.05)
     done = threading.Event()
     thread = threading.Thread(target=done.wait, name="forgotten")
-    with pytest.raises(AssertionError, match="forgotten"), leaks.room_left_empty():
+    with pytest.raises(AssertionError, match="forgotten"), leaks.no_leaks():
         thread.start()
     done.set()
     thread.join()
@@ -64,22 +64,22 @@ def test_a_process_that_is_left_behind_is_found_and_ended(monkeypatch: pytest.Mo
     """The leak check names the process and ends it."""
     monkeypatch.setattr(leaks, "GRACE", 0.05)
     process = Process([sys.executable, "-c", "import threading; threading.Event().wait()"])
-    with pytest.raises(AssertionError, match=r"threading\.Event"), leaks.room_left_empty():
+    with pytest.raises(AssertionError, match=r"threading\.Event"), leaks.no_leaks():
         process.start()
     process.wait()
     process.close()
 
 
 def test_what_is_missing_skips_on_a_laptop_and_fails_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`missing` skips with the reason; with CI=true it fails, so that nothing stays untested
+    """`skip_or_fail` skips with the reason; with CI=true it fails, so that nothing stays untested
     unseen.
     """
     monkeypatch.setenv("CI", "")
     with pytest.raises(pytest.skip.Exception, match="Tea is missing: the kettle is broken"):
-        missing("Tea", "the kettle is broken")
+        skip_or_fail("Tea", "the kettle is broken")
     monkeypatch.setenv("CI", "true")
     with pytest.raises(pytest.fail.Exception, match="Tea is missing: the kettle is broken"):
-        missing("Tea", "the kettle is broken")
+        skip_or_fail("Tea", "the kettle is broken")
 
 
 def test_a_server_comes_back_with_and_without_its_data(own_valkey: ValkeyServer) -> None:

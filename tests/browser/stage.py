@@ -10,8 +10,8 @@ from typing import Any
 from playwright.sync_api import Locator, Page, expect
 
 from headway.core.registry import AttemptStart, Registration
-from tests.support.flask_app import Mounted, mounted
-from tests.support.wsgi_server import Serving
+from tests.support.flask_app import MountedApp, mounted_app
+from tests.support.wsgi_server import WsgiServer
 
 PLACE = "/jobs"
 
@@ -21,7 +21,7 @@ class Stage:
     turned by hand.
     """
 
-    def __init__(self, server: Mounted, serving: Serving) -> None:
+    def __init__(self, server: MountedApp, serving: WsgiServer) -> None:
         self.server = server
         self.serving = serving
         server.clock.now = datetime.now(UTC)
@@ -98,7 +98,10 @@ class Stage:
 @contextmanager
 def staged(**settings: Any) -> Iterator[Stage]:
     """A stage, with nothing on it."""
-    with mounted(**{"dashboard": PLACE} | settings) as server, Serving(server.app) as serving:
+    with (
+        mounted_app(**{"dashboard": PLACE} | settings) as server,
+        WsgiServer(server.app) as serving,
+    ):
         yield Stage(server, serving)
 
 

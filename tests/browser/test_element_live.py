@@ -16,7 +16,7 @@ from tests.browser.axe import violations
 from tests.browser.test_page import END, ENDLESS
 from tests.support.processes import WebServer
 from tests.support.service import Service
-from tests.support.tcp_proxy import Cable
+from tests.support.tcp_proxy import TcpProxy
 from tests.support.wait import until
 
 #: As strict as a page's policy can be.
@@ -213,7 +213,7 @@ def test_the_network_is_cut(page: Page, web: WebServer, friend: Site, service: S
     """Cut off while its job ends, the element keeps the bar where it was, and behind the cut shows
     the end.
     """
-    with Cable(web.address) as cable:
+    with TcpProxy(web.address) as cable:
         friend.show(page, f"http://127.0.0.1:{cable.port}")
         job = long(service)
         element = put(page, job)

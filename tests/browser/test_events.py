@@ -9,7 +9,7 @@ from flask import Flask
 from playwright.sync_api import Page
 
 from headway.server.streams import sse
-from tests.support.inprocess_server import house
+from tests.support.inprocess_server import inprocess_server
 from tests.support.wait import until
 
 #: Seconds that anything may take on a busy machine.
@@ -31,7 +31,7 @@ def test_an_event_source_comes_back_and_stays_away(
     stays away for good.
     """
     monkeypatch.setattr(sse, "RETRY", (20, 50))
-    with house() as home:
+    with inprocess_server() as home:
         web = home.webs[0]
         app: Flask = web.headway.app
         app.add_url_rule("/page", view_func=lambda: "<!doctype html><title>A page</title>")

@@ -11,7 +11,7 @@ from tests.support import stores
 
 
 @pytest.fixture(params=stores.NAMES)
-def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[stores.Subject]:
+def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[stores.StoreUnderTest]:
     """Each store in turn."""
     url = request.getfixturevalue("redis_url") if request.param.startswith("redis") else None
     made = stores.make(request.param, tmp_path, url)
@@ -20,7 +20,7 @@ def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[stores.S
 
 
 @pytest.fixture
-def redis(redis_url: str, tmp_path: Path) -> Iterator[stores.Subject]:
+def redis(redis_url: str, tmp_path: Path) -> Iterator[stores.StoreUnderTest]:
     """The store on Redis, as most have it."""
     made = stores.make("redis", tmp_path, redis_url)
     yield made

@@ -24,8 +24,8 @@ from headway.feeds.redis import RedisFeed
 from headway.stores.memory import MemoryStore
 from headway.stores.redis_connection import connect
 from headway.stores.result_backend import ResultBackend
-from tests.support.inprocess_server import patient_feed
-from tests.support.stores import PATIENCE, patient
+from tests.support.inprocess_server import slow_tolerant_feed
+from tests.support.stores import PATIENCE, slow_tolerant
 from tests.support.valkey import ValkeyServer
 from tests.support.wait import until
 
@@ -128,7 +128,7 @@ def redis_bench(server: ValkeyServer, **options: Any) -> Bench:
         writer.set(results.key(task_id), raw)
         writer.publish(results.key(task_id), raw)
 
-    feed = patient_feed(results, **options)
+    feed = slow_tolerant_feed(results, **options)
     return Bench(lambda: feed, store, server.stop, server.start)
 
 
@@ -506,7 +506,10 @@ def test_pickles_are_heard_of_where_they_are_read(redis_url: str) -> None:
     """
     app = Celery("pickled", backend=redis_url, set_as_current=False)
     app.conf.update(result_serializer="pickle", accept_content=["pickle"])
-    feed, ear = patient(feed_for(app, store_for(app, allow_pickle=True), allow_pickle=True)), Ear()
+    feed, ear = (
+        slow_tolerant(feed_for(app, store_for(app, allow_pickle=True), allow_pickle=True)),
+        Ear(),
+    )
     feed.listen(ear)
     try:
         feed.watch("a")

@@ -21,14 +21,14 @@ from headway.models import Progress, Status
 from headway.stores import keyvalue, sql
 from headway.stores.memory import MemoryStore
 from tests.support import stores
-from tests.support.stores import Subject, at, report
+from tests.support.stores import StoreUnderTest, at, report
 from tests.support.wait import until
 
 ENDS = sorted(READY_STATES)
 
 
 class TestRegister:
-    def test_a_published_task_is_known_before_it_begins(self, subject: Subject) -> None:
+    def test_a_published_task_is_known_before_it_begins(self, subject: StoreUnderTest) -> None:
         """What was registered reads as a record with no state, and everything the publisher said."""
         registration = Registration(
             "a", "tasks.t", at(0), owner="ann", root_id="r", parent_id="p", group_id="g"
@@ -37,7 +37,7 @@ class TestRegister:
         assert subject.record("a") == states.apply_registration(None, registration)
         assert states.resolve(subject.look("a"), at(1)).status is Status.PENDING
 
-    def test_many_at_once(self, subject: Subject) -> None:
+    def test_many_at_once(self, subject: StoreUnderTest) -> None:
         """All tasks of one call are known after it, an id that is named twice and an empty call
         included.
         """
@@ -48,7 +48,7 @@ class TestRegister:
             at(n) for n in range(20)
         ]
 
-    def test_a_second_publish_changes_nothing(self, subject: Subject) -> None:
+    def test_a_second_publish_changes_nothing(self, subject: StoreUnderTest) -> None:
         """A retry publishes the same id again, and nothing that is known is lost (fact 45)."""
         subject.store.register([Registration("a", "tasks.t", at(0), owner="ann")])
         subject.open("a", 1, worker="w1")
@@ -59,7 +59,7 @@ class TestRegister:
 
     @pytest.mark.parametrize("reported", [True, False])
     def test_an_id_whose_result_nobody_wants_is_used_again(
-        self, subject: Subject, reported: bool
+        self, subject: StoreUnderTest, reported: bool
     ) -> None:
         """A success that left no result is taken back by the next publication of its id, and by
         nothing else.
@@ -84,7 +84,7 @@ class TestRegister:
         assert states.resolve(subject.look("a"), at(now + 65)).status is Status.RUNNING
         assert subject.write("a", "PROGRESS", now + 66, attempt=2, result=report(4, attempt=2))
 
-    def test_a_success_with_a_result_is_not_taken_back(self, subject: Subject) -> None:
+    def test_a_success_with_a_result_is_not_taken_back(self, subject: StoreUnderTest) -> None:
         """Publishing its id again changes nothing while the result is there."""
         subject.open("a", 1)
         subject.write("a", "SUCCESS", 2, attempt=1, result=42)
@@ -93,7 +93,7 @@ class TestRegister:
         assert subject.record("a") == replace(before, created_at=subject.record("a").created_at)
         assert subject.open("a", 4).attempt == 0
 
-    def test_what_was_missing_is_filled_in(self, subject: Subject) -> None:
+    def test_what_was_missing_is_filled_in(self, subject: StoreUnderTest) -> None:
         """A task that was first heard of from its worker was made no later than it began."""
         subject.open("a", 1)
         subject.store.register([Registration("a", "tasks.t", at(3), owner="ann", group_id="g")])
@@ -107,7 +107,7 @@ class TestRegister:
 
 
 class TestOpen:
-    def test_attempts_are_numbered(self, subject: Subject) -> None:
+    def test_attempts_are_numbered(self, subject: StoreUnderTest) -> None:
         """The first attempt is 1, each further one is one more, and the last one is the open one."""
         assert [subject.open("a", n).attempt for n in range(3)] == [1, 2, 3]
         record = subject.record("a")
@@ -118,7 +118,7 @@ class TestOpen:
             at(0),
         )
 
-    def test_celerys_own_count_is_the_least(self, subject: Subject) -> None:
+    def test_celerys_own_count_is_the_least(self, subject: StoreUnderTest) -> None:
         """A second retry is the third attempt, also where the runs before it left no trace."""
         assert subject.open("a", retries=2).attempt == 3
 
@@ -153,7 +153,9 @@ class TestOpen:
         assert sorted(answers) == list(range(1, 25))
 
     @pytest.mark.parametrize("end", sorted(READY_STATES - {"SUCCESS"}))
-    def test_an_end_may_be_followed_by_a_new_attempt(self, subject: Subject, end: str) -> None:
+    def test_an_end_may_be_followed_by_a_new_attempt(
+        self, subject: StoreUnderTest, end: str
+    ) -> None:
         """A redelivered, retried or resent execution begins again after any end but a success."""
         subject.open("a", 0)
         subject.write("a", end, 1, attempt=1)
@@ -166,7 +168,7 @@ class TestOpen:
             at(0),
         )
 
-    def test_nothing_opens_a_success(self, subject: Subject) -> None:
+    def test_nothing_opens_a_success(self, subject: StoreUnderTest) -> None:
         """A redelivery after the success gets the number 0, and nothing it writes is let in."""
         subject.open("a", 0)
         subject.write("a", "SUCCESS", 1, attempt=1, result=42)
@@ -178,7 +180,7 @@ class TestOpen:
         assert subject.look("a").meta["result"] == 42  # type: ignore[index]
 
     def test_a_success_whose_result_has_expired_holds_its_id_no_longer(
-        self, subject: Subject
+        self, subject: StoreUnderTest
     ) -> None:
         """A nightly job with a fixed id runs every night, although the registry still knows the
         last one.
@@ -189,7 +191,7 @@ class TestOpen:
         assert subject.open("a", 100).attempt == 2
         assert subject.write("a", "SUCCESS", 101, attempt=2, result=43)
 
-    def test_the_same_run_is_opened_once(self, subject: Subject) -> None:
+    def test_the_same_run_is_opened_once(self, subject: StoreUnderTest) -> None:
         """A worker that got no answer asks again: the same number, the same answer, and no end of
         its run is undone.
         """
@@ -208,7 +210,7 @@ class TestOpen:
         assert subject.record("a").state == "FAILURE"
         assert subject.open("a", 7, retries=1, delivery_id="r3").attempt == 3
 
-    def test_a_run_that_its_retry_overtook(self, subject: Subject) -> None:
+    def test_a_run_that_its_retry_overtook(self, subject: StoreUnderTest) -> None:
         """One whose start nobody heard of ends in a retry that has begun: it takes nothing from
         that one.
         """
@@ -222,7 +224,7 @@ class TestOpen:
         )
         assert subject.write("b", "RETRY", 1, attempt=1)
 
-    def test_the_owner_that_the_message_names(self, subject: Subject) -> None:
+    def test_the_owner_that_the_message_names(self, subject: StoreUnderTest) -> None:
         """Where no publisher has told the store, the worker's first word says whose it is; else the
         publisher's counts.
         """
@@ -233,7 +235,7 @@ class TestOpen:
         subject.open("b", 1, owner="bob")
         assert subject.record("b").owner == "ann"
 
-    def test_the_progress_before(self, subject: Subject) -> None:
+    def test_the_progress_before(self, subject: StoreUnderTest) -> None:
         """A new attempt is told the last progress of the attempt before it, and nothing of one
         before that.
         """
@@ -247,7 +249,7 @@ class TestOpen:
         assert answer == AttemptStarted(2, previous=Progress(4, 10))
         assert subject.open("a", 5, retries=2).previous is None
 
-    def test_no_old_end_beside_an_open_attempt(self, subject: Subject) -> None:
+    def test_no_old_end_beside_an_open_attempt(self, subject: StoreUnderTest) -> None:
         """Where an earlier attempt left a result, a store that keeps results replaces it; else a
         reader passes over it.
         """
@@ -263,7 +265,7 @@ class TestOpen:
         if subject.store.keeps_results:
             assert subject.look("a").meta["status"] == "STARTED"  # type: ignore[index]
 
-    def test_the_start_is_kept_where_asked(self, subject: Subject) -> None:
+    def test_the_start_is_kept_where_asked(self, subject: StoreUnderTest) -> None:
         """The STARTED record is the result where Celery tracks starts; else the execution has none
         yet.
         """
@@ -277,7 +279,7 @@ class TestOpen:
 
 
 class TestWrite:
-    def test_the_open_attempt_writes(self, subject: Subject) -> None:
+    def test_the_open_attempt_writes(self, subject: StoreUnderTest) -> None:
         """Reports of the open attempt are let in, and are what a reader sees."""
         subject.open("a", 0, worker="w1")
         assert subject.write("a", "PROGRESS", 1, attempt=1, result=report(3))
@@ -295,7 +297,7 @@ class TestWrite:
     @pytest.mark.parametrize(
         "late", ["PROGRESS", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED", "WORKING"]
     )
-    def test_terminal_is_terminal(self, subject: Subject, end: str, late: str) -> None:
+    def test_terminal_is_terminal(self, subject: StoreUnderTest, end: str, late: str) -> None:
         """No later write of the same attempt, nor of a bystander, changes an end: not the registry,
         and not the result.
         """
@@ -307,7 +309,7 @@ class TestWrite:
         assert not subject.write("a", late, 2, result=report())
         assert subject.look("a") == before
 
-    def test_an_older_attempt_is_refused(self, subject: Subject) -> None:
+    def test_an_older_attempt_is_refused(self, subject: StoreUnderTest) -> None:
         """Of two runs of one message the newer one writes: progress doesn't go back (fact 13)."""
         subject.open("a", 0)
         subject.open("a", 1)
@@ -315,7 +317,7 @@ class TestWrite:
             assert not subject.write("a", state, 2, attempt=1)
         assert subject.write("a", "PROGRESS", 3, attempt=2, result=report())
 
-    def test_a_retry_ends_the_attempt_only(self, subject: Subject) -> None:
+    def test_a_retry_ends_the_attempt_only(self, subject: StoreUnderTest) -> None:
         """After RETRY the attempt may say no more, and the execution is not finished."""
         subject.open("a", 0)
         subject.write("a", "RETRY", 1, attempt=1)
@@ -323,13 +325,13 @@ class TestWrite:
         record = subject.record("a")
         assert (record.last_ended_attempt, record.finished_at, record.state) == (1, None, "RETRY")
 
-    def test_a_late_retry_of_the_attempt_before(self, subject: Subject) -> None:
+    def test_a_late_retry_of_the_attempt_before(self, subject: StoreUnderTest) -> None:
         """A RETRY that comes after the next attempt's start is refused (fact 42)."""
         subject.open("a", 0)
         subject.open("a", 1, retries=1)
         assert not subject.write("a", "RETRY", 2, attempt=1)
 
-    def test_a_bystander_ends_what_is_open(self, subject: Subject) -> None:
+    def test_a_bystander_ends_what_is_open(self, subject: StoreUnderTest) -> None:
         """The main process that saw its child die, or hit the time limit, ends the run that it
         speaks of.
         """
@@ -347,7 +349,7 @@ class TestWrite:
         execution = states.resolve(subject.look("a"), at(4))
         assert (execution.status, execution.progress) == (Status.FAILED, Progress(3, 10))
 
-    def test_a_bystander_of_an_older_run_is_refused(self, subject: Subject) -> None:
+    def test_a_bystander_of_an_older_run_is_refused(self, subject: StoreUnderTest) -> None:
         """One that speaks of fewer retries, of a run that ended in RETRY, or for another worker's
         run, changes nothing.
         """
@@ -360,7 +362,7 @@ class TestWrite:
         assert subject.write("a", "FAILURE", 4, retries=1, worker="w2")
 
     def test_a_bystander_of_another_run_on_the_same_worker_is_refused(
-        self, subject: Subject
+        self, subject: StoreUnderTest
     ) -> None:
         """One worker got a message twice: only the mark tells which run was lost. Where one has
         none, the worker decides.
@@ -374,7 +376,7 @@ class TestWrite:
         subject.open("c", 0, worker="w1")
         assert subject.write("c", "FAILURE", 1, retries=0, worker="w1", delivery_id="r1")
 
-    def test_a_revoke_that_knows_no_run_does_not_end_one(self, subject: Subject) -> None:
+    def test_a_revoke_that_knows_no_run_does_not_end_one(self, subject: StoreUnderTest) -> None:
         """Celery 5.6 stores REVOKED for a task that is only flagged; a run that is open goes on and
         ends by itself (fact 14).
         """
@@ -389,7 +391,7 @@ class TestWrite:
         subject.write("c", "RETRY", 1, attempt=1)
         assert subject.write("c", "REVOKED", 2), "it waits for its retry, and nothing of it runs"
 
-    def test_a_revoke_of_what_never_began(self, subject: Subject) -> None:
+    def test_a_revoke_of_what_never_began(self, subject: StoreUnderTest) -> None:
         """A worker that drops a revoked message ends the execution, and so it ends while it waits
         for its retry.
         """
@@ -400,7 +402,7 @@ class TestWrite:
         subject.write("b", "RETRY", 1, attempt=1)
         assert subject.write("b", "REVOKED", 2, retries=1, worker="w2")
 
-    def test_a_store_revokes_what_waits(self, subject: Subject) -> None:
+    def test_a_store_revokes_what_waits(self, subject: StoreUnderTest) -> None:
         """What waits for a retry ends as REVOKED, for Celery's readers too; what runs or has ended
         does not.
         """
@@ -426,7 +428,7 @@ class TestWrite:
         )
         assert subject.open("a", 8, retries=1) == AttemptStarted(0, cancel_requested=True)
 
-    def test_an_end_without_a_result(self, subject: Subject) -> None:
+    def test_an_end_without_a_result(self, subject: StoreUnderTest) -> None:
         """An end that Celery keeps no record of is an end, keeps the progress, and doesn't read as
         expired.
         """
@@ -444,7 +446,7 @@ class TestWrite:
         subject.forget("a")
         assert subject.record("a").progress == Progress(3, 10)
 
-    def test_the_last_progress_outlives_what_follows(self, subject: Subject) -> None:
+    def test_the_last_progress_outlives_what_follows(self, subject: StoreUnderTest) -> None:
         """A state that says nothing of progress, a retry and an end leave the last report where it
         was.
         """
@@ -457,7 +459,7 @@ class TestWrite:
         subject.forget("a")
         assert subject.record("a").progress == Progress(3, 10)
 
-    def test_the_fence_stands_again_after_a_loss_of_data(self, subject: Subject) -> None:
+    def test_the_fence_stands_again_after_a_loss_of_data(self, subject: StoreUnderTest) -> None:
         """A write that finds no record is let in, and its number fences out the attempts before it."""
         assert subject.write("a", "PROGRESS", 1, attempt=3, result=report())
         assert (subject.record("a").attempt, subject.record("a").progress_attempt) == (3, 3)
@@ -468,19 +470,21 @@ class TestWrite:
         assert subject.write("a", "SUCCESS", 3, attempt=3)
         assert not subject.write("a", "PROGRESS", 4, attempt=4, result=report())
 
-    def test_an_end_that_a_bystander_wrote_after_a_loss_is_an_end(self, subject: Subject) -> None:
+    def test_an_end_that_a_bystander_wrote_after_a_loss_is_an_end(
+        self, subject: StoreUnderTest
+    ) -> None:
         """An attempt that the store has forgotten can't undo an end that came after the loss."""
         assert subject.write("a", "FAILURE", 1, retries=0, worker="w1")
         assert not subject.write("a", "PROGRESS", 2, attempt=1, result=report())
 
-    def test_a_report_without_a_record(self, subject: Subject) -> None:
+    def test_a_report_without_a_record(self, subject: StoreUnderTest) -> None:
         """Progress is known also where the caller had no bytes for it."""
         subject.open("a", 0)
         subject.write("a", "PROGRESS", 0, attempt=1, result=report(2))
         assert subject.store.write(StateWrite("a", "PROGRESS", at(1), attempt=1, meta=report(3)))
         assert subject.record("a").progress == Progress(3, 10)
 
-    def test_patience_changes_no_answer(self, subject: Subject) -> None:
+    def test_patience_changes_no_answer(self, subject: StoreUnderTest) -> None:
         """A patient call follows the same rules."""
         write = StateWrite(
             "a", "SUCCESS", at(1), attempt=1, result=subject.encode("a", "SUCCESS", 1)
@@ -496,13 +500,13 @@ class TestWrite:
 
 
 class TestRead:
-    def test_unknown(self, subject: Subject) -> None:
+    def test_unknown(self, subject: StoreUnderTest) -> None:
         """An id that was never seen is an empty answer."""
         snapshot = subject.look("never")
         assert (snapshot.task_id, snapshot.record, snapshot.meta) == ("never", None, None)
         assert subject.store.read([]) == []
 
-    def test_in_the_order_asked_for(self, subject: Subject) -> None:
+    def test_in_the_order_asked_for(self, subject: StoreUnderTest) -> None:
         """Snapshots come as the ids were given, known and unknown, and an id twice if asked twice."""
         subject.open("a")
         subject.open("b")
@@ -512,13 +516,13 @@ class TestRead:
         assert [snapshot.record is None for snapshot in snapshots] == [False, True, False, False]
 
     @pytest.mark.parametrize("task_id", ["ä-ö_日本", "with space", "a:b{c}*", "x" * 150])
-    def test_any_id(self, subject: Subject, task_id: str) -> None:
+    def test_any_id(self, subject: StoreUnderTest, task_id: str) -> None:
         """Whatever Celery takes as an id is one here."""
         subject.open(task_id)
         subject.write(task_id, "PROGRESS", 1, attempt=1, result=report(3))
         assert subject.record(task_id).progress == Progress(3, 10)
 
-    def test_progress_comes_back_as_it_was_said(self, subject: Subject) -> None:
+    def test_progress_comes_back_as_it_was_said(self, subject: StoreUnderTest) -> None:
         """Every field of a report survives the store, before and after the end."""
         said = report(
             2.5,
@@ -542,7 +546,7 @@ class TestRead:
         )
         assert subject.record("a").progress == before
 
-    def test_exceptions_stay_data(self, subject: Subject) -> None:
+    def test_exceptions_stay_data(self, subject: StoreUnderTest) -> None:
         """A failure reads as plain data, and no class of its name is made or called (fact 18)."""
         subject.open("a")
         subject.write(
@@ -556,14 +560,14 @@ class TestRead:
         assert meta is not None
         assert meta["result"] == {"exc_type": "system", "exc_message": ["x"], "exc_module": "os"}
 
-    def test_what_others_stored_is_read(self, subject: Subject) -> None:
+    def test_what_others_stored_is_read(self, subject: StoreUnderTest) -> None:
         """A task that no Headway ever saw has a snapshot without a record."""
         subject.put("a", "PROGRESS", report(3))
         snapshot = subject.look("a")
         assert snapshot.record is None
         assert states.resolve(snapshot, at(0)).progress == Progress(3, 10)
 
-    def test_snapshots_are_not_torn(self, subject: Subject) -> None:
+    def test_snapshots_are_not_torn(self, subject: StoreUnderTest) -> None:
         """Registry and result of a store that keeps both always speak of the same report (fact 17)."""
         if not subject.store.keeps_results:
             pytest.skip("the result follows its registry entry")
@@ -586,7 +590,7 @@ class TestRead:
 
 
 class TestClaim:
-    def test_the_first_one_has_it(self, subject: Subject) -> None:
+    def test_the_first_one_has_it(self, subject: StoreUnderTest) -> None:
         """A key is bound once, and everybody is told to what; other keys are free."""
         assert [subject.store.claim_key("k", task_id, 60) for task_id in ("a", "b", "a")] == [
             "a",
@@ -595,7 +599,7 @@ class TestClaim:
         ]
         assert subject.store.claim_key("k2 /ä:", "b", 60) == "b"
 
-    def test_it_is_replaced_by_who_knows_it(self, subject: Subject) -> None:
+    def test_it_is_replaced_by_who_knows_it(self, subject: StoreUnderTest) -> None:
         """A claim gives way to whoever says what it is bound to just now; a free one to everybody."""
         claim = subject.store.claim_key
         assert claim("k", "a", 60, instead_of="never bound") == "a"
@@ -631,7 +635,7 @@ class TestClaim:
         assert len(bound) == 1
         assert bound < {f"b{n}" for n in range(24)}
 
-    def test_it_ends(self, subject: Subject) -> None:
+    def test_it_ends(self, subject: StoreUnderTest) -> None:
         """A claim whose time is over is free again."""
         subject.store.claim_key(
             "k", "a", 1e-9
@@ -640,7 +644,7 @@ class TestClaim:
 
 
 class TestLifetime:
-    def test_ping_and_close(self, subject: Subject) -> None:
+    def test_ping_and_close(self, subject: StoreUnderTest) -> None:
         """A store that answers says so by returning; closing twice is fine, and using it again
         connects again.
         """
@@ -656,7 +660,7 @@ class TestMemoryStore:
         """The fake's results have a life too, by the clock that it is given."""
         now = [at(0)]
         store = MemoryStore(clock=lambda: now[0])
-        subject = Subject(store)
+        subject = StoreUnderTest(store)
         subject.open("a", 0)
         subject.write("a", "SUCCESS", 1, attempt=1, result=1)
         assert subject.meta("a") is not None
@@ -665,7 +669,7 @@ class TestMemoryStore:
 
     def test_subscribers_hear_what_is_let_in(self) -> None:
         """Starts, reports and ends are told in order, with Celery's record; what is refused is not."""
-        subject = Subject(MemoryStore())
+        subject = StoreUnderTest(MemoryStore())
         assert isinstance(subject.store, MemoryStore)
         heard: list[tuple[str, str]] = []
         stop = subject.store.subscribe(

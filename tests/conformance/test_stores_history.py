@@ -20,11 +20,11 @@ from headway.stores.keyvalue import DocumentStore
 from headway.stores.reports import MAX_ATTRIBUTES, encode_report
 from headway.stores.sql import SqlStore
 from tests.support import stores
-from tests.support.stores import Subject, at, report
+from tests.support.stores import StoreUnderTest, at, report
 
 
 @pytest.fixture
-def telling(subject: Subject) -> Subject:
+def telling(subject: StoreUnderTest) -> StoreUnderTest:
     """Each store that has a place for histories."""
     if isinstance(subject.store, DocumentStore):
         pytest.skip("has no place for histories")
@@ -40,7 +40,7 @@ def moment(seconds: float) -> datetime:
 
 
 def reported(
-    subject: Subject, number: float, attempt: int | None = 1, task_id: str = "a", **more: Any
+    subject: StoreUnderTest, number: float, attempt: int | None = 1, task_id: str = "a", **more: Any
 ) -> None:
     """The report that says ``number``, at that second."""
     said = report(number, 5000, timestamp=stamp(number), **more)
@@ -53,7 +53,7 @@ def counts(history: History) -> list[Any]:
     return [each.progress.current for each in history.reports]
 
 
-def test_none_is_kept_where_there_is_no_place(subject: Subject) -> None:
+def test_none_is_kept_where_there_is_no_place(subject: StoreUnderTest) -> None:
     """An empty history that isn't complete; and nothing of an unknown id, anywhere."""
     assert subject.store.history("unknown").reports == ()
     subject.open("a")
@@ -63,7 +63,7 @@ def test_none_is_kept_where_there_is_no_place(subject: Subject) -> None:
 
 
 class TestKept:
-    def test_as_they_were_written(self, telling: Subject) -> None:
+    def test_as_they_were_written(self, telling: StoreUnderTest) -> None:
         """Each report with its attempt, its time and all that it said, oldest first."""
         telling.open("a")
         said: list[dict[str, Any]] = [
@@ -84,7 +84,7 @@ class TestKept:
             (*first, Report(2, Progress(6.5, 5000, timestamp=moment(6.5))))
         )
 
-    def test_what_carries_no_progress_is_no_report(self, telling: Subject) -> None:
+    def test_what_carries_no_progress_is_no_report(self, telling: StoreUnderTest) -> None:
         """Neither a start, a retry, an end, nor a state of a task's own that says nothing; nor what
         was refused.
         """
@@ -101,7 +101,7 @@ class TestKept:
         telling.write("a", "RETRY", 6, attempt=len(READY_STATES), result={"done": 3, "total": 10})
         assert counts(telling.store.history("a")) == [2]
 
-    def test_a_task_without_headway(self, telling: Subject) -> None:
+    def test_a_task_without_headway(self, telling: StoreUnderTest) -> None:
         """What a task passes to ``update_state`` is remembered as it is read, with the time of the
         write where it has none.
         """
@@ -109,7 +109,7 @@ class TestKept:
         progress = Progress(1, 4, "Fetching", timestamp=moment(3))
         assert telling.store.history("a").reports == (Report(0, progress),)
 
-    def test_large_attributes_are_left_out(self, telling: Subject) -> None:
+    def test_large_attributes_are_left_out(self, telling: StoreUnderTest) -> None:
         """A report is remembered without attributes that are many; what else it says stays whole."""
         telling.open("a")
         small, large = {"key": "x" * (MAX_ATTRIBUTES - 3)}, {"key": "x" * (MAX_ATTRIBUTES - 2)}
@@ -120,7 +120,7 @@ class TestKept:
         assert kept[1].message == "m" * 2048
 
     @pytest.mark.parametrize("with_result", [True, False])
-    def test_another_story(self, telling: Subject, with_result: bool) -> None:
+    def test_another_story(self, telling: StoreUnderTest, with_result: bool) -> None:
         """An id that is used again after its success begins with nothing: its result has gone, or
         there never was any.
         """
@@ -137,7 +137,7 @@ class TestKept:
                 )
         assert [each.attempt for each in telling.store.history("a").reports] == [2]
 
-    def test_each_its_own(self, telling: Subject) -> None:
+    def test_each_its_own(self, telling: StoreUnderTest) -> None:
         """Two executions have two histories."""
         for task_id, number in (("a", 1), ("b", 2), ("a", 3)):
             reported(telling, number, task_id=task_id)
@@ -166,7 +166,7 @@ class TestBounds:
     """Not for every setting of Redis: it has nothing to do with what they change."""
 
     @pytest.fixture(params=["memory", "redis", "sql"])
-    def telling(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Subject]:
+    def telling(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StoreUnderTest]:
         url = request.getfixturevalue("redis_url") if request.param == "redis" else None
         made = stores.make(request.param, tmp_path, url)
         yield made
@@ -181,7 +181,7 @@ class TestBounds:
         ("message", "count", "least"), [("", 900, 200), ("m" * 400, 150, 20), ("m" * 2000, 50, 4)]
     )
     def test_the_course_from_begin_to_end(
-        self, telling: Subject, message: str, count: int, least: int
+        self, telling: StoreUnderTest, message: str, count: int, least: int
     ) -> None:
         """However many and however long they are: within the bounds, the first and the newest among
         them, evenly between.
@@ -198,7 +198,7 @@ class TestBounds:
         assert self.size(history) <= MAX_BYTES + len(message) + 50
         assert max(steps) <= 4 * min(steps), "some age of it is thinner than another"
 
-    def test_no_more_than_a_thousand(self, telling: Subject) -> None:
+    def test_no_more_than_a_thousand(self, telling: StoreUnderTest) -> None:
         """The smallest reports that there can be fill the room by fewer than a thousand and one."""
         smallest = encode_report(1, Progress(), at(0))
         assert MAX_BYTES // len(smallest) <= 1000

@@ -17,30 +17,30 @@ from headway.errors import InvalidRequest, NotSupported
 from headway.models import Phase, Query, Status
 from headway.stores.keyvalue import DocumentStore
 from headway.stores.memory import MemoryStore
-from tests.support.stores import Subject, at, report
+from tests.support.stores import StoreUnderTest, at, report
 from tests.support.wait import until
 
 #: Seconds: longer than any test takes, and shorter than it takes to lose patience.
 LONG, SHORT = 600.0, 0.05
 
 
-def phase(subject: Subject, task_id: str = "a") -> Phase:
+def phase(subject: StoreUnderTest, task_id: str = "a") -> Phase:
     return states.resolve(subject.look(task_id), at(1)).phase
 
 
-def falls_silent(subject: Subject) -> None:
+def falls_silent(subject: StoreUnderTest) -> None:
     """The last sign of "a" is over."""
     until(lambda: subject.look("a").alive is False, what="the signs to stop")
 
 
 class TestSigns:
-    def test_silence_means_nothing_at_first(self, subject: Subject) -> None:
+    def test_silence_means_nothing_at_first(self, subject: StoreUnderTest) -> None:
         """An attempt whose worker never gave a sign isn't stalled."""
         subject.open("a", worker="w")
         assert subject.look("a").alive is None
         assert phase(subject) is Phase.RUNNING
 
-    def test_signs_that_stop(self, subject: Subject) -> None:
+    def test_signs_that_stop(self, subject: StoreUnderTest) -> None:
         """While signs are given it runs, when they stop it is stalled, when they come back it runs."""
         subject.open("a", worker="w")
         subject.store.heartbeat(["a"], "w", SHORT)
@@ -50,7 +50,7 @@ class TestSigns:
         assert subject.look("a").alive is True
         assert phase(subject) is Phase.RUNNING
 
-    def test_who_reports_lives(self, subject: Subject) -> None:
+    def test_who_reports_lives(self, subject: StoreUnderTest) -> None:
         """A report is a sign too: the child of a worker that was killed isn't stalled while it
         works.
         """
@@ -68,7 +68,7 @@ class TestSigns:
 
         until(reported, what="a report that is a sign")
 
-    def test_a_bystanders_word_is_no_sign(self, subject: Subject) -> None:
+    def test_a_bystanders_word_is_no_sign(self, subject: StoreUnderTest) -> None:
         """What somebody else stores says nothing of the attempt's life."""
         subject.open("a", worker="w")
         subject.store.heartbeat(["a"], "w", SHORT)
@@ -76,7 +76,7 @@ class TestSigns:
         subject.write("a", "PROGRESS", 1, result=report())
         assert subject.look("a").alive is False
 
-    def test_a_new_attempt_begins_without(self, subject: Subject) -> None:
+    def test_a_new_attempt_begins_without(self, subject: StoreUnderTest) -> None:
         """The signs of the attempt before say nothing of the new one, neither while they last nor
         after.
         """
@@ -87,14 +87,14 @@ class TestSigns:
         subject.store.heartbeat(["a"], "w", LONG)
         assert subject.look("a").alive is True
 
-    def test_only_its_own_worker(self, subject: Subject) -> None:
+    def test_only_its_own_worker(self, subject: StoreUnderTest) -> None:
         """The worker that lost a task (fact 13) gives no sign for the one that has it now."""
         subject.open("a", worker="w2")
         subject.store.heartbeat(["a"], "w1", LONG)
         assert subject.look("a").alive is None
 
     @pytest.mark.parametrize("state", ["RETRY", *sorted(READY_STATES)])
-    def test_what_has_ended_has_no_life(self, subject: Subject, state: str) -> None:
+    def test_what_has_ended_has_no_life(self, subject: StoreUnderTest, state: str) -> None:
         """No sign is taken for an attempt that has ended, and its silence is no news."""
         subject.open("a", worker="w")
         subject.store.heartbeat(["a"], "w", LONG)
@@ -104,7 +104,7 @@ class TestSigns:
         assert subject.record("a") == before
         assert subject.look("a").alive is None
 
-    def test_many_at_once_and_who_is_unknown(self, subject: Subject) -> None:
+    def test_many_at_once_and_who_is_unknown(self, subject: StoreUnderTest) -> None:
         """One call serves all; ids that nobody knows stay unknown, and none at all is fine."""
         for n in range(20):
             subject.open(f"t{n}", worker="w")
@@ -115,7 +115,7 @@ class TestSigns:
         assert subject.look("t20").record is None
         assert subject.store.heartbeat([], "w", LONG) == frozenset()
 
-    def test_the_cancel_comes_back(self, subject: Subject) -> None:
+    def test_the_cancel_comes_back(self, subject: StoreUnderTest) -> None:
         """A sign of life is answered by the ids whose cancel is asked for."""
         for task_id in "abc":
             subject.open(task_id, worker="w")
@@ -126,12 +126,12 @@ class TestSigns:
 
 
 class TestCancel:
-    def test_an_unknown_id(self, subject: Subject) -> None:
+    def test_an_unknown_id(self, subject: StoreUnderTest) -> None:
         """Nobody knows it: nothing is noted."""
         assert subject.store.request_cancel("a", at(0)) is None
         assert subject.look("a").record is None
 
-    def test_a_queued_one(self, subject: Subject) -> None:
+    def test_a_queued_one(self, subject: StoreUnderTest) -> None:
         """It is cancelling, and the attempt that opens is told."""
         subject.store.register([Registration("a", "tasks.t", at(0))])
         answer = subject.store.request_cancel("a", at(1))
@@ -139,7 +139,7 @@ class TestCancel:
         assert states.resolve(answer, at(1)).phase is Phase.CANCELLING
         assert subject.open("a", 2).cancel_requested
 
-    def test_a_running_one_is_told(self, subject: Subject) -> None:
+    def test_a_running_one_is_told(self, subject: StoreUnderTest) -> None:
         """Each write is answered by it, those that are refused too."""
         subject.open("a")
         assert not subject.write("a", "PROGRESS", 1, attempt=1, result=report()).cancel_requested
@@ -150,7 +150,7 @@ class TestCancel:
         assert (answer.accepted, answer.cancel_requested) == (False, True)
         assert phase(subject) is Phase.CANCELLING
 
-    def test_a_retried_one_keeps_it(self, subject: Subject) -> None:
+    def test_a_retried_one_keeps_it(self, subject: StoreUnderTest) -> None:
         """A new attempt is told, although the retry has published the id again."""
         subject.open("a")
         subject.store.request_cancel("a", at(1))
@@ -160,7 +160,7 @@ class TestCancel:
         assert subject.open("a", 3, retries=1).cancel_requested
 
     @pytest.mark.parametrize("end", sorted(READY_STATES))
-    def test_an_ended_one(self, subject: Subject, end: str) -> None:
+    def test_an_ended_one(self, subject: StoreUnderTest, end: str) -> None:
         """What has ended is what it was."""
         subject.open("a")
         subject.write("a", end, 1, attempt=1, result=1)
@@ -169,7 +169,7 @@ class TestCancel:
         assert answer is not None
         assert answer.record == before
 
-    def test_a_new_publication_takes_it_back(self, subject: Subject) -> None:
+    def test_a_new_publication_takes_it_back(self, subject: StoreUnderTest) -> None:
         """A nightly job with a fixed id that was cancelled once runs the next night; a redelivery
         of it doesn't.
         """
@@ -181,14 +181,14 @@ class TestCancel:
         subject.store.register([Registration("a", "tasks.t", at(100))])
         assert not subject.open("a", 101).cancel_requested
 
-    def test_asked_twice(self, subject: Subject) -> None:
+    def test_asked_twice(self, subject: StoreUnderTest) -> None:
         """The first request is the one that is kept."""
         subject.open("a")
         subject.store.request_cancel("a", at(1))
         subject.store.request_cancel("a", at(2))
         assert subject.record("a").cancel_requested_at == at(1)
 
-    def test_one_that_only_the_backend_knows(self, subject: Subject) -> None:
+    def test_one_that_only_the_backend_knows(self, subject: StoreUnderTest) -> None:
         """A task of a worker without Headway can be asked for as well."""
         subject.put("a", "PROGRESS", report())
         assert subject.store.request_cancel("a", at(1)) is not None
@@ -196,7 +196,7 @@ class TestCancel:
 
 
 @pytest.fixture
-def listing(subject: Subject) -> Subject:
+def listing(subject: StoreUnderTest) -> StoreUnderTest:
     """Each store that can list."""
     if not isinstance(subject.store, MemoryStore) and subject.app is not None:
         try:
@@ -206,7 +206,7 @@ def listing(subject: Subject) -> Subject:
     return subject
 
 
-def pages(subject: Subject, query: Query) -> Iterator[list[str]]:
+def pages(subject: StoreUnderTest, query: Query) -> Iterator[list[str]]:
     """Page by page, to the end."""
     for _ in itertools.count():
         page = subject.store.query(query)
@@ -216,17 +216,17 @@ def pages(subject: Subject, query: Query) -> Iterator[list[str]]:
         query = replace(query, cursor=page.cursor)
 
 
-def found(subject: Subject, **query: object) -> list[str]:
+def found(subject: StoreUnderTest, **query: object) -> list[str]:
     """All that fits."""
     return [task_id for page in pages(subject, Query(**query)) for task_id in page]  # type: ignore[arg-type]
 
 
 class TestFind:
-    def test_nothing(self, listing: Subject) -> None:
+    def test_nothing(self, listing: StoreUnderTest) -> None:
         """Where there is nothing, one empty page."""
         assert list(pages(listing, Query())) == [[]]
 
-    def test_those_of_one_moment(self, listing: Subject) -> None:
+    def test_those_of_one_moment(self, listing: StoreUnderTest) -> None:
         """A group that was published in one moment is paged through like any other, each member
         once.
         """
@@ -235,7 +235,7 @@ class TestFind:
         assert [len(page) for page in pages(listing, Query(limit=7))] == [7, 7, 7, 7, 2]
         assert found(listing, limit=7) == sorted(names, reverse=True)
 
-    def test_each_index(self, listing: Subject) -> None:
+    def test_each_index(self, listing: StoreUnderTest) -> None:
         """By status, by task and by owner, whatever it went through."""
         for n, state in enumerate(
             ["PENDING", "STARTED", "PROGRESS", "RETRY", *sorted(READY_STATES)]
@@ -268,7 +268,7 @@ class TestFind:
             "PROGRESS",
         ]
 
-    def test_first_heard_of_from_its_worker(self, listing: Subject) -> None:
+    def test_first_heard_of_from_its_worker(self, listing: StoreUnderTest) -> None:
         """Without a publication it stands where it was first heard of, and a later publication
         doesn't move it.
         """
@@ -280,7 +280,7 @@ class TestFind:
         assert found(listing) == ["c", "b", "a"]
         assert found(listing, owner="ann") == ["a"]
 
-    def test_opened_again(self, listing: Subject) -> None:
+    def test_opened_again(self, listing: StoreUnderTest) -> None:
         """An execution that begins again is listed once, and as running."""
         listing.open("a")
         listing.write("a", "FAILURE", 1, attempt=1)
@@ -290,7 +290,7 @@ class TestFind:
         assert found(listing) == found(listing, status=frozenset({Status.RUNNING})) == ["a"]
         assert found(listing, status=frozenset({Status.FAILED})) == []
 
-    def test_expired(self, listing: Subject) -> None:
+    def test_expired(self, listing: StoreUnderTest) -> None:
         """What has expired isn't listed; begun anew, it is."""
         listing.store.register([Registration("a", "tasks.t", at(0), owner="ann")])
         listing.open("a")
@@ -302,14 +302,14 @@ class TestFind:
         for query in ({}, {"task": "tasks.t"}, {"owner": "ann"}):
             assert found(listing, **query) == ["a"]
 
-    def test_ended_by_others(self, listing: Subject) -> None:
+    def test_ended_by_others(self, listing: StoreUnderTest) -> None:
         """The end that a worker without Headway stores is found out, and is right from then on."""
         listing.store.register([Registration("a", "tasks.t", at(0))])
         listing.put("a", "SUCCESS", 1)
         assert found(listing, status=frozenset({Status.PENDING})) == []
         assert found(listing, status=frozenset({Status.COMPLETED})) == ["a"]
 
-    def test_what_a_cursor_is(self, listing: Subject) -> None:
+    def test_what_a_cursor_is(self, listing: StoreUnderTest) -> None:
         """Anything but a cursor is refused, whatever it is."""
         for cursor in ("", "!", "x", "MTc3MjM2NjQwMDEyMzQ1NjcuYQ", "\N{SNOWMAN}"):
             with pytest.raises(InvalidRequest):
@@ -317,7 +317,7 @@ class TestFind:
 
 
 class TestCounts:
-    def test_as_they_are_listed(self, listing: Subject) -> None:
+    def test_as_they_are_listed(self, listing: StoreUnderTest) -> None:
         """Of each status as many as a listing of it shows, and none where there is nothing."""
         assert listing.store.counts() == dict.fromkeys(Status, 0)
         for n, state in enumerate(
@@ -340,7 +340,7 @@ class TestCounts:
         }
         assert sum(counts.values()) == len(found(listing)) == 10
 
-    def test_not_everywhere(self, subject: Subject) -> None:
+    def test_not_everywhere(self, subject: StoreUnderTest) -> None:
         """What can't list can't count, and says so."""
         if isinstance(subject.store, DocumentStore):
             with pytest.raises(NotSupported, match="count"):

@@ -26,7 +26,7 @@ from headway.stores.pagination import (
     status_index,
 )
 from tests.support import stores
-from tests.support.stores import Subject, at, report
+from tests.support.stores import StoreUnderTest, at, report
 
 IDS = st.sampled_from(["a", "b"])
 STATES = st.sampled_from(
@@ -88,7 +88,7 @@ def unsigned(record: TaskRecord) -> TaskRecord:
 class Machine(RuleBasedStateMachine):
     """``subject`` is set by the test; the model is a dict of records and the pure rules."""
 
-    subject: Subject
+    subject: StoreUnderTest
 
     def __init__(self) -> None:
         super().__init__()

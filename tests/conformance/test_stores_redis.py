@@ -34,7 +34,7 @@ from headway.stores.redis_connection import (
 )
 from headway.stores.result_backend import ResultBackend, check_readable
 from tests.support import stores
-from tests.support.stores import DictBackend, Subject, at, report
+from tests.support.stores import DictBackend, StoreUnderTest, at, report
 from tests.support.valkey import ValkeyServer
 from tests.support.wait import until
 
@@ -48,7 +48,7 @@ HISTORY = HASH + b":history"
 
 
 @pytest.fixture
-def own(own_valkey: ValkeyServer, tmp_path: Path) -> Iterator[Subject]:
+def own(own_valkey: ValkeyServer, tmp_path: Path) -> Iterator[StoreUnderTest]:
     """A store on a server of the test's own."""
     subject = stores.make("redis", tmp_path, own_valkey.url)
     yield subject
@@ -56,14 +56,14 @@ def own(own_valkey: ValkeyServer, tmp_path: Path) -> Iterator[Subject]:
 
 
 @pytest.fixture
-def hasty(own_valkey: ValkeyServer, tmp_path: Path) -> Iterator[Subject]:
+def hasty(own_valkey: ValkeyServer, tmp_path: Path) -> Iterator[StoreUnderTest]:
     """One that waits no longer than those out there do. On a busy machine that may be too short."""
     subject = stores.make("redis", tmp_path, own_valkey.url, timeout=TIMEOUT)
     yield subject
     subject.store.close()
 
 
-def answers(subject: Subject) -> bool:
+def answers(subject: StoreUnderTest) -> bool:
     try:
         subject.store.ping()
     except Unavailable:
@@ -71,12 +71,12 @@ def answers(subject: Subject) -> bool:
     return True
 
 
-def client_of(subject: Subject) -> Any:
+def client_of(subject: StoreUnderTest) -> Any:
     assert subject.app is not None
     return subject.app.backend.client
 
 
-def calls(subject: Subject) -> list[Callable[[], object]]:
+def calls(subject: StoreUnderTest) -> list[Callable[[], object]]:
     """Every call of the port."""
     store = subject.store
     return [
@@ -94,7 +94,7 @@ def calls(subject: Subject) -> list[Callable[[], object]]:
     ]
 
 
-def all_unavailable(subject: Subject) -> None:
+def all_unavailable(subject: StoreUnderTest) -> None:
     """Every call ends soon, with ``Unavailable`` and its cause."""
     with ThreadPoolExecutor(1) as pool:
         for call in calls(subject):
@@ -104,7 +104,7 @@ def all_unavailable(subject: Subject) -> None:
 
 
 class TestKeys:
-    def test_where_things_are(self, redis: Subject) -> None:
+    def test_where_things_are(self, redis: StoreUnderTest) -> None:
         """Hash and history lie beside the result, in the same slot of a cluster; two indexes, and
         nothing else is written.
         """
@@ -131,7 +131,7 @@ class TestKeys:
         assert names == [b"proj:celery-task-meta-a", *(b"proj:hw:" + name for name in ours)]
         subject.store.close()
 
-    def test_lives(self, redis: Subject) -> None:
+    def test_lives(self, redis: StoreUnderTest) -> None:
         """An end lives as long as Celery says; the hash lives longer, from the publish on, and each
         write renews it.
 
@@ -160,7 +160,7 @@ class TestKeys:
         assert 3600_000 - LOOKED < client.pttl(KEY) <= 3600_000
         assert client.exists(HISTORY)
 
-    def test_what_waits_is_known_until_it_is_due(self, redis: Subject) -> None:
+    def test_what_waits_is_known_until_it_is_due(self, redis: StoreUnderTest) -> None:
         """A publication with an eta is kept for as long after it as any other; so is a retry, and a
         wish to cancel it.
         """
@@ -181,7 +181,7 @@ class TestKeys:
         assert client.pttl(HASH) <= longer
         assert client.pttl(b"hw:by:ann") > longer
 
-    def test_what_is_gone_leaves_its_indexes(self, redis: Subject) -> None:
+    def test_what_is_gone_leaves_its_indexes(self, redis: StoreUnderTest) -> None:
         """Whoever comes in sees out what is gone; one that is as old and still there stays."""
         client, names = client_of(redis), [f"old{n}" for n in range(20)]
         old, new = 0, 30 * 24 * 3600
@@ -199,7 +199,7 @@ class TestKeys:
             assert members[0].endswith(b"old0")
         assert client.pttl("hw:by:ann") > 0
 
-    def test_a_history_lives_while_signs_are_given(self, redis: Subject) -> None:
+    def test_a_history_lives_while_signs_are_given(self, redis: StoreUnderTest) -> None:
         """As long as the hash, which the signs keep and the reports don't: new, thinned out, and
         lost to an eviction.
         """
@@ -218,7 +218,7 @@ class TestKeys:
         redis.store.heartbeat(["a"], "w", 600.0)
         assert abs(client.pttl(HISTORY) - client.pttl(HASH)) < LOOKED
 
-    def test_a_history_takes_no_more_than_it_needs(self, redis: Subject) -> None:
+    def test_a_history_takes_no_more_than_it_needs(self, redis: StoreUnderTest) -> None:
         """What was appended to has memory to spare, for as long as it may be appended to."""
         client = client_of(redis)
         redis.open("a")
@@ -249,7 +249,7 @@ class TestKeys:
         assert (client.pttl(KEY), client.pttl(HASH), client.pttl(HISTORY)) == (-1, -1, -1)
         subject.store.close()
 
-    def test_a_failure_that_is_kept_longer(self, redis: Subject) -> None:
+    def test_a_failure_that_is_kept_longer(self, redis: StoreUnderTest) -> None:
         """The hash outlives the result also where failures are kept for longer than other results."""
         redis.open("a")
         month = 30 * 24 * 3600.0
@@ -265,7 +265,7 @@ class TestKeys:
         )
         assert client_of(redis).pttl(HASH) > client_of(redis).pttl(KEY)
 
-    def test_a_result_that_has_expired(self, redis: Subject) -> None:
+    def test_a_result_that_has_expired(self, redis: StoreUnderTest) -> None:
         """Known once, its result gone: that is expired, and not unknown."""
         redis.open("a")
         redis.write("a", "SUCCESS", attempt=1)
@@ -275,7 +275,7 @@ class TestKeys:
 
 
 class TestPublished:
-    def test_what_is_let_in_is_published(self, redis: Subject) -> None:
+    def test_what_is_let_in_is_published(self, redis: StoreUnderTest) -> None:
         """Starts, reports, ends with and without a result: each once, in order, as records that
         Celery itself reads (fact 22).
         """
@@ -297,7 +297,7 @@ class TestPublished:
         assert [meta["status"] for meta in metas] == ["STARTED", "PROGRESS", "IGNORED", "MARK"]
         assert metas[1]["result"] == report()
 
-    def test_celery_reads_what_we_wrote(self, redis: Subject) -> None:
+    def test_celery_reads_what_we_wrote(self, redis: StoreUnderTest) -> None:
         """``AsyncResult`` sees state and info, as before."""
         assert redis.app is not None
         redis.open("a")
@@ -309,7 +309,7 @@ class TestPublished:
 
 
 class TestFaults:
-    def test_no_server(self, own: Subject, own_valkey: ValkeyServer) -> None:
+    def test_no_server(self, own: StoreUnderTest, own_valkey: ValkeyServer) -> None:
         """With the server gone every call says so, soon, and works again when it is back."""
         own.open("a")
         own_valkey.crash()
@@ -317,7 +317,7 @@ class TestFaults:
         own_valkey.start()
         assert own.open("a").attempt == 2
 
-    def test_a_server_that_hangs(self, hasty: Subject, own_valkey: ValkeyServer) -> None:
+    def test_a_server_that_hangs(self, hasty: StoreUnderTest, own_valkey: ValkeyServer) -> None:
         """A server that accepts connections and answers nothing is away too, for old connections
         and new ones.
         """
@@ -335,7 +335,7 @@ class TestFaults:
         """
         store = store_for(Celery("usual", backend=redis_url, set_as_current=False))
         assert isinstance(store, RedisStore)
-        until(lambda: answers(Subject(store)))
+        until(lambda: answers(StoreUnderTest(store)))
         (line,) = store._lines.values()
         (connection,) = line._idle
         assert (line._wait, connection.socket_connect_timeout, connection.socket_timeout) == (
@@ -347,7 +347,7 @@ class TestFaults:
         store.close()
 
     def test_many_callers_and_a_server_that_hangs(
-        self, hasty: Subject, own_valkey: ValkeyServer
+        self, hasty: StoreUnderTest, own_valkey: ValkeyServer
     ) -> None:
         """However many call at once, none waits for all the others' time-outs one after another."""
         until(lambda: answers(hasty))
@@ -360,7 +360,9 @@ class TestFaults:
             own_valkey.resume()
         assert {type(fault) for fault in faults} == {Unavailable}
 
-    def test_a_restart_between_two_calls(self, own: Subject, own_valkey: ValkeyServer) -> None:
+    def test_a_restart_between_two_calls(
+        self, own: StoreUnderTest, own_valkey: ValkeyServer
+    ) -> None:
         """Connections that died with a server that is back already cost nobody a fault, however
         many there were.
         """
@@ -370,14 +372,16 @@ class TestFaults:
         own_valkey.start()
         assert [own.open(f"t{n}").attempt for n in range(32)] == [2] * 32
 
-    def test_connections_that_were_cut(self, own: Subject, own_valkey: ValkeyServer) -> None:
+    def test_connections_that_were_cut(self, own: StoreUnderTest, own_valkey: ValkeyServer) -> None:
         """A server that hung up, for whatever reason, is called again."""
         for _ in range(3):
             own.open("a")
             own_valkey.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         assert own.open("a").attempt == 4
 
-    def test_an_interrupted_call(self, redis: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_interrupted_call(
+        self, redis: StoreUnderTest, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """A soft time limit that strikes while an answer is awaited leaves no answer behind for the
         next caller.
         """
@@ -395,7 +399,7 @@ class TestFaults:
         monkeypatch.undo()
         assert redis.open("a").attempt == 2
 
-    def test_as_few_connections_as_needed(self, redis: Subject) -> None:
+    def test_as_few_connections_as_needed(self, redis: StoreUnderTest) -> None:
         """Calls one after another go over one connection."""
         for _ in range(20):
             redis.open("a")
@@ -403,7 +407,7 @@ class TestFaults:
         assert isinstance(store, RedisStore)
         assert len(next(iter(store._lines.values()))._idle) == 1
 
-    def test_a_restart_with_its_data(self, own: Subject, own_valkey: ValkeyServer) -> None:
+    def test_a_restart_with_its_data(self, own: StoreUnderTest, own_valkey: ValkeyServer) -> None:
         """After a restart the fence stands where it stood, though the server has forgotten the
         scripts.
         """
@@ -414,7 +418,9 @@ class TestFaults:
         assert not own.write("a", "PROGRESS", attempt=1, result=report())
         assert own.open("a").attempt == 2
 
-    def test_a_restart_without_its_data(self, own: Subject, own_valkey: ValkeyServer) -> None:
+    def test_a_restart_without_its_data(
+        self, own: StoreUnderTest, own_valkey: ValkeyServer
+    ) -> None:
         """After a loss of all data the open attempt's next report is let in, and fences out the
         attempts before it.
         """
@@ -426,7 +432,7 @@ class TestFaults:
         assert not own.write("a", "PROGRESS", attempt=1, result=report())
         assert own.write("a", "SUCCESS", attempt=2)
 
-    def test_scripts_that_were_flushed(self, redis: Subject) -> None:
+    def test_scripts_that_were_flushed(self, redis: StoreUnderTest) -> None:
         """A server that has forgotten the scripts learns them again, for one call and for many at
         once.
         """
@@ -437,7 +443,9 @@ class TestFaults:
         redis.store.register(Registration(f"t{n}", "tasks.t", at(n)) for n in range(3))
         assert all(snapshot.record for snapshot in redis.store.read(["a", "t0", "t1", "t2"]))
 
-    def test_a_refused_command(self, redis: Subject, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_refused_command(
+        self, redis: StoreUnderTest, caplog: pytest.LogCaptureFixture
+    ) -> None:
         """A key that something else has taken is no outage: ``Unavailable`` for the caller, and a
         word in the log.
         """
@@ -449,7 +457,7 @@ class TestFaults:
         assert "WRONGTYPE" in caplog.text
 
     def test_a_server_that_is_full(
-        self, own: Subject, own_valkey: ValkeyServer, caplog: pytest.LogCaptureFixture
+        self, own: StoreUnderTest, own_valkey: ValkeyServer, caplog: pytest.LogCaptureFixture
     ) -> None:
         """A server without memory refuses writes: ``Unavailable``, and a word in the log; reading
         goes on.
@@ -462,7 +470,7 @@ class TestFaults:
         assert own.record("a").state == "STARTED"
 
     def test_a_wrong_password(
-        self, own: Subject, own_valkey: ValkeyServer, caplog: pytest.LogCaptureFixture
+        self, own: StoreUnderTest, own_valkey: ValkeyServer, caplog: pytest.LogCaptureFixture
     ) -> None:
         """A server that doesn't let us in is away for the caller, and a word in the log for whoever
         can change it.
@@ -474,7 +482,7 @@ class TestFaults:
         with own_valkey.client(password="secret") as client:
             client.execute_command("CONFIG", "SET", "requirepass", "")
 
-    def test_a_replica(self, own: Subject, own_valkey: ValkeyServer) -> None:
+    def test_a_replica(self, own: StoreUnderTest, own_valkey: ValkeyServer) -> None:
         """A server that has become a replica is the wrong one just now: away."""
         with ValkeyServer() as primary:
             own_valkey.command("REPLICAOF", "127.0.0.1", primary.port)
@@ -520,7 +528,7 @@ class TestClient:
         assert 1 <= len(ours) <= 4
         store.close()
 
-    def test_a_child_process_has_its_own(self, redis: Subject) -> None:
+    def test_a_child_process_has_its_own(self, redis: StoreUnderTest) -> None:
         """After a fork parent and child both go on, over connections of their own."""
         redis.open("a")
 
@@ -630,7 +638,7 @@ class TestResults:
         """
         app = Celery("pickled", backend=redis_url, set_as_current=False)
         app.conf.update(result_serializer="pickle", accept_content=["pickle"])
-        store = stores.patient(store_for(app))
+        store = stores.slow_tolerant(store_for(app))
         assert isinstance(store, RedisStore)
         assert (
             store.start_attempt(AttemptStart("a", "t", at(0))).attempt == 1
@@ -649,7 +657,7 @@ class TestResults:
         """With ``allow_pickle`` an exception reads as it does from JSON."""
         app = Celery("pickled", backend=redis_url, set_as_current=False)
         app.conf.update(result_serializer="pickle", accept_content=["pickle"])
-        subject = Subject(stores.patient(store_for(app, allow_pickle=True)), app)
+        subject = StoreUnderTest(stores.slow_tolerant(store_for(app, allow_pickle=True)), app)
         subject.open("a")
         subject.write("a", "PROGRESS", attempt=1, result=report())
         subject.write("a", "FAILURE", attempt=1, result=ValueError("no"))
@@ -660,7 +668,7 @@ class TestResults:
         subject.store.close()
 
     def test_a_result_that_cant_be_read(
-        self, redis: Subject, caplog: pytest.LogCaptureFixture
+        self, redis: StoreUnderTest, caplog: pytest.LogCaptureFixture
     ) -> None:
         """Garbage in a result is logged and hides nothing of what the registry knows."""
         redis.open("a")

@@ -22,7 +22,7 @@ from headway.stores.pagination import Slice
 from headway.stores.split import RegistryStore
 from headway.stores.sql import SqlStore
 from tests.support import stores
-from tests.support.stores import Subject, at, report
+from tests.support.stores import StoreUnderTest, at, report
 
 
 @pytest.mark.parametrize("name", ["sql", "files", "other"])
@@ -119,7 +119,7 @@ def test_an_opening_outwaits_a_report(tmp_path: Path, monkeypatch: pytest.Monkey
     before, is not lost.
     """
     monkeypatch.setattr(sql, "PATIENCE", 60.0)  # however long this machine needs
-    subject: Subject = stores.make("sql", tmp_path, timeout=sql.TIMEOUT)
+    subject: StoreUnderTest = stores.make("sql", tmp_path, timeout=sql.TIMEOUT)
     subject.open("other", 0)
     locked = sqlite3.connect(tmp_path / "results.sqlite", isolation_level=None)
     locked.execute("BEGIN IMMEDIATE")

@@ -14,13 +14,13 @@ import pytest
 
 from headway.core.registry import Snapshot
 from headway.server.streams.limits import Transport as Seat
-from tests.support.fake_worker import Run
-from tests.support.inprocess_server import House, house
-from tests.support.transports import SKINS, Belief, Skin
+from tests.support.fake_worker import FakeExecution
+from tests.support.inprocess_server import InprocessServer, inprocess_server
+from tests.support.transports import TRANSPORTS, Belief, Transport
 from tests.support.valkey import ValkeyServer
 from tests.support.wait import until
 
-Look = Callable[..., Skin]
+Look = Callable[..., Transport]
 
 QUEUED, BEGUN = Belief("pending", "queued", None), Belief("running", "running", None)
 
@@ -36,29 +36,31 @@ def durable() -> Iterator[ValkeyServer]:
 
 
 @pytest.fixture(params=["memory", "redis"])
-def make(request: pytest.FixtureRequest) -> Iterator[Callable[..., House]]:
+def make(request: pytest.FixtureRequest) -> Iterator[Callable[..., InprocessServer]]:
     """Makes a house over the fakes, and over the real thing."""
     with ExitStack() as stack:
 
-        def make(**settings: Any) -> House:
+        def make(**settings: Any) -> InprocessServer:
             server = request.getfixturevalue("durable").keep() if request.param == "redis" else None
-            return stack.enter_context(house(server, **settings))
+            return stack.enter_context(inprocess_server(server, **settings))
 
         yield make
 
 
 @pytest.fixture
-def home(make: Callable[..., House]) -> House:
+def home(make: Callable[..., InprocessServer]) -> InprocessServer:
     return make()
 
 
-@pytest.fixture(params=SKINS)
+@pytest.fixture(params=TRANSPORTS)
 def look(request: pytest.FixtureRequest) -> Iterator[Look]:
     """Begins to look on through the skin in turn; whoever still looks at the end of the test goes."""
-    skins: list[Skin] = []
+    skins: list[Transport] = []
 
-    def look(home: House, run: Run | str, **options: Any) -> Skin:
-        skin = SKINS[request.param](home.url, run if isinstance(run, str) else run.id, **options)
+    def look(home: InprocessServer, run: FakeExecution | str, **options: Any) -> Transport:
+        skin = TRANSPORTS[request.param](
+            home.url, run if isinstance(run, str) else run.id, **options
+        )
         skins.append(skin)
         return skin
 
@@ -67,7 +69,7 @@ def look(request: pytest.FixtureRequest) -> Iterator[Look]:
         skin.close()
 
 
-def told(viewer: Skin, beliefs: list[Belief], kinds: str) -> None:
+def told(viewer: Transport, beliefs: list[Belief], kinds: str) -> None:
     """Fail unless this is all that it was told."""
     assert viewer.was_told(beliefs, kinds.split()), (
         viewer.kinds if viewer.frames else "",
@@ -78,7 +80,7 @@ def told(viewer: Skin, beliefs: list[Belief], kinds: str) -> None:
 # The life of an execution
 
 
-def test_from_publish_to_completed(home: House, look: Look) -> None:
+def test_from_publish_to_completed(home: InprocessServer, look: Look) -> None:
     """A viewer is told where it stands, the begin, each report, and the end; then its stream is
     over.
     """
@@ -98,7 +100,7 @@ def test_from_publish_to_completed(home: House, look: Look) -> None:
         assert viewer.told[-1]["outputs"] == {"rows": 3}
 
 
-def test_a_short_run(home: House, look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_run(home: InprocessServer, look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a run that went from pending to its end while nothing could be heard, the begin is told as
     well.
     """
@@ -123,7 +125,7 @@ def test_a_short_run(home: House, look: Look, monkeypatch: pytest.MonkeyPatch) -
     )
 
 
-def test_failed(home: House, look: Look) -> None:
+def test_failed(home: InprocessServer, look: Look) -> None:
     """A failure keeps the last progress, and says why."""
     run = home.runs.begin().report(3, 10)
     viewer = look(home, run)
@@ -139,7 +141,7 @@ def test_failed(home: House, look: Look) -> None:
         }
 
 
-def test_cancelled(home: House, look: Look) -> None:
+def test_cancelled(home: InprocessServer, look: Look) -> None:
     """A cancel is shown from when it is asked for, and its confirmation is the end; the last
     progress is kept.
     """
@@ -162,7 +164,7 @@ def test_cancelled(home: House, look: Look) -> None:
 
 
 @pytest.mark.parametrize("end", ["succeed", "fail"])
-def test_already_over(home: House, look: Look, end: str) -> None:
+def test_already_over(home: InprocessServer, look: Look, end: str) -> None:
     """Who comes after the end is told where it stands, and the end."""
     run = home.runs.begin().report(3, 10)
     getattr(run, end)()
@@ -172,7 +174,7 @@ def test_already_over(home: House, look: Look, end: str) -> None:
     told(viewer, [Belief(word, phase, 3)], f"status {word}")
 
 
-def test_a_retry(home: House, look: Look) -> None:
+def test_a_retry(home: InprocessServer, look: Look) -> None:
     """A retry and the attempt that follows are told, and progress starts anew with it."""
     run = home.runs.begin().report(5, 10)
     viewer = look(home, run)
@@ -195,7 +197,7 @@ def test_a_retry(home: House, look: Look) -> None:
     told(viewer, beliefs, "status status status progress completed")
 
 
-def test_stalled(home: House, look: Look) -> None:
+def test_stalled(home: InprocessServer, look: Look) -> None:
     """That signs of life have stopped is told, though nothing happens; and that they are back."""
     run = home.runs.begin().report(1, 10)
     viewer = look(home, run)
@@ -210,7 +212,7 @@ def test_stalled(home: House, look: Look) -> None:
     told(viewer, beliefs, "status status status progress")
 
 
-def test_never_twice_the_same(home: House, look: Look) -> None:
+def test_never_twice_the_same(home: InprocessServer, look: Look) -> None:
     """A report that says what the last one said is told to nobody."""
     run = home.runs.begin()
     viewer = look(home, run)
@@ -227,7 +229,7 @@ def test_never_twice_the_same(home: House, look: Look) -> None:
     )
 
 
-def test_nothing_is_lost_on_the_way_in(home: House, look: Look) -> None:
+def test_nothing_is_lost_on_the_way_in(home: InprocessServer, look: Look) -> None:
     """Whoever comes while reports are written sees no step twice and none after a later one, and
     always the end.
     """
@@ -250,7 +252,7 @@ def test_nothing_is_lost_on_the_way_in(home: House, look: Look) -> None:
 
 
 @pytest.mark.parametrize("execution_id", ["nobody", "a" * 300, "x%20y"])
-def test_unknown(home: House, look: Look, execution_id: str) -> None:
+def test_unknown(home: InprocessServer, look: Look, execution_id: str) -> None:
     """An id that nobody published, or that can be none, is unknown, and holds nothing open."""
     viewer = look(home, execution_id)
     assert viewer.ends() == "unknown"
@@ -258,7 +260,7 @@ def test_unknown(home: House, look: Look, execution_id: str) -> None:
     until(lambda: not home.webs[0].viewers)
 
 
-def test_expired(home: House, look: Look) -> None:
+def test_expired(home: InprocessServer, look: Look) -> None:
     """An execution whose result is gone has expired, which is not unknown."""
     run = home.runs.begin().succeed()
     home.expire(run.id)
@@ -267,7 +269,7 @@ def test_expired(home: House, look: Look) -> None:
     assert not viewer.told
 
 
-def test_an_outage(home: House, look: Look) -> None:
+def test_an_outage(home: InprocessServer, look: Look) -> None:
     """An outage is told once; who was there stays, who comes waits, and both go on with what is
     true then.
     """
@@ -291,7 +293,7 @@ def test_an_outage(home: House, look: Look) -> None:
         assert [belief.current for belief in viewer.beliefs][-1] == 7
 
 
-def test_an_end_during_an_outage(home: House, look: Look) -> None:
+def test_an_end_during_an_outage(home: InprocessServer, look: Look) -> None:
     """The end of which nobody could hear is told when the backend is back."""
     run = home.runs.begin().report(1, 10)
     viewer = look(home, run)
@@ -306,7 +308,7 @@ def test_an_end_during_an_outage(home: House, look: Look) -> None:
     assert viewer.beliefs[-1].current == 2
 
 
-def test_too_many(make: Callable[..., House], look: Look) -> None:
+def test_too_many(make: Callable[..., InprocessServer], look: Look) -> None:
     """Beyond the limit a viewer is told so, and a place that is left can be taken."""
     home = make(max_viewers=1)
     run = home.runs.begin().report(1, 10)
@@ -316,7 +318,7 @@ def test_too_many(make: Callable[..., House], look: Look) -> None:
     look(home, run).sees("running", "running", 1)
 
 
-def test_not_allowed(make: Callable[..., House], look: Look) -> None:
+def test_not_allowed(make: Callable[..., InprocessServer], look: Look) -> None:
     """The app's rule is asked about the execution: what it forbids is refused, what it allows is
     shown.
     """
@@ -328,7 +330,7 @@ def test_not_allowed(make: Callable[..., House], look: Look) -> None:
     look(home, run).sees("running", "running", 1)
 
 
-def test_not_authenticated(make: Callable[..., House], look: Look) -> None:
+def test_not_authenticated(make: Callable[..., InprocessServer], look: Look) -> None:
     """Where tokens are set, nothing is shown without one."""
     home = make(tokens="sesame")
     run = home.runs.begin().report(1, 10)
@@ -337,7 +339,7 @@ def test_not_authenticated(make: Callable[..., House], look: Look) -> None:
     look(home, run, headers={"Authorization": "Bearer sesame"}).sees("running", "running", 1)
 
 
-def test_going_down(home: House, look: Look) -> None:
+def test_going_down(home: InprocessServer, look: Look) -> None:
     """A server that goes down sends its viewers away, to come back; it says nothing that isn't so."""
     run = home.runs.begin().report(1, 10)
     viewer = look(home, run)

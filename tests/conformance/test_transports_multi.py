@@ -13,8 +13,8 @@ import websocket
 
 from headway.server.streams import websocket_multi
 from headway.server.streams.connection import ViewerConnection
-from tests.support.fake_worker import Run
-from tests.support.inprocess_server import House, house
+from tests.support.fake_worker import FakeExecution
+from tests.support.inprocess_server import InprocessServer, inprocess_server
 from tests.support.transports import PATIENCE
 from tests.support.wait import until
 
@@ -22,7 +22,7 @@ from tests.support.wait import until
 class Talker:
     """A viewer of many."""
 
-    def __init__(self, home: House) -> None:
+    def __init__(self, home: InprocessServer) -> None:
         self.socket = websocket.create_connection(
             home.url.replace("http", "ws") + "/api/v1/progress/ws", timeout=PATIENCE
         )
@@ -46,24 +46,26 @@ class Talker:
 
 
 @pytest.fixture
-def home() -> Iterator[House]:
-    with house() as home:
+def home() -> Iterator[InprocessServer]:
+    with inprocess_server() as home:
         yield home
 
 
 @pytest.fixture
-def talker(home: House) -> Iterator[Talker]:
+def talker(home: InprocessServer) -> Iterator[Talker]:
     talker = Talker(home)
     yield talker
     talker.socket.close()
 
 
 @pytest.fixture
-def run(home: House) -> Run:
+def run(home: InprocessServer) -> FakeExecution:
     return home.runs.begin()
 
 
-def test_an_execution_that_has_ended(home: House, talker: Talker, run: Run) -> None:
+def test_an_execution_that_has_ended(
+    home: InprocessServer, talker: Talker, run: FakeExecution
+) -> None:
     """It gives ``status`` and its end as often as it is asked for, and takes no place."""
     run.succeed("done")
     for _ in range(2):
@@ -74,7 +76,11 @@ def test_an_execution_that_has_ended(home: House, talker: Talker, run: Run) -> N
 
 @pytest.mark.parametrize("known", [True, False])
 def test_who_asks_again_at_once(
-    home: House, talker: Talker, run: Run, monkeypatch: pytest.MonkeyPatch, known: bool
+    home: InprocessServer,
+    talker: Talker,
+    run: FakeExecution,
+    monkeypatch: pytest.MonkeyPatch,
+    known: bool,
 ) -> None:
     """However soon it is asked for again, an execution that has ended, or that nobody knows, is
     answered again.
@@ -101,7 +107,7 @@ def test_who_asks_again_at_once(
     assert talker.told(2 * len(once)) == once * 2
 
 
-def test_what_cannot_be_watched(home: House, talker: Talker, run: Run) -> None:
+def test_what_cannot_be_watched(home: InprocessServer, talker: Talker, run: FakeExecution) -> None:
     """An id that nobody knows, that has expired, or that can be none is told as that; the others of
     the message go on.
     """
@@ -115,7 +121,7 @@ def test_what_cannot_be_watched(home: House, talker: Talker, run: Run) -> None:
     assert talker.told(1) == [("progress", run.id)]
 
 
-def test_ids_twice(talker: Talker, run: Run) -> None:
+def test_ids_twice(talker: Talker, run: FakeExecution) -> None:
     """An id that is there twice, in one message or in two, is watched once."""
     talker.say(subscribe=[run.id, run.id])
     talker.say(subscribe=[run.id])
@@ -126,7 +132,7 @@ def test_ids_twice(talker: Talker, run: Run) -> None:
     talker.is_quiet()
 
 
-def test_unsubscribe(home: House, talker: Talker, run: Run) -> None:
+def test_unsubscribe(home: InprocessServer, talker: Talker, run: FakeExecution) -> None:
     """What is unsubscribed says nothing more, upstream too; what never was is fine; what comes
     again begins with ``status``.
     """
@@ -141,7 +147,7 @@ def test_unsubscribe(home: House, talker: Talker, run: Run) -> None:
     talker.is_quiet()
 
 
-def test_during_an_outage(home: House, talker: Talker, run: Run) -> None:
+def test_during_an_outage(home: InprocessServer, talker: Talker, run: FakeExecution) -> None:
     """With the backend away each id is told so once, and all get ``status`` when it is back; only
     then one is found unknown.
     """
@@ -153,7 +159,7 @@ def test_during_an_outage(home: House, talker: Talker, run: Run) -> None:
     talker.is_quiet()
 
 
-def test_ten_thousand_ids(home: House, talker: Talker, run: Run) -> None:
+def test_ten_thousand_ids(home: InprocessServer, talker: Talker, run: FakeExecution) -> None:
     """As many as there is room for are watched; of the others one frame says that they aren't. What
     goes makes room.
     """
@@ -174,7 +180,9 @@ def test_ten_thousand_ids(home: House, talker: Talker, run: Run) -> None:
     talker.is_quiet()
 
 
-def test_ten_thousand_ids_that_nobody_knows(home: House, talker: Talker, run: Run) -> None:
+def test_ten_thousand_ids_that_nobody_knows(
+    home: InprocessServer, talker: Talker, run: FakeExecution
+) -> None:
     """They can't fill a socket with refusals that nobody can read as fast: it goes on."""
     ids = [f"nobody-{number}" for number in range(10_000)]
     talker.say(subscribe=ids)
@@ -201,7 +209,7 @@ def test_ten_thousand_ids_that_nobody_knows(home: House, talker: Talker, run: Ru
         b"\xff\x00",
     ],
 )
-def test_what_makes_no_sense(talker: Talker, run: Run, message: str | bytes) -> None:
+def test_what_makes_no_sense(talker: Talker, run: FakeExecution, message: str | bytes) -> None:
     """A message that is no order is answered with what would be right, and the socket stays."""
     talker.socket.send(
         message,

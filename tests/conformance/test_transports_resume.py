@@ -15,8 +15,8 @@ import requests
 
 from headway.core.registry import Snapshot
 from headway.server.streams import sse, supervisor
-from tests.support.inprocess_server import House, house
-from tests.support.transports import PATIENCE, Belief, Events, Skin, TensorlakeEvents
+from tests.support.inprocess_server import InprocessServer, inprocess_server
+from tests.support.transports import PATIENCE, Belief, Events, TensorlakeEvents, Transport
 from tests.support.valkey import ValkeyServer
 from tests.support.wait import until
 
@@ -28,10 +28,10 @@ def durable() -> Iterator[ValkeyServer]:
 
 
 @pytest.fixture(params=["memory", "redis"])
-def home(request: pytest.FixtureRequest) -> Iterator[House]:
+def home(request: pytest.FixtureRequest) -> Iterator[InprocessServer]:
     """Two web processes over one store."""
     server = request.getfixturevalue("durable").keep() if request.param == "redis" else None
-    with house(server, webs=2) as home:
+    with inprocess_server(server, webs=2) as home:
         yield home
 
 
@@ -41,7 +41,9 @@ def stack() -> Iterator[ExitStack]:
         yield stack
 
 
-def begin(home: House, stack: ExitStack, execution_id: str, skin: type[Events] = Events) -> Events:
+def begin(
+    home: InprocessServer, stack: ExitStack, execution_id: str, skin: type[Events] = Events
+) -> Events:
     viewer = skin(home.url, execution_id)
     stack.callback(viewer.close)
     return viewer
@@ -64,7 +66,9 @@ KINDS = ["status", "started", "progress", "progress", "status", "status", "progr
 
 
 @pytest.mark.parametrize("every", [1, 2, 3])
-def test_a_stream_that_is_cut_again_and_again(home: House, stack: ExitStack, every: int) -> None:
+def test_a_stream_that_is_cut_again_and_again(
+    home: InprocessServer, stack: ExitStack, every: int
+) -> None:
     """Cut off after each event, or each second or third one, a client gets what an uncut stream
     gives, and nothing twice.
     """
@@ -81,7 +85,7 @@ def test_a_stream_that_is_cut_again_and_again(home: House, stack: ExitStack, eve
     assert viewer.ends() == "over"
 
 
-def test_what_came_while_it_was_away(home: House, stack: ExitStack) -> None:
+def test_what_came_while_it_was_away(home: InprocessServer, stack: ExitStack) -> None:
     """A change of state that a client was not there for is told when it is back, merged to the
     newest, and once.
     """
@@ -100,7 +104,7 @@ def test_what_came_while_it_was_away(home: House, stack: ExitStack) -> None:
     assert viewer.ends() == "over"
 
 
-def test_tensorlakes_stream_is_cut(home: House, stack: ExitStack) -> None:
+def test_tensorlakes_stream_is_cut(home: InprocessServer, stack: ExitStack) -> None:
     """Tensorlake's stream has ids too: no report is told twice, and who has seen the last one is
     told to stay away.
     """
@@ -117,7 +121,9 @@ def test_tensorlakes_stream_is_cut(home: House, stack: ExitStack) -> None:
 
 
 @pytest.mark.parametrize("last_id", ["", "some garbage", "1-completed"])
-def test_who_cannot_say_what_it_knows(home: House, stack: ExitStack, last_id: str) -> None:
+def test_who_cannot_say_what_it_knows(
+    home: InprocessServer, stack: ExitStack, last_id: str
+) -> None:
     """With an id that nobody here wrote, a client is told everything, as a newcomer is."""
     run = home.runs.begin().report(1, 4)
     viewer = begin(home, stack, run.id)
@@ -129,7 +135,7 @@ def test_who_cannot_say_what_it_knows(home: House, stack: ExitStack, last_id: st
     assert viewer.kinds == ["status", "completed"]
 
 
-def test_who_comes_back_into_an_outage(home: House, stack: ExitStack) -> None:
+def test_who_comes_back_into_an_outage(home: InprocessServer, stack: ExitStack) -> None:
     """It isn't refused (a browser would never come back), but told; and then what is true, though
     it may have known.
     """
@@ -146,7 +152,7 @@ def test_who_comes_back_into_an_outage(home: House, stack: ExitStack) -> None:
     assert viewer.kinds == ["status", "error", "error", "status"]
 
 
-def test_who_waits_through_an_outage_for_nothing(home: House, stack: ExitStack) -> None:
+def test_who_waits_through_an_outage_for_nothing(home: InprocessServer, stack: ExitStack) -> None:
     """An id that turns out to be unknown when the backend is back ends the stream; who comes back
     is told why, by a 404.
     """
@@ -157,12 +163,12 @@ def test_who_waits_through_an_outage_for_nothing(home: House, stack: ExitStack) 
     assert viewer.ends() == "unknown"
 
 
-def test_all_come_back_at_another_time(home: House, stack: ExitStack) -> None:
+def test_all_come_back_at_another_time(home: InprocessServer, stack: ExitStack) -> None:
     """Each stream draws its own pause for the coming back, so that not all come at once; a quiet
     one has a heartbeat.
     """
     run = home.runs.begin()
-    viewers: list[Skin] = [begin(home, stack, run.id) for _ in range(20)]
+    viewers: list[Transport] = [begin(home, stack, run.id) for _ in range(20)]
     for viewer in viewers:
         viewer.sees("running")
     pauses = [viewer.retry for viewer in viewers if isinstance(viewer, Events)]
@@ -174,7 +180,7 @@ def test_who_has_seen_the_end_before_it_is_read(monkeypatch: pytest.MonkeyPatch)
     """Where the answer began before the first word, and there is none to tell, the stream ends:
     nobody is held for nothing.
     """
-    with house() as home, ExitStack() as stack:
+    with inprocess_server() as home, ExitStack() as stack:
         run = home.runs.begin().succeed()
         viewer = begin(home, stack, run.id)
         while viewer.next() and viewer.kinds[-1] != "completed":
@@ -200,7 +206,7 @@ def test_a_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         supervisor, "CHECK_INTERVAL", PATIENCE
     )  # it would take a held up server for a client that reads nothing
-    with house(ping_interval=0.05) as home:
+    with inprocess_server(ping_interval=0.05) as home:
         run = home.runs.begin()
         url = f"{home.url}/api/v1/executions/{run.id}/progress/events"
         with requests.get(url, stream=True, timeout=PATIENCE) as answer:

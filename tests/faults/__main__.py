@@ -27,7 +27,7 @@ import celery
 from tests.faults import report
 from tests.faults.environment import Room
 from tests.faults.scenarios import LIMIT, ROWS
-from tests.support.processes import ROOT, leashed, running_now
+from tests.support.processes import ROOT, running_now, tied_to_parent
 
 MODULES = ("kills", "limits", "revokes", "cancels", "repeats", "outages", "ends")
 
@@ -126,7 +126,7 @@ def run(name: str, version: str, scale: float) -> report.Result:
         out, err = Path(folder) / "out", Path(folder) / "err"
         with out.open("wb") as stdout, err.open("wb") as stderr:
             process = subprocess.Popen(
-                leashed(argv), cwd=ROOT, env=env, stdout=stdout, stderr=stderr
+                tied_to_parent(argv), cwd=ROOT, env=env, stdout=stdout, stderr=stderr
             )
             try:
                 process.wait(LIMIT)

@@ -17,8 +17,8 @@ import requests
 from tests.soak import environment
 from tests.soak.environment import Room
 from tests.soak.scenario import STEPS, Audience, Show
-from tests.support.fake_worker import Runs
-from tests.support.load_clients import Fleet, Look, Tally, raise_file_limit
+from tests.support.fake_worker import FakeWorker
+from tests.support.load_clients import LoadClients, Tally, ViewerSpec, raise_file_limit
 from tests.support.processes import WebServer
 from tests.support.valkey import ValkeyServer
 from tests.support.wait import until
@@ -95,7 +95,7 @@ def soak(size: Size, say: Callable[[str], object] = lambda text: None) -> Outcom
             "20",
         ]
         server = stack.enter_context(WebServer("gevent", APP, env, connections))
-        fleets = [stack.enter_context(Fleet()) for _ in range(size.fleets)]
+        fleets = [stack.enter_context(LoadClients()) for _ in range(size.fleets)]
         hall = Hall(size, server, backend, fleets, outcome)
         hall.wave(max(1, size.viewers // 50))  # what is made on first use is no leak
         empty, empty_bytes = hall.emptied(), hall.resident()
@@ -129,7 +129,7 @@ class Hall:
         size: Size,
         server: WebServer,
         backend: ValkeyServer,
-        fleets: list[Fleet],
+        fleets: list[LoadClients],
         outcome: Outcome,
     ) -> None:
         self._size, self._server, self._backend, self._fleets, self._outcome = (
@@ -139,7 +139,7 @@ class Hall:
             fleets,
             outcome,
         )
-        self._runs = Runs.on(backend.url)
+        self._runs = FakeWorker.on(backend.url)
         self._process = environment.process_of(server)
         #: Seconds that REST took, each time.
         self._asked: list[float] = []
@@ -159,7 +159,7 @@ class Hall:
         """So many come to one execution, are told of its end, and go."""
         run = self._runs.begin().report(1, 2)
         each, more = divmod(viewers, len(self._fleets))
-        look = Look(self._server.address, f"/api/v1/executions/{run.id}/progress/ws")
+        look = ViewerSpec(self._server.address, f"/api/v1/executions/{run.id}/progress/ws")
         for number, fleet in enumerate(self._fleets):
             fleet.open(look, run.id, each + (number < more))
 

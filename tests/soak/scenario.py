@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tests.support.fake_worker import Run, Runs
-from tests.support.load_clients import Fleet, Look, Tally
+from tests.support.fake_worker import FakeExecution, FakeWorker
+from tests.support.load_clients import LoadClients, Tally, ViewerSpec
 from tests.support.processes import Address
 
 #: Reports of one execution.
@@ -18,7 +18,7 @@ STEPS = 20
 #: Seconds after an execution's end in which all who look on must have been told, and be gone.
 PATIENCE = 90.0
 
-#: How executions end: the method of `Run` that does it, and the frame that tells it.
+#: How executions end: the method of `FakeExecution` that does it, and the frame that tells it.
 ENDINGS = (("succeed", "completed"), ("fail", "failed"), ("revoke", "cancelled"))
 
 
@@ -59,9 +59,9 @@ class Show:
     """One execution. `step` is called again and again until it says that all is over."""
 
     def __init__(
-        self, runs: Runs, fleet: Fleet, server: Address, audience: Audience, number: int
+        self, runs: FakeWorker, fleet: LoadClients, server: Address, audience: Audience, number: int
     ) -> None:
-        self.run: Run = runs.publish()
+        self.run: FakeExecution = runs.publish()
         self._fleet, self._server, self._audience = fleet, server, audience
         self._how, self._ending = ENDINGS[number % len(ENDINGS)]
         self._step = 0
@@ -72,7 +72,9 @@ class Show:
         self._come("sockets", audience.early)
         if audience.hang:
             fleet.open(
-                Look(server, self._path("ws"), manner="hang"), f"{self.run.id} hang", audience.hang
+                ViewerSpec(server, self._path("ws"), manner="hang"),
+                f"{self.run.id} hang",
+                audience.hang,
             )
 
     def step(self) -> bool:
@@ -138,7 +140,7 @@ class Show:
     def _come(self, group: str, count: int) -> None:
         skin, path = ("websocket", "ws") if group == "sockets" else ("events", "events")
         self._fleet.open(
-            Look(self._server, self._path(path), skin), f"{self.run.id} {group}", count
+            ViewerSpec(self._server, self._path(path), skin), f"{self.run.id} {group}", count
         )  # type: ignore[arg-type]
 
     def _path(self, skin: str) -> str:

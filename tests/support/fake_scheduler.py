@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 
-class Timer:
+class FakeScheduler:
     """A scheduler whose time the test makes."""
 
     def __init__(self) -> None:

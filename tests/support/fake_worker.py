@@ -22,7 +22,7 @@ from headway.stores.result_backend import ResultBackend
 PATIENCE = 60.0
 
 
-class Runs:
+class FakeWorker:
     """Executions in one store; ``encode`` makes the result backend's bytes of a record."""
 
     def __init__(self, store: Store, encode: Callable[[Mapping[str, Any]], bytes]) -> None:
@@ -30,33 +30,33 @@ class Runs:
         self.encode = encode
 
     @classmethod
-    def on(cls, backend: str) -> Runs:
+    def on(cls, backend: str) -> FakeWorker:
         """In a real result backend."""
         app = Celery("by-hand", broker="memory://", backend=backend)
         store = store_for(app)
         store._timeout = PATIENCE
         return cls(store, ResultBackend(app).encode)
 
-    def publish(self) -> Run:
+    def publish(self) -> FakeExecution:
         """A task that waits to be run."""
-        run = Run(self)
+        run = FakeExecution(self)
         self.store.register([Registration(run.id, "tasks.by_hand", _now())])
         return run
 
-    def begin(self) -> Run:
+    def begin(self) -> FakeExecution:
         """A task that runs."""
         return self.publish().open()
 
 
-class Run:
+class FakeExecution:
     """One task."""
 
-    def __init__(self, runs: Runs) -> None:
+    def __init__(self, runs: FakeWorker) -> None:
         self.id = uuid.uuid4().hex
         self._runs = runs
         self.attempt = 0
 
-    def open(self) -> Run:
+    def open(self) -> FakeExecution:
         """A worker takes it."""
         raw = self._runs.encode({"status": "STARTED", "result": None, "task_id": self.id})
         self.attempt = self._runs.store.start_attempt(
@@ -70,7 +70,7 @@ class Run:
         total: float,
         message: str | None = None,
         attributes: dict[str, str] | None = None,
-    ) -> Run:
+    ) -> FakeExecution:
         """It says how far it is."""
         meta = {
             "current": current,
@@ -82,17 +82,17 @@ class Run:
         meta |= {"timestamp": int(time.time() * 1000), "rate": None}
         return self.write("PROGRESS", meta, meta)
 
-    def succeed(self, result: Any = None) -> Run:
+    def succeed(self, result: Any = None) -> FakeExecution:
         """It returns."""
         return self.write("SUCCESS", result)
 
-    def fail(self, kind: str = "ValueError", message: str = "no") -> Run:
+    def fail(self, kind: str = "ValueError", message: str = "no") -> FakeExecution:
         """It raises."""
         return self.write(
             "FAILURE", {"exc_type": kind, "exc_message": [message], "exc_module": "builtins"}
         )
 
-    def write(self, state: str, result: Any, meta: Any = None) -> Run:
+    def write(self, state: str, result: Any, meta: Any = None) -> FakeExecution:
         """Any state."""
         record = {
             "status": state,

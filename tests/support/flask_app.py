@@ -34,7 +34,7 @@ class Clock:
         self.now += timedelta(seconds=seconds)
 
 
-class Mounted:
+class MountedApp:
     """An app, its client, and a hand in the store: `publish`, `begin`, `report` and `end` do what
     publisher and worker would.
     """
@@ -116,11 +116,11 @@ class Mounted:
 
 
 @contextmanager
-def mounted(
+def mounted_app(
     app: Flask | None = None, celery: Celery | None = None, **settings: Any
-) -> Iterator[Mounted]:
-    """`Mounted`, with the hub's and the feed's threads ended afterwards."""
-    made = Mounted(app, celery, **settings)
+) -> Iterator[MountedApp]:
+    """`MountedApp`, with the hub's and the feed's threads ended afterwards."""
+    made = MountedApp(app, celery, **settings)
     try:
         yield made
     finally:

@@ -24,17 +24,17 @@ from headway.stores.base import Store
 from headway.stores.memory import MemoryStore
 from headway.stores.redis_connection import connect
 from headway.stores.result_backend import ResultBackend
-from tests.support.fake_worker import Runs
-from tests.support.stores import PATIENCE, patient
+from tests.support.fake_worker import FakeWorker
+from tests.support.stores import PATIENCE, slow_tolerant
 from tests.support.valkey import ValkeyServer
 from tests.support.wait import until
-from tests.support.wsgi_server import Serving
+from tests.support.wsgi_server import WsgiServer
 
 #: Seconds between two sweeps of the hub: what no message tells of is to be seen soon.
 SWEEP = 0.1
 
 
-def patient_feed(results: ResultBackend, **options: Any) -> RedisFeed:
+def slow_tolerant_feed(results: ResultBackend, **options: Any) -> RedisFeed:
     """The feed of a result backend in Redis; a server that is only slow isn't away for it, unless
     ``options`` say so.
     """
@@ -54,7 +54,7 @@ class Web:
         app = Flask("house")
         self.headway = Headway(app, celery, store=store, feed=feed, **settings)
         self.headway.hub._sweep_interval = SWEEP
-        self._serving = Serving(app).start()
+        self._serving = WsgiServer(app).start()
 
     @property
     def url(self) -> str:
@@ -86,7 +86,7 @@ class Web:
         self._serving.stop()
 
 
-class House:
+class InprocessServer:
     """One store, as many web processes as are asked for, and a hand that does what workers would."""
 
     def __init__(
@@ -100,7 +100,7 @@ class House:
         **settings: Any,
     ) -> None:
         self.celery, self.store = celery, store
-        self.runs = Runs(store, encode)
+        self.runs = FakeWorker(store, encode)
         self.feeds = [feed() for _ in range(webs)]
         self.webs = [Web(celery, store, feed, **settings) for feed in self.feeds]
 
@@ -142,7 +142,7 @@ class House:
         until(lambda: not any(web.viewers for web in self.webs), what="the viewers to go")
 
 
-class MemoryHouse(House):
+class MemoryInprocessServer(InprocessServer):
     """Over the fakes."""
 
     store: MemoryStore
@@ -177,7 +177,7 @@ class MemoryHouse(House):
             act(feed)
 
 
-class RedisHouse(House):
+class RedisInprocessServer(InprocessServer):
     """Over a real server, which must keep its data."""
 
     def __init__(self, server: ValkeyServer, **options: Any) -> None:
@@ -185,10 +185,14 @@ class RedisHouse(House):
         self._server, self._results, store = (
             server,
             ResultBackend(celery),
-            patient(store_for(celery)),
+            slow_tolerant(store_for(celery)),
         )
         super().__init__(
-            celery, store, lambda: patient_feed(self._results), self._results.encode, **options
+            celery,
+            store,
+            lambda: slow_tolerant_feed(self._results),
+            self._results.encode,
+            **options,
         )
 
     def cut(self) -> None:
@@ -208,12 +212,18 @@ class RedisHouse(House):
 
 
 @contextmanager
-def house(server: ValkeyServer | None = None, **options: Any) -> Iterator[House]:
+def inprocess_server(
+    server: ValkeyServer | None = None, **options: Any
+) -> Iterator[InprocessServer]:
     """A house over ``server``, or over the fakes where none is given."""
     with ExitStack() as stack:
         # How long a client is kept waiting for its first word is no business of what is told.
         for module in (sse, long_poll):
             stack.enter_context(mock.patch.object(module, "FIRST_READ", PATIENCE))
-        made = MemoryHouse(**options) if server is None else RedisHouse(server, **options)
+        made = (
+            MemoryInprocessServer(**options)
+            if server is None
+            else RedisInprocessServer(server, **options)
+        )
         stack.callback(made.close)
         yield made

@@ -11,30 +11,30 @@ from types import FrameType
 from celery.exceptions import SoftTimeLimitExceeded
 
 
-class _Heard(Exception):
+class _Received(Exception):
     """Nothing but a word to oneself."""
 
 
-def settled() -> None:
+def settle_profiler() -> None:
     """Have Python 3.11 forget that an asynchronous exception was called off: until one is heard
     again, by whichever thread, it would turn for ever at the first function that begins under a
     profile.
     """
     try:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(
-            ctypes.c_ulong(threading.get_ident()), ctypes.py_object(_Heard)
+            ctypes.c_ulong(threading.get_ident()), ctypes.py_object(_Received)
         )
         while True:
             pass
-    except _Heard:
+    except _Received:
         return
 
 
-def struck(step: int, call: Callable[[], object]) -> bool:
+def interrupt_at(step: int, call: Callable[[], object]) -> bool:
     """Call it, and strike where Python looks for signals for the ``step``-th time: as a function of
     Python's begins, and as one of C's has returned. False where it had ended before.
     """
-    settled()
+    settle_profiler()
     left = step
 
     def look(frame: FrameType, event: str, arg: object) -> None:

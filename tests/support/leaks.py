@@ -19,7 +19,7 @@ PROCESS_WIDE: dict[str, str] = {}
 
 
 @contextlib.contextmanager
-def room_left_empty() -> Iterator[None]:
+def no_leaks() -> Iterator[None]:
     """Raise ``AssertionError`` at the end if threads or child processes are there that weren't at
     the begin.
     """

@@ -16,7 +16,7 @@ from functools import lru_cache
 from multiprocessing.connection import Connection, Listener
 from typing import Any
 
-from tests.support.load_clients import KEY, Farewell, Look, Tally, raise_file_limit
+from tests.support.load_clients import KEY, Farewell, Tally, ViewerSpec, raise_file_limit
 
 #: Handshakes that one process lets wait for their answer at a time: a server's backlog of
 #: connections is finite.
@@ -49,7 +49,7 @@ class _Group:
 class _Viewer:
     """One connection."""
 
-    def __init__(self, ocean: _Ocean, group: _Group, look: Look) -> None:
+    def __init__(self, ocean: _LoadClientProcess, group: _Group, look: ViewerSpec) -> None:
         self.ocean, self.group, self.look = ocean, group, look
         self.socket: socket.socket | None = None
         self.buffer = bytearray()
@@ -225,7 +225,7 @@ class _Viewer:
             self.group.tally.faults.append(f"{self.look.path}: {text}")
 
 
-class _Ocean:
+class _LoadClientProcess:
     """All viewers of this process, and the line to the parent."""
 
     def __init__(self, line: Connection) -> None:
@@ -260,7 +260,7 @@ class _Ocean:
                     return
                 self.line.send(orders[order](*words))
 
-    def open(self, look: Look, name: str, count: int) -> None:
+    def open(self, look: ViewerSpec, name: str, count: int) -> None:
         group = self.groups.setdefault(name, _Group())
         for _ in range(count):
             viewer = _Viewer(self, group, look)
@@ -298,7 +298,7 @@ def main() -> None:
     with Listener(("127.0.0.1", 0), authkey=KEY) as listener:
         print(f"port {listener.address[1]}", flush=True)  # noqa: T201 - the parent reads it
         with listener.accept() as line:
-            _Ocean(line).run()
+            _LoadClientProcess(line).run()
 
 
 if __name__ == "__main__":

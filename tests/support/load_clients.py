@@ -1,7 +1,7 @@
 """Thousands of viewers from few processes: lean clients that check what they are shown and can
 behave badly.
 
-``Fleet`` is the parent's hand on one such process (`tests.support.load_client_process`). Its
+``LoadClients`` is the parent's hand on one such process (`tests.support.load_client_process`). Its
 viewers speak WebSocket or server-sent events just well enough; libraries cost a thread or some tens
 of kilobytes each, and the machine is wanted for the server.
 """
@@ -21,7 +21,7 @@ from tests.support.processes import Address, Process
 KEY = b"headway"
 
 Manner = Literal["read", "hang"]
-Skin = Literal["websocket", "events"]
+Transport = Literal["websocket", "events"]
 Farewell = Literal["close", "vanish"]
 
 
@@ -33,12 +33,12 @@ def raise_file_limit() -> int:
 
 
 @dataclass(frozen=True)
-class Look:
+class ViewerSpec:
     """Who looks at what."""
 
     server: Address
     path: str
-    skin: Skin = "websocket"
+    skin: Transport = "websocket"
     #: ``hang``: reads the answer to its handshake and nothing more, with small buffers, and keeps
     #: the connection.
     manner: Manner = "read"
@@ -79,7 +79,7 @@ class Tally:
         )
 
 
-class Fleet(Process):
+class LoadClients(Process):
     """One process of viewers. A context manager."""
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ class Fleet(Process):
             self._line = None
         super().close()
 
-    def open(self, look: Look, group: str, count: int) -> None:
+    def open(self, look: ViewerSpec, group: str, count: int) -> None:
         """Let ``count`` viewers look; returns before they do."""
         self._ask("open", look, group, count)
 

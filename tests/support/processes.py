@@ -49,7 +49,7 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return env | dict(extra or {})
 
 
-def leashed(argv: Sequence[str]) -> list[str]:
+def tied_to_parent(argv: Sequence[str]) -> list[str]:
     """The same command, told by the kernel to end when its parent dies: a killed test run leaves
     nothing behind (Linux only).
 
@@ -103,7 +103,7 @@ class Process:
             self._folder = tempfile.mkdtemp(prefix="headway-test-")
         with self._log_path.open("ab") as log:
             self._popen = subprocess.Popen(
-                leashed(self.argv),
+                tied_to_parent(self.argv),
                 env=self.env,
                 cwd=self.cwd,
                 stdin=subprocess.DEVNULL,

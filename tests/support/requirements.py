@@ -11,7 +11,7 @@ from typing import NoReturn
 import pytest
 
 
-def missing(service: str, reason: str) -> NoReturn:
+def skip_or_fail(service: str, reason: str) -> NoReturn:
     """Skip for want of ``service``; fail where ``CI=true``, so that nothing is left untested
     without anybody seeing it.
     """

@@ -90,7 +90,7 @@ class DictBackend(BaseBackend):  # type: ignore[misc]
 
 
 @dataclass
-class Subject:
+class StoreUnderTest:
     """A store, and the result backend that goes with it."""
 
     store: Store
@@ -148,7 +148,7 @@ class Subject:
         elif self.meta(task_id) is not None:
             self.app.backend._forget(task_id)
 
-    def look(self, task_id: str) -> Snapshot:
+    def snapshot(self, task_id: str) -> Snapshot:
         """One look at one task."""
         return self.store.read([task_id])[0]
 
@@ -163,7 +163,7 @@ class Subject:
         return self.look(task_id).meta
 
 
-def patient(waits: T, timeout: float = PATIENCE) -> T:
+def slow_tolerant(waits: T, timeout: float = PATIENCE) -> T:
     """The same store or feed, which waits for so long; before its first call."""
     vars(waits)["_timeout"] = timeout
     return waits
@@ -207,14 +207,14 @@ def _locked(redis_url: str) -> str:
 
 def make(
     name: str, directory: Path, redis_url: str | None = None, *, timeout: float = PATIENCE
-) -> Subject:
+) -> StoreUnderTest:
     """A new store of this kind, over the same data as any other of it with the same directory and
     address.
 
     ``timeout``: seconds that one with a server, or a file that many write, waits for it.
     """
     if name == "memory":
-        return Subject(MemoryStore())
+        return StoreUnderTest(MemoryStore())
     if name in REDIS or name == REDIS_LOCKED:
         assert redis_url is not None
         app = _celery(
@@ -226,4 +226,4 @@ def make(
         app = _celery(f"file://{directory}")
     else:
         app = _celery(f"{DictBackend.__module__}:{DictBackend.__qualname__}")
-    return Subject(patient(store_for(app), timeout), app)
+    return StoreUnderTest(slow_tolerant(store_for(app), timeout), app)

@@ -12,7 +12,7 @@ from typing import Self
 from tests.support.processes import Address
 
 
-class Cable:
+class TcpProxy:
     """Passes on what comes to ``port`` of 127.0.0.1, both ways, while it isn't cut. A context
     manager.
     """

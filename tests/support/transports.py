@@ -54,7 +54,7 @@ class Belief(NamedTuple):
     current: float | None
 
 
-class Skin(ABC):
+class Transport(ABC):
     """One viewer of one execution. Its frames are written down; `kinds` is None where it is given
     states and not frames.
     """
@@ -156,7 +156,7 @@ class Skin(ABC):
             self.beliefs.append(belief)
 
 
-class OneSocket(Skin):
+class OneSocket(Transport):
     """A WebSocket for one execution."""
 
     def open(self) -> None:
@@ -212,7 +212,7 @@ class ManySocket(OneSocket):
         return REFUSALS[frame["code"]]
 
 
-class Events(Skin):
+class Events(Transport):
     """Server-sent events, by the rules of HTML's section on them; what comes behind an end is found
     out by coming back.
     """
@@ -308,7 +308,7 @@ class TensorlakeEvents(Events):
         return told == [current for current, _ in itertools.groupby(currents)]
 
 
-class LongPoll(Skin):
+class LongPoll(Transport):
     """Held polls, one after the other: each answer is a state."""
 
     frames = False
@@ -356,7 +356,7 @@ class LongPoll(Skin):
         return [] if again else [answer]
 
 
-SKINS: Mapping[str, type[Skin]] = {
+TRANSPORTS: Mapping[str, type[Transport]] = {
     "socket": OneSocket,
     "many": ManySocket,
     "events": Events,

@@ -30,13 +30,13 @@ def _kept_port() -> socket.socket:
 
 
 @contextmanager
-def nowhere() -> Iterator[str]:
+def unreachable_url() -> Iterator[str]:
     """An address at which nobody listens, and nobody will."""
     with _kept_port() as kept:
         yield f"http://127.0.0.1:{kept.getsockname()[1]}"
 
 
-def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+def long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give clients a minute where they have seconds: a server that is held up for as long is there
     all the same.
     """
@@ -75,8 +75,8 @@ class _Server(ThreadedWSGIServer):
                 connection.shutdown(socket.SHUT_RDWR)
 
 
-class Serving:
-    """``with Serving(app) as serving: serving.url``; `cut` what is open, `stop` and `start` it
+class WsgiServer:
+    """``with WsgiServer(app) as serving: serving.url``; `cut` what is open, `stop` and `start` it
     again at the same port.
 
     Within the block the port stays its own, whether it listens or not.

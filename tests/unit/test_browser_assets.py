@@ -8,18 +8,18 @@ from collections.abc import Iterator
 import pytest
 
 from headway.server import browser_assets
-from tests.support.flask_app import Mounted, mounted
+from tests.support.flask_app import MountedApp, mounted_app
 
 FRIEND = "https://app.example.com"
 
 
 @pytest.fixture
-def server() -> Iterator[Mounted]:
-    with mounted(tokens="a-token", origins=FRIEND) as made:
+def server() -> Iterator[MountedApp]:
+    with mounted_app(tokens="a-token", origins=FRIEND) as made:
         yield made
 
 
-def test_a_module_is_served(server: Mounted) -> None:
+def test_a_module_is_served(server: MountedApp) -> None:
     """It is a script for every browser, to be asked for again each time, and not sent twice."""
     response = server.client.get("/api/v1/headway.js")
     assert response.headers["Content-Type"] == "text/javascript; charset=utf-8"
@@ -31,7 +31,7 @@ def test_a_module_is_served(server: Mounted) -> None:
     assert (again.status_code, again.data) == (304, b"")
 
 
-def test_all_that_is_imported_is_served(server: Mounted) -> None:
+def test_all_that_is_imported_is_served(server: MountedApp) -> None:
     """Each module stands beside those that it imports, none is missing, and nothing is served that
     isn't used.
     """
@@ -51,7 +51,7 @@ def test_all_that_is_imported_is_served(server: Mounted) -> None:
     ("origin", "allowed"),
     [(FRIEND, FRIEND), ("https://evil.example", None), ("null", None), (None, None)],
 )
-def test_who_may_import_it(server: Mounted, origin: str | None, allowed: str | None) -> None:
+def test_who_may_import_it(server: MountedApp, origin: str | None, allowed: str | None) -> None:
     """A page of an origin that is named may, any other may not, and a cache keeps the two apart."""
     response = server.client.get("/api/v1/headway.js", headers={"Origin": origin} if origin else {})
     assert response.headers.get("Access-Control-Allow-Origin") == allowed

@@ -19,18 +19,18 @@ from headway.core.registry import Snapshot
 from headway.errors import ConfigurationError, ExecutionConflict, ExecutionNotFound, Unavailable
 from headway.models import Phase, Status
 from headway.server.auth import Action, Identity
-from tests.support.flask_app import Mounted, mounted
+from tests.support.flask_app import MountedApp, mounted_app
 from tests.unit.test_problems import assert_problem
 
 
 @pytest.fixture
-def server() -> Iterator[Mounted]:
-    with mounted(broker_timeout=0.5) as made:
+def server() -> Iterator[MountedApp]:
+    with mounted_app(broker_timeout=0.5) as made:
         fill(made)
         yield made
 
 
-def fill(made: Mounted) -> None:
+def fill(made: MountedApp) -> None:
     """An execution in every state."""
     made.publish("queued")
     for execution_id in ("running", "retrying", "done", "failed"):
@@ -74,19 +74,19 @@ class Workers:
 
 
 @pytest.fixture
-def workers(server: Mounted) -> Iterator[Workers]:
+def workers(server: MountedApp) -> Iterator[Workers]:
     made = Workers(server.celery)
     yield made
     made.close()
 
 
-def cancel(server: Mounted, execution_id: str, body: Any = None, **more: Any) -> TestResponse:
+def cancel(server: MountedApp, execution_id: str, body: Any = None, **more: Any) -> TestResponse:
     sent = more if body is None else {"json": body} | more
     return server.client.post(f"/api/v1/executions/{execution_id}/cancel", **sent)
 
 
 class TestAsked:
-    def test_what_waits_for_a_retry(self, server: Mounted) -> None:
+    def test_what_waits_for_a_retry(self, server: MountedApp) -> None:
         """202 with the execution, which is cancelled already: nothing of it runs. By force as well;
         and then it is too late.
         """
@@ -100,7 +100,7 @@ class TestAsked:
     @pytest.mark.parametrize(
         ("execution_id", "status"), [("queued", "pending"), ("running", "running")]
     )
-    def test_the_answer(self, server: Mounted, execution_id: str, status: str) -> None:
+    def test_the_answer(self, server: MountedApp, execution_id: str, status: str) -> None:
         """202 with the execution, which is cancelling: the same as the next GET says."""
         response = cancel(server, execution_id)
         assert response.status_code == 202
@@ -115,7 +115,7 @@ class TestAsked:
             == response.get_json()
         )
 
-    def test_the_run_is_told(self, server: Mounted) -> None:
+    def test_the_run_is_told(self, server: MountedApp) -> None:
         """The next attempt, and the next report of an open one, hear of it."""
         cancel(server, "queued")
         cancel(server, "running")
@@ -124,14 +124,14 @@ class TestAsked:
             for each in server.store.read(["queued", "running"])
         )
 
-    def test_asked_twice(self, server: Mounted) -> None:
+    def test_asked_twice(self, server: MountedApp) -> None:
         """Asking again is no error, and changes nothing."""
         first = cancel(server, "running")
         server.clock.tick(5)
         again = cancel(server, "running")
         assert (again.status_code, again.get_json()) == (202, first.get_json())
 
-    def test_viewers_are_told(self, server: Mounted) -> None:
+    def test_viewers_are_told(self, server: MountedApp) -> None:
         """Whoever watches sees it at once."""
         seen: list[str] = []
         server.store.subscribe(lambda task_id, meta: seen.append(task_id))
@@ -156,25 +156,25 @@ class TestWorkers:
         ],
     )
     def test_what_is_broadcast(
-        self, server: Mounted, workers: Workers, execution_id: str, body: Any, told: Any
+        self, server: MountedApp, workers: Workers, execution_id: str, body: Any, told: Any
     ) -> None:
         """What waits is revoked, what runs only by force, and nothing else at all."""
         cancel(server, execution_id, body)
         assert workers.told() == told
 
     @pytest.fixture
-    def cut_off(self) -> Iterator[Mounted]:
+    def cut_off(self) -> Iterator[MountedApp]:
         with socket.socket() as nobody:  # bound and not listening: refused at once
             nobody.bind(("127.0.0.1", 0))
             broker = f"redis://127.0.0.1:{nobody.getsockname()[1]}/0"
-            with mounted(
+            with mounted_app(
                 celery=Celery("cut", broker=broker, set_as_current=False), broker_timeout=0.5
             ) as made:
                 fill(made)
                 yield made
 
     def test_a_broker_that_is_away(
-        self, cut_off: Mounted, caplog: pytest.LogCaptureFixture
+        self, cut_off: MountedApp, caplog: pytest.LogCaptureFixture
     ) -> None:
         """The wish is noted all the same, and whoever gets the task will know: 202, in bounded
         time.
@@ -183,14 +183,14 @@ class TestWorkers:
             assert cancel(cut_off, "queued").status_code == 202
         assert "weren't told" in caplog.text
 
-    def test_nothing_to_terminate(self, cut_off: Mounted) -> None:
+    def test_nothing_to_terminate(self, cut_off: MountedApp) -> None:
         """Force isn't needed where nothing runs: what waits for a retry is cancelled without the
         broker.
         """
         response = cancel(cut_off, "retrying", {"terminate": True})
         assert (response.status_code, response.get_json()["status"]) == (202, "cancelled")
 
-    def test_nobody_to_terminate(self, cut_off: Mounted) -> None:
+    def test_nobody_to_terminate(self, cut_off: MountedApp) -> None:
         """Force that reaches nobody is a 503; the wish stands."""
         response = cancel(cut_off, "running", {"terminate": True})
         assert_problem(response, 503, "broker")
@@ -198,11 +198,11 @@ class TestWorkers:
 
 
 class TestRefused:
-    def test_unknown(self, server: Mounted) -> None:
+    def test_unknown(self, server: MountedApp) -> None:
         """404, as for reading it."""
         assert_problem(cancel(server, "nobody"), 404, "Execution 'nobody' not found")
 
-    def test_obeyed_at_once(self, server: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_obeyed_at_once(self, server: MountedApp, monkeypatch: pytest.MonkeyPatch) -> None:
         """A run that ends by this very wish before it is read again was cancelled by it: no
         conflict.
         """
@@ -224,14 +224,14 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("execution_id", "word"), [("done", "completed"), ("failed", "failed")]
     )
-    def test_ended(self, server: Mounted, execution_id: str, word: str) -> None:
+    def test_ended(self, server: MountedApp, execution_id: str, word: str) -> None:
         """409 for what has ended: it stays what it is."""
         assert_problem(cancel(server, execution_id), 409, f"is {word} already")
         assert server.headway.look(execution_id).status.value == word
 
     @pytest.mark.parametrize("published", [True, False])
     def test_ended_by_a_worker_without_headway(
-        self, server: Mounted, workers: Workers, published: bool
+        self, server: MountedApp, workers: Workers, published: bool
     ) -> None:
         """An end that only the result backend knows is an end: 409 at the first call, and nothing
         waits for the id's next run.
@@ -244,7 +244,7 @@ class TestRefused:
         assert record is None or record.cancel_requested_at is None
         assert workers.told() == []
 
-    def test_the_store_is_away(self, server: Mounted, workers: Workers) -> None:
+    def test_the_store_is_away(self, server: MountedApp, workers: Workers) -> None:
         """503: nothing was asked, and nobody was told."""
         server.store.away = True
         response = cancel(server, "running", {"terminate": True})
@@ -262,12 +262,12 @@ class TestRefused:
             ([], "JSON object"),
         ],
     )
-    def test_a_wrong_body(self, server: Mounted, body: Any, sentence: str) -> None:
+    def test_a_wrong_body(self, server: MountedApp, body: Any, sentence: str) -> None:
         """422 says what is wrong, and nothing is asked."""
         assert_problem(cancel(server, "running", body), 422, sentence)
         assert server.headway.look("running").phase is Phase.RUNNING
 
-    def test_an_empty_body_is_none(self, server: Mounted) -> None:
+    def test_an_empty_body_is_none(self, server: MountedApp) -> None:
         """`{}`, no body, and an empty one say the same."""
         for sent in (
             {"json": {}},
@@ -279,11 +279,11 @@ class TestRefused:
                 server.client.post("/api/v1/executions/running/cancel", **sent).status_code == 202
             )
 
-    def test_get_is_no_cancel(self, server: Mounted) -> None:
+    def test_get_is_no_cancel(self, server: MountedApp) -> None:
         """A link can't cancel."""
         assert_problem(server.client.get("/api/v1/executions/running/cancel"), 405)
 
-    def test_a_foreign_page(self, server: Mounted) -> None:
+    def test_a_foreign_page(self, server: MountedApp) -> None:
         """Another site's page can't cancel."""
         assert_problem(cancel(server, "running", headers={"Origin": "https://evil.example"}), 403)
         assert server.headway.look("running").phase is Phase.RUNNING
@@ -298,7 +298,7 @@ class TestWhoMay:
             asked.append((action, execution_id))
             return action is not Action.CANCEL
 
-        with mounted(authorize=rule) as server:
+        with mounted_app(authorize=rule) as server:
             fill(server)
             assert_problem(
                 cancel(server, "running", data=b"not json"),
@@ -309,7 +309,7 @@ class TestWhoMay:
 
     def test_a_token(self) -> None:
         """Where tokens are set, this wants one; a stream's ticket won't do."""
-        with mounted(tokens="secret") as server:
+        with mounted_app(tokens="secret") as server:
             fill(server)
             bearer = {"Authorization": "Bearer secret"}
             ticket = server.client.post("/api/v1/tickets", headers=bearer).get_json()["ticket"]
@@ -320,19 +320,19 @@ class TestWhoMay:
 
 class TestFromPython:
     @pytest.fixture
-    def app(self, server: Mounted) -> Celery:
+    def app(self, server: MountedApp) -> Celery:
         """An installed app whose store is the server's."""
         headway.install(server.celery, store=server.store)
         return server.celery
 
-    def test_asked(self, app: Celery, server: Mounted, workers: Workers) -> None:
+    def test_asked(self, app: Celery, server: MountedApp, workers: Workers) -> None:
         """`headway.cancel` does what the API does, and returns the execution."""
         execution = headway.cancel(app, "queued")
         assert (execution.status, execution.phase) == (Status.PENDING, Phase.CANCELLING)
         headway.cancel(app, "running", terminate=True)
         assert workers.told() == [("queued", False), ("running", True)]
 
-    def test_refused(self, app: Celery, server: Mounted) -> None:
+    def test_refused(self, app: Celery, server: MountedApp) -> None:
         """Each refusal is an error of its own."""
         with pytest.raises(ExecutionNotFound):
             headway.cancel(app, "nobody")

@@ -23,18 +23,18 @@ from headway.feeds.memory import MemoryFeed
 from headway.models import Status
 from headway.server.auth import Action
 from headway.stores.redis import RedisStore
-from tests.support.flask_app import Mounted, mounted
+from tests.support.flask_app import MountedApp, mounted_app
 from tests.support.processes import ROOT
 from tests.support.wait import until
-from tests.support.wsgi_server import Serving, nowhere, unhurried
+from tests.support.wsgi_server import WsgiServer, long_timeouts, unreachable_url
 
 BOOM = {"exc_type": "ValueError", "exc_message": ["no rows"], "exc_module": "builtins"}
 
 
 class Way:
-    """One way to the executions of a `Mounted`."""
+    """One way to the executions of a `MountedApp`."""
 
-    def __init__(self, server: Mounted, url: str | None) -> None:
+    def __init__(self, server: MountedApp, url: str | None) -> None:
         self.server = server
         self.feed = MemoryFeed(server.store)
         self._url = url
@@ -76,26 +76,28 @@ def given(source: Any) -> Call:
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    unhurried(monkeypatch)
+    long_timeouts(monkeypatch)
 
 
 @pytest.fixture
-def server() -> Iterator[Mounted]:
+def server() -> Iterator[MountedApp]:
     celery = Celery("mounted", broker="memory://", set_as_current=False)
-    with mounted(celery=celery) as made:
+    with mounted_app(celery=celery) as made:
         yield made
 
 
 @pytest.fixture(params=["direct", "remote"])
-def way(request: pytest.FixtureRequest, server: Mounted) -> Iterator[Way]:
+def way(request: pytest.FixtureRequest, server: MountedApp) -> Iterator[Way]:
     if request.param == "direct":
         yield Way(server, None)
         return
-    with Serving(server.app) as serving:
+    with WsgiServer(server.app) as serving:
         yield Way(server, serving.url)
 
 
-def run_to(server: Mounted, execution_id: str, state: str = "SUCCESS", result: Any = None) -> None:
+def run_to(
+    server: MountedApp, execution_id: str, state: str = "SUCCESS", result: Any = None
+) -> None:
     server.publish(execution_id)
     server.begin(execution_id)
     server.report(execution_id, 3, 10, "three")
@@ -234,7 +236,7 @@ class TestWatch:
 
     @pytest.mark.parametrize("what", ["store", "feed"])
     def test_an_outage_is_told_and_outlasted(
-        self, server: Mounted, monkeypatch: pytest.MonkeyPatch, what: str
+        self, server: MountedApp, monkeypatch: pytest.MonkeyPatch, what: str
     ) -> None:
         """A result backend that goes away and comes back is told once, and the end is there all the
         same.
@@ -275,7 +277,7 @@ class TestWatch:
         assert updates[-1].status is Status.COMPLETED
         assert not way.feed.watched
 
-    def test_silence_is_not_told(self, server: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_silence_is_not_told(self, server: MountedApp, monkeypatch: pytest.MonkeyPatch) -> None:
         """An execution that says nothing is looked at again and again, and told once."""
         monkeypatch.setattr("headway.cli.backend_source.SWEEP", 0.01)
         way, tries = Way(server, None), []
@@ -300,11 +302,11 @@ class TestWatch:
             "completed",
         ]
 
-    def test_rest_may_be_closed(self, server: Mounted) -> None:
+    def test_rest_may_be_closed(self, server: MountedApp) -> None:
         """What a socket tells is shown although REST won't say more of it."""
         server.headway.policy._authorize = lambda _who, action, _id: action is Action.WATCH
         run_to(server, "a")
-        with Serving(server.app) as serving:
+        with WsgiServer(server.app) as serving:
             result = CliRunner().invoke(headway, ["--url", serving.url, "watch", "a"])
         assert (result.exit_code, result.stdout) == (0, "a  succeeded  30%  three\n")
 
@@ -509,7 +511,7 @@ class TestEverywhere:
         assert result.stderr == "headway: Execution 'a' not found\n"
 
     @pytest.mark.parametrize("command", ["show", "watch"])
-    def test_trouble_rings_no_bell(self, server: Mounted, command: str) -> None:
+    def test_trouble_rings_no_bell(self, server: MountedApp, command: str) -> None:
         """What is said to be wrong is one line, and moves no cursor, whatever it quotes."""
         assert (
             Way(server, None).run(command, "a\r\x07b").stderr
@@ -519,7 +521,7 @@ class TestEverywhere:
     @pytest.mark.parametrize(
         "args", [["ls"], ["show", "a"], ["cancel", "-y", "a"], ["watch", "--all"]]
     )
-    def test_away(self, server: Mounted, args: list[str]) -> None:
+    def test_away(self, server: MountedApp, args: list[str]) -> None:
         """A result backend that is away is one sentence, and 2."""
         server.store.away = True
         result = Way(server, None).run(*args)
@@ -527,7 +529,7 @@ class TestEverywhere:
 
     def test_nobody_there(self) -> None:
         """A server that isn't there is one sentence, and 2."""
-        with nowhere() as url:
+        with unreachable_url() as url:
             for args in (["ls"], ["watch", "a"]):
                 result = CliRunner().invoke(headway, ["--url", url, *args])
                 assert (result.exit_code, result.stderr) == (
@@ -547,7 +549,7 @@ class TestEverywhere:
             assert "\x07" not in output
             assert "\x1b[2J" not in output
 
-    def test_no_color(self, server: Mounted) -> None:
+    def test_no_color(self, server: MountedApp) -> None:
         """There are colours on terminals only, and none with NO_COLOR."""
         run_to(server, "a")
         assert "\x1b[32m" in Way(server, None).run("ls", color=True).stdout

@@ -27,32 +27,32 @@ from headway.client.stream import TRIES, EventStream
 from headway.models import Status
 from headway.server import problems
 from headway.server.streams import websocket
-from tests.support.flask_app import Mounted, mounted
-from tests.support.requirements import missing
+from tests.support.flask_app import MountedApp, mounted_app
+from tests.support.requirements import skip_or_fail
 from tests.support.tls import TlsProxy, certificate
 from tests.support.wait import until
-from tests.support.wsgi_server import Serving, nowhere, unhurried
+from tests.support.wsgi_server import WsgiServer, long_timeouts, unreachable_url
 
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    unhurried(monkeypatch)
+    long_timeouts(monkeypatch)
 
 
 @pytest.fixture
-def server() -> Iterator[Mounted]:
-    with mounted() as made:
+def server() -> Iterator[MountedApp]:
+    with mounted_app() as made:
         yield made
 
 
 @pytest.fixture
-def serving(server: Mounted) -> Iterator[Serving]:
-    with Serving(server.app) as made:
+def serving(server: MountedApp) -> Iterator[WsgiServer]:
+    with WsgiServer(server.app) as made:
         yield made
 
 
 @pytest.fixture
-def client(serving: Serving) -> Iterator[Client]:
+def client(serving: WsgiServer) -> Iterator[Client]:
     with headway.Client(serving.url) as made:
         yield made
 
@@ -107,7 +107,7 @@ class Following(threading.Thread):
 
 
 class TestAsking:
-    def test_get_and_progress(self, server: Mounted, client: Client) -> None:
+    def test_get_and_progress(self, server: MountedApp, client: Client) -> None:
         """An execution and its progress are Headway's own records, as the server has them."""
         server.publish("a")
         assert client.get("a") == server.headway.look("a")
@@ -117,7 +117,7 @@ class TestAsking:
         assert client.get("a") == server.headway.look("a")
         assert client.progress("a") == server.headway.look("a").progress
 
-    def test_history(self, server: Mounted, client: Client) -> None:
+    def test_history(self, server: MountedApp, client: Client) -> None:
         """The history is Headway's own record, as the server's store has it."""
         server.publish("a")
         assert client.history("a").reports == ()
@@ -128,7 +128,7 @@ class TestAsking:
         assert len(client.history("a").reports) == 2
 
     def test_list_goes_over_pages(
-        self, server: Mounted, client: Client, monkeypatch: pytest.MonkeyPatch
+        self, server: MountedApp, client: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A listing goes on over all pages, newest first, and stops where it is told to."""
         monkeypatch.setattr("headway.client.client.PAGE", 3)
@@ -147,7 +147,7 @@ class TestAsking:
             each.execution_id for each in client.list(since=server.headway.look("e6").created_at)
         ] == ["e7", "e6"]
 
-    def test_cancel(self, server: Mounted, client: Client) -> None:
+    def test_cancel(self, server: MountedApp, client: Client) -> None:
         """Cancel answers with what it is then, and a conflict is raised for what has ended."""
         server.publish("a")
         assert client.cancel("a").phase == "cancelling"
@@ -170,7 +170,10 @@ class TestAsking:
         ``NotAuthenticated`` on both.
         """
         asked: list[str] = []
-        with mounted(tokens=["secret"]) as server, Serving(_noting(server.app, asked)) as serving:
+        with (
+            mounted_app(tokens=["secret"]) as server,
+            WsgiServer(_noting(server.app, asked)) as serving,
+        ):
             server.publish("a")
             server.begin("a")
             server.end("a", "REVOKED")
@@ -210,7 +213,7 @@ def test_no_login_of_netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         sent.append(environ.get("HTTP_AUTHORIZATION"))
         return Response(status=404)(environ, start_response)
 
-    with Serving(noting) as serving:
+    with WsgiServer(noting) as serving:
         for token in (None, "mine"):
             with Client(serving.url, token) as client, pytest.raises(errors.UnexpectedResponse):
                 client.get("a")
@@ -246,7 +249,7 @@ class TestErrors:
 
     def test_nobody_there(self) -> None:
         """A server that isn't there is ``Unavailable``, for calls and for a watch alike, at once."""
-        with nowhere() as url, Client(url) as client:
+        with unreachable_url() as url, Client(url) as client:
             for ask in (
                 lambda: client.get("a"),
                 lambda: list(client.watch("a")),
@@ -265,7 +268,7 @@ class TestErrors:
             status=status,
             headers={"Location": "http://elsewhere.example/"} if status == 302 else {},
         )
-        with Serving(page) as serving, Client(serving.url) as client:
+        with WsgiServer(page) as serving, Client(serving.url) as client:
             for ask in (
                 lambda: client.get("a"),
                 lambda: list(client.watch("a")),
@@ -285,10 +288,10 @@ class TestErrors:
             heard.append(environ.get("HTTP_AUTHORIZATION"))
             return Response(status=404)(environ, start_response)
 
-        with Serving(elsewhere) as other:
+        with WsgiServer(elsewhere) as other:
             further = {"Location": other.url.replace("http", scheme) + "/api/v1/executions/a"}
             with (
-                Serving(Response(status=302, headers=further)) as serving,
+                WsgiServer(Response(status=302, headers=further)) as serving,
                 Client(serving.url, token="secret") as client,
             ):
                 for ask in (lambda: client.get("a"), lambda: list(client.watch("a"))):
@@ -304,7 +307,7 @@ class TestErrors:
             release.wait(60)
             return Response("late")(environ, start_response)
 
-        with Serving(silent) as serving, Client(serving.url, timeout=0.2) as client:
+        with WsgiServer(silent) as serving, Client(serving.url, timeout=0.2) as client:
             with pytest.raises(errors.Unavailable, match="doesn't answer"):
                 client.get("a")
             release.set()
@@ -319,7 +322,7 @@ class TestErrors:
 
     def test_where_the_api_stands(self) -> None:
         """A path in the address stands in place of ``/api/v1``."""
-        with mounted(url_prefix="/jobs/api") as server, Serving(server.app) as serving:
+        with mounted_app(url_prefix="/jobs/api") as server, WsgiServer(server.app) as serving:
             server.publish("a")
             with Client(f"{serving.url}/jobs/api/") as client:
                 assert client.get("a").execution_id == "a"
@@ -335,11 +338,11 @@ def _error(status: int) -> errors.HeadwayError:
 
 
 def test_tls(
-    server: Mounted, serving: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: MountedApp, serving: WsgiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """https and its socket go to whom REQUESTS_CA_BUNDLE vouches for, and to nobody else."""
     if shutil.which("openssl") is None:
-        missing("openssl", "install the package openssl")
+        skip_or_fail("openssl", "install the package openssl")
     pem = certificate(tmp_path)
     server.publish("a")
     with TlsProxy(serving.url, pem) as proxy:
@@ -369,7 +372,7 @@ def test_tls(
 
 
 class TestWatching:
-    def test_from_queue_to_end(self, server: Mounted, client: Client) -> None:
+    def test_from_queue_to_end(self, server: MountedApp, client: Client) -> None:
         """A watch is told all that the socket says, once, and ends with the execution."""
         server.publish("a")
         following = Following(client, "a")
@@ -383,7 +386,7 @@ class TestWatching:
         assert following.kinds() == ["StatusChanged", "Started", "ProgressReported", "Completed"]
         assert following.events[-1].outputs == [1, 2]
 
-    def test_many_over_one_socket(self, server: Mounted, client: Client) -> None:
+    def test_many_over_one_socket(self, server: MountedApp, client: Client) -> None:
         """Several are watched together; one that nobody knows is told, and the others go on."""
         for name in ("a", "b"):
             server.publish(name)
@@ -409,7 +412,7 @@ class TestWatching:
         failed = next(event for event in following.events if isinstance(event, Failed))
         assert (failed.error.type, failed.error.message) == ("ValueError", "no")
 
-    def test_more_ids_than_one_message_holds(self, server: Mounted, client: Client) -> None:
+    def test_more_ids_than_one_message_holds(self, server: MountedApp, client: Client) -> None:
         """Some hundred ids of full length are asked for, in messages that the server takes."""
         names = [f"{number:0>200}" for number in range(150)]
         for name in names:
@@ -425,7 +428,7 @@ class TestWatching:
         with pytest.raises(errors.ExecutionNotFound, match="'nobody' not found"):
             list(client.watch("nobody"))
 
-    def test_a_cut_line(self, server: Mounted, serving: Serving, client: Client) -> None:
+    def test_a_cut_line(self, server: MountedApp, serving: WsgiServer, client: Client) -> None:
         """A line that is cut is told once, and made again with a fresh ``StatusChanged``; what ended in
         between is told once.
         """
@@ -456,7 +459,7 @@ class TestWatching:
         assert [event.progress.current for event in again if event.progress] == [1]
 
     def test_a_server_that_goes_down(
-        self, server: Mounted, client: Client, monkeypatch: pytest.MonkeyPatch
+        self, server: MountedApp, client: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Who is sent away (1012) comes back after a jitter, and is told of the end."""
         monkeypatch.setattr("headway.client.stream.SENT_AWAY", 0.05)
@@ -471,7 +474,7 @@ class TestWatching:
         following.end()
         assert following.kinds() == ["StatusChanged", "Interrupted", "StatusChanged", "Completed"]
 
-    def test_patience_ends(self, server: Mounted, serving: Serving, client: Client) -> None:
+    def test_patience_ends(self, server: MountedApp, serving: WsgiServer, client: Client) -> None:
         """A server that stays away for longer than ``patience`` is ``Unavailable``."""
         server.publish("a")
         following = Following(client, "a", patience=0.1)
@@ -481,12 +484,12 @@ class TestWatching:
         assert isinstance(following.error, errors.Unavailable)
         assert following.kinds() == ["StatusChanged", "Interrupted"]
 
-    def test_where_no_socket_gets_through(self, server: Mounted) -> None:
+    def test_where_no_socket_gets_through(self, server: MountedApp) -> None:
         """Behind a proxy without WebSockets the same events come by polling: held, by ETag, and
         none twice.
         """
         proxy = NoSockets(server.app)
-        with Serving(proxy) as serving, Client(serving.url) as client:
+        with WsgiServer(proxy) as serving, Client(serving.url) as client:
             server.publish("a")
             following = Following(client, "a")
             following.until("StatusChanged")
@@ -502,14 +505,14 @@ class TestWatching:
         assert any("wait=" in each for each in proxy.asked)
 
     def test_many_where_no_socket_gets_through(
-        self, server: Mounted, monkeypatch: pytest.MonkeyPatch
+        self, server: MountedApp, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Several are polled side by side; what nobody knows is told, and a cut is told and mended."""
         monkeypatch.setattr("headway.client.stream.POLL_PAUSE", 0.01)
         for name in ("a", "b"):
             server.publish(name)
             server.begin(name)
-        with Serving(NoSockets(server.app)) as serving, Client(serving.url) as client:
+        with WsgiServer(NoSockets(server.app)) as serving, Client(serving.url) as client:
             following = Following(client, "a", "nobody", "b")
             until(
                 lambda: (
@@ -533,8 +536,8 @@ class TestWatching:
         """A server that is full of viewers is polled without a seat."""
         monkeypatch.setattr("headway.client.stream.POLL_PAUSE", 0.01)
         with (
-            mounted(max_viewers=1) as server,
-            Serving(server.app) as serving,
+            mounted_app(max_viewers=1) as server,
+            WsgiServer(server.app) as serving,
             Client(serving.url) as client,
         ):
             server.publish("a")
@@ -550,7 +553,7 @@ class TestWatching:
         assert following.kinds()[-1] == "Completed"
 
     def test_more_than_one_socket_watches(
-        self, server: Mounted, client: Client, monkeypatch: pytest.MonkeyPatch
+        self, server: MountedApp, client: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """What finds no place on the socket is told as that, and the rest is followed."""
         monkeypatch.setattr("headway.server.streams.websocket_multi.MAX_WATCHED", 1)
@@ -565,7 +568,7 @@ class TestWatching:
             event.execution_id for event in following.events if isinstance(event, Interrupted)
         ) == ["b", "c"]
 
-    def test_left_in_the_middle(self, server: Mounted, client: Client) -> None:
+    def test_left_in_the_middle(self, server: MountedApp, client: Client) -> None:
         """A watch that is left closes its socket."""
         server.publish("a")
         watch = client.watch("a")
@@ -573,7 +576,7 @@ class TestWatching:
         watch.close()  # type: ignore[attr-defined]
         until(lambda: not server.headway.hub.watched)
 
-    def test_the_backend_is_away(self, server: Mounted, client: Client) -> None:
+    def test_the_backend_is_away(self, server: MountedApp, client: Client) -> None:
         """An outage behind the server is told, and what follows it begins with ``StatusChanged``."""
         server.publish("a")
         server.begin("a")
@@ -589,14 +592,14 @@ class TestWatching:
 
 
 class TestWaiting:
-    def test_a_result(self, server: Mounted, client: Client) -> None:
+    def test_a_result(self, server: MountedApp, client: Client) -> None:
         """Waiting returns what the task returned."""
         server.publish("a")
         server.begin("a")
         server.end("a", result={"rows": 3})
         assert client.wait("a") == {"rows": 3}
 
-    def test_a_failure(self, server: Mounted, client: Client) -> None:
+    def test_a_failure(self, server: MountedApp, client: Client) -> None:
         """A failure is raised with the exception's type, message and details."""
         server.publish("a")
         server.begin("a")
@@ -612,7 +615,7 @@ class TestWaiting:
         assert (caught.value.type, caught.value.message) == ("ValueError", "no rows")
         assert caught.value.details == {"module": "builtins"}
 
-    def test_a_cancel(self, server: Mounted, client: Client) -> None:
+    def test_a_cancel(self, server: MountedApp, client: Client) -> None:
         """A cancelled one is raised as such."""
         server.publish("a")
         server.begin("a")
@@ -621,11 +624,11 @@ class TestWaiting:
             client.wait("a")
 
     @pytest.mark.parametrize("proxied", [False, True], ids=["socket", "polling"])
-    def test_not_in_time(self, server: Mounted, proxied: bool) -> None:
+    def test_not_in_time(self, server: MountedApp, proxied: bool) -> None:
         """What doesn't end in time is ``NotFinished``, which is a ``TimeoutError``; it goes on."""
         server.publish("a")
         with (
-            Serving(NoSockets(server.app) if proxied else server.app) as serving,
+            WsgiServer(NoSockets(server.app) if proxied else server.app) as serving,
             Client(serving.url) as client,
         ):
             with pytest.raises(
@@ -649,7 +652,7 @@ def test_pauses_grow_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("headway.client.stream.random.uniform", draw)
     now = iter(range(100))
-    with nowhere() as url, Client(url) as client:
+    with unreachable_url() as url, Client(url) as client:
         watch = EventStream(
             client._http,
             ["a"],

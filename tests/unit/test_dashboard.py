@@ -16,7 +16,7 @@ from headway.errors import ConfigurationError
 from headway.server import Headway
 from headway.server.dashboard import ASSETS
 from headway.server.settings import Settings
-from tests.support.flask_app import Mounted, mounted
+from tests.support.flask_app import MountedApp, mounted_app
 
 #: What a page and what a script asks for by its own address.
 ASKED = {
@@ -41,7 +41,7 @@ def asked_for(client: FlaskClient, where: str, seen: set[str]) -> set[str]:
 
 def test_it_is_not_served_unless_wanted() -> None:
     """The library adds no page to an app that didn't ask for one."""
-    with mounted() as server:
+    with mounted_app() as server:
         assert not any("dashboard" in rule.endpoint for rule in server.app.url_map.iter_rules())
 
 
@@ -53,7 +53,7 @@ def test_it_stands_where_the_app_says(place: str, page: str) -> None:
     """Below a path, with or without a slash at its end, or at the root: the page and all its files,
     and nothing is missing.
     """
-    with mounted(dashboard=place) as server:
+    with mounted_app(dashboard=place) as server:
         found = asked_for(server.client, page, set())
         assert {f"{page}assets/{path.name}" for path in ASSETS.iterdir()} <= found
         assert "/api/v1/headway.js" in found
@@ -80,12 +80,12 @@ def test_a_place_that_is_taken() -> None:
     app = Flask("taken")
     app.add_url_rule("/jobs/", "jobs", lambda: "mine")
     with pytest.raises(ConfigurationError, match="page of its own at /jobs/"):
-        Mounted(app, dashboard="/jobs")
+        MountedApp(app, dashboard="/jobs")
 
 
 def test_everybody_gets_the_page_and_nobody_the_data() -> None:
     """Without a token the page comes, which holds nothing; what it asks for doesn't."""
-    with mounted(dashboard="/jobs", tokens="secret") as server:
+    with mounted_app(dashboard="/jobs", tokens="secret") as server:
         server.publish("a-secret-execution")
         page = server.client.get("/jobs/", environ_base={"REMOTE_ADDR": "192.0.2.7"})
         assert page.status_code == 200
@@ -97,7 +97,7 @@ def test_nothing_but_its_own_files() -> None:
     """The policy lets no other host, no inline script or style and no text as markup through, and
     the page needs none of them.
     """
-    with mounted(dashboard="/jobs") as server:
+    with mounted_app(dashboard="/jobs") as server:
         for where in asked_for(server.client, "/jobs/", set()):
             answer = server.client.get(where)
             if not where.startswith("/jobs/"):
@@ -119,7 +119,7 @@ def test_below_a_proxy_s_prefix() -> None:
     """Mounted below a prefix that the app doesn't know in its routes, page, files and API are asked
     for below it.
     """
-    with mounted(dashboard="/jobs") as server:
+    with mounted_app(dashboard="/jobs") as server:
         page = server.client.get("/jobs/", environ_overrides={"SCRIPT_NAME": "/shop"}).text
         assert 'data-api="/shop/api/v1"' in page
         assert 'src="/shop/jobs/assets/dashboard.js"' in page
@@ -127,7 +127,7 @@ def test_below_a_proxy_s_prefix() -> None:
 
 def test_two_of_them() -> None:
     """Two Celery apps of one Flask app have a dashboard each, which asks its own API."""
-    with mounted(dashboard="/one") as server:
+    with mounted_app(dashboard="/one") as server:
         more: dict[str, Any] = {
             "store": server.store,
             "feed": server.feed,
@@ -141,7 +141,7 @@ def test_two_of_them() -> None:
 
 def test_an_app_s_own_links() -> None:
     """A template ``headway/nav.html`` of the app's is part of the page's head."""
-    with mounted(dashboard="/jobs") as server:
+    with mounted_app(dashboard="/jobs") as server:
         from jinja2 import DictLoader
 
         server.app.jinja_loader = DictLoader(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from werkzeug.test import TestResponse
 
-from tests.support.flask_app import Mounted, mounted
+from tests.support.flask_app import MountedApp, mounted_app
 from tests.support.wait import until
 from tests.unit.test_problems import assert_problem
 
@@ -23,13 +23,13 @@ EVERY = [EXECUTION, *POLLS]
 
 
 @pytest.fixture
-def server() -> Iterator[Mounted]:
-    with mounted() as made:
+def server() -> Iterator[MountedApp]:
+    with mounted_app() as made:
         yield made
 
 
 def running(
-    server: Mounted, current: float = 2, total: float = 5, message: str = "processing"
+    server: MountedApp, current: float = 2, total: float = 5, message: str = "processing"
 ) -> None:
     server.publish("x")
     server.begin("x")
@@ -54,7 +54,7 @@ class TestExecution:
         }
     )
 
-    def test_every_key_is_always_there(self, server: Mounted) -> None:
+    def test_every_key_is_always_there(self, server: MountedApp) -> None:
         """Queued, running, ended: the same keys, null where there is nothing."""
         server.publish("x")
         shown = [server.client.get(EXECUTION).json]
@@ -70,7 +70,7 @@ class TestExecution:
         assert shown[3]["outputs"] == {"rows": 7}
         assert shown[3]["progress"]["percentage"] == 40.0
 
-    def test_a_failed_job_is_a_200(self, server: Mounted) -> None:
+    def test_a_failed_job_is_a_200(self, server: MountedApp) -> None:
         """The question was answered: the job failed, at 40 %, with its error and no traceback."""
         running(server)
         server.end(
@@ -86,12 +86,12 @@ class TestExecution:
         assert response.json["progress"]["percentage"] == 40.0
         assert b"Traceback" not in response.data
 
-    def test_unknown(self, server: Mounted) -> None:
+    def test_unknown(self, server: MountedApp) -> None:
         """An id that nobody published is a 404 that names it."""
         for path in EVERY:
             assert_problem(server.client.get(path), 404, "Execution 'x' not found")
 
-    def test_expired(self, server: Mounted) -> None:
+    def test_expired(self, server: MountedApp) -> None:
         """One whose result is gone was known once: 410."""
         running(server)
         server.end("x")
@@ -101,7 +101,7 @@ class TestExecution:
 
 
 class TestProgress:
-    def test_all_four_fields_of_the_seed_document(self, server: Mounted) -> None:
+    def test_all_four_fields_of_the_seed_document(self, server: MountedApp) -> None:
         """2 of 5 is 40.0, an int of steps and a float of percent."""
         running(server)
         body = server.client.get(PROGRESS).json
@@ -132,7 +132,7 @@ class TestProgress:
             "timestamp",
         }
 
-    def test_tensorlakes_fields(self, server: Mounted) -> None:
+    def test_tensorlakes_fields(self, server: MountedApp) -> None:
         """Tensorlake's body has its five fields and no others; the timestamp is in milliseconds."""
         running(server, 45, 100, "Processing")
         stamp = round(server.clock().timestamp() * 1000)
@@ -147,7 +147,7 @@ class TestProgress:
         assert server.client.get(NAMESPACED).json == wanted
 
     @pytest.mark.parametrize("path", POLLS)
-    def test_nothing_reported_yet(self, server: Mounted, path: str) -> None:
+    def test_nothing_reported_yet(self, server: MountedApp, path: str) -> None:
         """204, with no body and no type of a body."""
         server.publish("x")
         response = server.client.get(path)
@@ -155,7 +155,7 @@ class TestProgress:
         assert "Content-Type" not in response.headers
         assert "ETag" not in response.headers
 
-    def test_nothing_was_ever_reported(self, server: Mounted) -> None:
+    def test_nothing_was_ever_reported(self, server: MountedApp) -> None:
         """Also after an end that had no progress, and then there is nothing to wait for."""
         server.publish("x")
         server.begin("x")
@@ -167,7 +167,7 @@ class TestProgress:
 
 class TestCaching:
     @pytest.mark.parametrize("path", EVERY)
-    def test_not_modified(self, server: Mounted, path: str) -> None:
+    def test_not_modified(self, server: MountedApp, path: str) -> None:
         """The same bytes have the same strong tag, and If-None-Match with it is a 304 without a
         body.
         """
@@ -183,7 +183,7 @@ class TestCaching:
             assert again.headers["Retry-After"]
 
     @pytest.mark.parametrize("path", EVERY)
-    def test_modified(self, server: Mounted, path: str) -> None:
+    def test_modified(self, server: MountedApp, path: str) -> None:
         """A change has another tag, and the old one gets the new body."""
         running(server)
         tag = server.client.get(path).headers["ETag"]
@@ -193,13 +193,13 @@ class TestCaching:
         assert response.headers["ETag"] != tag
 
     @pytest.mark.parametrize("path", EVERY)
-    def test_never_served_unasked(self, server: Mounted, path: str) -> None:
+    def test_never_served_unasked(self, server: MountedApp, path: str) -> None:
         """Caches may keep it, and ask each time."""
         running(server)
         assert server.client.get(path).headers["Cache-Control"] == "no-cache"
 
     @pytest.mark.parametrize("path", EVERY)
-    def test_retry_after_until_the_end(self, server: Mounted, path: str) -> None:
+    def test_retry_after_until_the_end(self, server: MountedApp, path: str) -> None:
         """While it isn't terminal a client is told when to ask again; after the end no more."""
         server.publish("x")
         assert int(server.client.get(path).headers["Retry-After"]) >= 1
@@ -210,7 +210,7 @@ class TestCaching:
         assert "Retry-After" not in server.client.get(path).headers
 
     @pytest.mark.parametrize("path", EVERY)
-    def test_head_and_options(self, server: Mounted, path: str) -> None:
+    def test_head_and_options(self, server: MountedApp, path: str) -> None:
         """HEAD is GET without the body; OPTIONS says what there is."""
         running(server)
         got, head = server.client.get(path), server.client.head(path)
@@ -229,7 +229,7 @@ class TestMalformed:
         "made_up",
         ["x" * 256, "a%00b", "a%0Ab", "a%0D%0Ab", "%FF%FE", "a%7Fb", "a%E2%80%8Bb", "%09"],
     )
-    def test_ids(self, server: Mounted, made_up: str) -> None:
+    def test_ids(self, server: MountedApp, made_up: str) -> None:
         """An id that can't be one is a 422 that says what is wrong, before the store is asked."""
         server.store.away = True
         for path in (
@@ -242,7 +242,7 @@ class TestMalformed:
     @pytest.mark.parametrize(
         "sane", ["x" * 255, "exec_123456", "7f1c-aa", "a b", "a.b:c@d", "%C3%A9", "..", "a%25b"]
     )
-    def test_other_ids_are_as_good_as_any(self, server: Mounted, sane: str) -> None:
+    def test_other_ids_are_as_good_as_any(self, server: MountedApp, sane: str) -> None:
         """Whoever makes up ids has much room."""
         assert_problem(server.client.get(f"/api/v1/executions/{sane}"), 404)
 
@@ -250,7 +250,7 @@ class TestMalformed:
         "wait", ["", "soon", "-1", "nan", "inf", "-inf", "1e999", "1,5", "0x10", "1s"]
     )
     @pytest.mark.parametrize("path", EVERY)
-    def test_wait(self, server: Mounted, path: str, wait: str) -> None:
+    def test_wait(self, server: MountedApp, path: str, wait: str) -> None:
         """A wait that is no number of seconds is a 422."""
         running(server)
         assert_problem(server.client.get(path, query_string={"wait": wait}), 422, "wait")
@@ -260,7 +260,7 @@ class TestWait:
     """``?wait=`` holds an answer back until it is news to the caller."""
 
     def ask(
-        self, server: Mounted, path: str, tag: str | None = None
+        self, server: MountedApp, path: str, tag: str | None = None
     ) -> tuple[threading.Thread, list[TestResponse]]:
         answers: list[TestResponse] = []
         headers = {} if tag is None else {"If-None-Match": tag}
@@ -275,7 +275,7 @@ class TestWait:
         assert answers, "no answer came"
         return answers[0]
 
-    def test_what_is_new_comes_at_once(self, server: Mounted) -> None:
+    def test_what_is_new_comes_at_once(self, server: MountedApp) -> None:
         """A caller that has nothing, or something older, isn't held."""
         running(server)
         assert server.client.get(PROGRESS, query_string={"wait": "30"}).json["percentage"] == 40.0
@@ -287,7 +287,7 @@ class TestWait:
         )
 
     @pytest.mark.parametrize("path", EVERY)
-    def test_held_until_there_is_news(self, server: Mounted, path: str) -> None:
+    def test_held_until_there_is_news(self, server: MountedApp, path: str) -> None:
         """A caller that has the newest is answered when there is a newer one."""
         running(server)
         tag = server.client.get(path).headers["ETag"]
@@ -301,7 +301,7 @@ class TestWait:
         assert answer.headers["ETag"] != tag
         until(lambda: not server.feed.watched, what="the watch to end")
 
-    def test_held_while_nothing_was_reported(self, server: Mounted) -> None:
+    def test_held_while_nothing_was_reported(self, server: MountedApp) -> None:
         """Where there was nothing yet, the first report is the news."""
         server.publish("x")
         server.begin("x")
@@ -310,7 +310,7 @@ class TestWait:
         server.report("x", 1, 5)
         assert self.answer(*held).json["current"] == 1
 
-    def test_the_end_lets_go(self, server: Mounted) -> None:
+    def test_the_end_lets_go(self, server: MountedApp) -> None:
         """After the end nothing newer comes: whoever has the last progress already gets its 304,
         with no Retry-After.
         """
@@ -323,7 +323,7 @@ class TestWait:
         assert answer.status_code == 304
         assert "Retry-After" not in answer.headers
 
-    def test_time_runs_out(self, server: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_time_runs_out(self, server: MountedApp, monkeypatch: pytest.MonkeyPatch) -> None:
         """With no news in time the answer is what it would have been without waiting."""
         monkeypatch.setattr("headway.server.streams.long_poll.FIRST_READ", 60.0)
         running(server)
@@ -339,7 +339,7 @@ class TestWait:
 
     def test_longer_than_granted(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Whoever asks for an hour is held 30 seconds at most."""
-        with mounted() as server:
+        with mounted_app() as server:
             running(server)
             asked: list[float] = []
 
@@ -352,7 +352,7 @@ class TestWait:
                 server.client.get(PROGRESS, query_string={"wait": seconds})
             assert asked == [30.0, 30.0, 20.0]
 
-    def test_unknown_and_away(self, server: Mounted) -> None:
+    def test_unknown_and_away(self, server: MountedApp) -> None:
         """Waiting for what nobody knows is a 404 at once; a backend that is away is a 503 and not a
         long silence.
         """
@@ -364,7 +364,7 @@ class TestWait:
         """A held poll takes a viewer's seat; with none left it is a 429 that says when to try
         again, as an event stream is.
         """
-        with mounted(max_viewers=1) as server:
+        with mounted_app(max_viewers=1) as server:
             running(server)
             tag = server.client.get(PROGRESS).headers["ETag"]
             held = self.ask(server, f"{PROGRESS}?wait=30", tag)
@@ -398,7 +398,7 @@ class TestTensorlakeStream:
     )
     @pytest.mark.parametrize("path", [TENSORLAKE, NAMESPACED])
     def test_who_gets_a_stream(
-        self, server: Mounted, path: str, accept: str | None, streams: bool
+        self, server: MountedApp, path: str, accept: str | None, streams: bool
     ) -> None:
         """Whoever asks for events gets events, whoever takes anything gets JSON: the same report,
         and the stream ends with it.
@@ -416,12 +416,12 @@ class TestTensorlakeStream:
 
     def test_off(self) -> None:
         """An app that has these paths itself can do without them."""
-        with mounted(tensorlake=False) as server:
+        with mounted_app(tensorlake=False) as server:
             running(server)
             assert server.client.get(TENSORLAKE).status_code == 404
 
 
-def test_bodies_are_strict_json(server: Mounted) -> None:
+def test_bodies_are_strict_json(server: MountedApp) -> None:
     """Whatever a task returned, no browser chokes on it: NaN is null, and the body is UTF-8."""
     running(server)
     server.end("x", result={"mean": float("nan"), "name": "Zoë"})

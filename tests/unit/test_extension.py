@@ -17,7 +17,7 @@ from flask_sock import Sock
 
 from headway.errors import ConfigurationError
 from headway.server import Action, Headway, Identity, browser_assets
-from tests.support.flask_app import Mounted, mounted
+from tests.support.flask_app import MountedApp, mounted_app
 from tests.unit.test_problems import assert_problem
 
 TOKEN = {"Authorization": "Bearer a-token"}
@@ -28,8 +28,8 @@ OPEN = frozenset(
 
 
 @pytest.fixture
-def server() -> Iterator[Mounted]:
-    with mounted() as made:
+def server() -> Iterator[MountedApp]:
+    with mounted_app() as made:
         yield made
 
 
@@ -37,7 +37,7 @@ def celery_app(backend: str | None = "redis://127.0.0.1:1/0") -> Celery:
     return Celery("some", broker="memory://", backend=backend, set_as_current=False)
 
 
-def our_routes(server: Mounted) -> list[tuple[str, str]]:
+def our_routes(server: MountedApp) -> list[tuple[str, str]]:
     """Method and path of every route that the extension added."""
     found = []
     for rule in server.app.url_map.iter_rules():
@@ -97,13 +97,15 @@ class TestMounting:
         """
         Headway(Flask("one"), celery=celery_app()).hub.close()
 
-    def test_twice(self, server: Mounted) -> None:
+    def test_twice(self, server: MountedApp) -> None:
         """Two Celery apps in one Flask app: a name and a prefix each; a second one without them is
         told so.
         """
         with pytest.raises(ConfigurationError, match="name="):
             Headway(server.app, celery=celery_app())
-        with mounted(server.app, name="other", url_prefix="/other/v1", tensorlake=False) as other:
+        with mounted_app(
+            server.app, name="other", url_prefix="/other/v1", tensorlake=False
+        ) as other:
             server.publish("mine")
             other.publish("theirs")
             assert server.client.get("/api/v1/executions/mine").status_code == 200
@@ -111,9 +113,11 @@ class TestMounting:
             assert_problem(server.client.get("/other/v1/executions/mine"), 404)
             assert_problem(server.client.get("/other/v1/nothing"), 404)
 
-    def test_twice_with_tensorlake(self, server: Mounted, caplog: pytest.LogCaptureFixture) -> None:
+    def test_twice_with_tensorlake(
+        self, server: MountedApp, caplog: pytest.LogCaptureFixture
+    ) -> None:
         """Root paths that are taken stay whose they are, and the log says so."""
-        with mounted(server.app, name="other", url_prefix="/other/v1"):
+        with mounted_app(server.app, name="other", url_prefix="/other/v1"):
             server.publish("mine")
             assert server.client.get("/applications/a/requests/mine/progress").status_code == 204
             assert "tensorlake" in caplog.text
@@ -126,7 +130,7 @@ class TestMounting:
         """
         app = Flask("own")
         app.add_url_rule("/healthz", "mine", lambda: "mine")
-        with mounted(app, operations_at_root=True) as server:
+        with mounted_app(app, operations_at_root=True) as server:
             assert server.client.get("/healthz").get_data() == b"mine"
             assert server.client.get("/readyz").status_code == 200
             assert "/healthz" in caplog.text
@@ -147,7 +151,7 @@ class TestLock:
         """With tokens set no route answers a stranger but probes, description and scripts: whatever
         is added later, too.
         """
-        with mounted(tokens="a-token", operations_at_root=True) as server:
+        with mounted_app(tokens="a-token", operations_at_root=True) as server:
             server.publish("x")
             routes = our_routes(server)
             assert len(routes) > 10
@@ -164,14 +168,14 @@ class TestLock:
 
     def test_the_token_opens_them(self) -> None:
         """With it, each of them answers something else."""
-        with mounted(tokens="a-token") as server:
+        with mounted_app(tokens="a-token") as server:
             for method, path in our_routes(server):
                 if not path.endswith(("/ws", "/events")):
                     assert server.client.open(
                         path, method=method, headers=TOKEN
                     ).status_code not in (401, 403)
 
-    def test_another_machine(self, server: Mounted) -> None:
+    def test_another_machine(self, server: MountedApp) -> None:
         """Without tokens a client elsewhere is a 403 that says what to set."""
         response = server.client.get(
             "/api/v1/executions/x", environ_overrides={"REMOTE_ADDR": "10.0.0.7"}
@@ -180,7 +184,7 @@ class TestLock:
 
     def test_a_stranger_costs_nothing(self) -> None:
         """The store isn't asked for somebody who may not know."""
-        with mounted(tokens="a-token") as server:
+        with mounted_app(tokens="a-token") as server:
             server.store.away = True
             assert_problem(server.client.get("/api/v1/executions/x"), 401)
 
@@ -192,7 +196,7 @@ class TestLock:
             seen.append((action, execution_id))
             return execution_id == "mine"
 
-        with mounted(authorize=rule) as server:
+        with mounted_app(authorize=rule) as server:
             server.publish("mine")
             assert server.client.get("/api/v1/executions/mine").status_code == 200
             assert_problem(server.client.get("/api/v1/executions/other"), 403)
@@ -201,18 +205,18 @@ class TestLock:
 
     def test_a_fault_in_the_apps_own_rule_opens_nothing(self) -> None:
         """An exception in it is a 500."""
-        with mounted(authorize=lambda *_: {}["no"]) as server:
+        with mounted_app(authorize=lambda *_: {}["no"]) as server:
             server.publish("x")
             assert_problem(server.client.get("/api/v1/executions/x"), 500)
 
     def test_tickets(self) -> None:
         """A token gets a ticket with its lifetime; where no token is wanted the ticket is null."""
-        with mounted(tokens="a-token") as server:
+        with mounted_app(tokens="a-token") as server:
             body = server.client.post("/api/v1/tickets", headers=TOKEN).get_json()
             assert body["expires_in"] == 30.0
             assert body["ticket"]
             assert "a-token" not in body["ticket"]
-        with mounted() as server:
+        with mounted_app() as server:
             assert server.client.post("/api/v1/tickets").get_json() == {
                 "ticket": None,
                 "expires_in": None,
@@ -221,14 +225,14 @@ class TestLock:
 
 class TestForeignPages:
     @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:9000"])
-    def test_what_changes_something_is_refused(self, server: Mounted, origin: str) -> None:
+    def test_what_changes_something_is_refused(self, server: MountedApp, origin: str) -> None:
         """A POST from another site's page is a 403, before its body is read."""
         for path in ("/api/v1/executions", "/api/v1/tickets"):
             assert_problem(
                 server.client.post(path, data="x", headers={"Origin": origin}), 403, "ORIGINS"
             )
 
-    def test_streams_are_refused(self, server: Mounted) -> None:
+    def test_streams_are_refused(self, server: MountedApp) -> None:
         """Another site's page can't hold a stream open, nor upgrade to a socket."""
         server.publish("x")
         for path, headers in (
@@ -239,7 +243,7 @@ class TestForeignPages:
                 server.client.get(path, headers={**headers, "Origin": "https://evil.example"}), 403
             )
 
-    def test_its_own_page(self, server: Mounted) -> None:
+    def test_its_own_page(self, server: MountedApp) -> None:
         """The app's own page may, and a foreign page's plain GET is left to the browser, which
         keeps the answer from it.
         """
@@ -259,7 +263,7 @@ class TestForeignPages:
         """A page of a named origin may read and start; its browser is told so, and asks beforehand
         without a token.
         """
-        with mounted(origins="https://app.example", tokens="a-token") as server:
+        with mounted_app(origins="https://app.example", tokens="a-token") as server:
             origin = {"Origin": "https://app.example"}
             preflight = server.client.options(
                 "/api/v1/executions", headers={**origin, "Access-Control-Request-Method": "POST"}
@@ -280,12 +284,12 @@ class TestForeignPages:
 
 
 class TestOperations:
-    def test_healthz(self, server: Mounted) -> None:
+    def test_healthz(self, server: MountedApp) -> None:
         """The process is up, whatever is away."""
         server.store.away = True
         assert server.client.get("/api/v1/healthz").get_json() == {"status": "ok"}
 
-    def test_readyz(self, server: Mounted) -> None:
+    def test_readyz(self, server: MountedApp) -> None:
         """Ready while backend and feed answer; else 503 that says which doesn't."""
         assert server.client.get("/api/v1/readyz").get_json() == {
             "status": "ready",
@@ -301,12 +305,12 @@ class TestOperations:
     def test_at_the_root(self) -> None:
         """They stand at the root where that was asked for, and only then."""
         names = ("/healthz", "/readyz", "/metrics", "/openapi.json")
-        with mounted(operations_at_root=True) as server:
+        with mounted_app(operations_at_root=True) as server:
             assert [server.client.get(name).status_code for name in names] == [200] * 4
-        with mounted() as server:
+        with mounted_app() as server:
             assert [server.client.get(name).status_code for name in names] == [404] * 4
 
-    def test_metrics(self, server: Mounted) -> None:
+    def test_metrics(self, server: MountedApp) -> None:
         """Prometheus text: answers by endpoint and status, with no id in it, and the hub's own
         counters.
         """
@@ -328,18 +332,18 @@ class TestLeftAlone:
         sock = Sock(app)
         sock.route("/echo")(lambda ws: None)
         before: dict[str, Any] = dict(app.config)
-        with mounted(app) as server:
+        with mounted_app(app) as server:
             assert dict(app.config) == before
             assert any(rule.rule == "/echo" for rule in server.app.url_map.iter_rules())
 
-    def test_the_apps_own_pages(self, server: Mounted) -> None:
+    def test_the_apps_own_pages(self, server: MountedApp) -> None:
         """Headers and checks of ours are for our answers alone."""
         server.app.add_url_rule("/page", "page", lambda: "page", methods=["GET", "POST"])
         response = server.client.post("/page", headers={"Origin": "https://evil.example"})
         assert response.get_data() == b"page"
         assert "Content-Security-Policy" not in response.headers
 
-    def test_security_headers(self, server: Mounted) -> None:
+    def test_security_headers(self, server: MountedApp) -> None:
         """Every answer of ours says that it is what it says it is."""
         server.publish("x")
         for path in (

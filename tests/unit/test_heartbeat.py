@@ -16,7 +16,7 @@ from headway.stores.memory import MemoryStore
 from headway.worker import celery_internals
 from headway.worker.app_state import AppState, app_state_of
 from headway.worker.heartbeat import Heartbeat, HeartbeatStep
-from tests.support.fake_scheduler import Timer
+from tests.support.fake_scheduler import FakeScheduler
 from tests.support.wait import until
 from tests.unit.tracing import Lab
 
@@ -39,7 +39,7 @@ class Ward:
 
     def __init__(self) -> None:
         self.store = Listening()
-        self.timer = Timer()
+        self.timer = FakeScheduler()
         self.running: list[str] = []
         self.installation = AppState(
             None, interval=0.25, store=self.store, fence=lambda backend: backend

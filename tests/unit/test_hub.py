@@ -28,7 +28,7 @@ from headway.server.streams import long_poll
 from headway.server.streams.changes import Backlog, Change, Frame
 from headway.server.streams.hub import Hub
 from headway.stores.memory import MemoryStore
-from tests.support.fake_worker import Run, Runs
+from tests.support.fake_worker import FakeExecution, FakeWorker
 from tests.support.wait import until
 
 
@@ -103,15 +103,15 @@ class House:
         self.store = CountingStore()
         self.feed = MemoryFeed(self.store)
         self.hub = Hub(self.store, self.feed, sweep_interval=sweep_interval, **options)
-        self.runs = Runs(self.store, lambda meta: json.dumps(meta).encode())
+        self.runs = FakeWorker(self.store, lambda meta: json.dumps(meta).encode())
 
-    def look(self, run: Run | str) -> Eye:
+    def look(self, run: FakeExecution | str) -> Eye:
         """A viewer who has just come."""
         eye = Eye()
         self.hub.attach(run if isinstance(run, str) else run.id, eye)
         return eye
 
-    def looking(self, run: Run) -> Eye:
+    def looking(self, run: FakeExecution) -> Eye:
         """A viewer who has been told ``status``."""
         eye = self.look(run)
         until(lambda: eye.frames)

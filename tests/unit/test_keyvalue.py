@@ -14,7 +14,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from headway.errors import Unavailable
 from headway.stores.keyvalue import DocumentStore
 from headway.stores.result_backend import ResultBackend
-from tests.support.interrupts import struck
+from tests.support.interrupts import interrupt_at
 
 
 class Shelf(DocumentStore):
@@ -58,7 +58,7 @@ def test_a_strike_in_a_read_of_results_is_no_outage() -> None:
 def test_a_strike_at_any_step_keeps_no_lock() -> None:
     """Wherever it strikes, the next one has its turn."""
     shelf, step = Shelf(), 1
-    while struck(step, shelf.ping):
+    while interrupt_at(step, shelf.ping):
         assert not any(lock.locked() for lock in shelf._turns.values()), f"struck at step {step}"
         step += 1
     assert step > 5

@@ -13,7 +13,7 @@ from headway.server.auth import Action
 from headway.stores import pagination
 from headway.stores.keyvalue import KeyValueStore
 from headway.stores.pagination import IndexEntry, IndexReader, Position, Slice
-from tests.support.flask_app import Mounted, mounted
+from tests.support.flask_app import MountedApp, mounted_app
 from tests.support.stores import at
 from tests.unit.test_problems import assert_problem
 
@@ -21,12 +21,12 @@ LIST = "/api/v1/executions"
 
 
 @pytest.fixture
-def server() -> Iterator[Mounted]:
-    with mounted() as made:
+def server() -> Iterator[MountedApp]:
+    with mounted_app() as made:
         yield made
 
 
-def fill(server: Mounted, count: int = 5, **more: Any) -> list[str]:
+def fill(server: MountedApp, count: int = 5, **more: Any) -> list[str]:
     """So many executions, one a second; their ids, newest first."""
     for n in range(count):
         server.store.register([Registration(f"e{n}", "tasks.some", server.clock(), **more)])
@@ -34,23 +34,23 @@ def fill(server: Mounted, count: int = 5, **more: Any) -> list[str]:
     return [f"e{n}" for n in reversed(range(count))]
 
 
-def ids(server: Mounted, **query: Any) -> list[str]:
+def ids(server: MountedApp, **query: Any) -> list[str]:
     answer = server.client.get(LIST, query_string=query)
     assert answer.status_code == 200, answer.text
     return [each["execution_id"] for each in answer.json["executions"]]
 
 
 class TestPages:
-    def test_newest_first(self, server: Mounted) -> None:
+    def test_newest_first(self, server: MountedApp) -> None:
         """The last one that was published stands first."""
         wanted = fill(server)
         assert ids(server) == wanted
 
-    def test_nothing(self, server: Mounted) -> None:
+    def test_nothing(self, server: MountedApp) -> None:
         """Where there is nothing, a page of nothing, and nothing after it."""
         assert server.client.get(LIST).json == {"executions": [], "cursor": None}
 
-    def test_a_line_is_the_execution(self, server: Mounted) -> None:
+    def test_a_line_is_the_execution(self, server: MountedApp) -> None:
         """A line says what the execution's own URL says, but for what it returned."""
         server.publish("x")
         server.begin("x")
@@ -60,7 +60,7 @@ class TestPages:
         assert whole.pop("outputs") is None
         assert line == whole
 
-    def test_pages_follow_each_other(self, server: Mounted) -> None:
+    def test_pages_follow_each_other(self, server: MountedApp) -> None:
         """Page by page each is seen once, although more come in and others end in between."""
         wanted = fill(server, 7)
         seen, cursor = [], None
@@ -80,7 +80,7 @@ class TestPages:
 class TestCounts:
     NONE = dict.fromkeys(("pending", "running", "completed", "failed", "cancelled"), 0)
 
-    def test_of_all(self, server: Mounted) -> None:
+    def test_of_all(self, server: MountedApp) -> None:
         """Of every status, whatever the page and its filters are."""
         fill(server)
         server.begin("e0")
@@ -90,7 +90,7 @@ class TestCounts:
             answer = server.client.get(LIST, query_string=query | {"counts": "true"}).json
             assert answer["counts"] == self.NONE | {"pending": 3, "running": 1, "failed": 1}
 
-    def test_only_where_asked(self, server: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_only_where_asked(self, server: MountedApp, monkeypatch: pytest.MonkeyPatch) -> None:
         """Who doesn't ask for them pays nothing."""
         monkeypatch.setattr(server.store, "counts", None)
         assert "counts" not in server.client.get(LIST).json
@@ -102,7 +102,7 @@ class TestCounts:
         """The app's own rule is asked for them; where it says no, they are null, and the page is as
         ever.
         """
-        with mounted(
+        with mounted_app(
             authorize=lambda who, action, execution_id: action is not Action.COUNT or may
         ) as server:
             fill(server, 2)
@@ -113,7 +113,7 @@ class TestCounts:
 
 class TestFilters:
     @pytest.fixture(autouse=True)
-    def some(self, server: Mounted) -> None:
+    def some(self, server: MountedApp) -> None:
         """One in every state, of two tasks and two owners."""
         for n, name in enumerate(
             ["queued", "running", "retrying", "done", "failed", "cancelled", "cancelling"]
@@ -161,7 +161,7 @@ class TestFilters:
             ("until=9999-12-31T23:59:59Z&limit=1", ["cancelling"]),
         ],
     )
-    def test_each(self, server: Mounted, query: str, wanted: list[str]) -> None:
+    def test_each(self, server: MountedApp, query: str, wanted: list[str]) -> None:
         """Each filter narrows down, together they narrow down further."""
         answer = server.client.get(f"{LIST}?{query}").json
         assert [each["execution_id"] for each in answer["executions"]] == wanted
@@ -188,7 +188,7 @@ class TestFilters:
             ("stauts=running", "There is no filter 'stauts'"),
         ],
     )
-    def test_what_is_no_filter(self, server: Mounted, query: str, says: str | None) -> None:
+    def test_what_is_no_filter(self, server: MountedApp, query: str, says: str | None) -> None:
         """A word that means nothing is refused, and the answer says what would."""
         answer = server.client.get(f"{LIST}?{query}")
         if says is None:
@@ -200,7 +200,7 @@ class TestFilters:
 class TestWhoMaySee:
     def test_each_is_asked_for(self) -> None:
         """Who may list is shown what it may read, and no more."""
-        with mounted(
+        with mounted_app(
             authorize=lambda _, action, execution_id: (
                 action is Action.LIST or execution_id in ("e1", "e3")
             )
@@ -220,7 +220,7 @@ class TestWhoMaySee:
         """
         monkeypatch.setattr("headway.server.api.listing.MOST", most)
         allowed = {f"e{n:02}" for n in mine}
-        with mounted(
+        with mounted_app(
             authorize=lambda _, action, execution_id: (
                 action is Action.LIST or execution_id in allowed
             )
@@ -243,12 +243,12 @@ class TestWhoMaySee:
 
     def test_who_may_not_list(self) -> None:
         """Who may read each one may not list them for that."""
-        with mounted(authorize=lambda _, action, __: action is not Action.LIST) as server:
+        with mounted_app(authorize=lambda _, action, __: action is not Action.LIST) as server:
             assert_problem(server.client.get(LIST), 403, "You may not list")
 
     def test_tokens(self) -> None:
         """Where there are tokens it wants one."""
-        with mounted(tokens=["secret-secret-secret"]) as server:
+        with mounted_app(tokens=["secret-secret-secret"]) as server:
             assert server.client.get(LIST).status_code == 401
             assert (
                 server.client.get(
@@ -259,14 +259,14 @@ class TestWhoMaySee:
 
 
 class TestFaults:
-    def test_the_backend_is_away(self, server: Mounted) -> None:
+    def test_the_backend_is_away(self, server: MountedApp) -> None:
         """503, and when to try again."""
         server.store.away = True
         answer = server.client.get(LIST)
         assert_problem(answer, 503, "The result backend can't be reached")
         assert int(answer.headers["Retry-After"]) > 0
 
-    def test_a_backend_without_order(self, server: Mounted) -> None:
+    def test_a_backend_without_order(self, server: MountedApp) -> None:
         """501 where the result backend finds things by their names only."""
         server.headway.store = KeyValueStore(server.celery)
         assert_problem(server.client.get(LIST), 501, "can't list executions")

@@ -8,7 +8,7 @@ import pytest
 
 from headway.server.streams.limits import Transport
 from headway.server.streams.long_poll import LongPoll
-from tests.support.flask_app import mounted
+from tests.support.flask_app import mounted_app
 from tests.support.processes import ROOT
 from tests.support.wait import until
 
@@ -17,7 +17,7 @@ def test_metrics_of_the_streams() -> None:
     """Viewers by skin, whom no seat was left for, and what the hub did for them, each as a series
     of its own.
     """
-    with mounted(max_viewers=1) as server:
+    with mounted_app(max_viewers=1) as server:
         hub = server.headway.hub
         hub._sweep_interval = 3600.0  # its reads are counted too
         eye = LongPoll()
@@ -52,7 +52,7 @@ def test_feed_lag() -> None:
     """The time from a report in its task to the hub is a histogram; a clock that runs ahead gives
     0, and not less.
     """
-    with mounted() as server:
+    with mounted_app() as server:
         eye = LongPoll()
         sample = server.headway.metrics.registry.get_sample_value
         server.headway.hub._sweep_interval = 3600.0  # what a sweep finds is no report
@@ -74,7 +74,7 @@ def test_feed_lag() -> None:
 
 def test_every_metric_is_documented() -> None:
     """docs/scale.md names every series that ``/metrics`` has, and none that it hasn't."""
-    with mounted() as server:
+    with mounted_app() as server:
         families = {
             family.name: family.type for family in server.headway.metrics.registry.collect()
         }

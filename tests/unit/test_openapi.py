@@ -14,7 +14,7 @@ from schemathesis import Case, GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
 from headway.server.api import openapi
-from tests.support.flask_app import Mounted, mounted
+from tests.support.flask_app import MountedApp, mounted_app
 
 load_all_checks()
 
@@ -36,7 +36,7 @@ CALLS = [(*each, GenerationMode.POSITIVE) for each in OPERATIONS] + [
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mounted]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[MountedApp]:
     """An app with an execution in every state."""
     monkeypatch.setattr(
         "headway.server.streams.long_poll.FIRST_READ", 60.0
@@ -45,7 +45,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mounted]:
     celery.task(name="tasks.any", shared=False)(lambda *args, **kwargs: None)
     # The lock stands open, or all that made-up calls saw would be 403. Waiting would hold the test
     # up; how long is granted is proved elsewhere.
-    with mounted(
+    with mounted_app(
         celery=celery,
         startable=["tasks.any"],
         max_wait=0.01,
@@ -66,7 +66,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mounted]:
         yield made
 
 
-def operation(server: Mounted, method: str, path: str) -> Any:
+def operation(server: MountedApp, method: str, path: str) -> Any:
     return schemathesis.openapi.from_wsgi("/api/v1/openapi.json", server.app)[path][method.upper()]
 
 
@@ -76,7 +76,7 @@ def hold(case: Case) -> None:
 
 @pytest.mark.parametrize(("method", "path", "mode"), CALLS)
 def test_the_app_does_what_it_says(
-    server: Mounted, method: str, path: str, mode: GenerationMode
+    server: MountedApp, method: str, path: str, mode: GenerationMode
 ) -> None:
     """Made-up calls, sane and not: every status, type, header and body is one that the description
     names.
@@ -101,13 +101,13 @@ def test_the_app_does_what_it_says(
 @pytest.mark.parametrize(
     "path", [path for _, path in OPERATIONS if path.endswith(("_id}", "/progress", "/history"))]
 )
-def test_each_state_is_described(server: Mounted, path: str, execution_id: str) -> None:
+def test_each_state_is_described(server: MountedApp, path: str, execution_id: str) -> None:
     """Whatever an execution is, its answer fits the description."""
     parameters = dict.fromkeys(re.findall(r"{(\w+)}", path), execution_id)
     hold(operation(server, "get", path).Case(path_parameters=parameters))
 
 
-def test_every_route_is_described(server: Mounted) -> None:
+def test_every_route_is_described(server: MountedApp) -> None:
     """A route that was added and isn't described fails here; streams can't be, and say so; the
     browser's modules are no API.
     """
@@ -120,17 +120,17 @@ def test_every_route_is_described(server: Mounted) -> None:
             assert path in described
 
 
-def test_where_it_is(server: Mounted) -> None:
+def test_where_it_is(server: MountedApp) -> None:
     """The description follows the app below another root, and the prefix."""
     document = server.client.get("/openapi.json", base_url="http://localhost/inner").get_json()
     assert document["servers"] == [{"url": "/inner"}]
-    with mounted(url_prefix="/other", tensorlake=False, tokens="a-token") as other:
+    with mounted_app(url_prefix="/other", tensorlake=False, tokens="a-token") as other:
         document = other.client.get("/other/openapi.json").get_json()
         assert all(path.startswith("/other/") for path in document["paths"])
         assert document["security"] == [{"token": []}]
 
 
-def test_refused_bodies_are_described(server: Mounted) -> None:
+def test_refused_bodies_are_described(server: MountedApp) -> None:
     """What no generator thinks of: a body of another type, with no length, or too large."""
     chunked = {
         "HTTP_TRANSFER_ENCODING": "chunked",

@@ -15,12 +15,12 @@ from werkzeug.test import TestResponse
 
 from headway import errors
 from headway.server import problems
-from tests.support.flask_app import Mounted, mounted
+from tests.support.flask_app import MountedApp, mounted_app
 
 
 @pytest.fixture
-def server() -> Iterator[Mounted]:
-    with mounted() as made:
+def server() -> Iterator[MountedApp]:
+    with mounted_app() as made:
         yield made
 
 
@@ -99,7 +99,7 @@ def test_a_more_special_error_keeps_its_status() -> None:
         ("GET", "/v1/namespaces/n%2Fm/applications/a/requests/x/progress"),
     ],
 )
-def test_an_unmatched_url(server: Mounted, method: str, path: str) -> None:
+def test_an_unmatched_url(server: MountedApp, method: str, path: str) -> None:
     """What isn't there at all, below the prefix or where Tensorlake's clients ask, is a problem
     document too.
     """
@@ -119,14 +119,14 @@ def test_an_unmatched_url(server: Mounted, method: str, path: str) -> None:
 )
 def test_an_unmatched_method(method: str, path: str) -> None:
     """405 says which methods there are, below the prefix and at the root."""
-    with mounted(operations_at_root=True) as server:
+    with mounted_app(operations_at_root=True) as server:
         response = server.client.open(path, method=method)
     assert_problem(response, 405)
     wanted = {"POST", "OPTIONS"} if path.endswith("tickets") else {"GET", "HEAD", "OPTIONS"}
     assert wanted <= set(response.headers["Allow"].split(", "))
 
 
-def test_other_paths_are_left_alone(server: Mounted) -> None:
+def test_other_paths_are_left_alone(server: MountedApp) -> None:
     """Outside the prefix the app answers as it always did, near misses of our paths included."""
     server.app.add_url_rule("/healthz", "own", lambda: "mine")
     server.app.add_url_rule("/folder/", "folder", lambda: "mine")
@@ -154,7 +154,7 @@ def test_the_apps_own_handlers_are_untouched() -> None:
     app.register_error_handler(422, lambda _: ("mine 422", 422))
     app.register_error_handler(Exception, lambda _: ("mine", 500))
     app.add_url_rule("/page", "page", lambda: {}["no"])
-    with mounted(app) as server:
+    with mounted_app(app) as server:
         for path, method, text in (
             ("/nothing", "GET", "mine 404"),
             ("/page", "POST", "mine 405"),
@@ -168,13 +168,13 @@ def test_the_apps_own_handlers_are_untouched() -> None:
         assert_problem(server.client.post("/api/v1/executions", data="x"), 415)
 
 
-def test_the_apps_own_routes_below_the_prefix_work(server: Mounted) -> None:
+def test_the_apps_own_routes_below_the_prefix_work(server: MountedApp) -> None:
     """An app may have routes of its own below the prefix."""
     server.app.add_url_rule("/api/v1/mine", "mine", lambda: "mine")
     assert server.client.get("/api/v1/mine").get_data() == b"mine"
 
 
-def test_a_redirect_of_the_router_is_left_alone(server: Mounted) -> None:
+def test_a_redirect_of_the_router_is_left_alone(server: MountedApp) -> None:
     """The router's own redirect to a trailing slash isn't taken for an error."""
     server.app.add_url_rule("/api/v1/folder/", "folder", lambda: "mine")
     assert server.client.get("/api/v1/folder").status_code == 308
@@ -189,7 +189,7 @@ def test_a_redirect_of_the_router_is_left_alone(server: Mounted) -> None:
     ],
 )
 def test_a_fault_of_ours(
-    server: Mounted,
+    server: MountedApp,
     error: Exception,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -206,7 +206,7 @@ def test_a_fault_of_ours(
     assert caplog.records[0].exc_info is not None
 
 
-def test_the_backend_is_away(server: Mounted) -> None:
+def test_the_backend_is_away(server: MountedApp) -> None:
     """503 says when to ask again, and nothing of the driver."""
     server.store.away = True
     for path in (
@@ -220,6 +220,6 @@ def test_the_backend_is_away(server: Mounted) -> None:
         assert b"told to be away" not in response.data
 
 
-def test_errors_are_not_kept(server: Mounted) -> None:
+def test_errors_are_not_kept(server: MountedApp) -> None:
     """No cache may keep an error."""
     assert server.client.get("/api/v1/executions/x").headers["Cache-Control"] == "no-store"

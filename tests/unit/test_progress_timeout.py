@@ -22,8 +22,8 @@ from headway.worker import attempt, fenced_backend, progress_timeout, task
 from headway.worker.progress_timeout import ProgressWatchdog
 from headway.worker.scheduler import Scheduler
 from headway.worker.validation import Update
-from tests.support.fake_scheduler import Timer
-from tests.support.interrupts import settled
+from tests.support.fake_scheduler import FakeScheduler
+from tests.support.interrupts import settle_profiler
 from tests.support.wait import until
 from tests.unit.tracing import Lab
 
@@ -32,7 +32,7 @@ class Silence:
     """A watched task without a task."""
 
     def __init__(self, seconds: float = 10) -> None:
-        self.timer = Timer()
+        self.timer = FakeScheduler()
         self.newest: Update | None = None
         self.strikes: list[float] = []
         self.called_off = False
@@ -137,7 +137,7 @@ def test_the_main_thread_is_struck_in_a_wait(heard: list[int]) -> None:
     """A signal ends a wait at once, with the sentence that says why; the handler that was there
     hears nothing of it.
     """
-    timer, begun = Timer(), threading.Event()
+    timer, begun = FakeScheduler(), threading.Event()
     watch = ProgressWatchdog(10, lambda: None, timer, clock=lambda: timer.now)  # type: ignore[arg-type]
     time = threading.Thread(target=lambda: begun.wait(60) and timer.pass_to(10))
 
@@ -158,7 +158,7 @@ def test_two_strikes_that_wait_are_one_signal(heard: list[int]) -> None:
     """C code keeps both waiting, and the system delivers them as one: the next signal of Celery's
     isn't taken for the other.
     """
-    watch = ProgressWatchdog(10, lambda: None, Timer())  # type: ignore[arg-type]
+    watch = ProgressWatchdog(10, lambda: None, FakeScheduler())  # type: ignore[arg-type]
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
     watch._strike()
     watch._strike()
@@ -216,7 +216,7 @@ def in_a_thread(
 
 def test_another_thread_is_struck_in_python_code() -> None:
     """Python code of a thread is ended, and nobody else's."""
-    timer, begun = Timer(), threading.Event()
+    timer, begun = FakeScheduler(), threading.Event()
 
     def work() -> None:
         watch = ProgressWatchdog(10, lambda: None, timer, clock=lambda: timer.now)  # type: ignore[arg-type]
@@ -309,15 +309,15 @@ def run_silent(lab: Lab, task_id: str, *, wait: float = 0.3, **options: Any) -> 
 
 
 @pytest.fixture
-def timer(monkeypatch: pytest.MonkeyPatch) -> Timer:
+def timer(monkeypatch: pytest.MonkeyPatch) -> FakeScheduler:
     """Tasks are watched when the test says so."""
-    made = Timer()
+    made = FakeScheduler()
     monkeypatch.setattr(attempt, "shared", made)
     return made
 
 
 @pytest.mark.usefixtures("heard")
-def test_it_is_a_failure_that_says_so(lab: Lab, timer: Timer) -> None:
+def test_it_is_a_failure_that_says_so(lab: Lab, timer: FakeScheduler) -> None:
     """The attempt ends as FAILURE with `headway.ProgressTimeout`, and keeps its last progress."""
 
     @lab.task(progress_timeout=10)
@@ -371,14 +371,14 @@ def too_long(signum: int, frame: object) -> None:
 @pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("celerys", [False, True])
 def test_wherever_it_strikes_nothing_is_left_behind(
-    lab: Lab, timer: Timer, monkeypatch: pytest.MonkeyPatch, celerys: bool
+    lab: Lab, timer: FakeScheduler, monkeypatch: pytest.MonkeyPatch, celerys: bool
 ) -> None:
     """Around the task's code, too, and Celery's own limit as well: no watch and no variable that
     would harm the task that comes next.
 
     Python lets a signal in where a function begins and where one has returned.
     """
-    settled()
+    settle_profiler()
     signal.signal(signal.SIGUSR1, too_long)
     ours = {module.__file__ for module in (attempt, fenced_backend, task, progress_timeout)}
     watches: list[ProgressWatchdog] = []

@@ -20,7 +20,7 @@ from headway.core.throttle import CircuitBreaker
 from headway.errors import Unavailable, UsageError
 from headway.worker import reporter as module
 from headway.worker.reporter import Reporter
-from tests.support.interrupts import struck
+from tests.support.interrupts import interrupt_at
 
 
 class Time:
@@ -318,7 +318,7 @@ def test_a_strike_at_any_step_keeps_no_lock(time: Time) -> None:
     while going:
         sink = Sink()
         reporter = Reporter(sink, scheduler=time, clock=time)  # type: ignore[arg-type]
-        going = struck(step, lambda reporter=reporter: reporter.update(1, 10))
+        going = interrupt_at(step, lambda reporter=reporter: reporter.update(1, 10))
         assert not reporter._lock.locked(), f"struck at step {step}"
         reporter.close()
         assert sink.currents[-1:] == ([] if reporter.newest is None else [1])

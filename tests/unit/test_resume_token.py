@@ -14,7 +14,7 @@ from headway.core.frames import frames_between, opening_frames
 from headway.models import Execution, Phase, Progress, Status
 from headway.server.streams.bookmark import ResumeToken
 from headway.server.streams.long_poll import LongPoll
-from tests.support.flask_app import mounted
+from tests.support.flask_app import mounted_app
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PHASES = {
@@ -119,7 +119,7 @@ def test_who_knows_more_than_this_process() -> None:
     """A client that comes back from another process, which has heard of more, isn't led back to
     what this one knows.
     """
-    with mounted() as server:
+    with mounted_app() as server:
         server.publish("a")
         server.begin("a")
         server.report("a", 1, 4)

@@ -13,7 +13,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from headway.worker import scheduler as module
 from headway.worker.scheduler import Scheduler, shared
-from tests.support.interrupts import struck
+from tests.support.interrupts import interrupt_at
 from tests.support.wait import until
 
 
@@ -55,7 +55,7 @@ def test_a_strike_at_any_step_keeps_no_lock(scheduler: Scheduler) -> None:
     """Wherever a time limit strikes who asks for a call, the next one asks and is called."""
     scheduler.call_at(0, lambda now: None)
     step = 1
-    while struck(step, lambda: scheduler.call_at(monotonic() + 3600, lambda now: None)):
+    while interrupt_at(step, lambda: scheduler.call_at(monotonic() + 3600, lambda now: None)):
         done = threading.Event()
         scheduler.call_at(0, lambda now, done=done: done.set())
         assert done.wait(60), f"struck at step {step}"

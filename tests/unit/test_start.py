@@ -23,7 +23,7 @@ from headway.server.api.start import TaskStarter
 from headway.server.auth import Action, Identity
 from headway.stores.base import Store
 from headway.stores.memory import MemoryStore
-from tests.support.flask_app import Mounted, mounted
+from tests.support.flask_app import MountedApp, mounted_app
 from tests.unit.test_problems import assert_problem
 
 URL = "/api/v1/executions"
@@ -52,13 +52,13 @@ STARTABLE = ("tasks.add", "tasks.bound", "tasks.loose", "elsewhere.only")
 
 
 @pytest.fixture
-def server() -> Iterator[Mounted]:
-    with mounted(celery=celery_app(), startable=STARTABLE) as made:
+def server() -> Iterator[MountedApp]:
+    with mounted_app(celery=celery_app(), startable=STARTABLE) as made:
         yield made
 
 
 def start(
-    server: Mounted,
+    server: MountedApp,
     task: str = "tasks.add",
     *args: Any,
     key: str | None = None,
@@ -71,7 +71,7 @@ def start(
     )
 
 
-def messages(server: Mounted) -> list[tuple[str, Any, Any]]:
+def messages(server: MountedApp) -> list[tuple[str, Any, Any]]:
     """What lies in the broker's queue, taken out: task, args and kwargs of each message."""
     taken = []
     with (
@@ -87,7 +87,7 @@ def messages(server: Mounted) -> list[tuple[str, Any, Any]]:
 
 
 @pytest.fixture(autouse=True)
-def empty_queue(server: Mounted) -> None:
+def empty_queue(server: MountedApp) -> None:
     """The broker in memory is the whole process's: what other tests published lies there too, in
     whatever form.
     """
@@ -99,7 +99,7 @@ def empty_queue(server: Mounted) -> None:
 
 
 class TestStarted:
-    def test_the_answer(self, server: Mounted) -> None:
+    def test_the_answer(self, server: MountedApp) -> None:
         """202 with the id, where to look, and the word pending."""
         response = start(server, "tasks.add", 1, y=2)
         assert response.status_code == 202
@@ -112,7 +112,7 @@ class TestStarted:
         }
         assert response.headers["Location"] == where
 
-    def test_it_is_known_at_once(self, server: Mounted) -> None:
+    def test_it_is_known_at_once(self, server: MountedApp) -> None:
         """The next GET of the answered address knows it: pending, of this task, with no progress."""
         where = start(server, "tasks.add", 1).headers["Location"]
         shown = server.client.get(where).get_json()
@@ -123,12 +123,12 @@ class TestStarted:
         )
         assert server.client.get(f"{where}/progress").status_code == 204
 
-    def test_it_is_published(self, server: Mounted) -> None:
+    def test_it_is_published(self, server: MountedApp) -> None:
         """The message that reaches the broker has this id, task, args and kwargs."""
         execution_id = start(server, "tasks.add", 1, wide=True).get_json()["execution_id"]
         assert messages(server) == [(execution_id, "tasks.add", ([1], {"wide": True}))]
 
-    def test_it_is_registered_before_it_is_published(self, server: Mounted) -> None:
+    def test_it_is_registered_before_it_is_published(self, server: MountedApp) -> None:
         """No worker can be faster than the registry."""
         known: list[bool] = []
 
@@ -141,18 +141,18 @@ class TestStarted:
             start(server, "elsewhere.only")
         assert known == [True]
 
-    def test_a_task_that_only_the_worker_knows(self, server: Mounted) -> None:
+    def test_a_task_that_only_the_worker_knows(self, server: MountedApp) -> None:
         """A name on the list that isn't registered in this process is sent as it is."""
         execution_id = start(server, "elsewhere.only", 1, 2, 3, any="thing").get_json()[
             "execution_id"
         ]
         assert messages(server) == [(execution_id, "elsewhere.only", ([1, 2, 3], {"any": "thing"}))]
 
-    def test_args_and_kwargs_can_be_left_out(self, server: Mounted) -> None:
+    def test_args_and_kwargs_can_be_left_out(self, server: MountedApp) -> None:
         """A body with the task alone starts it with nothing."""
         assert server.client.post(URL, json={"task": "tasks.loose"}).status_code == 202
 
-    def test_below_another_root(self, server: Mounted) -> None:
+    def test_below_another_root(self, server: MountedApp) -> None:
         """Behind a server that mounts the app below a path, the address leads there."""
         response = server.client.post(
             URL, json={"task": "tasks.loose"}, base_url="http://localhost/inner"
@@ -161,7 +161,7 @@ class TestStarted:
 
 
 class TestRefused:
-    def test_a_task_that_isnt_on_the_list(self, server: Mounted) -> None:
+    def test_a_task_that_isnt_on_the_list(self, server: MountedApp) -> None:
         """403, whether there is such a task or not: the answer doesn't tell."""
         for task in ("tasks.secret", "tasks.nothing", "celery.backend_cleanup"):
             assert_problem(start(server, task), 403, task)
@@ -169,7 +169,7 @@ class TestRefused:
 
     def test_off_unless_tasks_are_named(self) -> None:
         """With no list nothing is started, and the answer says what to set."""
-        with mounted(celery=celery_app()) as server:
+        with mounted_app(celery=celery_app()) as server:
             assert_problem(start(server, "tasks.add", 1), 403, "startable")
 
     @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ class TestRefused:
         ],
     )
     def test_arguments_that_it_doesnt_take(
-        self, server: Mounted, task: str, args: list[Any], kwargs: dict[str, Any]
+        self, server: MountedApp, task: str, args: list[Any], kwargs: dict[str, Any]
     ) -> None:
         """422 that names the task and what doesn't fit; nothing is published or registered."""
         assert_problem(
@@ -216,7 +216,7 @@ class TestRefused:
             "9" * 5000,
         ],
     )
-    def test_malformed_bodies(self, server: Mounted, body: str) -> None:
+    def test_malformed_bodies(self, server: MountedApp, body: str) -> None:
         """Whatever isn't an order is a 422 that says so, never a 500."""
         response = server.client.post(
             URL, data=body.encode("latin-1"), content_type="application/json"
@@ -232,7 +232,7 @@ class TestRefused:
             "multipart/form-data; boundary=x",
         ],
     )
-    def test_only_json(self, server: Mounted, content_type: str | None) -> None:
+    def test_only_json(self, server: MountedApp, content_type: str | None) -> None:
         """What a form of a foreign page can send isn't taken: 415."""
         assert_problem(
             server.client.post(URL, data='{"task": "tasks.loose"}', content_type=content_type), 415
@@ -240,7 +240,7 @@ class TestRefused:
 
     def test_too_large(self) -> None:
         """A body over the limit is a 413."""
-        with mounted(celery=celery_app(), startable=STARTABLE, max_body=100) as server:
+        with mounted_app(celery=celery_app(), startable=STARTABLE, max_body=100) as server:
             assert start(server, "tasks.loose").status_code == 202
             assert_problem(start(server, "tasks.loose", "x" * 100), 413, "100")
 
@@ -255,7 +255,7 @@ class TestRefused:
             (None, ""),
         ],
     )
-    def test_no_length(self, server: Mounted, word: str | None, length: str) -> None:
+    def test_no_length(self, server: MountedApp, word: str | None, length: str) -> None:
         """A body whose length nobody said, or said beside an encoding that overrules it, isn't
         read.
         """
@@ -270,7 +270,7 @@ class TestRefused:
 
 
 class TestAway:
-    def test_the_registry(self, server: Mounted) -> None:
+    def test_the_registry(self, server: MountedApp) -> None:
         """Where the id couldn't be found afterwards, nothing is published: 503."""
         server.store.away = True
         response = start(server, "tasks.add", 1)
@@ -289,7 +289,7 @@ class TestAway:
         celery.conf.result_backend = "redis://127.0.0.1:1/0"
         celery.tasks["tasks.loose"].ignore_result = True
         with (
-            mounted(celery=celery, startable=STARTABLE) as server,
+            mounted_app(celery=celery, startable=STARTABLE) as server,
             celery.connection_for_read() as connection,
         ):
             for task, ignored in (
@@ -306,7 +306,7 @@ class TestAway:
                     ignored,
                 )
 
-    def test_the_broker(self, server: Mounted) -> None:
+    def test_the_broker(self, server: MountedApp) -> None:
         """503 without the driver's text, and the registered id doesn't stay queued for ever."""
         registered: list[str] = []
         register = server.store.register
@@ -325,7 +325,7 @@ class TestAway:
         ("failure", "status"),
         [(EncodeError("Decimal"), 422), (RuntimeError("a fault"), 500), (OSError("x"), 503)],
     )
-    def test_whatever_went_wrong(self, server: Mounted, failure: Exception, status: int) -> None:
+    def test_whatever_went_wrong(self, server: MountedApp, failure: Exception, status: int) -> None:
         """However publishing fails, the registered id doesn't stay queued for ever."""
         with (
             mock.patch.object(server.store, "register", wraps=server.store.register) as spy,
@@ -379,7 +379,7 @@ def broker_away(failure: Exception | None = None) -> Any:
 
 
 class TestIdempotency:
-    def test_a_repeated_call_returns_the_first_execution(self, server: Mounted) -> None:
+    def test_a_repeated_call_returns_the_first_execution(self, server: MountedApp) -> None:
         """The same key and order: one message, one id, and the status that it has by now."""
         first = start(server, "tasks.add", 1, key="k").get_json()
         assert start(server, "tasks.add", 1, key="k").get_json() == first
@@ -389,7 +389,7 @@ class TestIdempotency:
         assert again.status_code == 202
         assert again.get_json() == {**first, "status": "running"}
 
-    def test_the_same_order_in_other_words(self, server: Mounted) -> None:
+    def test_the_same_order_in_other_words(self, server: MountedApp) -> None:
         """Spaces and the order of keys don't make another order."""
         bodies = [
             '{"task":"tasks.add","kwargs":{"x":1,"y":2}}',
@@ -407,14 +407,14 @@ class TestIdempotency:
         "other", [("tasks.add", 2), ("tasks.loose", 1), ("tasks.add", 1.5), ("tasks.add", "1")]
     )
     def test_another_order_under_the_same_key(
-        self, server: Mounted, other: tuple[Any, ...]
+        self, server: MountedApp, other: tuple[Any, ...]
     ) -> None:
         """The same key for something else is a mistake: 422."""
         start(server, "tasks.add", 1, key="k")
         assert_problem(start(server, *other, key="k"), 422, "Idempotency-Key")
         assert len(messages(server)) == 1
 
-    def test_other_keys_and_none(self, server: Mounted) -> None:
+    def test_other_keys_and_none(self, server: MountedApp) -> None:
         """Another key is another execution, and so is every call without one."""
         ids = {
             start(server, "tasks.add", 1, key=key).get_json()["execution_id"]
@@ -424,7 +424,7 @@ class TestIdempotency:
 
     def test_a_key_belongs_to_its_caller(self) -> None:
         """Two callers may think of the same key, and neither learns the other's id."""
-        with mounted(
+        with mounted_app(
             celery=celery_app(), startable=STARTABLE, tokens=["one-token", "two-token"]
         ) as server:
             ids = {
@@ -439,7 +439,9 @@ class TestIdempotency:
         """Callers whom the app's own rule lets in without a token can't be told apart, so no key is
         theirs: 422.
         """
-        with mounted(celery=celery_app(), startable=STARTABLE, authorize=lambda *_: True) as server:
+        with mounted_app(
+            celery=celery_app(), startable=STARTABLE, authorize=lambda *_: True
+        ) as server:
             assert_problem(start(server, "tasks.loose", key="k"), 422, "Idempotency-Key", "token")
             assert messages(server) == []
             assert start(server, "tasks.loose").status_code == 202
@@ -453,7 +455,7 @@ class TestIdempotency:
         def rule(_: Identity, action: Action, execution_id: str | None) -> bool:
             return action is Action.START or execution_id in readable
 
-        with mounted(
+        with mounted_app(
             celery=celery_app(), startable=STARTABLE, tokens="a-token", authorize=rule
         ) as server:
             bearer = {"Authorization": "Bearer a-token"}
@@ -465,11 +467,11 @@ class TestIdempotency:
             assert len(messages(server)) == 1
 
     @pytest.mark.parametrize("key", ["", "x" * 256, "a\x7fb"])
-    def test_a_malformed_key(self, server: Mounted, key: str) -> None:
+    def test_a_malformed_key(self, server: MountedApp, key: str) -> None:
         """A key that can't be one is a 422."""
         assert_problem(start(server, "tasks.add", 1, key=key), 422, "Idempotency-Key")
 
-    def test_a_key_is_remembered_for_a_day(self, server: Mounted) -> None:
+    def test_a_key_is_remembered_for_a_day(self, server: MountedApp) -> None:
         """After its lifetime the same key starts anew."""
         first = start(server, "tasks.add", 1, key="k").get_json()
         server.clock.tick(86399)
@@ -477,7 +479,7 @@ class TestIdempotency:
         server.clock.tick(1)
         assert start(server, "tasks.add", 1, key="k").get_json() != first
 
-    def test_a_try_that_failed_can_be_repeated(self, server: Mounted) -> None:
+    def test_a_try_that_failed_can_be_repeated(self, server: MountedApp) -> None:
         """A key whose task never got out starts it at the next call, once."""
         with broker_away():
             assert_problem(start(server, "tasks.add", 1, key="k"), 503)
@@ -487,7 +489,7 @@ class TestIdempotency:
         assert start(server, "tasks.add", 1, key="k").get_json() == first
         assert [task for _, task, _ in messages(server)] == ["tasks.add"]
 
-    def test_failures_leave_one_claim(self, server: Mounted) -> None:
+    def test_failures_leave_one_claim(self, server: MountedApp) -> None:
         """A broker that is away for long doesn't grow a row of claims."""
         with broker_away():
             for _ in range(5):
@@ -495,7 +497,7 @@ class TestIdempotency:
         assert len(server.store._claims) == 1
 
     @pytest.mark.parametrize("when", ["register", "send"])
-    def test_one_that_is_being_published_now(self, server: Mounted, when: str) -> None:
+    def test_one_that_is_being_published_now(self, server: MountedApp, when: str) -> None:
         """A second call while the first one is on its way, however slow, finds its id: pending, and
         publishes nothing.
         """
@@ -511,7 +513,7 @@ class TestIdempotency:
         assert len(messages(server)) == 1
 
     @pytest.mark.parametrize("when", ["register", "send"])
-    def test_one_that_died(self, server: Mounted, when: str) -> None:
+    def test_one_that_died(self, server: MountedApp, when: str) -> None:
         """What a call left behind that died before it published is published under its id, and by
         one of ten repeats at once.
         """
@@ -537,7 +539,7 @@ class TestIdempotency:
         assert start(server, "tasks.add", 1, key="k").get_json() == soon
         assert messages(server) == []
 
-    def test_one_that_got_through_and_could_not_say_so(self, server: Mounted) -> None:
+    def test_one_that_got_through_and_could_not_say_so(self, server: MountedApp) -> None:
         """The registry went away behind the message: what has begun by the time of a repeat isn't
         published again.
         """
@@ -559,7 +561,7 @@ class TestIdempotency:
         }
         assert len(messages(server)) == 1
 
-    def test_one_that_has_expired(self, server: Mounted) -> None:
+    def test_one_that_has_expired(self, server: MountedApp) -> None:
         """The first execution is answered although its result isn't kept any more."""
         first = start(server, "tasks.add", 1, key="k").get_json()
         server.begin(first["execution_id"])
@@ -569,7 +571,7 @@ class TestIdempotency:
         again = start(server, "tasks.add", 1, key="k")
         assert (again.status_code, again.get_json()) == (202, {**first, "status": "completed"})
 
-    def test_the_registry_is_away(self, server: Mounted) -> None:
+    def test_the_registry_is_away(self, server: MountedApp) -> None:
         """Without the registry no key can be claimed: 503, nothing published."""
         with mock.patch.object(server.store, "claim_key", side_effect=Unavailable()):
             assert_problem(start(server, "tasks.add", 1, key="k"), 503)
@@ -578,6 +580,8 @@ class TestIdempotency:
 
 def test_who_may_is_asked_first() -> None:
     """A stranger's body isn't read: no token is 401, whatever was sent."""
-    with mounted(celery=celery_app(), startable=STARTABLE, tokens="a-token", max_body=10) as server:
+    with mounted_app(
+        celery=celery_app(), startable=STARTABLE, tokens="a-token", max_body=10
+    ) as server:
         for body in ("{", "x" * 100, json.dumps({"task": "tasks.secret"})):
             assert_problem(server.client.post(URL, data=body, content_type="application/json"), 401)

@@ -21,21 +21,21 @@ from werkzeug.test import TestResponse
 from app import demo
 from headway.errors import Unavailable
 from headway.server.api.start import TaskStarter
-from tests.support.flask_app import Mounted, mounted
+from tests.support.flask_app import MountedApp, mounted_app
 from tests.support.processes import ROOT
 from tests.unit.test_problems import assert_problem
 from web import pages
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mounted]:
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MountedApp]:
     monkeypatch.setenv("HEADWAY_DATA", str(tmp_path))
-    with mounted(celery=Celery("uploads", broker="memory://", set_as_current=False)) as made:
+    with mounted_app(celery=Celery("uploads", broker="memory://", set_as_current=False)) as made:
         pages.register(made.app, made.headway)
         yield made
 
 
-def upload(server: Mounted) -> TestResponse:
+def upload(server: MountedApp) -> TestResponse:
     return server.client.post("/upload", data={"file": (BytesIO(b"id\n1\n"), "rows.csv")})
 
 
@@ -44,7 +44,7 @@ def kept(folder: Path) -> set[str]:
 
 
 class TestUpload:
-    def test_old_ones_are_deleted(self, server: Mounted, tmp_path: Path) -> None:
+    def test_old_ones_are_deleted(self, server: MountedApp, tmp_path: Path) -> None:
         """Whenever one comes, files and databases that have lain there for a week are gone; younger
         ones stay.
         """
@@ -59,7 +59,7 @@ class TestUpload:
         assert {first, "young.csv"} < names
         assert len(names) == 3
 
-    def test_a_disk_that_is_full(self, server: Mounted, tmp_path: Path) -> None:
+    def test_a_disk_that_is_full(self, server: MountedApp, tmp_path: Path) -> None:
         """What was written of a file that couldn't be kept is taken away."""
 
         def save(_: Any, place: Path) -> None:
@@ -70,7 +70,7 @@ class TestUpload:
             assert_problem(upload(server), 500)
         assert kept(tmp_path) == set()
 
-    def test_one_that_nobody_will_read(self, server: Mounted, tmp_path: Path) -> None:
+    def test_one_that_nobody_will_read(self, server: MountedApp, tmp_path: Path) -> None:
         """Where its import can't be published, a file isn't kept."""
         with mock.patch.object(TaskStarter, "publish", side_effect=Unavailable()):
             assert_problem(upload(server), 503)

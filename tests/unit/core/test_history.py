@@ -7,24 +7,24 @@ from collections.abc import Iterator
 import pytest
 
 from headway.server.auth import Action
-from tests.support.flask_app import Mounted, mounted
+from tests.support.flask_app import MountedApp, mounted_app
 from tests.unit.test_problems import assert_problem
 
 HISTORY = "/api/v1/executions/x/history"
 
 
 @pytest.fixture
-def server() -> Iterator[Mounted]:
-    with mounted() as made:
+def server() -> Iterator[MountedApp]:
+    with mounted_app() as made:
         yield made
 
 
-def begun(server: Mounted) -> None:
+def begun(server: MountedApp) -> None:
     server.publish("x")
     server.begin("x")
 
 
-def test_the_course_over_two_attempts(server: Mounted) -> None:
+def test_the_course_over_two_attempts(server: MountedApp) -> None:
     """Each report with its attempt and its time, oldest first, after the end as well."""
     begun(server)
     server.report("x", 3, 10, "Fetching", batch="3")
@@ -64,13 +64,13 @@ def test_the_course_over_two_attempts(server: Mounted) -> None:
     }
 
 
-def test_nothing_yet(server: Mounted) -> None:
+def test_nothing_yet(server: MountedApp) -> None:
     """A queued job has a history, of nothing."""
     server.publish("x")
     assert server.client.get(HISTORY).json == {"execution_id": "x", "complete": True, "reports": []}
 
 
-def test_what_was_not_kept_is_not_complete(server: Mounted) -> None:
+def test_what_was_not_kept_is_not_complete(server: MountedApp) -> None:
     """A task of a worker without Headway: its progress is known, the way to it isn't."""
     server.store.put_result("x", {"status": "PROGRESS", "result": {"current": 3, "total": 10}})
     assert server.client.get(HISTORY).json == {
@@ -80,7 +80,7 @@ def test_what_was_not_kept_is_not_complete(server: Mounted) -> None:
     }
 
 
-def test_thinned_out(server: Mounted) -> None:
+def test_thinned_out(server: MountedApp) -> None:
     """A long course says that some are missing, and has its begin and its end."""
     begun(server)
     for number in range(1500):
@@ -92,7 +92,7 @@ def test_thinned_out(server: Mounted) -> None:
     assert (body["reports"][0]["current"], body["reports"][-1]["current"]) == (0, 1499)
 
 
-def test_who_has_it_already(server: Mounted) -> None:
+def test_who_has_it_already(server: MountedApp) -> None:
     """The same history is a 304; it changes with a report, and not with the end."""
     begun(server)
     server.report("x", 1, 5)
@@ -104,7 +104,7 @@ def test_who_has_it_already(server: Mounted) -> None:
     assert "Retry-After" not in answer.headers
 
 
-def test_a_report_is_news(server: Mounted) -> None:
+def test_a_report_is_news(server: MountedApp) -> None:
     """With one more report it is another history, and while it runs it says when to come back."""
     begun(server)
     server.report("x", 1, 5)
@@ -115,7 +115,7 @@ def test_a_report_is_news(server: Mounted) -> None:
     assert "Retry-After" in answer.headers
 
 
-def test_faults(server: Mounted) -> None:
+def test_faults(server: MountedApp) -> None:
     """Unknown, malformed, expired and away: as the execution itself."""
     assert_problem(server.client.get(HISTORY), 404, "Execution 'x' not found")
     assert_problem(server.client.get(HISTORY.replace("x/h", "%0A/h")), 422, "printable")
@@ -136,7 +136,7 @@ def test_only_for_who_may_read_it() -> None:
         asked.append((action, execution_id))
         return False
 
-    with mounted(authorize=authorize) as server:
+    with mounted_app(authorize=authorize) as server:
         begun(server)
         assert_problem(server.client.get(HISTORY), 403)
     assert asked == [(Action.READ, "x")]
