@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
-from playwright.sync_api import ConsoleMessage, Page
+from playwright.sync_api import ConsoleMessage, Frame, Page
+
+
+@pytest.fixture(autouse=True)
+def no_wait_for_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`wait_for_function` raises: use `until` with `evaluate`, or `expect`.
+
+    Unless a string expression is true at once, Playwright evaluates it again in the page, where the
+    Content-Security-Policy forbids `eval`: such a wait fails only on slow machines.
+    """
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise AssertionError("wait_for_function fails under the page's policy: use until()")
+
+    for owner in (Page, Frame):
+        monkeypatch.setattr(owner, "wait_for_function", refuse)
 
 
 @pytest.fixture
