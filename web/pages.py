@@ -23,7 +23,7 @@ MAX_UPLOAD = 64 * 1024 * 1024
 RETENTION = 7 * 86400
 
 # Only this server's own files, and no inline script or style: text from a task can't become code.
-# ``connect-src`` covers the WebSocket too (web-facts#csp-and-module-url).
+# ``connect-src`` covers the WebSocket too (web-facts#csp-and-shadow-roots).
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",

@@ -152,7 +152,7 @@ export class ApiClient {
 }
 
 /**
- * The server of this module also serves the API, at the same path (web-facts#csp-and-module-url).
+ * The server of this module also serves the API, at the same path (web-facts#csp-and-shadow-roots).
  */
 const OWN_BASE = new URL(".", import.meta.url);
 

@@ -143,7 +143,7 @@ class Connection {
   }
 
   /**
-   * The socket did not open. A browser does not say why (web-facts#refused-upgrade-is-1006): the
+   * The socket did not open. A browser does not say why (web-facts#browsers-see-1006): the
    * fallback of each execution finds out by REST, and brings frames meanwhile if it can.
    */
   #onOpenFailed(socket, code) {

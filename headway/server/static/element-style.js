@@ -1,5 +1,5 @@
 // The default style of <headway-progress>. A constructed style sheet, because a strict policy
-// blocks <style> even in a shadow root (web-facts#csp-and-module-url). `light-dark` follows the
+// blocks <style> even in a shadow root (web-facts#csp-and-shadow-roots). `light-dark` follows the
 // `color-scheme` of the page, so a dark page gets a dark element.
 
 const CSS = `
