@@ -1,5 +1,6 @@
-"""The service's Flask application: ``web:create_app()``. API and dashboard are Headway's, page and
-upload are ``web.pages``.
+"""The Flask application of the service: ``web:create_app()``.
+
+Headway provides the API and the dashboard, `web.pages` the start page and the upload.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from typing import Any
 
 from flask import Flask
 
-import tasks  # noqa: F401 (the API checks arguments against the tasks themselves)
+import tasks  # noqa: F401 (registers the tasks: the API checks arguments against them)
 from app import celery
 from headway.server import Headway
 from web import pages
@@ -16,14 +17,13 @@ from web.jobs import JOBS
 
 
 def create_app(**settings: Any) -> Flask:
-    """Make the application; ``settings`` are Headway's, and beat ``HEADWAY_*`` in the environment."""
+    """Create the application. ``settings`` are Headway's and override ``HEADWAY_*`` variables."""
     app = Flask(__name__)
-    ours: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "operations_at_root": True,
         "startable": [job.task for job in JOBS],
-        # the start page links to it, so it isn't left to the environment
-        "dashboard": "/dashboard",
+        "dashboard": "/dashboard",  # fixed, because the start page links to it
     }
-    headway = Headway(app, celery=celery, **(ours | settings))
+    headway = Headway(app, celery=celery, **(defaults | settings))
     pages.register(app, headway)
     return app

@@ -1,4 +1,4 @@
-"""What the page offers to start, in its words."""
+"""The jobs that the page can start, with their texts."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ class Job:
 
     task: str
     title: str
-    #: What it does, and what is to be seen.
+    #: One or two sentences for the card.
     about: str
-    #: What ``current`` and ``total`` count: "bytes" are shown as kB and MB; empty: not worth
-    #: telling.
+    #: Unit of ``current`` and ``total``; "bytes" are shown as kB and MB; empty: no unit.
     unit: str = ""
-    #: Whether it wants a file.
+    #: True if the job needs a file.
     upload: bool = False
 
 
@@ -24,32 +23,32 @@ JOBS = (
     Job(
         "tasks.checksum",
         "Checksums",
-        "SHA-256 of Python’s whole standard library, read again and again. Progress in bytes.",
+        "SHA-256 of Python’s standard library, in several passes. Progress in bytes.",
         "bytes",
     ),
     Job(
         "tasks.import_csv",
         "CSV import",
-        "Rows into SQLite. Bad rows are counted while it runs, and kept.",
+        "Imports rows into SQLite. Counts invalid rows live and stores them.",
         "rows",
         upload=True,
     ),
     Job(
         "tasks.pipeline",
         "Index in steps",
-        "Five steps from reading sources to asking the index. A message for each.",
+        "Five steps, from reading sources to querying the index, each with a message.",
         "steps",
     ),
     Job(
         "tasks.fails_half_way",
         "Fails half way",
-        "Packs files until it finds a damaged archive. The bar stays where it was.",
+        "Packs files until it finds a damaged archive. The bar keeps its last value.",
         "files",
     ),
     Job(
         "tasks.unknown_length",
         "Unknown length",
-        "Follows imports until none are left. Nobody knows the total beforehand.",
+        "Follows imports until none are left. The total is unknown in advance.",
         "modules",
     ),
 )

@@ -1,4 +1,4 @@
-"""The page, and the upload that it needs beside the API."""
+"""The start page and its file upload."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from headway.server.auth import Action
 from tasks.data import data_folder
 from web.jobs import JOBS
 
-#: The largest CSV file that is taken, bytes.
+#: The maximum size of an uploaded CSV file, in bytes.
 MAX_UPLOAD = 64 * 1024 * 1024
-#: Seconds that uploads and the databases made of them are kept: a week. They are looked at whenever
-#: another one comes.
-KEPT = 7 * 86400
+#: Seconds until uploads and their databases are deleted: a week. Each upload checks it.
+RETENTION = 7 * 86400
 
-# Nothing but this server's own files, and no inline script or style: whatever text a task reports
-# can't become code. ``connect-src`` covers the WebSocket as well (web fact 24).
+# Only this server's own files, and no inline script or style: text from a task can't become code.
+# ``connect-src`` covers the WebSocket too (web-facts#csp-and-shadow-roots).
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -53,15 +52,14 @@ def register(app: Flask, headway: Headway) -> None:
 
 
 def clean(uploads: Path) -> None:
-    """Delete what has lain there for longer than `KEPT`: uploads, and the databases that were made
-    of them.
+    """Delete uploads, and the databases made from them, that are older than `RETENTION`.
 
-    By age and not at the end of the import: its database is the result, and a delivery after a
-    crash reads the file again.
+    Not at the end of the import: its database is the result, and a redelivery after a crash reads
+    the file again.
     """
-    oldest = time.time() - KEPT
+    oldest = time.time() - RETENTION
     for old in uploads.iterdir():
-        with suppress(FileNotFoundError):  # another process cleans as well
+        with suppress(FileNotFoundError):  # another process cleans too
             if old.stat().st_mtime < oldest:
                 old.unlink()
 
@@ -71,14 +69,12 @@ def _page(headway: Headway) -> Blueprint:
 
     @page.get("/")
     def index() -> str:
-        # Free for all, like the files in static: it holds nothing that is secret, and asks for a
-        # token where one is wanted.
+        # Public, like the static files: it contains no data, and asks for a token if needed.
         return render_template("index.html", jobs=JOBS, api=headway.settings.url_prefix)
 
     @page.get("/headway.js")
     def module() -> Response:
-        # A script can't import by a name that it learns at run time and still be ready when the
-        # page is: so this name is fixed.
+        # A static import needs a URL that is known in advance, but the API's prefix is a setting.
         where = url_for(f"{headway.name}.module", name="headway.js")
         return Response(f'export * from "{where}";', mimetype="text/javascript")
 
@@ -96,30 +92,26 @@ def _upload(headway: Headway) -> Blueprint:
 
     @upload.post("/upload")
     def take() -> tuple[Response, int, dict[str, str]]:
-        """Keep a file below ``HEADWAY_DATA`` and start its import; answered as the API answers a
-        start.
-        """
+        """Store a file below ``HEADWAY_DATA`` and start its import, like the API's start."""
         headway.policy.check_origin(request)
         headway.policy.authorize(request, Action.START)
         request.max_content_length = MAX_UPLOAD
         given = request.files.get("file")
         if given is None or not given.filename:
             raise InvalidRequest(
-                "Send the CSV file as the form's field 'file': curl -F file=@rows.csv .../upload"
+                "Send the CSV file as form field 'file': curl -F file=@rows.csv .../upload"
             )
-        # A name of our own: the one that was sent could lead anywhere, and two people may send the
-        # same.
+        # A generated name: the client's name could be any path, and two uploads may have the same.
         name = f"uploads/{secrets.token_hex(12)}.csv"
         place = data_folder() / name
         place.parent.mkdir(mode=0o700, exist_ok=True)
         clean(place.parent)
         try:
             given.save(place)
-            execution_id = starter.publish(
-                StartRequest("tasks.import_csv", [], {"path": name}, ""), str(uuid.uuid4())
-            )
+            order = StartRequest("tasks.import_csv", [], {"path": name}, "")
+            execution_id = starter.publish(order, str(uuid.uuid4()))
         except Exception:
-            place.unlink(missing_ok=True)  # nobody will ever read it
+            place.unlink(missing_ok=True)  # no task will read it
             raise
         where = url_for(f"{headway.name}.execution", execution_id=execution_id)
         body = {"execution_id": execution_id, "status": "pending", "status_url": where}

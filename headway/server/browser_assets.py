@@ -22,15 +22,15 @@ FOLDER = Path(__file__).with_name("static")
 NAMES = (
     "headway.js",
     "headway.d.ts",
+    "api-client.js",
     "backoff.js",
+    "connection.js",
+    "element.js",
+    "element-style.js",
+    "execution-state.js",
     "fallback.js",
-    "link.js",
-    "progress.js",
-    "progress-style.js",
-    "server.js",
-    "subject.js",
+    "format.js",
     "watch.js",
-    "words.js",
 )
 
 

@@ -1,4 +1,4 @@
-"""axe-core's rules over a page as it stands: WCAG 2.2 A and AA, and what axe calls best practice."""
+"""Accessibility checks by axe-core: WCAG 2.2 A and AA, and axe's best practices."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ RULES = {
 
 
 def violations(page: Page, within: str | None = None) -> list[str]:
-    """What is wrong, a line for each element, so that an empty list is what a test wants.
+    """One line per violation and element; an empty list if the page is fine.
 
-    ``within`` is a CSS selector of the part that counts; shadow roots below it are looked into. A
-    page whose policy forbids inline script is no obstacle. Wait for transitions first: a colour on
-    its way to another has a contrast of its own.
+    ``within`` is a CSS selector that limits the check; shadow roots below it are included. Works
+    under a policy that forbids inline script. Wait for transitions first: a colour in transition
+    has a contrast of its own.
     """
     found = Axe().run(page, context=within, options=RULES).response["violations"]
-    return [
-        f"{rule['id']} at {node['target']}: {' '.join(check['message'] for check in (*node['any'], *node['all'], *node['none']))}"
-        for rule in found
-        for node in rule["nodes"]
-    ]
+    lines = []
+    for rule in found:
+        for node in rule["nodes"]:
+            checks = (*node["any"], *node["all"], *node["none"])
+            messages = " ".join(check["message"] for check in checks)
+            lines.append(f"{rule['id']} at {node['target']}: {messages}")
+    return lines

@@ -1,6 +1,4 @@
-"""The socket for many, as a page of a test is told that it is: what the server would say, or
-wouldn't.
-"""
+"""A fake of the server's multi-execution WebSocket, and the frames that it sends."""
 
 from __future__ import annotations
 
@@ -12,27 +10,18 @@ from playwright.sync_api import Page, WebSocketRoute
 Json = dict[str, Any]
 
 PATH = "**/progress/ws*"
+TIMESTAMP = "2026-01-01T12:00:00.000Z"
 
 
 def frame(kind: str, execution_id: str, **more: Any) -> Json:
-    """A frame of the contract's section 4."""
-    status = {"status": "running", "started": "running", "progress": "running"}.get(kind, kind)
-    phase = {"phase": "running"} if kind == "status" else {}
-    return (
-        {
-            "type": kind,
-            "execution_id": execution_id,
-            "status": status,
-            "timestamp": "2026-01-01T12:00:00.000Z",
-        }
-        | phase
-        | more
-    )
+    """A frame as in section 4 of ``docs/contract.md``."""
+    status = "running" if kind in {"status", "started", "progress"} else kind
+    body = {"type": kind, "execution_id": execution_id, "status": status, "timestamp": TIMESTAMP}
+    return body | ({"phase": "running"} if kind == "status" else {}) | more
 
 
 def progress(current: float, total: float | None, message: str | None = None, **more: Any) -> Json:
-    """A report, as `frames.progress_json` has it."""
-    known = bool(total)
+    """A progress report, as `frames.progress_json` returns it."""
     return {
         "current_step": int(current),
         "total_steps": int(total or 0),
@@ -42,39 +31,38 @@ def progress(current: float, total: float | None, message: str | None = None, **
         "attributes": None,
         "current": current,
         "total": total,
-        "indeterminate": not known,
+        "indeterminate": not total,
         "rate": None,
         "eta_seconds": None,
-        "timestamp": "2026-01-01T12:00:00.000Z",
+        "timestamp": TIMESTAMP,
     } | more
 
 
-class Server:
-    """Stands for the server on every socket that the page opens, and remembers what it was asked.
+class FakeSocketServer:
+    """The server side of every WebSocket that the page opens. Records what the page sends.
 
-    ``known`` says what is told of an execution that is subscribed to: frames. Of any other nothing
-    is told.
+    ``frames`` has the frames to send after a subscription, by execution id; none for other ids.
     """
 
-    def __init__(self, page: Page, known: dict[str, list[Json]] | None = None) -> None:
-        self.known = known if known is not None else {}
-        #: One for each that was opened, the newest last.
+    def __init__(self, page: Page, frames: dict[str, list[Json]] | None = None) -> None:
+        self.frames = frames if frames is not None else {}
+        #: All sockets that were opened, the newest last.
         self.sockets: list[WebSocketRoute] = []
-        #: All that the page said, in order.
-        self.heard: list[Json] = []
-        page.route_web_socket(PATH, self._open)
+        #: All messages from the page, in order.
+        self.messages: list[Json] = []
+        page.route_web_socket(PATH, self._on_open)
 
-    def tell(self, *frames: Json) -> None:
-        """Say something on the newest socket."""
+    def send(self, *frames: Json) -> None:
+        """Send frames on the newest socket."""
         for each in frames:
             self.sockets[-1].send(json.dumps(each))
 
-    def _open(self, socket: WebSocketRoute) -> None:
+    def _on_open(self, socket: WebSocketRoute) -> None:
         self.sockets.append(socket)
-        socket.on_message(self._hear)
+        socket.on_message(self._on_message)
 
-    def _hear(self, message: str | bytes) -> None:
-        said = json.loads(message)
-        self.heard.append(said)
-        for execution_id in said.get("subscribe", ()):
-            self.tell(*self.known.get(execution_id, ()))
+    def _on_message(self, text: str | bytes) -> None:
+        message = json.loads(text)
+        self.messages.append(message)
+        for execution_id in message.get("subscribe", ()):
+            self.send(*self.frames.get(execution_id, ()))

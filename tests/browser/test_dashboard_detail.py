@@ -1,6 +1,4 @@
-"""One execution's own page in a real browser, over the fakes: its course, what it said, how it
-ended, and cancelling it.
-"""
+"""The dashboard's page of one execution: reports, result or error, cancel."""
 
 from __future__ import annotations
 
@@ -11,35 +9,33 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import APIResponse, Page, Route, expect
 
-from tests.browser.stage import Stage, open_page, staged
-from tests.browser.streams import Server, frame, progress
+from tests.browser.dashboard_page import Dashboard, open_dashboard, serve_dashboard
+from tests.browser.streams import FakeSocketServer, frame, progress
 from tests.support.wait import until
 
 
 @pytest.fixture
-def stage() -> Iterator[Stage]:
-    with staged() as made:
-        yield made
+def dashboard() -> Iterator[Dashboard]:
+    with serve_dashboard() as running:
+        yield running
 
 
-def test_late_viewers_see_the_whole_course(page: Page, stage: Stage) -> None:
-    """What was reported before the page came is in plot, table and messages; what comes then goes
-    on from there, by itself.
-    """
-    stage.run("mine", 10, 100, "Reading")
+def test_detail_shows_earlier_and_later_reports(page: Page, dashboard: Dashboard) -> None:
+    """Plot, table and messages contain earlier reports, and later ones as they arrive."""
+    dashboard.add_running("mine", 10, 100, "Reading")
     for current in (20, 30):
-        stage.report("mine", current, 100, "Parsing", files=f"{current} of 90")
-    open_page(page, stage, "#/mine")
+        dashboard.report("mine", current, 100, "Parsing", files=f"{current} of 90")
+    open_dashboard(page, dashboard, "#/mine")
     expect(
         page.get_by_role(
             "img", name=re.compile("Progress over time: 3 reports, the last one 30.0 %; Running")
         )
     ).to_be_visible()
-    stage.report("mine", 45, 100, "Writing", files="45 of 90")
+    dashboard.report("mine", 45, 100, "Writing", files="45 of 90")
     expect(
         page.get_by_role("img", name=re.compile("4 reports, the last one 45.0 %"))
     ).to_be_visible()
-    expect(page.locator("#said li")).to_have_text(
+    expect(page.locator("#messages li")).to_have_text(
         [
             re.compile("Writing.*45.0 %"),
             re.compile("Parsing.*20.0 %"),
@@ -52,75 +48,73 @@ def test_late_viewers_see_the_whole_course(page: Page, stage: Stage) -> None:
     page.get_by_text("As a table").click()
     table = page.get_by_role("table")
     expect(table.locator("tbody tr")).to_have_count(4)
-    stage.report("mine", 50, 100, "Writing")
+    dashboard.report("mine", 50, 100, "Writing")
     expect(table.locator("tbody tr")).to_have_count(5)
     expect(table.locator("tbody tr").last).to_have_text(
         re.compile(r"1\s*50\s*100\s*50.0 %\s*Writing")
     )
 
 
-def test_last_heard_is_of_the_newest_report(page: Page, stage: Stage) -> None:
-    """How long ago it was last heard of begins anew with each report that comes while one looks."""
-    stage.server.clock.tick(-3600)
-    stage.run("mine", 10, 100)
-    open_page(page, stage, "#/mine")
-    expect(page.locator("#facts")).to_have_text(re.compile(r"Last heard\s*\d+ min ago"))
-    stage.server.clock.tick(3600)
-    stage.report("mine", 20, 100)
-    expect(page.locator("#facts")).to_have_text(re.compile(r"Last heard\s*(just now|\d+ s ago)"))
+def test_last_update_restarts_with_each_report(page: Page, dashboard: Dashboard) -> None:
+    """A new report resets the age of the last update."""
+    dashboard.server.clock.tick(-3600)
+    dashboard.add_running("mine", 10, 100)
+    open_dashboard(page, dashboard, "#/mine")
+    expect(page.locator("#facts")).to_have_text(re.compile(r"Last update\s*\d+ min ago"))
+    dashboard.server.clock.tick(3600)
+    dashboard.report("mine", 20, 100)
+    expect(page.locator("#facts")).to_have_text(re.compile(r"Last update\s*(just now|\d+ s ago)"))
 
 
-def test_last_heard_is_of_what_the_stream_began_with(
-    page: Page, stage: Stage, monkeypatch: pytest.MonkeyPatch
+def test_last_update_uses_a_report_in_the_first_frame(
+    page: Page, dashboard: Dashboard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A report that came between the look at the execution and the stream's first word counts as
-    any other.
-    """
-    hub, gate = stage.server.headway.hub, threading.Event()
+    """A report between the first response and the first frame resets the age too."""
+    hub, gate = dashboard.server.headway.hub, threading.Event()
     attach = hub.attach
     monkeypatch.setattr(
         hub, "attach", lambda *args, **more: [gate.wait(60), attach(*args, **more)][1]
     )
-    stage.server.clock.tick(-3600)
-    stage.run("mine", 10, 100)
-    open_page(page, stage, "#/mine")
-    expect(page.locator("#facts")).to_have_text(re.compile(r"Last heard\s*\d+ min ago"))
-    stage.server.clock.tick(3600)
-    stage.report("mine", 20, 100)
+    dashboard.server.clock.tick(-3600)
+    dashboard.add_running("mine", 10, 100)
+    open_dashboard(page, dashboard, "#/mine")
+    expect(page.locator("#facts")).to_have_text(re.compile(r"Last update\s*\d+ min ago"))
+    dashboard.server.clock.tick(3600)
+    dashboard.report("mine", 20, 100)
     gate.set()
-    expect(page.locator("#facts")).to_have_text(re.compile(r"Last heard\s*(just now|\d+ s ago)"))
+    expect(page.locator("#facts")).to_have_text(re.compile(r"Last update\s*(just now|\d+ s ago)"))
 
 
-def test_attempts_are_told_apart(page: Page, stage: Stage) -> None:
-    """A retry begins a line of its own in the plot, where the attempt before it stays."""
-    stage.run("mine", 10, 100)
-    stage.report("mine", 60, 100)
-    stage.end("mine", "RETRY")
-    stage.begin("mine")
-    stage.report("mine", 5, 100)
-    open_page(page, stage, "#/mine")
+def test_each_attempt_has_its_own_line_in_the_plot(page: Page, dashboard: Dashboard) -> None:
+    """A retry starts a new line in the plot; the line of the earlier attempt stays."""
+    dashboard.add_running("mine", 10, 100)
+    dashboard.report("mine", 60, 100)
+    dashboard.end("mine", "RETRY")
+    dashboard.start_attempt("mine")
+    dashboard.report("mine", 5, 100)
+    open_dashboard(page, dashboard, "#/mine")
     expect(page.locator("#plot path.line")).to_have_count(2)
     expect(page.locator("#plot text", has_text="Attempt")).to_have_text(["Attempt 1", "Attempt 2"])
     expect(page.locator("#facts")).to_have_text(re.compile(r"Attempt\s*2"))
 
 
-def test_a_new_attempt_while_one_looks(page: Page, stage: Stage) -> None:
-    """A new attempt is told with its number and worker, and its reports are its own."""
-    stage.run("mine", 60, 100)
-    open_page(page, stage, "#/mine")
-    stage.end("mine", "RETRY")
+def test_new_attempt_updates_worker_and_plot_live(page: Page, dashboard: Dashboard) -> None:
+    """A new attempt shows its worker, and its reports belong to it."""
+    dashboard.add_running("mine", 60, 100)
+    open_dashboard(page, dashboard, "#/mine")
+    dashboard.end("mine", "RETRY")
     expect(page.locator("#state")).to_have_text("Retrying")
-    stage.begin("mine", worker="celery@south-2")
-    stage.report("mine", 5, 100)
+    dashboard.start_attempt("mine", worker="celery@south-2")
+    dashboard.report("mine", 5, 100)
     expect(page.locator("#facts")).to_contain_text("celery@south-2")
     expect(page.locator("#plot path.line")).to_have_count(2)
 
 
-def test_of_unknown_length(page: Page, stage: Stage) -> None:
-    """Without a total the plot counts over time, and the bar has no value."""
-    stage.run("mine", 300, None)
-    stage.report("mine", 1700, None)
-    open_page(page, stage, "#/mine")
+def test_unknown_total_plots_counts_and_has_no_percentage(page: Page, dashboard: Dashboard) -> None:
+    """Without a total, the plot shows counts and the bar has no value."""
+    dashboard.add_running("mine", 300, None)
+    dashboard.report("mine", 1700, None)
+    open_dashboard(page, dashboard, "#/mine")
     expect(page.locator("#plot .tick").first).to_have_text("0")
     expect(page.locator("#plot")).to_contain_text("2K")
     expect(page.locator("#percent")).to_be_hidden()
@@ -128,14 +122,14 @@ def test_of_unknown_length(page: Page, stage: Stage) -> None:
     assert page.locator("#bar").get_attribute("aria-valuenow") is None
 
 
-def test_a_failure_says_why(page: Page, stage: Stage) -> None:
-    """Type and message, no traceback; the bar stays where it was, and there is nothing to cancel."""
-    stage.run("mine", 31, 100)
-    open_page(page, stage, "#/mine")
+def test_failure_shows_error_and_keeps_the_percentage(page: Page, dashboard: Dashboard) -> None:
+    """Error type and message without a traceback; the bar keeps its value; nothing to cancel."""
+    dashboard.add_running("mine", 31, 100)
+    open_dashboard(page, dashboard, "#/mine")
     expect(page.locator("#failure")).to_be_hidden()
-    stage.fail("mine")
+    dashboard.fail("mine")
     expect(page.locator("#failure")).to_have_text(
-        re.compile(r"Why it failed\s*DamagedArchiveError\s*Member 14 can't be read")
+        re.compile(r"Error\s*DamagedArchiveError\s*Member 14 can't be read")
     )
     expect(page.locator("#percent")).to_have_text("31.0\u00a0%")
     expect(page.locator("#cancel")).to_be_hidden()
@@ -146,75 +140,69 @@ def test_a_failure_says_why(page: Page, stage: Stage) -> None:
     assert "Traceback" not in page.content()
 
 
-def test_an_end_that_came_while_it_opened(page: Page, stage: Stage) -> None:
-    """Where the stream's first word is of an end already, that is told with its reason all the
-    same.
-    """
-    stage.run("mine", 31, 100)
+def test_end_in_the_first_frame_is_announced(page: Page, dashboard: Dashboard) -> None:
+    """If the first frame is terminal already, the end is announced with its error."""
+    dashboard.add_running("mine", 31, 100)
     page.route(
         "**/api/v1/executions/mine/history",
-        lambda route: (stage.fail("mine"), route.continue_()),
+        lambda route: (dashboard.fail("mine"), route.continue_()),
         times=1,
     )
-    body = stage.server.client.get("/api/v1/executions/mine").json
+    body = dashboard.server.client.get("/api/v1/executions/mine").json
     page.route("**/api/v1/executions/mine", lambda route: route.fulfill(json=body), times=1)
-    open_page(page, stage, "#/mine")
+    open_dashboard(page, dashboard, "#/mine")
     expect(page.locator("#announcer")).to_contain_text(
         "shop.import_orders: Failed. DamagedArchiveError: Member 14 can't be read"
     )
     expect(page.locator("#facts")).to_contain_text("Took")
 
 
-def test_a_begin_that_came_while_it_opened(page: Page, stage: Stage) -> None:
-    """Where the stream's first word is of a run already, its worker is asked for: no frame says it."""
-    stage.publish("mine")
+def test_start_in_the_first_frame_fetches_the_worker(page: Page, dashboard: Dashboard) -> None:
+    """If the first frame is running already, the page fetches the worker: no frame carries it."""
+    dashboard.publish("mine")
     page.route(
         "**/api/v1/executions/mine/history",
-        lambda route: (stage.begin("mine"), route.continue_()),
+        lambda route: (dashboard.start_attempt("mine"), route.continue_()),
         times=1,
     )
-    body = stage.server.client.get("/api/v1/executions/mine").json
+    body = dashboard.server.client.get("/api/v1/executions/mine").json
     page.route("**/api/v1/executions/mine", lambda route: route.fulfill(json=body), times=1)
-    open_page(page, stage, "#/mine")
+    open_dashboard(page, dashboard, "#/mine")
     expect(page.locator("#state")).to_have_text("Running")
     expect(page.locator("#facts")).to_contain_text("celery@north-1")
 
 
-def test_an_end_that_was_read_first(page: Page, stage: Stage) -> None:
-    """Where a look at the execution is quicker than the stream, the end is announced all the same,
-    and once.
-    """
-    stage.run("mine", 31, 100)
-    server = Server(page, {"mine": [frame("status", "mine", progress=progress(31, 100))]})
-    open_page(page, stage, "#/mine")
-    expect(page.locator("#link")).to_have_attribute("data-state", "live")
-    stage.fail("mine")
-    server.tell(frame("status", "mine", phase="stalled", progress=progress(31, 100)))
+def test_end_read_before_its_frame_is_announced_once(page: Page, dashboard: Dashboard) -> None:
+    """If a response is faster than the stream, the end is announced once."""
+    dashboard.add_running("mine", 31, 100)
+    server = FakeSocketServer(page, {"mine": [frame("status", "mine", progress=progress(31, 100))]})
+    open_dashboard(page, dashboard, "#/mine")
+    expect(page.locator("#connection")).to_have_attribute("data-state", "live")
+    dashboard.fail("mine")
+    server.send(frame("status", "mine", phase="stalled", progress=progress(31, 100)))
     expect(page.locator("#state")).to_have_text("Failed")
     error = {"type": "DamagedArchiveError", "message": "Member 14 can't be read", "details": None}
-    server.tell(frame("failed", "mine", progress=progress(31, 100), error=error))
-    said = page.locator(
+    server.send(frame("failed", "mine", progress=progress(31, 100), error=error))
+    announced = page.locator(
         "#announcer p", has_text="Failed. DamagedArchiveError: Member 14 can't be read"
     )
-    expect(said).to_have_count(1)
+    expect(announced).to_have_count(1)
 
 
-def test_a_late_word_does_not_undo_an_end(page: Page, stage: Stage) -> None:
-    """What the stream says of the time before an end that was read already changes nothing, and the
-    end isn't announced again.
-    """
-    stage.run("mine", 31, 100)
-    server = Server(page, {"mine": [frame("status", "mine", progress=progress(31, 100))]})
-    open_page(page, stage, "#/mine")
-    expect(page.locator("#link")).to_have_attribute("data-state", "live")
-    stage.fail("mine")
-    server.tell(frame("started", "mine"))  # not said by this server, but it makes the page look
+def test_stale_frames_after_a_terminal_state_are_ignored(page: Page, dashboard: Dashboard) -> None:
+    """Frames from before an end that was read change nothing, and the end is announced once."""
+    dashboard.add_running("mine", 31, 100)
+    server = FakeSocketServer(page, {"mine": [frame("status", "mine", progress=progress(31, 100))]})
+    open_dashboard(page, dashboard, "#/mine")
+    expect(page.locator("#connection")).to_have_attribute("data-state", "live")
+    dashboard.fail("mine")
+    server.send(frame("started", "mine"))  # makes the page fetch the execution
     expect(page.locator("#state")).to_have_text("Failed")
     with page.expect_response("**/executions/mine"):
-        server.tell(frame("status", "mine", phase="stalled", progress=progress(31, 100)))
+        server.send(frame("status", "mine", phase="stalled", progress=progress(31, 100)))
     error = {"type": "DamagedArchiveError", "message": "Member 14 can't be read", "details": None}
     with page.expect_response("**/executions/mine"):
-        server.tell(frame("failed", "mine", progress=progress(31, 100), error=error))
+        server.send(frame("failed", "mine", progress=progress(31, 100), error=error))
     expect(page.locator("#state")).to_have_text("Failed")
     expect(page.locator("#announcer p", has_text="Stalled")).to_have_count(0)
     expect(
@@ -224,127 +212,125 @@ def test_a_late_word_does_not_undo_an_end(page: Page, stage: Stage) -> None:
     ).to_have_count(1)
 
 
-def test_a_result_is_shown(page: Page, stage: Stage) -> None:
-    """What the task returned can be read when it is done."""
-    stage.run("mine", 100, 100)
-    open_page(page, stage, "#/mine")
+def test_result_is_shown_after_completion(page: Page, dashboard: Dashboard) -> None:
+    """The return value of the task appears when it is done."""
+    dashboard.add_running("mine", 100, 100)
+    open_dashboard(page, dashboard, "#/mine")
     expect(page.locator("#outputs-panel")).to_be_hidden()
-    stage.end("mine", result={"rows": 12})
+    dashboard.end("mine", result={"rows": 12})
     expect(page.locator("#outputs")).to_have_text('{\n  "rows": 12\n}')
 
 
-def test_cancel_then_terminate(page: Page, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked first; then it is cancelling until its run has confirmed it; by force only in a second
-    step, and after a warning.
-    """
-    told: list[bool] = []
+def test_terminate_is_offered_after_an_unconfirmed_cancel(
+    page: Page, dashboard: Dashboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cancel needs a confirmation. Terminate is a second step with a warning."""
+    terminated: list[bool] = []
     monkeypatch.setattr(
         "headway.cancellation.broadcast_revoke",
-        lambda app, task_id, *, terminate, timeout: told.append(terminate),
+        lambda app, task_id, *, terminate, timeout: terminated.append(terminate),
     )
-    stage.run("mine", 31, 100)
-    open_page(page, stage, "#/mine")
+    dashboard.add_running("mine", 31, 100)
+    open_dashboard(page, dashboard, "#/mine")
     page.get_by_role("button", name="Cancel", exact=True).click()
-    page.get_by_role("button", name="Leave it").click()
+    page.get_by_role("button", name="Go back").click()
     expect(page.locator("#state")).to_have_text("Running")
     page.get_by_role("button", name="Cancel", exact=True).click()
     page.get_by_role("button", name="Cancel the execution").click()
     expect(page.locator("#state")).to_have_text("Cancelling")
-    assert True not in told
+    assert True not in terminated
     page.get_by_role("button", name="Terminate", exact=True).click()
     expect(page.get_by_role("dialog")).to_contain_text("killed")
     page.get_by_role("dialog").get_by_role("button", name="Terminate").click()
-    until(lambda: True in told, within=60)
-    stage.end("mine", "REVOKED")
+    until(lambda: True in terminated, within=60)
+    dashboard.end("mine", "REVOKED")
     expect(page.locator("#state")).to_have_text("Cancelled")
     expect(page.locator("#cancel")).to_be_hidden()
 
 
-def test_an_end_that_overtakes_the_answer(
-    page: Page, stage: Stage, monkeypatch: pytest.MonkeyPatch
+def test_cancel_response_after_the_end_changes_nothing(
+    page: Page, dashboard: Dashboard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run may confirm its cancel before the server has answered who asked for it: the answer
-    takes nothing back.
-    """
+    """If the task confirms its cancel before the server responds, the response is ignored."""
     monkeypatch.setattr("headway.cancellation.broadcast_revoke", lambda *_, **__: None)
     held: list[tuple[Route, APIResponse]] = []
     page.route("**/mine/cancel", lambda route: held.append((route, route.fetch())))
-    page.add_init_script(  # `taken` is true once the page has done what it does with the answer
+    page.add_init_script(  # `applied` becomes true once the page has applied the response
         """const json = Response.prototype.json;
         Response.prototype.json = async function () {
             const body = await json.call(this);
-            if (this.url.endsWith("/cancel")) setTimeout(() => { window.taken = true; });
+            if (this.url.endsWith("/cancel")) setTimeout(() => { window.applied = true; });
             return body;
         };"""
     )
-    stage.run("mine", 31, 100)
-    open_page(page, stage, "#/mine")
-    expect(page.locator("#link")).to_have_attribute("data-state", "live")
+    dashboard.add_running("mine", 31, 100)
+    open_dashboard(page, dashboard, "#/mine")
+    expect(page.locator("#connection")).to_have_attribute("data-state", "live")
     page.get_by_role("button", name="Cancel", exact=True).click()
     page.get_by_role("button", name="Cancel the execution").click()
     until(lambda: page.evaluate("1") and held, within=60)
-    stage.end("mine", "REVOKED")
+    dashboard.end("mine", "REVOKED")
     expect(page.locator("#state")).to_have_text("Cancelled")
     expect(page.locator("#facts")).to_contain_text(
         "Took"
-    )  # the look behind the end is over as well
+    )  # the request after the end has finished too
     route, answer = held[0]
     route.fulfill(response=answer)
-    page.wait_for_function("window.taken")
+    until(lambda: page.evaluate("window.applied"), within=60)
     page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     assert page.locator("#state").text_content() == "Cancelled"
     assert page.locator("#cancel").is_hidden()
 
 
-def test_terminate_what_gives_no_sign(
-    page: Page, stage: Stage, monkeypatch: pytest.MonkeyPatch
+def test_stalled_execution_offers_terminate_after_cancel(
+    page: Page, dashboard: Dashboard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was asked to end and gives no sign of life is still called stalled; force is offered all
-    the same.
-    """
+    """A stalled execution stays stalled after a cancel request; terminate is offered anyway."""
     monkeypatch.setattr("headway.cancellation.broadcast_revoke", lambda *_, **__: None)
-    stage.run("mine", 31, 100)
-    stage.server.store.heartbeat(["mine"], "celery@north-1", 5.0)
-    stage.server.clock.tick(60)
-    open_page(page, stage, "#/mine")
-    expect(page.locator("#state")).to_have_text("No sign of life")
+    dashboard.add_running("mine", 31, 100)
+    dashboard.server.store.heartbeat(["mine"], "celery@north-1", 5.0)
+    dashboard.server.clock.tick(60)
+    open_dashboard(page, dashboard, "#/mine")
+    expect(page.locator("#state")).to_have_text("Stalled")
     page.get_by_role("button", name="Cancel", exact=True).click()
     page.get_by_role("button", name="Cancel the execution").click()
     expect(page.get_by_role("button", name="Terminate", exact=True)).to_be_visible()
 
 
-def test_a_refused_cancel_is_told(page: Page, stage: Stage) -> None:
-    """What the server says against it stands at the button."""
-    stage.run("mine", 31, 100)
-    open_page(page, stage, "#/mine")
+def test_refused_cancel_shows_the_message_of_the_server(page: Page, dashboard: Dashboard) -> None:
+    """The page shows why the server refused the request."""
+    dashboard.add_running("mine", 31, 100)
+    open_dashboard(page, dashboard, "#/mine")
     problem = {"title": "Forbidden", "status": 403, "detail": "You may not cancel execution 'mine'"}
     page.route("**/mine/cancel", lambda route: route.fulfill(status=403, json=problem))
     page.get_by_role("button", name="Cancel", exact=True).click()
     page.get_by_role("button", name="Cancel the execution").click()
     expect(page.get_by_role("alert")).to_have_text(
-        "It wasn’t cancelled. You may not cancel execution 'mine'"
+        "Could not cancel: You may not cancel execution 'mine'"
     )
 
 
-def test_an_id_that_nobody_knows(page: Page, stage: Stage) -> None:
-    """It is told as what it is, with a way back; the id is shown as it was given."""
-    open_page(page, stage, "#/no%20such%3Cid")
-    expect(page.get_by_role("heading", name="There is no such execution")).to_be_visible()
-    expect(page.locator("#missing code")).to_have_text("no such<id")
+def test_unknown_id_shows_not_found_and_a_way_back(page: Page, dashboard: Dashboard) -> None:
+    """An unknown id shows an error with the id as text, and a link back."""
+    open_dashboard(page, dashboard, "#/no%20such%3Cid")
+    expect(page.get_by_role("heading", name="Execution not found")).to_be_visible()
+    expect(page.locator("#load-error code")).to_have_text("no such<id")
     page.get_by_role("link", name="All executions").click()
     expect(page.get_by_role("heading", name="No executions yet")).to_be_visible()
 
 
-def test_the_connection_is_lost_meanwhile(page: Page, stage: Stage) -> None:
-    """After a cut the course has no hole: what was reported meanwhile is there."""
-    stage.run("mine", 10, 100)
-    open_page(page, stage, "#/mine")
-    expect(page.locator("#link")).to_have_attribute("data-state", "live")
-    stage.serving.stop()
-    expect(page.locator("#banner")).to_contain_text("The connection is lost")
+def test_reports_during_a_lost_connection_appear_afterwards(
+    page: Page, dashboard: Dashboard
+) -> None:
+    """After a reconnect, the plot contains the reports of the gap."""
+    dashboard.add_running("mine", 10, 100)
+    open_dashboard(page, dashboard, "#/mine")
+    expect(page.locator("#connection")).to_have_attribute("data-state", "live")
+    dashboard.wsgi_server.stop()
+    expect(page.locator("#banner")).to_contain_text("Connection lost")
     for current in (20, 30, 40):
-        stage.report("mine", current, 100)
-    stage.serving.start()
+        dashboard.report("mine", current, 100)
+    dashboard.wsgi_server.start()
     expect(page.locator("#percent")).to_have_text("40.0\u00a0%")
     expect(page.get_by_role("img", name=re.compile("4 reports"))).to_be_visible()
     expect(page.locator("#banner")).to_be_hidden()
@@ -353,18 +339,19 @@ def test_the_connection_is_lost_meanwhile(page: Page, stage: Stage) -> None:
 @pytest.mark.parametrize(
     "page", [{"permissions": ["clipboard-read", "clipboard-write"]}], indirect=True
 )
-def test_the_id_is_copied(page: Page, stage: Stage) -> None:
-    """One press puts it on the clipboard, and says so."""
-    stage.publish("mine")
-    open_page(page, stage, "#/mine")
-    page.evaluate(  # it says so for two seconds
+def test_copy_button_copies_the_id(page: Page, dashboard: Dashboard) -> None:
+    """One press copies the id to the clipboard and confirms it."""
+    dashboard.publish("mine")
+    open_dashboard(page, dashboard, "#/mine")
+    page.evaluate(  # the confirmation lasts for two seconds
         """() => {
-            window.words = [];
+            window.texts = [];
             const button = document.getElementById("copy");
-            new MutationObserver(() => words.push(button.textContent)).observe(button, { childList: true });
+            const observer = new MutationObserver(() => texts.push(button.textContent));
+            observer.observe(button, { childList: true });
         }"""
     )
     page.get_by_role("button", name="Copy id").click()
-    expect(page.locator("#announcer")).to_contain_text("The id is copied")
-    assert page.evaluate("words[0]") == "Copied"
+    expect(page.locator("#announcer")).to_contain_text("Id copied")
+    assert page.evaluate("texts[0]") == "Copied"
     assert page.evaluate("navigator.clipboard.readText()") == "mine"

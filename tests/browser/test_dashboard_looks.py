@@ -1,7 +1,6 @@
-"""The dashboard for everybody: on every screen, in both themes, by keyboard, by ear, and held to
-axe-core's rules.
+"""The dashboard on every screen, in both themes, by keyboard and with a screen reader.
 
-``SCREENSHOTS=1`` lets it write the README's pictures of the dashboard to ``docs/`` as well.
+With ``SCREENSHOTS=1`` it also writes the README's pictures of the dashboard to ``docs/``.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.axe import violations
-from tests.browser.stage import Stage, open_page, row, staged
+from tests.browser.dashboard_page import Dashboard, open_dashboard, row, serve_dashboard
 from tests.support.processes import ROOT
 
 SCREENS: dict[str, dict[str, Any]] = {
@@ -38,40 +37,46 @@ VIDEO = "9c2e71aa-4f0d-4b7e-9d51-3a6be2c1f078"
 
 
 @pytest.fixture
-def stage() -> Iterator[Stage]:
-    """A day's work: something of every kind."""
-    with staged() as made:
-        a_day(made)
-        yield made
+def dashboard() -> Iterator[Dashboard]:
+    """A dashboard with executions in every state."""
+    with serve_dashboard() as running:
+        add_a_day(running)
+        yield running
 
 
-def a_day(stage: Stage) -> None:
-    """One in each state, some of them long ago; `VIDEO` has had two attempts and a course worth a
-    look.
-    """
-    now = stage.server.clock.now
+def add_a_day(dashboard: Dashboard) -> None:
+    """Add executions in each state, some of them old; `VIDEO` has two attempts."""
+    now = dashboard.server.clock.now
     rest = "reports.monthly_totals", "mail.newsletter", "shop.import_orders"
     for n in range(12):
-        stage.server.clock.now = now - timedelta(minutes=200 - n * 11)
-        stage.run(f"5f0c{n:02}b7-ended", 4800, 4800, "Done", task=rest[n % 3])
-        stage.end(f"5f0c{n:02}b7-ended", result={"rows": 4800})
-    stage.server.clock.now = now - timedelta(minutes=31)
-    stage.run("c41e9a02-archive", 148, 300, "Packing 2026-03.tar", task="media.pack_archive")
-    stage.fail(
+        dashboard.server.clock.now = now - timedelta(minutes=200 - n * 11)
+        dashboard.add_running(f"5f0c{n:02}b7-ended", 4800, 4800, "Done", task=rest[n % 3])
+        dashboard.end(f"5f0c{n:02}b7-ended", result={"rows": 4800})
+    dashboard.server.clock.now = now - timedelta(minutes=31)
+    dashboard.add_running(
+        "c41e9a02-archive", 148, 300, "Packing 2026-03.tar", task="media.pack_archive"
+    )
+    dashboard.fail(
         "c41e9a02-archive", text="The archive of March is damaged: member 149 of 300 can't be read"
     )
-    stage.server.clock.now = now - timedelta(minutes=26)
-    stage.run("8d15f3bb-newsletter", 1210, 5000, "Sending batch 13", task="mail.newsletter")
-    stage.end("8d15f3bb-newsletter", "REVOKED")
-    stage.server.clock.now = now - timedelta(minutes=6)
-    stage.run("f7aa0c31-lost", 640, 1000, "Encoding pass 2 of 2", task="media.transcode_video")
-    stage.server.store.heartbeat(["f7aa0c31-lost"], "celery@north-1", 30.0)
-    stage.run("02b9d7e4-again", 17, 60, "Fetching rates", task="shop.exchange_rates")
-    stage.end("02b9d7e4-again", "RETRY")
-    stage.run("3e66a1c8-crawl", 3120, None, "Following /products", 31.4, task="search.crawl_site")
-    stage.server.store.request_cancel("3e66a1c8-crawl", stage.server.clock())
-    a_course(stage)
-    stage.run(
+    dashboard.server.clock.now = now - timedelta(minutes=26)
+    dashboard.add_running(
+        "8d15f3bb-newsletter", 1210, 5000, "Sending batch 13", task="mail.newsletter"
+    )
+    dashboard.end("8d15f3bb-newsletter", "REVOKED")
+    dashboard.server.clock.now = now - timedelta(minutes=6)
+    dashboard.add_running(
+        "f7aa0c31-lost", 640, 1000, "Encoding pass 2 of 2", task="media.transcode_video"
+    )
+    dashboard.server.store.heartbeat(["f7aa0c31-lost"], "celery@north-1", 30.0)
+    dashboard.add_running("02b9d7e4-again", 17, 60, "Fetching rates", task="shop.exchange_rates")
+    dashboard.end("02b9d7e4-again", "RETRY")
+    dashboard.add_running(
+        "3e66a1c8-crawl", 3120, None, "Following /products", 31.4, task="search.crawl_site"
+    )
+    dashboard.server.store.request_cancel("3e66a1c8-crawl", dashboard.server.clock())
+    add_video(dashboard)
+    dashboard.add_running(
         "77d0be19-index",
         52,
         90,
@@ -80,32 +85,36 @@ def a_day(stage: Stage) -> None:
         task="search.rebuild_index",
         owner="ann",
     )
-    stage.run("a90c4f56-feed", 870, None, "Reading the feed", 212.0, task="shop.import_orders")
-    stage.run("d2f8135a-orders", 61234, 81000, "Importing rows", 2381.5, task="shop.import_orders")
-    stage.publish("6b1c0d9e-queued", task="reports.monthly_totals")
+    dashboard.add_running(
+        "a90c4f56-feed", 870, None, "Reading the feed", 212.0, task="shop.import_orders"
+    )
+    dashboard.add_running(
+        "d2f8135a-orders", 61234, 81000, "Importing rows", 2381.5, task="shop.import_orders"
+    )
+    dashboard.publish("6b1c0d9e-queued", task="reports.monthly_totals")
 
 
-def a_course(stage: Stage) -> None:
-    """`VIDEO`: an attempt that got to 38 %, and one that goes on behind it."""
+def add_video(dashboard: Dashboard) -> None:
+    """Add `VIDEO`: a first attempt up to 38 %, and a second one that is running."""
     messages = (
         "Reading the source",
         "Encoding pass 1 of 2",
         "Encoding pass 2 of 2",
         "Writing the index",
     )
-    stage.publish(VIDEO, task="media.transcode_video", owner="ann@example.org")
-    stage.server.clock.tick(14)
-    stage.begin(VIDEO)
+    dashboard.publish(VIDEO, task="media.transcode_video", owner="ann@example.org")
+    dashboard.server.clock.tick(14)
+    dashboard.start_attempt(VIDEO)
     for n in range(26):
-        stage.server.clock.tick(2)
-        stage.report(VIDEO, n * n * 0.56, 1000, messages[min(1, n // 12)], frame=str(n * 310))
-    stage.end(VIDEO, "RETRY")
-    stage.server.clock.tick(30)
-    stage.begin(VIDEO, worker="celery@south-2")
+        dashboard.server.clock.tick(2)
+        dashboard.report(VIDEO, n * n * 0.56, 1000, messages[min(1, n // 12)], frame=str(n * 310))
+    dashboard.end(VIDEO, "RETRY")
+    dashboard.server.clock.tick(30)
+    dashboard.start_attempt(VIDEO, worker="celery@south-2")
     for n in range(70):
-        stage.server.clock.tick(2)
+        dashboard.server.clock.tick(2)
         done = 690 * n / 69 + 25 * math.sin(n / 6)
-        stage.report(
+        dashboard.report(
             VIDEO,
             max(0, round(done)),
             1000,
@@ -116,70 +125,62 @@ def a_course(stage: Stage) -> None:
         )
 
 
-#: Where there is something to see, and what must not be missing there.
-PLACES = {
+#: Locations of the dashboard, and an element that must be visible there.
+LOCATIONS = {
     "": "#rows .row",
     f"#/{VIDEO}": "#plot svg",
     "#/c41e9a02-archive": "#failure",
-    "#/nobody": "#missing h1",
-    "?q=nothing-like-it": "#none h2",
+    "#/unknown": "#load-error h1",
+    "?q=nothing-like-it": "#empty h2",
 }
 
 
 @on_each
-def test_it_fits_and_breaks_no_rule(page: Page, stage: Stage, name: str) -> None:
-    """From a small phone to a wall, light and dark: nothing is wider than the screen, and axe-core
-    finds nothing against it.
-    """
-    for where, what in PLACES.items():
+def test_pages_fit_every_screen_and_pass_axe(page: Page, dashboard: Dashboard, name: str) -> None:
+    """From a small phone to a wall screen, light and dark: no overflow, no axe violation."""
+    for location, selector in LOCATIONS.items():
         page.goto("about:blank")
-        open_page(page, stage, where)
-        expect(page.locator(what).first).to_be_visible()
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), where
-        if name in ("light", "dark") or (name == "phone" and where in ("", f"#/{VIDEO}")):
-            assert violations(page) == [], where
+        open_dashboard(page, dashboard, location)
+        expect(page.locator(selector).first).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), location
+        if name in ("light", "dark") or (name == "phone" and location in ("", f"#/{VIDEO}")):
+            assert violations(page) == [], location
         if os.environ.get("SCREENSHOTS"):
-            picture(page, name, where)
+            picture(page, name, location)
 
 
-def picture(page: Page, name: str, where: str) -> None:
-    """What the README shows: the list on each screen, and one execution, as
-    ``docs/dashboard-*.png``.
-    """
-    called = {
+def picture(page: Page, name: str, location: str) -> None:
+    """Write the README's pictures of list and execution to ``docs/dashboard-*.png``."""
+    names = {
         ("light", ""): "light",
         ("dark", ""): "dark",
         ("light", f"#/{VIDEO}"): "execution",
         ("phone", f"#/{VIDEO}"): "phone",
     }
-    if file := called.get((name, where)):
+    if file := names.get((name, location)):
         page.mouse.move(0, 0)
         page.evaluate("document.activeElement.blur()")
-        # Given a path, Playwright would write it in threads that outlive the test.
+        # With a path, Playwright would write it in threads that outlive the test.
         (ROOT / "docs" / f"dashboard-{file}.png").write_bytes(
-            page.screenshot(full_page=where != "")
+            page.screenshot(full_page=location != "")
         )
 
 
-def test_a_lost_connection_breaks_no_rule(page: Page, stage: Stage) -> None:
-    """The banner and the paused bars can be read as well, and axe-core finds nothing; nor at the
-    questions that are asked.
-    """
-    open_page(page, stage, f"#/{VIDEO}")
+def test_banner_and_dialogs_pass_axe(page: Page, dashboard: Dashboard) -> None:
+    """The banner, the paused bars and the dialogs have no axe-core violation."""
+    open_dashboard(page, dashboard, f"#/{VIDEO}")
     page.get_by_role("button", name="Cancel", exact=True).click()
     assert violations(page) == []
     page.keyboard.press("Escape")
-    stage.serving.stop()
-    page.goto(f"{stage.url}#/")
+    dashboard.wsgi_server.stop()
+    page.goto(f"{dashboard.url}#/")
     expect(page.locator("#banner")).to_be_visible()
     assert violations(page) == []
 
 
-def test_by_keyboard(page: Page, stage: Stage) -> None:
-    """Everything is reached in the order in which it is read, what has the focus is seen, and a
-    skip leads past the head.
-    """
-    open_page(page, stage)
+def test_keyboard_reaches_everything_in_reading_order(page: Page, dashboard: Dashboard) -> None:
+    """The focus follows the reading order and is visible, and a skip link jumps to the content."""
+    open_dashboard(page, dashboard)
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
     page.keyboard.press("Enter")
@@ -187,11 +188,11 @@ def test_by_keyboard(page: Page, stage: Stage) -> None:
     for name in ("All", "Waiting", "Running", "Done", "Failed", "Cancelled"):
         page.keyboard.press("Tab")
         expect(
-            page.get_by_role("navigation", name="By status").get_by_role("link", name=name)
+            page.get_by_role("navigation", name="Filter by status").get_by_role("link", name=name)
         ).to_be_focused()
         assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     page.keyboard.press("Tab")
-    expect(page.get_by_role("searchbox", name="Part of a task’s name or of an id")).to_be_focused()
+    expect(page.get_by_role("searchbox", name="Part of a task name or id")).to_be_focused()
     page.keyboard.press("Tab")
     expect(page.get_by_role("combobox", name="Task")).to_be_focused()
     page.keyboard.press("Tab")
@@ -203,36 +204,38 @@ def test_by_keyboard(page: Page, stage: Stage) -> None:
     page.keyboard.press("Tab")
     expect(page.get_by_role("button", name="Cancel", exact=True)).to_be_focused()
     page.keyboard.press("Enter")
-    expect(page.get_by_role("button", name="Leave it")).to_be_focused()
+    expect(page.get_by_role("button", name="Go back")).to_be_focused()
     page.keyboard.press("Escape")
     expect(page.get_by_role("button", name="Cancel", exact=True)).to_be_focused()
 
 
 @pytest.mark.parametrize("page", [{"reduced_motion": "reduce"}], indirect=True)
-def test_reduced_motion(page: Page, stage: Stage) -> None:
-    """Nothing moves for somebody who asked for that: a bar of unknown length is striped, a known
-    one jumps.
-    """
-    open_page(page, stage)
+def test_reduced_motion_stops_animations(page: Page, dashboard: Dashboard) -> None:
+    """With reduced motion, an unknown total is a striped bar and a known one has no transition."""
+    open_dashboard(page, dashboard)
     moving, known = (
         row(page, each).locator(".fill") for each in ("a90c4f56-feed", "77d0be19-index")
     )
     style = moving.evaluate(
-        "it => [getComputedStyle(it).animationName, getComputedStyle(it).backgroundImage.slice(0, 9)]"
+        """(it) => {
+            const { animationName, backgroundImage } = getComputedStyle(it);
+            return [animationName, backgroundImage.slice(0, 9)];
+        }"""
     )
     assert style == ["none", "repeating"]
     assert known.evaluate("it => getComputedStyle(it).transitionDuration") == "0s"
 
 
-def test_how_far_it_is_is_said_now_and_then(page: Page, stage: Stage) -> None:
-    """Who doesn't see it hears each change of state once, and not every report."""
-    open_page(page, stage, "#/d2f8135a-orders")
-    expect(page.locator("#link")).to_have_attribute("data-state", "live")
+def test_announcements_are_limited_to_phases_and_ten_points(
+    page: Page, dashboard: Dashboard
+) -> None:
+    """Screen readers get each change of the phase once, and not every report."""
+    open_dashboard(page, dashboard, "#/d2f8135a-orders")
+    expect(page.locator("#connection")).to_have_attribute("data-state", "live")
     for done in range(62000, 81001, 1000):
-        stage.report("d2f8135a-orders", done, 81000)
-    stage.end("d2f8135a-orders")
-    said = page.locator("#announcer[aria-live=polite] p")
-    expect(said.last).to_have_text("shop.import_orders: Done")
-    assert (
-        said.count() <= 4
-    )  # the end, and each ten of a hundred: on a slow machine they are far enough apart
+        dashboard.report("d2f8135a-orders", done, 81000)
+    dashboard.end("d2f8135a-orders")
+    announced = page.locator("#announcer[aria-live=polite] p")
+    expect(announced.last).to_have_text("shop.import_orders: Done")
+    # The end, and perhaps ten-point steps: on a slow machine they may be ten seconds apart.
+    assert announced.count() <= 4

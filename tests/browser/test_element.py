@@ -1,6 +1,4 @@
-"""<headway-progress> on a server that is made up: what it says, to the eye and to the ear, and to
-the page around it.
-"""
+"""<headway-progress> on a fake server: texts, accessibility, events."""
 
 from __future__ import annotations
 
@@ -11,38 +9,25 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.axe import violations
-from tests.browser.lab import PATIENCE, Lab
+from tests.browser.element_page import TIMEOUT, ElementPage, add_element
 from tests.browser.streams import Json, frame, progress
 from tests.support.wait import until
 
 
 @pytest.fixture
-def lab(page: Page) -> Lab:
-    return Lab(page)
+def host(page: Page) -> ElementPage:
+    return ElementPage(page)
 
 
-def put(lab: Lab, **attributes: str) -> Locator:
-    """An element in the page."""
-    lab.page.evaluate(
-        """(attributes) => {
-          const element = document.createElement("headway-progress");
-          for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-          document.querySelector("main").append(element);
-        }""",
-        {"execution": "a", "label": "Import"} | attributes,
-    )
-    return lab.page.locator("headway-progress").last
+def send(host: ElementPage, *frames: Json) -> None:
+    """Send frames, and let the page render them."""
+    host.server.send(*frames)
+    render(host)
 
 
-def tell(lab: Lab, *frames: Json) -> None:
-    """Say something, and let the page draw it."""
-    lab.socket.tell(*frames)
-    drawn(lab)
-
-
-def drawn(lab: Lab) -> None:
-    lab.page.evaluate("1")  # what was said has arrived
-    lab.turn(0.1)
+def render(host: ElementPage) -> None:
+    host.process_events()
+    host.advance(0.1)
 
 
 def running(
@@ -51,148 +36,137 @@ def running(
     return frame("status", "a", phase=phase, progress=progress(current, total, "Reading", **more))
 
 
-def watched(lab: Lab, *frames: Json, **attributes: str) -> Locator:
-    """An element that has been told these."""
-    lab.socket.known["a"] = list(frames or [running()])
-    element = put(lab, **attributes)
-    lab.heard(1)
-    drawn(lab)
+def add_watched(host: ElementPage, *frames: Json, **attributes: str) -> Locator:
+    """Add an element, and send it these frames."""
+    host.server.frames["a"] = list(frames or [running()])
+    element = add_element(host.page, **{"execution": "a", "label": "Import"} | attributes)
+    host.wait_for_messages(1)
+    render(host)
     return element
 
 
-def turn_until(lab: Lab, part: Locator, text: str) -> None:
-    """Let time pass by and by until it says so."""
+def advance_until(host: ElementPage, part: Locator, text: str) -> None:
+    """Advance the page's clock until the element shows the text."""
 
-    def says() -> bool:
-        lab.turn(0.2)
+    def shows() -> bool:
+        host.advance(0.2)
         return part.text_content() == text
 
-    until(says, within=PATIENCE, what=f"the element to say {text!r}")
+    until(shows, within=TIMEOUT, what=f"the element to show {text!r}")
 
 
-# --- to the eye ---
+# --- texts ---
 
 
-def test_what_it_says(lab: Lab) -> None:
-    """Label, state, message, percentage, amount, rate and time left; and the bar is as long as the
-    percentage says.
-    """
-    element = watched(
-        lab, running(1_500_000, 10_000_000, rate=250_000.0, eta_seconds=34.2), unit="bytes"
+def test_element_shows_label_status_message_and_numbers(host: ElementPage) -> None:
+    """All texts are shown, and the width of the bar is the percentage."""
+    element = add_watched(
+        host, running(1_500_000, 10_000_000, rate=250_000.0, eta_seconds=34.2), unit="bytes"
     )
     expect(element.locator(".label")).to_have_text("Import")
     expect(element.locator(".status")).to_have_text("Running")
     expect(element.locator(".message")).to_have_text("Reading")
-    said = [
+    texts = [
         element.locator(f".{name}").inner_text()
         for name in ("percentage", "amount", "rate", "time")
     ]
-    assert said == ["15.0 %", "1.5 MB of 10 MB", "250 kB/s", "34 s left"]
-    assert (
-        lab.page.evaluate(
-            "document.querySelector('headway-progress').shadowRoot.querySelector('.fill').style.width"
-        )
-        == "15%"
-    )
+    assert texts == ["15.0 %", "1.5 MB of 10 MB", "250 kB/s", "34 s left"]
+    assert element.locator(".fill").evaluate("fill => fill.style.width") == "15%"
 
 
 @pytest.mark.parametrize(
-    ("rate", "words"), [(2.5, "2.5 rows/s"), (0.021, "1.3 rows/min"), (0.0005, "1.8 rows/h")]
+    ("rate", "text"), [(2.5, "2.5 rows/s"), (0.021, "1.3 rows/min"), (0.0005, "1.8 rows/h")]
 )
-def test_what_is_slow_is_not_said_to_stand(lab: Lab, rate: float, words: str) -> None:
-    """A rate is so many a second, a minute or an hour: never none, while it moves."""
-    element = watched(lab, running(1, 5, rate=rate), unit="rows")
-    expect(element.locator(".rate")).to_have_text(words)
+def test_slow_rate_is_shown_per_minute_or_hour(host: ElementPage, rate: float, text: str) -> None:
+    """A rate is per second, minute or hour, and never zero while the task makes progress."""
+    element = add_watched(host, running(1, 5, rate=rate), unit="rows")
+    expect(element.locator(".rate")).to_have_text(text)
 
 
-def test_each_phase_has_its_words(lab: Lab) -> None:
-    """What isn't plainly running says so, and the bar stays where it was."""
-    element = watched(lab)
+def test_each_phase_has_its_status_text(host: ElementPage) -> None:
+    """Phases other than running have their own text, and the bar keeps its value."""
+    element = add_watched(host)
     phases = {
         "retrying": "Retrying",
-        "stalled": "No sign of life",
+        "stalled": "Stalled",
         "cancelling": "Cancelling",
         "queued": "Waiting",
     }
-    for phase, words in phases.items():
-        tell(lab, running(phase=phase, status="pending" if phase == "queued" else "running"))
-        expect(element.locator(".status")).to_have_text(words)
+    for phase, text in phases.items():
+        send(host, running(phase=phase, status="pending" if phase == "queued" else "running"))
+        expect(element.locator(".status")).to_have_text(text)
         expect(element.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "30")
 
 
-@pytest.mark.parametrize(("end", "words"), [("failed", "Failed"), ("cancelled", "Cancelled")])
-def test_an_end_moves_no_bar(lab: Lab, end: str, words: str) -> None:
-    """What failed or was cancelled at 30 % says 30 %, and what went wrong, as text whatever it
-    holds.
-    """
-    element = watched(lab)
+@pytest.mark.parametrize(("end", "text"), [("failed", "Failed"), ("cancelled", "Cancelled")])
+def test_failed_or_cancelled_keeps_the_percentage(host: ElementPage, end: str, text: str) -> None:
+    """After an end at 30 % the bar stays at 30 %, and the error is shown as text."""
+    element = add_watched(host)
     error = {"type": "ValueError", "message": "<img src=x onerror=alert(1)>", "details": None}
     more = {"error": error} if end == "failed" else {}
-    tell(lab, frame(end, "a", progress=progress(3, 10, "Reading"), **more))
-    expect(element.locator(".status")).to_have_text(words)
+    send(host, frame(end, "a", progress=progress(3, 10, "Reading"), **more))
+    expect(element.locator(".status")).to_have_text(text)
     expect(element.locator(".percentage")).to_have_text("30.0 %")
     expect(element.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "30")
-    said = "ValueError: <img src=x onerror=alert(1)>" if end == "failed" else ""
-    expect(element.locator(".error")).to_have_text(said)
+    texts = "ValueError: <img src=x onerror=alert(1)>" if end == "failed" else ""
+    expect(element.locator(".error")).to_have_text(texts)
     assert element.locator("img").count() == 0
 
 
-def test_an_unknown_total(lab: Lab) -> None:
-    """A bar without a fraction has no value: it moves while the work does, and counts."""
-    element = watched(lab, running(12, None), unit="rows")
+def test_unknown_total_has_no_value_and_a_count(host: ElementPage) -> None:
+    """Without a total the bar has no value, is animated while running, and a count is shown."""
+    element = add_watched(host, running(12, None), unit="rows")
     bar = element.locator(".bar")
     expect(bar).to_have_attribute("data-kind", "moving")
     assert bar.get_attribute("aria-valuenow") is None
     expect(element.locator(".numbers")).to_have_text("12 rows")
-    tell(
-        lab, frame("failed", "a", error={"type": "E", "message": "m"}, progress=progress(12, None))
+    send(
+        host, frame("failed", "a", error={"type": "E", "message": "m"}, progress=progress(12, None))
     )
     expect(bar).to_have_attribute("data-kind", "empty")
 
 
-def test_what_cannot_be_watched(lab: Lab) -> None:
-    """It says why, in words and with the server's own sentence, and no number."""
+def test_final_errors_show_their_text_and_message(host: ElementPage) -> None:
+    """A final error shows a status text and the message of the server, and no number."""
     codes = {
         "not_found": "Not found",
         "expired": "Expired",
         "not_allowed": "Not allowed",
-        "not_authenticated": "Wants a token",
+        "not_authenticated": "Token required",
     }
-    lab.socket.known |= {
+    host.server.frames |= {
         code: [frame("error", code, code=code, message=f"It is {code}.")] for code in codes
     }
-    for code, words in codes.items():
-        element = put(lab, execution=code)
-        turn_until(lab, element.locator(".message"), f"It is {code}.")
-        expect(element.locator(".status")).to_have_text(words)
+    for code, text in codes.items():
+        element = add_element(host.page, execution=code)
+        advance_until(host, element.locator(".message"), f"It is {code}.")
+        expect(element.locator(".status")).to_have_text(text)
         assert element.locator(".bar").get_attribute("aria-valuenow") is None
 
 
-def test_a_lost_connection(lab: Lab) -> None:
-    """It says that it is lost and leaves the bar where it was, until it is back."""
-    element = watched(lab)
-    lab.socket.sockets[-1].close(code=1011)
-    lab.page.evaluate("1")
-    lab.turn(0.1)
-    expect(element.locator(".status")).to_have_text("Connection lost, trying again")
+def test_lost_connection_keeps_the_bar_until_it_recovers(host: ElementPage) -> None:
+    """A lost connection is shown, and the bar keeps its value."""
+    element = add_watched(host)
+    host.server.sockets[-1].close(code=1011)
+    host.process_events()
+    host.advance(0.1)
+    expect(element.locator(".status")).to_have_text("Connection lost, reconnecting")
     expect(element.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "30")
-    lab.turn(1)
-    lab.opened(2)
-    lab.heard(2)
-    drawn(lab)
+    host.advance(1)
+    host.wait_for_sockets(2)
+    host.wait_for_messages(2)
+    render(host)
     expect(element.locator(".status")).to_have_text("Running")
 
 
-def test_the_page_styles_it(lab: Lab) -> None:
-    """By custom properties, parts and states; without them it takes the page's font and colour
-    scheme.
-    """
-    lab.page.add_style_tag(
+def test_page_styles_the_element(host: ElementPage) -> None:
+    """Custom properties, parts and states style the element."""
+    host.page.add_style_tag(
         content="""headway-progress { --headway-accent: rgb(1, 2, 3); --headway-height: 20px }
                    headway-progress::part(message) { color: rgb(4, 5, 6) }
                    headway-progress:state(running)::part(label) { color: rgb(7, 8, 9) }"""
     )
-    element = watched(lab)
+    element = add_watched(host)
     expect(element.locator(".fill")).to_have_css("background-color", "rgb(1, 2, 3)")
     expect(element.locator(".bar")).to_have_css("height", "20px")
     expect(element.locator(".message")).to_have_css("color", "rgb(4, 5, 6)")
@@ -200,9 +174,9 @@ def test_the_page_styles_it(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("page", [{"reduced_motion": "reduce"}], indirect=True)
-def test_reduced_motion(lab: Lab) -> None:
-    """Nothing moves for somebody who asked for that."""
-    fill = watched(lab, running(1, None)).locator(".fill")
+def test_reduced_motion_stops_animations(host: ElementPage) -> None:
+    """With reduced motion, the bar is striped instead of animated."""
+    fill = add_watched(host, running(1, None)).locator(".fill")
     expect(fill).to_have_css("animation-name", "none")
     expect(fill).to_have_css("background-image", re.compile("repeating-linear-gradient"))
 
@@ -213,11 +187,9 @@ def test_reduced_motion(lab: Lab) -> None:
     indirect=True,
     ids=["light", "dark"],
 )
-def test_it_can_be_used_by_everybody(lab: Lab) -> None:
-    """axe-core finds nothing in any state, in both themes; and it takes no focus, for there is
-    nothing to press.
-    """
-    lab.socket.known |= {
+def test_element_passes_axe_in_every_state_and_takes_no_focus(host: ElementPage) -> None:
+    """No axe violation in any state, light and dark; there is no control to focus."""
+    host.server.frames |= {
         "a": [running()],
         "b": [running(1, None) | {"execution_id": "b"}],
         "c": [
@@ -227,40 +199,38 @@ def test_it_can_be_used_by_everybody(lab: Lab) -> None:
         "d": [frame("failed", "d", progress=progress(1, 2), error={"type": "E", "message": "m"})],
         "e": [frame("completed", "e", progress=progress(2, 2, "Done"))],
         "f": [frame("cancelled", "f", progress=None)],
-        "g": [frame("error", "g", code="not_found", message="Nobody is there")],
+        "g": [frame("error", "g", code="not_found", message="It does not exist")],
     }
-    for name in lab.socket.known:
-        put(lab, execution=name, label=f"Job {name}")
-    lab.page.add_style_tag(content="body { background: Canvas; color: CanvasText }")
-    lab.page.clock.resume()  # axe waits by the page's clock
-    expect(lab.page.get_by_text("Nobody is there")).to_be_visible()
-    assert violations(lab.page) == []
-    lab.page.keyboard.press("Tab")
-    assert lab.page.evaluate("document.activeElement.tagName") == "BODY"
+    for name in host.server.frames:
+        add_element(host.page, execution=name, label=f"Job {name}")
+    host.page.add_style_tag(content="body { background: Canvas; color: CanvasText }")
+    host.page.clock.resume()  # axe uses the page's clock
+    expect(host.page.get_by_text("It does not exist")).to_be_visible()
+    assert violations(host.page) == []
+    host.page.keyboard.press("Tab")
+    assert host.page.evaluate("document.activeElement.tagName") == "BODY"
 
 
-# --- to the ear ---
+# --- screen readers ---
 
 
-def test_what_is_announced(lab: Lab) -> None:
-    """A change of state at once, progress by ten points and not within ten seconds, an end with its
-    error; nothing at first.
-    """
-    announcer = watched(lab).locator(".announcer")
+def test_element_announces_states_and_every_ten_points(host: ElementPage) -> None:
+    """States are announced at once, progress by ten points and at most every ten seconds."""
+    announcer = add_watched(host).locator(".announcer")
     expect(announcer).to_have_attribute("role", "status")
     expect(announcer).to_have_text("")
-    tell(lab, running(5))
+    send(host, running(5))
     expect(announcer).to_have_text("")
-    lab.turn(10)
-    tell(lab, running(6, eta_seconds=20))
+    host.advance(10)
+    send(host, running(6, eta_seconds=20))
     expect(announcer).to_have_text("Import: 60.0 %, 20 s left")
-    lab.turn(10)
-    tell(lab, running(6.5))
+    host.advance(10)
+    send(host, running(6.5))
     expect(announcer).to_have_text("Import: 60.0 %, 20 s left")
-    tell(lab, running(6.5, phase="stalled"))
-    expect(announcer).to_have_text("Import: No sign of life, 65.0 %")
-    tell(
-        lab,
+    send(host, running(6.5, phase="stalled"))
+    expect(announcer).to_have_text("Import: Stalled, 65.0 %")
+    send(
+        host,
         frame(
             "failed",
             "a",
@@ -271,39 +241,42 @@ def test_what_is_announced(lab: Lab) -> None:
     expect(announcer).to_have_text("Import: Failed, 65.0 %, OSError: The disk is full")
 
 
-def test_the_bar_for_a_screen_reader(lab: Lab) -> None:
-    """It has the label as its name, the percentage as its value and the words as its text."""
-    bar = watched(lab).get_by_role("progressbar", name="Import")
+def test_progressbar_has_name_value_and_text(host: ElementPage) -> None:
+    """The bar has the label as name, the percentage as value, and the texts as value text."""
+    bar = add_watched(host).get_by_role("progressbar", name="Import")
     expect(bar).to_have_attribute("aria-valuemin", "0")
     expect(bar).to_have_attribute("aria-valuemax", "100")
     expect(bar).to_have_attribute("aria-valuetext", "30.0 %, Reading, Running")
 
 
-# --- to the page ---
+# --- events and attributes ---
 
 
-def test_its_events(lab: Lab) -> None:
-    """They leave the shadow root that the element stands in, and say what happened."""
-    lab.socket.known["a"] = [running()]
-    lab.page.evaluate(
+def test_element_dispatches_events_out_of_shadow_roots(host: ElementPage) -> None:
+    """The events leave the shadow root around the element and carry the frame or the error."""
+    host.server.frames["a"] = [running()]
+    host.page.evaluate(
         """() => {
-          window.heard = [];
+          window.events = [];
           for (const name of ["status", "progress", "end", "error"]) {
-            document.addEventListener(`headway-${name}`, ({ detail }) => heard.push([name, detail.type ?? detail.code]));
+            document.addEventListener(`headway-${name}`, ({ detail }) => {
+              events.push([name, detail.type ?? detail.code]);
+            });
           }
           const host = document.createElement("div");
-          host.attachShadow({ mode: "open" }).innerHTML = '<headway-progress execution="a"></headway-progress>';
+          const root = host.attachShadow({ mode: "open" });
+          root.innerHTML = '<headway-progress execution="a"></headway-progress>';
           document.body.append(host);
         }"""
     )
-    lab.heard(1)
-    tell(
-        lab,
+    host.wait_for_messages(1)
+    send(
+        host,
         frame("error", "a", code="unavailable", message="Away"),
         running(4),
         frame("completed", "a", progress=None),
     )
-    assert lab.page.evaluate("heard") == [
+    assert host.page.evaluate("events") == [
         ["status", "status"],
         ["progress", "status"],
         ["error", "unavailable"],
@@ -311,43 +284,50 @@ def test_its_events(lab: Lab) -> None:
         ["progress", "status"],
         ["end", "completed"],
     ]
-    known = "(() => { const it = document.body.lastChild.shadowRoot.firstChild; return [it.status, it.phase, it.error] })()"
-    assert lab.page.evaluate(known) == ["completed", "succeeded", None]
+    properties = """() => {
+      const it = document.body.lastChild.shadowRoot.firstChild;
+      return [it.status, it.phase, it.error];
+    }"""
+    assert host.page.evaluate(properties) == ["completed", "succeeded", None]
 
 
-def test_another_execution(lab: Lab) -> None:
-    """Another id is watched in its place, and nothing of the one before is left."""
-    lab.socket.known["b"] = [frame("status", "b", status="pending", phase="queued", progress=None)]
-    element = watched(lab)
+def test_changing_the_execution_starts_a_new_watch(host: ElementPage) -> None:
+    """A new id replaces the watch, and no text of the earlier execution stays."""
+    host.server.frames["b"] = [
+        frame("status", "b", status="pending", phase="queued", progress=None)
+    ]
+    element = add_watched(host)
     element.evaluate("it => it.setAttribute('execution', 'b')")
-    lab.turn(1)
-    lab.heard(2)
-    drawn(lab)
+    host.advance(1)
+    host.wait_for_messages(2)
+    render(host)
     expect(element.locator(".status")).to_have_text("Waiting")
     expect(element.locator(".percentage")).to_have_text("")
-    assert lab.socket.heard[1:] == [{"unsubscribe": ["a"], "subscribe": ["b"]}]
+    assert host.server.messages[1:] == [{"unsubscribe": ["a"], "subscribe": ["b"]}]
 
 
-def test_out_of_the_page_and_about_in_it(lab: Lab) -> None:
-    """Taken out it stops watching; moved about it goes on without a word to the server."""
-    element = watched(lab)
+def test_moving_keeps_the_watch_and_removing_ends_it(host: ElementPage) -> None:
+    """Moving the element sends nothing to the server; removing it unsubscribes."""
+    element = add_watched(host)
     element.evaluate("it => document.body.append(it)")
-    lab.turn(1)
-    tell(lab, running(4))
+    host.advance(1)
+    send(host, running(4))
     expect(element.locator(".percentage")).to_have_text("40.0 %")
-    assert lab.socket.heard == [{"subscribe": ["a"]}]
+    assert host.server.messages == [{"subscribe": ["a"]}]
     element.evaluate("it => it.remove()")
-    lab.turn(1)
-    assert lab.heard(2) == [{"subscribe": ["a"]}, {"unsubscribe": ["a"]}]
+    host.advance(1)
+    assert host.wait_for_messages(2) == [{"subscribe": ["a"]}, {"unsubscribe": ["a"]}]
 
 
-def test_a_token_that_comes_later(lab: Lab) -> None:
-    """What was refused for want of a token is watched as soon as there is one."""
-    element = watched(lab, frame("error", "a", code="not_authenticated", message="Who are you?"))
-    lab.socket.known["a"] = [running()]
-    lab.page.evaluate("headway.setToken('secret')")
-    lab.opened(2)
-    lab.turn(1)
-    lab.heard(2)
-    drawn(lab)
+def test_new_token_retries_a_refused_execution(host: ElementPage) -> None:
+    """An execution that was refused without a token is watched as soon as there is one."""
+    element = add_watched(
+        host, frame("error", "a", code="not_authenticated", message="Who are you?")
+    )
+    host.server.frames["a"] = [running()]
+    host.page.evaluate("headway.setToken('secret')")
+    host.wait_for_sockets(2)
+    host.advance(1)
+    host.wait_for_messages(2)
+    render(host)
     expect(element.locator(".percentage")).to_have_text("30.0 %")

@@ -1,4 +1,4 @@
-"""<headway-progress> and the real service: real jobs, real cuts, real origins."""
+"""<headway-progress> on the real service: real jobs, cut connections, other origins."""
 
 from __future__ import annotations
 
@@ -9,29 +9,31 @@ from typing import Self
 
 import pytest
 import requests
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Page, expect
 
 from headway.server import browser_assets
 from tests.browser.axe import violations
+from tests.browser.element_page import add_element
 from tests.browser.test_page import END, ENDLESS
 from tests.support.processes import WebServer
 from tests.support.service import Service
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.wait import until
 
-#: As strict as a page's policy can be.
+#: The strictest policy under which the element works.
 POLICY = (
     "default-src 'none'; script-src {scripts}/; connect-src {connect}; base-uri 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
-HTML = """<!doctype html><html lang="en"><title>Host</title><meta name="color-scheme" content="light dark">
+HTML = """<!doctype html>
+<html lang="en"><title>Host</title><meta name="color-scheme" content="light dark">
 <script type="module" src="{module}"></script><main><h1>Host</h1></main></html>"""
 
 
 class Site(ThreadingHTTPServer):
-    """Another origin: a web server of somebody else's. A context manager.
+    """A web server with another origin. A context manager.
 
-    A real one, for Chromium lets no page that came from nowhere ask a server on this machine.
+    Not `page.route`: Chromium lets no page without a real origin access a server on this machine.
     """
 
     def __init__(self) -> None:
@@ -47,10 +49,10 @@ class Site(ThreadingHTTPServer):
                 self.wfile.write(body)
 
             def log_message(self, *_: object) -> None:
-                """Nobody reads it."""
+                """Log nothing."""
 
         super().__init__(("127.0.0.1", 0), Handler)
-        #: By path: type, policy, content.
+        #: Content type, policy and body, by path.
         self.files: dict[str, tuple[str, str, bytes]] = {}
         self.origin = f"http://localhost:{self.server_port}"
         self._thread = threading.Thread(target=self.serve_forever, name="site")
@@ -67,9 +69,7 @@ class Site(ThreadingHTTPServer):
     def show(
         self, page: Page, service: str, *, module: str | None = None, sockets: bool = True
     ) -> None:
-        """Open a page of this site that takes the element from ``module`` (the service's own unless
-        given).
-        """
+        """Open a page that loads the element from ``module`` (default: the service's own)."""
         module = module or f"{service}/api/v1/headway.js"
         connect = f"{service} {service.replace('http', 'ws', 1)}" if sockets else service
         policy = POLICY.format(scripts=module.rpartition("/")[0], connect=connect)
@@ -77,97 +77,94 @@ class Site(ThreadingHTTPServer):
         page.goto(self.origin)
 
 
-def put(page: Page, execution_id: str, **attributes: str) -> Locator:
-    """An element in the page."""
-    page.evaluate(
-        """(attributes) => {
-          const element = document.createElement("headway-progress");
-          for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-          document.querySelector("main").append(element);
-        }""",
-        {"execution": execution_id} | attributes,
-    )
-    return page.locator(f"headway-progress[execution='{execution_id}']")
-
-
 @pytest.fixture(scope="module")
-def friend() -> Iterator[Site]:
+def allowed_site() -> Iterator[Site]:
     with Site() as site:
         yield site
 
 
 @pytest.fixture(scope="module")
-def web(service: Service, friend: Site) -> Iterator[WebServer]:
-    """A web server of the service's that lets pages of `friend` use it."""
-    with WebServer("gevent", env=service.env | {"HEADWAY_ORIGINS": friend.origin}) as web:
+def web(service: Service, allowed_site: Site) -> Iterator[WebServer]:
+    """A web server of the service that allows the origin of `allowed_site`."""
+    with WebServer("gevent", env=service.env | {"HEADWAY_ORIGINS": allowed_site.origin}) as web:
         yield web.keep()
 
 
 def percentages(page: Page) -> Callable[[], list[float]]:
-    """From now on, collect what the elements report."""
+    """Start collecting the percentages that the elements report."""
     page.evaluate(
         """() => {
           window.seen = [];
-          addEventListener("headway-progress", ({ detail }) => seen.push(detail.progress.percentage));
+          addEventListener("headway-progress", ({ detail }) => {
+            seen.push(detail.progress.percentage);
+          });
         }"""
     )
     return lambda: page.evaluate("seen")
 
 
-def test_a_job_on_a_page_of_another_origin(
-    page: Page, web: WebServer, friend: Site, service: Service
+def test_element_follows_a_job_on_an_allowed_origin(
+    page: Page, web: WebServer, allowed_site: Site, service: Service
 ) -> None:
-    """One tag on an allowed origin's page, under the strictest policy: followed to its end, and axe
-    finds nothing.
-    """
-    friend.show(page, web.url)
+    """One tag on an allowed origin with the strictest policy follows a job to its end."""
+    allowed_site.show(page, web.url)
     page.evaluate(
-        "window.blocked = []; addEventListener('securitypolicyviolation', (it) => blocked.push(it.violatedDirective))"
+        """() => {
+          window.blocked = [];
+          addEventListener("securitypolicyviolation", ({ violatedDirective }) => {
+            blocked.push(violatedDirective);
+          });
+        }"""
     )
     seen = percentages(page)
-    element = put(
-        page, service.start("tasks.fails_half_way", files=20), label="Packing", unit="files"
+    element = add_element(
+        page,
+        execution=service.start("tasks.fails_half_way", files=20),
+        label="Packing",
+        unit="files",
     )
     expect(element.locator(".status")).to_have_text("Failed", timeout=END)
     expect(element.locator(".numbers")).to_contain_text("10 of 20 files")
     expect(element.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "50")
-    told = seen()
-    assert told == sorted(told)
-    assert told[-1] == 50
+    reported = seen()
+    assert reported == sorted(reported)
+    assert reported[-1] == 50
     assert page.evaluate("blocked") == []
     assert violations(page, "headway-progress") == []
 
 
-def test_a_page_that_is_not_allowed(page: Page, web: WebServer, service: Service) -> None:
-    """A page of another origin can't take the module, and with one of its own it is told that it
-    isn't wanted.
-    """
-    with Site() as stranger:
-        stranger.show(page, web.url)
+def test_page_of_another_origin_is_refused(page: Page, web: WebServer, service: Service) -> None:
+    """A page of another origin cannot load the module; with its own copy it gets an error."""
+    with Site() as other_site:
+        other_site.show(page, web.url)
         assert page.evaluate("customElements.get('headway-progress') === undefined")
         for name in browser_assets.NAMES:
             code = requests.get(f"{web.url}/api/v1/{name}", timeout=60).content
-            stranger.files[f"/copy/{name}"] = ("text/javascript", "", code)
-        stranger.show(page, web.url, module=f"{stranger.origin}/copy/headway.js")
-        element = put(page, service.start("tasks.pipeline", files=30), src=f"{web.url}/api/v1")
+            other_site.files[f"/copy/{name}"] = ("text/javascript", "", code)
+        other_site.show(page, web.url, module=f"{other_site.origin}/copy/headway.js")
+        element = add_element(
+            page, execution=service.start("tasks.pipeline", files=30), src=f"{web.url}/api/v1"
+        )
         expect(element.locator(".status")).to_have_text("Not allowed", timeout=END)
-        said = f"The server at {web.url} doesn’t let pages of {stranger.origin} use it."
-        expect(element.locator(".message")).to_have_text(said)
+        message = (
+            f"The server at {web.url} doesn’t allow requests from pages of {other_site.origin}."
+        )
+        expect(element.locator(".message")).to_have_text(message)
         page.goto("about:blank")
 
 
-def test_fifty_elements_and_one_socket(
-    page: Page, web: WebServer, friend: Site, service: Service
+def test_fifty_elements_share_one_socket(
+    page: Page, web: WebServer, allowed_site: Site, service: Service
 ) -> None:
-    """Fifty elements of fifty executions take one seat on the server, and each comes to its end."""
+    """Fifty elements for fifty executions use one socket, and each reaches its end."""
     ids = [service.start("tasks.pipeline", files=10) for _ in range(10)] + [
-        f"nobody-{number}" for number in range(40)
+        f"unknown-{number}" for number in range(40)
     ]
     sockets: list[str] = []
     page.on("websocket", lambda socket: sockets.append(socket.url))
-    friend.show(page, web.url)
+    allowed_site.show(page, web.url)
     for execution_id in ids:
-        put(page, execution_id)
+        add_element(page, execution=execution_id)
     for execution_id in ids[:10]:
         expect(page.locator(f"headway-progress[execution='{execution_id}'] .status")).to_have_text(
             "Done", timeout=END
@@ -176,77 +173,75 @@ def test_fifty_elements_and_one_socket(
     assert len(sockets) == 1
 
 
-def long(service: Service) -> str:
-    """Start a job that goes on until somebody cancels it."""
+def start_endless(service: Service) -> str:
+    """Start a job that runs until it is cancelled."""
     return service.start("tasks.checksum", passes=ENDLESS)
 
 
 def cancel(service: Service, execution_id: str) -> None:
-    """End it, and wait until it has ended."""
+    """Cancel an execution, and wait until it has ended."""
     answer = requests.post(f"{service.url}/api/v1/executions/{execution_id}/cancel", timeout=60)
     assert answer.status_code == 202
     until(lambda: service.execution(execution_id)["status"] == "cancelled", within=60)
 
 
-def test_the_server_restarts(page: Page, web: WebServer, friend: Site, service: Service) -> None:
-    """With the web process gone in the middle of a job the element says so, and goes on by itself
-    to the end.
-    """
-    friend.show(page, web.url)
+def test_element_recovers_from_a_server_restart(
+    page: Page, web: WebServer, allowed_site: Site, service: Service
+) -> None:
+    """While the web process is gone the element shows it, then continues to the end."""
+    allowed_site.show(page, web.url)
     seen = percentages(page)
-    job = long(service)
-    element = put(page, job)
+    job = start_endless(service)
+    element = add_element(page, execution=job)
     expect(element.locator(".percentage")).to_contain_text("%", timeout=END)
     with web.workers_gone():
         expect(element.locator(".status")).to_have_text(
-            "Connection lost, trying again", timeout=END
+            "Connection lost, reconnecting", timeout=END
         )
         expect(element.locator(".percentage")).to_contain_text("%")
     expect(element.locator(".status")).to_have_text("Running", timeout=END)
     cancel(service, job)
     expect(element.locator(".status")).to_have_text("Cancelled", timeout=END)
-    told = seen()
-    assert told == sorted(set(told)), "something was told twice, or too late"
+    reported = seen()
+    assert reported == sorted(set(reported)), "a report came twice, or too late"
 
 
-def test_the_network_is_cut(page: Page, web: WebServer, friend: Site, service: Service) -> None:
-    """Cut off while its job ends, the element keeps the bar where it was, and behind the cut shows
-    the end.
-    """
+def test_element_shows_an_end_that_it_missed(
+    page: Page, web: WebServer, allowed_site: Site, service: Service
+) -> None:
+    """The bar keeps its value during a cut, and the missed end appears afterwards."""
     with TcpProxy(web.address) as cable:
-        friend.show(page, f"http://127.0.0.1:{cable.port}")
-        job = long(service)
-        element = put(page, job)
+        allowed_site.show(page, f"http://127.0.0.1:{cable.port}")
+        job = start_endless(service)
+        element = add_element(page, execution=job)
         bar = element.get_by_role("progressbar")
         expect(element.locator(".percentage")).to_contain_text("%", timeout=END)
         cable.cut()
         expect(element.locator(".status")).to_have_text(
-            "Connection lost, trying again", timeout=END
+            "Connection lost, reconnecting", timeout=END
         )
         before = bar.get_attribute("aria-valuenow")
         cancel(service, job)
-        expect(element.locator(".status")).to_have_text("Connection lost, trying again")
+        expect(element.locator(".status")).to_have_text("Connection lost, reconnecting")
         assert bar.get_attribute("aria-valuenow") == before
         cable.mend()
         expect(element.locator(".status")).to_have_text("Cancelled", timeout=END)
-        page.goto("about:blank")  # nothing of it is left on the cable
+        page.goto("about:blank")  # closes its connections
 
 
 @pytest.mark.parametrize("streams", [True, False], ids=["events", "polling"])
-def test_where_no_socket_gets_through(
-    page: Page, web: WebServer, friend: Site, service: Service, streams: bool
+def test_element_works_without_websockets_and_without_streams(
+    page: Page, web: WebServer, allowed_site: Site, service: Service, streams: bool
 ) -> None:
-    """Where WebSockets are stopped, and where streams are as well, a job is followed all the same,
-    to its end.
-    """
+    """If WebSockets, or streams too, are blocked, a job is followed to its end."""
     if not streams:
         page.route("**/progress/events", lambda route: route.abort())
-    friend.show(page, web.url, sockets=False)
+    allowed_site.show(page, web.url, sockets=False)
     seen = percentages(page)
-    job = long(service)
-    element = put(page, job)
+    job = start_endless(service)
+    element = add_element(page, execution=job)
     until(lambda: len(seen()) >= 3, within=END / 1000)
     cancel(service, job)
     expect(element.locator(".status")).to_have_text("Cancelled", timeout=END)
-    told = seen()
-    assert told == sorted(set(told))
+    reported = seen()
+    assert reported == sorted(set(reported))

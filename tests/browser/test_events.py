@@ -1,4 +1,4 @@
-"""A browser's own ``EventSource``, which comes back by itself."""
+"""The browser's own ``EventSource``, which reconnects automatically."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from tests.support.inprocess_server import inprocess_server
 from tests.support.wait import until
 
 #: Seconds that anything may take on a busy machine.
-PATIENCE = 60
+TIMEOUT = 60
 
-#: Keeps what is told, and how the stream is: 0 on its way, 1 open, 2 closed for good.
-FOLLOW = """(path) => {
-  window.told = [];
+#: Records the events; `source.readyState` is 0 connecting, 1 open, 2 closed.
+FOLLOW_SCRIPT = """(path) => {
+  window.events = [];
   const source = window.source = new EventSource(path);
   for (const kind of ["status", "started", "progress", "completed", "error"])
-    source.addEventListener(kind, (event) => event.data && told.push([kind, JSON.parse(event.data).progress?.current ?? null]));
+    source.addEventListener(kind, (event) => {
+      if (event.data) events.push([kind, JSON.parse(event.data).progress?.current ?? null]);
+    });
 }"""
 
 
-def test_an_event_source_comes_back_and_stays_away(
+def test_event_source_resumes_after_cuts_and_stops_after_the_end(
     page: Page, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cut off again and again, it is told everything once, through an outage too; after the end it
-    stays away for good.
-    """
+    """After cuts and an outage it gets everything once; after the end it stays closed."""
     monkeypatch.setattr(sse, "RETRY", (20, 50))
     with inprocess_server() as home:
         web = home.webs[0]
@@ -37,36 +37,36 @@ def test_an_event_source_comes_back_and_stays_away(
         app.add_url_rule("/page", view_func=lambda: "<!doctype html><title>A page</title>")
         run = home.runs.publish()
         page.goto(f"{web.url}/page")
-        page.evaluate(FOLLOW, f"/api/v1/executions/{run.id}/progress/events")
+        page.evaluate(FOLLOW_SCRIPT, f"/api/v1/executions/{run.id}/progress/events")
 
-        def told() -> Any:
-            return page.evaluate("told")
+        def events() -> Any:
+            return page.evaluate("events")
 
-        until(lambda: told() == [["status", None]], within=PATIENCE)
+        until(lambda: events() == [["status", None]], within=TIMEOUT)
         web.cut()
         run.open()
-        until(lambda: told()[1:] == [["started", None]], within=PATIENCE)
+        until(lambda: events()[1:] == [["started", None]], within=TIMEOUT)
         run.report(1, 3)
-        until(lambda: told()[2:] == [["progress", 1]], within=PATIENCE)
+        until(lambda: events()[2:] == [["progress", 1]], within=TIMEOUT)
         web.cut()
-        until(lambda: page.evaluate("source.readyState") == 1 and web.viewers == 1, within=PATIENCE)
+        until(lambda: page.evaluate("source.readyState") == 1 and web.viewers == 1, within=TIMEOUT)
         run.report(2, 3)
-        until(lambda: told()[3:] == [["progress", 2]], within=PATIENCE)
+        until(lambda: events()[3:] == [["progress", 2]], within=TIMEOUT)
         home.cut()
-        until(lambda: told()[4:] == [["error", None]], within=PATIENCE)
-        web.cut()  # it comes back into the outage, and may not be refused
-        until(lambda: told()[5:] == [["error", None]], within=PATIENCE)
+        until(lambda: events()[4:] == [["error", None]], within=TIMEOUT)
+        web.cut()  # it reconnects during the outage, and must not be refused
+        until(lambda: events()[5:] == [["error", None]], within=TIMEOUT)
         home.mend(lambda: run.report(3, 3))
-        until(lambda: told()[-1][1] == 3, within=PATIENCE)
-        # The server may have looked before the report was there.
-        assert told()[6:] in ([["status", 3]], [["status", 2], ["progress", 3]])
+        until(lambda: events()[-1][1] == 3, within=TIMEOUT)
+        # The server may have read the store before the report was written.
+        assert events()[6:] in ([["status", 3]], [["status", 2], ["progress", 3]])
         run.succeed()
         until(
             lambda: page.evaluate("source.readyState") == 2,
-            within=PATIENCE,
-            what="the browser to stay away",
+            within=TIMEOUT,
+            what="the browser to close the stream",
         )
-        assert told()[-2:] in (
+        assert events()[-2:] in (
             [["status", 3], ["completed", 3]],
             [["progress", 3], ["completed", 3]],
         )

@@ -1,6 +1,4 @@
-"""The quickstart, in an empty folder, by the commands that stand on its page: a button, and a bar
-that moves to its end.
-"""
+"""The quickstart: its files in an empty folder, run by its own commands."""
 
 from __future__ import annotations
 
@@ -19,12 +17,12 @@ from tests.support.markdown import blocks
 from tests.support.processes import ROOT, Process
 
 PAGE = ROOT / "docs" / "quickstart.md"
-#: What anything may take on a busy machine, milliseconds.
+#: Milliseconds that anything may take on a busy machine.
 END = 90_000
 
 
 def command(beginning: str, *more: str) -> list[str]:
-    """A command of the page, of the environment that runs the tests."""
+    """A command from the page, run in the environment of the tests."""
     lines = (
         line
         for block in blocks(PAGE)
@@ -38,7 +36,7 @@ def command(beginning: str, *more: str) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path, redis_url: str) -> Path:
-    """The page's files, and nothing else; its rows are copied faster."""
+    """The files of the page, with a shorter pause per row."""
     for block in blocks(PAGE):
         if block.info.startswith("file: "):
             code = block.code.replace("redis://127.0.0.1:6379/0", redis_url).replace(
@@ -50,7 +48,7 @@ def folder(tmp_path: Path, redis_url: str) -> Path:
 
 @pytest.fixture
 def start(folder: Path) -> Iterator[ExitStack]:
-    """Processes of the page, started in its folder."""
+    """Stops the started processes."""
     with ExitStack() as stack:
         yield stack
 
@@ -62,10 +60,8 @@ def run(stack: ExitStack, folder: Path, beginning: str, *more: str) -> Process:
     )
 
 
-def test_the_quickstart(page: Page, folder: Path, start: ExitStack) -> None:
-    """Button, bar, dashboard; the same by the server that needs no Flask app; and a task that was
-    called from a terminal.
-    """
+def test_quickstart_commands_work_as_documented(page: Page, folder: Path, start: ExitStack) -> None:
+    """Button, bar and dashboard work; so does the server without a Flask app, and `celery call`."""
     run(start, folder, "celery -A jobs worker", "--pool", "solo").wait_log(r"ready\.")
     site = run(start, folder, "flask", "--port", "0").wait_log(
         r"Running on (http://127\.0\.0\.1:\d+)"

@@ -1,6 +1,4 @@
-"""`watch()` of the browser's module, on a server that is made up: what is told, and what happens to
-the connection.
-"""
+"""`watch()` of headway.js on a fake server: events, subscriptions, reconnects, fallbacks."""
 
 from __future__ import annotations
 
@@ -10,20 +8,20 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page
 
-from tests.browser.lab import PATIENCE, Lab, execution
-from tests.browser.streams import Json, Server, frame, progress
+from tests.browser.element_page import TIMEOUT, ElementPage, execution
+from tests.browser.streams import FakeSocketServer, Json, frame, progress
 from tests.support.wait import until
 
 
 @pytest.fixture
-def lab(page: Page) -> Lab:
-    return Lab(page)
+def host(page: Page) -> ElementPage:
+    return ElementPage(page)
 
 
 def status(
     execution_id: str, current: float | None = None, phase: str = "running", **more: Any
 ) -> Json:
-    """A `status` of one that runs."""
+    """A `status` frame of a running execution."""
     return (
         frame(
             "status",
@@ -39,39 +37,37 @@ def report(execution_id: str, current: float) -> Json:
     return frame("progress", execution_id, progress=progress(current, 10))
 
 
-# --- what is told ---
+# --- events ---
 
 
-def test_each_thing_is_told_once(lab: Lab) -> None:
-    """From pending to the end: a report that says nothing new isn't told, and the phase is known in
-    each frame.
-    """
-    lab.socket.known["a"] = [status("a", phase="queued", status="pending")]
-    lab.follow("a")
-    lab.told("a live", "a status queued -")
-    lab.socket.tell(frame("started", "a"), report("a", 1), report("a", 1), report("a", 2))
-    lab.told("a start started", "a progress 1 running", "a progress 2 running")
-    lab.socket.tell(
+def test_each_change_is_reported_once(host: ElementPage) -> None:
+    """From pending to the end, repeated reports are dropped, and each frame has its phase."""
+    host.server.frames["a"] = [status("a", phase="queued", status="pending")]
+    host.follow("a")
+    host.expect_log("a live", "a status queued -")
+    host.server.send(frame("started", "a"), report("a", 1), report("a", 1), report("a", 2))
+    host.expect_log("a start started", "a progress 1 running", "a progress 2 running")
+    host.server.send(
         status("a", 2, "stalled"), status("a", 2, "stalled"), status("a", 2), report("a", 2)
     )
-    lab.told("a status stalled 2", "a status running 2")
-    lab.socket.tell(frame("completed", "a", outputs=7, progress=progress(10, 10)), report("a", 3))
-    lab.told("a progress 10 succeeded", "a end completed succeeded")
-    assert lab.page.evaluate("ends") == {"a": "completed"}
+    host.expect_log("a status stalled 2", "a status running 2")
+    host.server.send(frame("completed", "a", outputs=7, progress=progress(10, 10)), report("a", 3))
+    host.expect_log("a progress 10 succeeded", "a end completed succeeded")
+    assert host.page.evaluate("ends") == {"a": "completed"}
 
 
-def test_an_end_that_was_there_already(lab: Lab) -> None:
-    """Whoever comes late is told the state and the end."""
+def test_ended_execution_reports_state_and_end(host: ElementPage) -> None:
+    """A watch of an ended execution reports the state and the end."""
     phases = {"completed": "succeeded", "failed": "failed", "cancelled": "cancelled"}
     for end, phase in phases.items():
-        lab.socket.known[end] = [
+        host.server.frames[end] = [
             status(end, 3, phase, status=end),
             frame(end, end, progress=progress(3, 10)),
         ]
-        lab.follow(end)
-        lab.opened(1)
-        lab.turn(1)
-        lab.told(
+        host.follow(end)
+        host.wait_for_sockets(1)
+        host.advance(1)
+        host.expect_log(
             f"{end} live",
             f"{end} status {phase} 3",
             f"{end} progress 3 {phase}",
@@ -79,191 +75,193 @@ def test_an_end_that_was_there_already(lab: Lab) -> None:
         )
 
 
-def test_what_cannot_be_watched(lab: Lab) -> None:
-    """The server's refusal of one ends its watch, with a code; the others go on over the same
-    socket.
-    """
+def test_refused_execution_ends_only_its_own_watch(host: ElementPage) -> None:
+    """A refusal ends one watch with a code; the others continue on the same socket."""
     codes = ["not_found", "expired", "not_allowed", "not_authenticated"]
-    lab.socket.known |= {
+    host.server.frames |= {
         code: [frame("error", code, code=code, message="No.")] for code in codes
     } | {"b": [status("b")]}
-    lab.follow(*codes, "b")
-    lab.told(*(f"{code} error {code} true" for code in codes), "b live", "b status running -")
-    lab.socket.tell(report("b", 1))
-    lab.told("b progress 1 running")
-    assert lab.page.evaluate("ends") == {code: code for code in codes}
-    known = "watches.expired.done.catch((error) => [error instanceof headway.HeadwayError, error.message])"
-    assert lab.page.evaluate(known) == [True, "No."]
+    host.follow(*codes, "b")
+    host.expect_log(
+        *(f"{code} error {code} true" for code in codes), "b live", "b status running -"
+    )
+    host.server.send(report("b", 1))
+    host.expect_log("b progress 1 running")
+    assert host.page.evaluate("ends") == {code: code for code in codes}
+    rejection = """watches.expired.done.catch(
+      (error) => [error instanceof headway.HeadwayError, error.message])"""
+    assert host.page.evaluate(rejection) == [True, "No."]
 
 
-def test_the_backend_is_away(lab: Lab) -> None:
-    """Told once, and once more when it is back, though nothing has changed meanwhile."""
+def test_backend_outage_is_reported_once_and_its_end_too(host: ElementPage) -> None:
+    """An outage is reported once, and its end too, even if nothing has changed."""
     away = frame("error", "a", code="unavailable", message="It is away")
-    lab.socket.known["a"] = [status("a", 1)]
-    lab.follow("a")
-    lab.told("a live", "a status running 1", "a progress 1 running")
-    lab.socket.tell(away, away)
-    lab.told("a error unavailable false")
-    lab.socket.tell(status("a", 1))
-    lab.told("a status running 1")
+    host.server.frames["a"] = [status("a", 1)]
+    host.follow("a")
+    host.expect_log("a live", "a status running 1", "a progress 1 running")
+    host.server.send(away, away)
+    host.expect_log("a error unavailable false")
+    host.server.send(status("a", 1))
+    host.expect_log("a status running 1")
 
 
-def test_a_second_watch_of_the_same(lab: Lab) -> None:
-    """It is told what is known, the server isn't asked again, and each may stop without the other."""
-    lab.socket.known["a"] = [status("a", 1)]
-    lab.follow("a")
-    lab.told("a live", "a status running 1", "a progress 1 running")
-    lab.follow("a", name="again")
-    lab.told("again live", "again status running 1", "again progress 1 running")
-    lab.stop("a")
-    lab.socket.tell(report("a", 2))
-    lab.told("again progress 2 running")
-    assert lab.page.evaluate("ends") == {"a": None}
-    assert lab.socket.heard == [{"subscribe": ["a"]}]
+def test_second_watch_of_an_execution_shares_its_subscription(host: ElementPage) -> None:
+    """It gets the latest state without a new request, and each watch stops by itself."""
+    host.server.frames["a"] = [status("a", 1)]
+    host.follow("a")
+    host.expect_log("a live", "a status running 1", "a progress 1 running")
+    host.follow("a", name="again")
+    host.expect_log("again live", "again status running 1", "again progress 1 running")
+    host.stop("a")
+    host.server.send(report("a", 2))
+    host.expect_log("again progress 2 running")
+    assert host.page.evaluate("ends") == {"a": None}
+    assert host.server.messages == [{"subscribe": ["a"]}]
 
 
-def test_a_late_word(lab: Lab) -> None:
-    """What was under way to a watch that has ended isn't taken for the first word of the next one:
-    that is a `status`.
-    """
-    lab.follow("a")
-    lab.opened(1)
-    lab.heard(1)
-    lab.socket.tell(report("a", 9), status("a", 1))
-    lab.told("a live", "a status running 1", "a progress 1 running")
+def test_frames_before_the_first_status_are_ignored(host: ElementPage) -> None:
+    """A late frame of an earlier subscription is ignored: a subscription starts with `status`."""
+    host.follow("a")
+    host.wait_for_sockets(1)
+    host.wait_for_messages(1)
+    host.server.send(report("a", 9), status("a", 1))
+    host.expect_log("a live", "a status running 1", "a progress 1 running")
 
 
-def test_a_page_that_throws(lab: Lab) -> None:
-    """What a page's own function throws is reported as the page's, and keeps nothing from the
-    others.
-    """
-    lab.socket.known["a"] = [status("a")]
-    lab.page.evaluate(
+def test_exception_in_a_handler_does_not_affect_others(host: ElementPage) -> None:
+    """An exception in a handler is reported as the page's, and other watches continue."""
+    host.server.frames["a"] = [status("a")]
+    host.page.evaluate(
         """() => {
-          addEventListener("error", (event) => { log.push(event.message); event.preventDefault(); });
+          addEventListener("error", (event) => {
+            log.push(event.message);
+            event.preventDefault();
+          });
           headway.watch("a", { onStatus() { throw new Error("mine") } });
           follow("a");
         }"""
     )
-    lab.told("a live", "Uncaught Error: mine", "a status running -")
+    host.expect_log("a live", "Uncaught Error: mine", "a status running -")
 
 
 # --- one socket ---
 
 
-def test_many_over_one_socket(lab: Lab) -> None:
-    """What a page watches in one go is asked for in one message, however many; an end is no reason
-    to ask for anything.
-    """
+def test_many_watches_share_one_socket_and_one_message(host: ElementPage) -> None:
+    """Watches of one task are one message; an end sends nothing."""
     ids = [f"job-{number}" for number in range(50)]
-    lab.socket.known |= {each: [status(each)] for each in ids}
-    lab.follow(*ids)
-    until(lambda: len(lab.log) == 100, within=PATIENCE)
-    lab.opened(1)
-    lab.socket.tell(frame("completed", "job-0", progress=None))
-    until(lambda: lab.log[-1] == "job-0 end completed succeeded", within=PATIENCE)
-    lab.turn(1)
-    lab.follow("job-0", "another", "a third")
-    lab.turn(1)
-    assert lab.heard(2) == [{"subscribe": ids}, {"subscribe": ["job-0", "another", "a third"]}]
-    lab.opened(1)
+    host.server.frames |= {each: [status(each)] for each in ids}
+    host.follow(*ids)
+    until(lambda: len(host.log) == 100, within=TIMEOUT)
+    host.wait_for_sockets(1)
+    host.server.send(frame("completed", "job-0", progress=None))
+    until(lambda: host.log[-1] == "job-0 end completed succeeded", within=TIMEOUT)
+    host.advance(1)
+    host.follow("job-0", "another", "a third")
+    host.advance(1)
+    assert host.wait_for_messages(2) == [
+        {"subscribe": ids},
+        {"subscribe": ["job-0", "another", "a third"]},
+    ]
+    host.wait_for_sockets(1)
 
 
-def test_messages_that_the_server_takes(lab: Lab) -> None:
-    """However many and however long the ids are: no message is larger than 16 KiB, and 100 changes
-    of mind are no flood.
-    """
+def test_messages_stay_within_the_limits_of_the_server(host: ElementPage) -> None:
+    """Messages stay below 16 KiB, and 100 changes are sent in a few messages."""
     ids = [f"{number:03}" + "ю" * 200 for number in range(200)]
-    lab.follow(*ids)
-    lab.opened(1)
+    host.follow(*ids)
+    host.wait_for_sockets(1)
     until(
         lambda: (
-            lab.page.evaluate("1")
-            and sum(len(said["subscribe"]) for said in lab.socket.heard) == 200
+            host.process_events()
+            or sum(len(message["subscribe"]) for message in host.server.messages) == 200
         ),
-        within=PATIENCE,
+        within=TIMEOUT,
     )
     assert (
-        max(len(json.dumps(said, ensure_ascii=False).encode()) for said in lab.socket.heard)
+        max(
+            len(json.dumps(message, ensure_ascii=False).encode())
+            for message in host.server.messages
+        )
         < 16 * 1024
     )
-    before = len(lab.socket.heard)
+    before = len(host.server.messages)
     for number in range(100):
-        lab.follow("x", name=f"x{number}")
-        lab.turn(0.01)
-        lab.stop(f"x{number}")
-    lab.turn(1)
-    assert 1 <= len(lab.heard(before + 1)) - before <= 8
+        host.follow("x", name=f"x{number}")
+        host.advance(0.01)
+        host.stop(f"x{number}")
+    host.advance(1)
+    assert 1 <= len(host.wait_for_messages(before + 1)) - before <= 8
 
 
-def test_the_socket_goes_with_the_last(lab: Lab) -> None:
-    """It stays for a moment, for the page that replaces what it shows, and then is closed."""
-    lab.socket.known |= {"a": [status("a")], "b": [status("b")]}
-    lab.follow("a")
-    lab.told("a live", "a status running -")
-    lab.stop("a")
-    lab.turn(1)
-    lab.follow("b")
-    lab.turn(5)
+def test_socket_closes_shortly_after_the_last_watch(host: ElementPage) -> None:
+    """It stays open for a moment, for pages that replace their content, and then closes."""
+    host.server.frames |= {"a": [status("a")], "b": [status("b")]}
+    host.follow("a")
+    host.expect_log("a live", "a status running -")
+    host.stop("a")
+    host.advance(1)
+    host.follow("b")
+    host.advance(5)
     until(
-        lambda: lab.page.evaluate("1") and "b" in lab.socket.heard[-1].get("subscribe", ()),
-        within=PATIENCE,
+        lambda: host.process_events() or "b" in host.server.messages[-1].get("subscribe", ()),
+        within=TIMEOUT,
     )
-    assert lab.socket.heard[1:] in (
+    assert host.server.messages[1:] in (
         [{"unsubscribe": ["a"]}, {"subscribe": ["b"]}],
         [{"unsubscribe": ["a"], "subscribe": ["b"]}],
     )
     closed: list[int | None] = []
-    lab.socket.sockets[-1].on_close(lambda code, reason: closed.append(code))
-    lab.stop("b")
-    lab.turn(3)
-    until(lambda: lab.page.evaluate("1") and closed, within=PATIENCE)
-    lab.opened(1)
+    host.server.sockets[-1].on_close(lambda code, reason: closed.append(code))
+    host.stop("b")
+    host.advance(3)
+    until(lambda: host.process_events() or closed, within=TIMEOUT)
+    host.wait_for_sockets(1)
 
 
-# --- when it is cut ---
+# --- reconnects ---
 
 
-def begun(lab: Lab, current: float = 1) -> None:
-    """One that runs is watched, and has reported."""
-    lab.socket.known["a"] = [status("a", current)]
-    lab.follow("a")
-    lab.told("a live", f"a status running {current}", f"a progress {current} running")
+def watch_running(host: ElementPage, current: float = 1) -> None:
+    """Watch a running execution that has reported progress."""
+    host.server.frames["a"] = [status("a", current)]
+    host.follow("a")
+    host.expect_log("a live", f"a status running {current}", f"a progress {current} running")
 
 
-def cut(lab: Lab, code: int = 1006) -> None:
-    """The server's side goes."""
+def close_socket(host: ElementPage, code: int = 1006) -> None:
+    """Close the newest socket, from the server's side."""
     if code == 1006:
-        lab.socket.sockets[-1].close()
+        host.server.sockets[-1].close()
     else:
-        lab.socket.sockets[-1].close(code=code)
+        host.server.sockets[-1].close(code=code)
 
 
-def test_a_cut_where_nothing_was_missed(lab: Lab) -> None:
-    """It comes back by itself, asks again, and tells nothing that was told."""
-    begun(lab)
-    cut(lab, 1011)
-    lab.told("a lost")
-    lab.turn(0.5)
-    lab.told("a live")
-    lab.socket.tell(report("a", 2))
-    lab.told("a progress 2 running")
-    lab.opened(2)
+def test_reconnect_without_changes_reports_nothing(host: ElementPage) -> None:
+    """After a cut it reconnects and subscribes again, and repeats nothing."""
+    watch_running(host)
+    close_socket(host, 1011)
+    host.expect_log("a lost")
+    host.advance(0.5)
+    host.expect_log("a live")
+    host.server.send(report("a", 2))
+    host.expect_log("a progress 2 running")
+    host.wait_for_sockets(2)
 
 
-def test_what_was_missed_is_told_once(lab: Lab) -> None:
-    """Behind a cut the newest is told, and the start and the end that came meanwhile, once each."""
-    lab.socket.known["a"] = [status("a", phase="queued", status="pending")]
-    lab.follow("a")
-    lab.told("a live", "a status queued -")
-    cut(lab, 1011)
-    lab.told("a lost")
-    lab.socket.known["a"] = [
+def test_missed_changes_are_reported_once_after_a_close_socket(host: ElementPage) -> None:
+    """After a cut the latest state, the start and the end are reported once each."""
+    host.server.frames["a"] = [status("a", phase="queued", status="pending")]
+    host.follow("a")
+    host.expect_log("a live", "a status queued -")
+    close_socket(host, 1011)
+    host.expect_log("a lost")
+    host.server.frames["a"] = [
         status("a", 4, "succeeded", status="completed"),
         frame("completed", "a", progress=progress(4, 10)),
     ]
-    lab.turn(0.5)
-    lab.told(
+    host.advance(0.5)
+    host.expect_log(
         "a live",
         "a status succeeded 4",
         "a start status",
@@ -272,94 +270,97 @@ def test_what_was_missed_is_told_once(lab: Lab) -> None:
     )
 
 
-def test_a_server_that_restarts(lab: Lab) -> None:
-    """After 1012 the page waits for longer by chance, so that not all viewers return at once."""
-    begun(lab)
-    lab.page.evaluate("window.chance = 0.9")
-    cut(lab, 1012)
-    lab.told("a lost")
-    lab.turn(4)
-    lab.opened(1)
-    lab.turn(1)
-    lab.opened(2)
+def test_restarting_server_delays_the_reconnect(host: ElementPage) -> None:
+    """After 1012 the random delay is longer, so that viewers do not return together."""
+    watch_running(host)
+    host.page.evaluate("window.randomValue = 0.9")
+    close_socket(host, 1012)
+    host.expect_log("a lost")
+    host.advance(4)
+    host.wait_for_sockets(1)
+    host.advance(1)
+    host.wait_for_sockets(2)
 
 
-def test_a_full_server(lab: Lab) -> None:
-    """After 1013 REST is asked until there is room: five seconds later at the earliest."""
-    lab.rest["a"] = execution("a", progress=progress(2, 10))
-    begun(lab)
-    lab.page.evaluate("window.chance = 0")
-    cut(lab, 1013)
-    lab.told("a polling", "a progress 2 running")
-    lab.turn(4.5)
-    lab.opened(1)
-    lab.turn(1)
-    lab.opened(2)
+def test_full_server_is_polled_before_a_reconnect(host: ElementPage) -> None:
+    """After 1013 the page polls, and opens a socket after five seconds at the earliest."""
+    host.responses["a"] = execution("a", progress=progress(2, 10))
+    watch_running(host)
+    host.page.evaluate("window.randomValue = 0")
+    close_socket(host, 1013)
+    host.expect_log("a polling", "a progress 2 running")
+    host.advance(4.5)
+    host.wait_for_sockets(1)
+    host.advance(1)
+    host.wait_for_sockets(2)
 
 
-def test_a_connection_that_says_nothing(lab: Lab) -> None:
-    """After 40 s of quiet the page asks for something that must be answered, and lets go of a
-    server that doesn't.
-    """
-    begun(lab)
-    lab.turn(45)
-    assert lab.heard(2)[1] == {"unsubscribe": ["a"], "subscribe": ["a"]}
-    lab.turn(45)
-    assert len(lab.heard(3)) == 3, "an answer is a sign of life"
-    lab.socket.known.clear()
-    lab.turn(45)
-    lab.turn(15)
-    lab.opened(2)
+def test_silent_connection_is_probed_and_replaced(host: ElementPage) -> None:
+    """After 40 s of silence the page sends a probe, and reconnects without a reply."""
+    watch_running(host)
+    host.advance(45)
+    assert host.wait_for_messages(2)[1] == {"unsubscribe": ["a"], "subscribe": ["a"]}
+    host.advance(45)
+    assert len(host.wait_for_messages(3)) == 3, "the reply must restart the interval"
+    host.server.frames.clear()
+    host.advance(45)
+    host.advance(15)
+    host.wait_for_sockets(2)
 
 
-# --- without a socket ---
+# --- fallbacks ---
 
 
-def test_a_refused_socket(page: Page) -> None:
-    """A browser doesn't say why: REST does, and what it refuses is over."""
-    lab = Lab(page, socket=False)
-    lab.rest |= {
+def test_refused_socket_is_explained_by_rest(page: Page) -> None:
+    """A browser hides why a socket fails: REST tells, and final errors end the watch."""
+    host = ElementPage(page, with_sockets=False)
+    host.responses |= {
         "a": (401, "Who are you?"),
         "b": (403, "Not you."),
         "c": (404, "What?"),
         "d": (410, "Gone."),
     }
-    lab.follow("a", "b", "c", "d")
-    until(lambda: len(lab.log) == 4, within=PATIENCE)
-    assert lab.page.evaluate("ends") == {
+    host.follow("a", "b", "c", "d")
+    until(lambda: len(host.log) == 4, within=TIMEOUT)
+    assert host.page.evaluate("ends") == {
         "a": "not_authenticated",
         "b": "not_allowed",
         "c": "not_found",
         "d": "expired",
     }
-    calls = lab.calls
-    lab.turn(120)
-    assert lab.calls == calls, "what is over is asked again"
+    calls = host.calls
+    host.advance(120)
+    assert host.calls == calls, "an ended watch sent a request"
 
 
-def test_a_socket_that_the_page_forbids(lab: Lab) -> None:
-    """Chromium tells of it by an error and no close: nobody waits for one."""
-    lab.page.evaluate(
-        "window.WebSocket = class { constructor() { queueMicrotask(() => this.onerror()) } close() {} }; 0"
+def test_socket_forbidden_by_policy_falls_back(host: ElementPage) -> None:
+    """Chromium reports a forbidden socket by `error` without `close`: the fallback starts."""
+    host.page.evaluate(
+        """() => {
+          window.WebSocket = class {
+            constructor() { queueMicrotask(() => this.onerror()); }
+            close() {}
+          };
+        }"""
     )
-    lab.rest["a"] = execution("a")
-    lab.follow("a")
-    lab.told("a polling", "a status running -")
+    host.responses["a"] = execution("a")
+    host.follow("a")
+    host.expect_log("a polling", "a status running -")
 
 
-def test_events_where_no_socket_gets_through(page: Page) -> None:
-    """The stream of events brings the same, to the end."""
-    lab = Lab(page, socket=False)
+def test_event_stream_replaces_a_blocked_socket(page: Page) -> None:
+    """Server-sent events bring the same frames, to the end."""
+    host = ElementPage(page, with_sockets=False)
     frames = [
         status("a", 1),
         report("a", 2),
         frame("completed", "a", outputs=1, progress=progress(2, 10)),
     ]
-    lab.events["a"] = "retry: 2000\n\n" + "".join(
+    host.event_streams["a"] = "retry: 2000\n\n" + "".join(
         f"id: 1-x\nevent: {each['type']}\ndata: {json.dumps(each)}\n\n:\n\n" for each in frames
     )
-    lab.follow("a")
-    lab.told(
+    host.follow("a")
+    host.expect_log(
         "a live",
         "a status running 1",
         "a progress 1 running",
@@ -368,192 +369,195 @@ def test_events_where_no_socket_gets_through(page: Page) -> None:
     )
 
 
-def test_polling_where_nothing_else_gets_through(page: Page) -> None:
-    """Asked again and again with what is known already, to the end."""
-    lab = Lab(page, socket=False)
-    lab.rest["a"] = execution("a", "pending", "queued")
-    lab.follow("a")
-    lab.told("a polling", "a status queued -")
+def test_polling_replaces_blocked_streams(page: Page) -> None:
+    """Polling with ETags brings the same changes, to the end."""
+    host = ElementPage(page, with_sockets=False)
+    host.responses["a"] = execution("a", "pending", "queued")
+    host.follow("a")
+    host.expect_log("a polling", "a status queued -")
     for _ in range(3):
-        calls = lab.calls
-        lab.turn(1.5)
-        assert lab.calls > calls
-    assert lab.log == [], "what is known already is no news"
-    lab.rest["a"] = execution("a", progress=progress(3, 10))
-    turn_until(lab, 3)
-    lab.told("a status running 3", "a start status", "a progress 3 running")
-    lab.rest["a"] = execution(
+        calls = host.calls
+        host.advance(1.5)
+        assert host.calls > calls
+    assert host.log == [], "an unchanged state was reported"
+    host.responses["a"] = execution("a", progress=progress(3, 10))
+    advance_until(host, 3)
+    host.expect_log("a status running 3", "a start status", "a progress 3 running")
+    host.responses["a"] = execution(
         "a",
         "failed",
         "failed",
         progress=progress(3, 10),
         error={"type": "E", "message": "m", "details": None},
     )
-    turn_until(lab, 2)
-    lab.told("a status failed 3", "a end failed failed")
-    assert any(request.headers.get("if-none-match") for request in lab.asked)
+    advance_until(host, 2)
+    host.expect_log("a status failed 3", "a end failed failed")
+    assert any(request.headers.get("if-none-match") for request in host.requests)
 
 
-def turn_until(lab: Lab, lines: int) -> None:
-    """Let time pass by and by until so much was told."""
+def advance_until(host: ElementPage, lines: int) -> None:
+    """Advance the page's clock until this number of events was logged."""
 
     def enough() -> bool:
-        lab.turn(0.5)
-        return len(lab.log) >= lines
+        host.advance(0.5)
+        return len(host.log) >= lines
 
-    until(enough, within=PATIENCE, what=f"{lines} lines, not {lab.log}")
-
-
-def test_back_to_the_socket(page: Page) -> None:
-    """Once a socket can be had again it takes over, and polling ends."""
-    lab = Lab(page, socket=False)
-    lab.rest["a"] = execution("a", progress=progress(1, 10))
-    lab.follow("a")
-    lab.told("a polling", "a status running 1", "a progress 1 running")
-    lab.socket = Server(page, {"a": [status("a", 1)]})
-    turn_until(lab, 1)
-    lab.told("a live")
-    calls = lab.calls
-    lab.turn(30)
-    lab.socket.tell(report("a", 2))
-    lab.told("a progress 2 running")
-    assert lab.calls == calls
+    until(enough, within=TIMEOUT, what=f"{lines} lines, not {host.log}")
 
 
-def test_nobody_is_there(page: Page) -> None:
-    """Without any answer it is lost, asked for ever more seldom, and goes on when somebody answers."""
-    lab = Lab(page, socket=False)
-    lab.follow("a")
-    lab.told("a lost")
+def test_socket_replaces_polling_when_it_works_again(page: Page) -> None:
+    """Once a socket opens again, polling stops."""
+    host = ElementPage(page, with_sockets=False)
+    host.responses["a"] = execution("a", progress=progress(1, 10))
+    host.follow("a")
+    host.expect_log("a polling", "a status running 1", "a progress 1 running")
+    host.server = FakeSocketServer(page, {"a": [status("a", 1)]})
+    advance_until(host, 1)
+    host.expect_log("a live")
+    calls = host.calls
+    host.advance(30)
+    host.server.send(report("a", 2))
+    host.expect_log("a progress 2 running")
+    assert host.calls == calls
+
+
+def test_unreachable_server_is_polled_less_and_less(page: Page) -> None:
+    """Without any response the state is lost, retries slow down, and it recovers."""
+    host = ElementPage(page, with_sockets=False)
+    host.follow("a")
+    host.expect_log("a lost")
     for _ in range(60):
-        lab.turn(5)
-    assert len(lab.paths("/a")) < 40
-    lab.rest["a"] = execution("a", progress=progress(1, 10))
-    turn_until(lab, 3)
-    assert lab.log[:3] == ["a polling", "a status running 1", "a progress 1 running"]
+        host.advance(5)
+    assert len(host.request_paths("/a")) < 40
+    host.responses["a"] = execution("a", progress=progress(1, 10))
+    advance_until(host, 3)
+    assert host.log[:3] == ["a polling", "a status running 1", "a progress 1 running"]
 
 
-# --- with tokens ---
+# --- tokens ---
 
 
-def test_a_token(lab: Lab) -> None:
-    """Calls carry it in their header; the socket gets a ticket instead, and a new one after each
-    change.
-    """
-    lab.socket.known["a"] = [status("a")]
-    lab.page.evaluate("headway.setToken('secret')")
-    lab.follow("a")
-    lab.told("a live", "a status running -")
-    assert lab.socket.sockets[-1].url.endswith("/progress/ws?ticket=t1")
-    assert [request.headers["authorization"] for request in lab.asked] == ["Bearer secret"]
-    lab.page.evaluate("headway.setToken('other')")
-    lab.opened(2)
-    assert lab.asked[-1].headers["authorization"] == "Bearer other"
+def test_calls_send_the_token_and_sockets_a_ticket(host: ElementPage) -> None:
+    """Calls send the token in a header; the socket URL has a ticket, renewed after each change."""
+    host.server.frames["a"] = [status("a")]
+    host.page.evaluate("headway.setToken('secret')")
+    host.follow("a")
+    host.expect_log("a live", "a status running -")
+    assert host.server.sockets[-1].url.endswith("/progress/ws?ticket=t1")
+    assert [request.headers["authorization"] for request in host.requests] == ["Bearer secret"]
+    host.page.evaluate("headway.setToken('other')")
+    host.wait_for_sockets(2)
+    assert host.requests[-1].headers["authorization"] == "Bearer other"
 
 
-def test_no_token_for_others(lab: Lab) -> None:
-    """A URL elsewhere is asked without it."""
+def test_token_is_not_sent_to_other_origins(host: ElementPage) -> None:
+    """A request to another origin has no token."""
     seen: list[str | None] = []
-    lab.page.route(
+    host.page.route(
         "http://localhost:8/**",
         lambda route: (seen.append(route.request.headers.get("authorization")), route.abort()),
     )
-    lab.page.evaluate(
-        "headway.setToken('secret'); headway.api(new URL('http://localhost:8/x')).catch((error) => error.code)"
+    host.page.evaluate(
+        """async () => {
+          headway.setToken("secret");
+          await headway.api(new URL("http://localhost:8/x")).catch(() => null);
+        }"""
     )
-    until(lambda: lab.page.evaluate("1") and seen, within=PATIENCE)
+    until(lambda: host.process_events() or seen, within=TIMEOUT)
     assert set(seen) == {None}
 
 
-# --- a page that nobody sees ---
+# --- hidden pages ---
 
 
-def see(lab: Lab, yes: bool) -> None:
-    lab.page.evaluate(
+def set_visible(host: ElementPage, visible: bool) -> None:
+    host.page.evaluate(
         """(hidden) => {
           Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
           document.dispatchEvent(new Event("visibilitychange"));
         }""",
-        not yes,
+        not visible,
     )
 
 
-def test_a_hidden_page_rests(lab: Lab) -> None:
-    """Out of sight for a while, the socket is closed; seen again, what was missed is told. A glance
-    elsewhere changes nothing.
-    """
-    begun(lab)
-    see(lab, False)
-    lab.turn(5)
-    see(lab, True)
-    lab.turn(10)
-    lab.opened(1)
-    see(lab, False)
-    lab.turn(60)
-    lab.told("a connecting")
-    lab.opened(1)
-    lab.socket.known["a"] = [status("a", 7)]
-    see(lab, True)
-    lab.told("a live", "a status running 7", "a progress 7 running")
-    lab.opened(2)
+def test_hidden_page_closes_the_socket_and_resumes(host: ElementPage) -> None:
+    """A hidden page closes its socket after a while and reports missed changes once visible."""
+    watch_running(host)
+    set_visible(host, False)
+    host.advance(5)
+    set_visible(host, True)
+    host.advance(10)
+    host.wait_for_sockets(1)
+    set_visible(host, False)
+    host.advance(60)
+    host.expect_log("a connecting")
+    host.wait_for_sockets(1)
+    host.server.frames["a"] = [status("a", 7)]
+    set_visible(host, True)
+    host.expect_log("a live", "a status running 7", "a progress 7 running")
+    host.wait_for_sockets(2)
 
 
-def test_a_hidden_page_that_goes_on(lab: Lab) -> None:
-    """A watch `background` keeps the connection, for a page that tells of an end in its title."""
-    lab.socket.known["a"] = [status("a", 1)]
-    lab.follow("a", background=True)
-    lab.told("a live", "a status running 1", "a progress 1 running")
-    see(lab, False)
-    lab.turn(60)
-    lab.socket.tell(frame("completed", "a", progress=progress(1, 10)))
-    lab.told("a end completed succeeded")
-    lab.opened(1)
+def test_background_watch_continues_on_a_hidden_page(host: ElementPage) -> None:
+    """A watch with `background` keeps the connection."""
+    host.server.frames["a"] = [status("a", 1)]
+    host.follow("a", background=True)
+    host.expect_log("a live", "a status running 1", "a progress 1 running")
+    set_visible(host, False)
+    host.advance(60)
+    host.server.send(frame("completed", "a", progress=progress(1, 10)))
+    host.expect_log("a end completed succeeded")
+    host.wait_for_sockets(1)
 
 
-def test_a_page_that_is_put_aside(lab: Lab) -> None:
-    """A page that goes to the back-forward cache has no connection, and has one again when it comes
-    back.
-    """
-    begun(lab)
-    lab.page.evaluate("dispatchEvent(new PageTransitionEvent('pagehide', { persisted: true }))")
-    lab.turn(60)
-    lab.told("a connecting")
-    lab.opened(1)
-    lab.socket.known["a"] = [status("a", 7)]
-    lab.page.evaluate("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))")
-    lab.told("a live", "a status running 7", "a progress 7 running")
+def test_page_in_the_back_forward_cache_has_no_connection(host: ElementPage) -> None:
+    """A page in the back-forward cache has no connection, and reconnects when it is restored."""
+    watch_running(host)
+    host.page.evaluate("dispatchEvent(new PageTransitionEvent('pagehide', { persisted: true }))")
+    host.advance(60)
+    host.expect_log("a connecting")
+    host.wait_for_sockets(1)
+    host.server.frames["a"] = [status("a", 7)]
+    host.page.evaluate("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))")
+    host.expect_log("a live", "a status running 7", "a progress 7 running")
 
 
-def test_the_network_is_back(page: Page) -> None:
-    """Once the browser says so nobody waits for the next try."""
-    lab = Lab(page, socket=False)
-    lab.follow("a")
-    lab.told("a lost")
-    lab.turn(100)
-    until(lambda: page.evaluate("opening.size") == 0, within=PATIENCE)
-    lab.socket = Server(page, {"a": [status("a", 1)]})
+def test_online_event_retries_immediately(page: Page) -> None:
+    """After the `online` event of the browser the next try starts immediately."""
+    host = ElementPage(page, with_sockets=False)
+    host.follow("a")
+    host.expect_log("a lost")
+    host.advance(100)
+    until(lambda: page.evaluate("connectingSockets.size") == 0, within=TIMEOUT)
+    host.server = FakeSocketServer(page, {"a": [status("a", 1)]})
     page.evaluate("dispatchEvent(new Event('online'))")
-    lab.told("a live", "a status running 1", "a progress 1 running")
+    host.expect_log("a live", "a status running 1", "a progress 1 running")
 
 
-def test_the_network_is_back_while_a_socket_opens(lab: Lab) -> None:
-    """Where that try fails all the same, the next one comes at once, however many there were
-    before.
-    """
-    lab.socket.known["a"] = [status("a", 1)]
-    lab.page.evaluate(
-        "window.Real = WebSocket; window.WebSocket = class { constructor() { window.late = this } close() {} }; 0"
+def test_online_event_resets_the_delay_of_a_pending_open(host: ElementPage) -> None:
+    """If the pending open fails, the next try comes soon, whatever failed before."""
+    host.server.frames["a"] = [status("a", 1)]
+    host.page.evaluate(
+        """() => {
+          window.Real = WebSocket;
+          window.WebSocket = class {
+            constructor() { window.pending = this; }
+            close() {}
+          };
+        }"""
     )
-    lab.follow("a")
-    lab.turn(100)
-    lab.told("a lost")
-    lab.page.evaluate("window.late = null")
+    host.follow("a")
+    host.advance(100)
+    host.expect_log("a lost")
+    host.page.evaluate("window.pending = null")
 
     def opens() -> bool:
-        lab.turn(0.5)
-        return bool(lab.page.evaluate("late !== null"))
+        host.advance(0.5)
+        return bool(host.page.evaluate("pending !== null"))
 
-    until(opens, within=PATIENCE)
-    lab.page.evaluate("dispatchEvent(new Event('online')); window.WebSocket = Real; late.onerror()")
-    lab.turn(0.5)
-    lab.told("a live", "a status running 1", "a progress 1 running")
+    until(opens, within=TIMEOUT)
+    host.page.evaluate(
+        "dispatchEvent(new Event('online')); window.WebSocket = Real; pending.onerror()"
+    )
+    host.advance(0.5)
+    host.expect_log("a live", "a status running 1", "a progress 1 running")

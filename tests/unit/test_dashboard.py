@@ -1,6 +1,4 @@
-"""The dashboard's page and files: where they stand, and what they may do. What the page shows is a
-matter for tests/browser.
-"""
+"""The dashboard's page and files: URLs and headers. tests/browser tests what the page shows."""
 
 from __future__ import annotations
 
@@ -18,73 +16,69 @@ from headway.server.dashboard import ASSETS
 from headway.server.settings import Settings
 from tests.support.flask_app import MountedApp, mounted_app
 
-#: What a page and what a script asks for by its own address.
-ASKED = {
+#: The URLs in a page or a script, by content type.
+URLS = {
     "text/html": re.compile(r'(?:href|src)="([^"#?]+)"'),
     "text/javascript": re.compile(r'from "(\.[^"]+)";'),
 }
 
 
-def asked_for(client: FlaskClient, where: str, seen: set[str]) -> set[str]:
-    """Every URL that the page at ``where`` leads to, scripts' imports included; each is seen to be
-    there.
-    """
+def linked_urls(client: FlaskClient, where: str, seen: set[str]) -> set[str]:
+    """Every URL that the page links to or imports; each must be served."""
     answer = client.get(where)
     assert answer.status_code == 200, where
     seen.add(where)
-    if asked := ASKED.get(answer.mimetype):
-        for found in asked.findall(answer.text):
+    if pattern := URLS.get(answer.mimetype):
+        for found in pattern.findall(answer.text):
             if (url := urljoin(where, found)) not in seen:
-                asked_for(client, url, seen)
+                linked_urls(client, url, seen)
     return seen
 
 
-def test_it_is_not_served_unless_wanted() -> None:
-    """The library adds no page to an app that didn't ask for one."""
+def test_dashboard_is_off_by_default() -> None:
+    """Without the setting, the app gets no page."""
     with mounted_app() as server:
         assert not any("dashboard" in rule.endpoint for rule in server.app.url_map.iter_rules())
 
 
 @pytest.mark.parametrize(
-    ("place", "page"),
+    ("path", "page"),
     [("/jobs", "/jobs/"), ("/jobs/", "/jobs/"), ("/a/b.c", "/a/b.c/"), ("/", "/")],
 )
-def test_it_stands_where_the_app_says(place: str, page: str) -> None:
-    """Below a path, with or without a slash at its end, or at the root: the page and all its files,
-    and nothing is missing.
-    """
-    with mounted_app(dashboard=place) as server:
-        found = asked_for(server.client, page, set())
+def test_dashboard_and_its_files_are_served_at_the_configured_path(path: str, page: str) -> None:
+    """With any valid path, with or without a trailing slash, the page and all files are served."""
+    with mounted_app(dashboard=path) as server:
+        found = linked_urls(server.client, page, set())
         assert {f"{page}assets/{path.name}" for path in ASSETS.iterdir()} <= found
         assert "/api/v1/headway.js" in found
         assert server.client.get(page.rstrip("/") or "/", follow_redirects=True).status_code == 200
 
 
-def test_it_can_be_set_from_outside() -> None:
-    """The environment and Flask's config name the place as well; nothing there is nothing wanted."""
+def test_path_can_come_from_the_environment() -> None:
+    """`HEADWAY_DASHBOARD` sets the path; an empty value disables the dashboard."""
     assert Settings.load({}, {}, {"HEADWAY_DASHBOARD": "/jobs"}).dashboard == "/jobs"
     assert Settings.load({}, {}, {"HEADWAY_DASHBOARD": ""}).dashboard is None
 
 
 @pytest.mark.parametrize(
-    "place", ["jobs", "//evil.example", "/jobs//", "/<id>", "/a b", "/api/v1", "/api/v1/jobs"]
+    "path", ["jobs", "//evil.example", "/jobs//", "/<id>", "/a b", "/api/v1", "/api/v1/jobs"]
 )
-def test_a_place_that_cannot_be(place: str) -> None:
-    """What is no path, or belongs to the API, is refused at the start, in words."""
+def test_invalid_path_is_a_configuration_error(path: str) -> None:
+    """A path that is invalid or belongs to the API is refused at the start."""
     with pytest.raises(ConfigurationError, match="dashboard"):
-        Settings(dashboard=place)
+        Settings(dashboard=path)
 
 
-def test_a_place_that_is_taken() -> None:
-    """A page of the app's own isn't hidden, and hides none."""
+def test_path_of_an_existing_page_is_a_configuration_error() -> None:
+    """The dashboard does not hide a page of the app."""
     app = Flask("taken")
     app.add_url_rule("/jobs/", "jobs", lambda: "mine")
     with pytest.raises(ConfigurationError, match="page of its own at /jobs/"):
         MountedApp(app, dashboard="/jobs")
 
 
-def test_everybody_gets_the_page_and_nobody_the_data() -> None:
-    """Without a token the page comes, which holds nothing; what it asks for doesn't."""
+def test_page_needs_no_token_but_its_data_does() -> None:
+    """The page without data is public; the API requires a token."""
     with mounted_app(dashboard="/jobs", tokens="secret") as server:
         server.publish("a-secret-execution")
         page = server.client.get("/jobs/", environ_base={"REMOTE_ADDR": "192.0.2.7"})
@@ -93,12 +87,10 @@ def test_everybody_gets_the_page_and_nobody_the_data() -> None:
         assert server.client.get("/api/v1/executions").status_code == 401
 
 
-def test_nothing_but_its_own_files() -> None:
-    """The policy lets no other host, no inline script or style and no text as markup through, and
-    the page needs none of them.
-    """
+def test_policy_allows_only_own_files_and_no_inline_code() -> None:
+    """The policy allows no other host, no inline script or style, and the page needs none."""
     with mounted_app(dashboard="/jobs") as server:
-        for where in asked_for(server.client, "/jobs/", set()):
+        for where in linked_urls(server.client, "/jobs/", set()):
             answer = server.client.get(where)
             if not where.startswith("/jobs/"):
                 continue
@@ -115,18 +107,16 @@ def test_nothing_but_its_own_files() -> None:
             )
 
 
-def test_below_a_proxy_s_prefix() -> None:
-    """Mounted below a prefix that the app doesn't know in its routes, page, files and API are asked
-    for below it.
-    """
+def test_urls_include_the_prefix_of_a_proxy() -> None:
+    """Below a `SCRIPT_NAME`, the URLs of page, files and API include it."""
     with mounted_app(dashboard="/jobs") as server:
         page = server.client.get("/jobs/", environ_overrides={"SCRIPT_NAME": "/shop"}).text
         assert 'data-api="/shop/api/v1"' in page
         assert 'src="/shop/jobs/assets/dashboard.js"' in page
 
 
-def test_two_of_them() -> None:
-    """Two Celery apps of one Flask app have a dashboard each, which asks its own API."""
+def test_each_extension_has_its_own_dashboard() -> None:
+    """Two Celery apps in one Flask app have one dashboard each, with its own API."""
     with mounted_app(dashboard="/one") as server:
         more: dict[str, Any] = {
             "store": server.store,
@@ -139,8 +129,8 @@ def test_two_of_them() -> None:
         assert 'data-api="/other"' in server.client.get("/two/").text
 
 
-def test_an_app_s_own_links() -> None:
-    """A template ``headway/nav.html`` of the app's is part of the page's head."""
+def test_nav_template_of_the_app_is_included() -> None:
+    """A template ``headway/nav.html`` of the app is part of the header."""
     with mounted_app(dashboard="/jobs") as server:
         from jinja2 import DictLoader
 

@@ -1,4 +1,4 @@
-"""What the service adds to the extension: the upload's file, and the lock of ``gunicorn.conf.py``."""
+"""What the service adds to the extension: uploads, and the socket check of gunicorn.conf.py."""
 
 from __future__ import annotations
 
@@ -44,23 +44,23 @@ def kept(folder: Path) -> set[str]:
 
 
 class TestUpload:
-    def test_old_ones_are_deleted(self, server: MountedApp, tmp_path: Path) -> None:
-        """Whenever one comes, files and databases that have lain there for a week are gone; younger
-        ones stay.
-        """
+    def test_upload_deletes_files_older_than_a_week(
+        self, server: MountedApp, tmp_path: Path
+    ) -> None:
+        """Each upload deletes files and databases that are older than a week."""
         assert upload(server).status_code == 202
         (first,) = kept(tmp_path)
         for name, age in (("old.csv", 3600), ("old.sqlite3", 3600), ("young.csv", -3600)):
             (tmp_path / "uploads" / name).touch()
-            then = time.time() - pages.KEPT - age
+            then = time.time() - pages.RETENTION - age
             os.utime(tmp_path / "uploads" / name, (then, then))
         assert upload(server).status_code == 202
         names = kept(tmp_path)
         assert {first, "young.csv"} < names
         assert len(names) == 3
 
-    def test_a_disk_that_is_full(self, server: MountedApp, tmp_path: Path) -> None:
-        """What was written of a file that couldn't be kept is taken away."""
+    def test_failed_save_leaves_no_file(self, server: MountedApp, tmp_path: Path) -> None:
+        """If saving fails, the partial file is deleted."""
 
         def save(_: Any, place: Path) -> None:
             place.write_bytes(b"id")
@@ -70,8 +70,8 @@ class TestUpload:
             assert_problem(upload(server), 500)
         assert kept(tmp_path) == set()
 
-    def test_one_that_nobody_will_read(self, server: MountedApp, tmp_path: Path) -> None:
-        """Where its import can't be published, a file isn't kept."""
+    def test_failed_publish_leaves_no_file(self, server: MountedApp, tmp_path: Path) -> None:
+        """If the import cannot be published, the file is deleted."""
         with mock.patch.object(TaskStarter, "publish", side_effect=Unavailable()):
             assert_problem(upload(server), 503)
         assert kept(tmp_path) == set()
@@ -86,12 +86,10 @@ class TestUpload:
         ("0.0.0.0", None, "0.0.0.0:8000"),
     ],
 )
-def test_the_address(
+def test_server_and_demo_bind_to_localhost_by_default(
     host: str | None, port: str | None, bind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Unless told otherwise, the server and the demo listen where the documents' clients ask:
-    127.0.0.1:8000.
-    """
+    """Without settings, the server and the demo listen on 127.0.0.1:8000."""
     for name, value in (("HOST", host), ("PORT", port)):
         monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(
             name, value
@@ -105,12 +103,10 @@ def test_the_address(
 
 
 @pytest.mark.parametrize(("host", "served"), [("127.0.0.1", True), ("0.0.0.0", False), ("", True)])
-def test_the_lock_is_on_the_sockets_themselves(
+def test_sockets_beyond_localhost_need_tokens(
     host: str, served: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However gunicorn came by a socket (``fd://``, systemd): it ends beyond this machine, and
-    serves on this one.
-    """
+    """Whatever created the socket, gunicorn serves it without tokens only on this machine."""
     monkeypatch.delenv("HEADWAY_TOKENS", raising=False)
     check = runpy.run_path(str(ROOT / "gunicorn.conf.py"))["check_sockets"]
     with socket.socket(socket.AF_INET if host else socket.AF_UNIX) as bound:

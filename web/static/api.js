@@ -1,4 +1,4 @@
-// The API, by the module that Headway serves beside it, and the tab's token.
+// The page's calls of the API, through headway.js, and the token of this tab.
 
 import { api, setToken } from "../headway.js";
 
@@ -10,22 +10,26 @@ export const token = {
     sessionStorage.setItem(KEY, value);
     setToken(value);
   },
-  forget: () => sessionStorage.removeItem(KEY),
+  remove: () => sessionStorage.removeItem(KEY),
 };
 
 setToken(token.get());
 
 const path = (id) => `/executions/${encodeURIComponent(id)}`;
 
-export const execution = (id) => api(path(id));
+export const fetchExecution = (id) => api(path(id));
 
 export const start = (task, kwargs = {}) => api("/executions", { json: { task, kwargs } });
 
-/** Ask for its end; the execution, which is cancelling until its run has confirmed it. */
+/**
+ * Request the cancellation. Returns the execution, which stays cancelling until its task has
+ * confirmed the request.
+ */
 export const cancel = (id) => api(`${path(id)}/cancel`, { json: {} });
 
 export function upload(file, name) {
   const form = new FormData();
   form.append("file", file, name);
-  return api(new URL(document.body.dataset.upload, location.href), { method: "POST", body: form, timeout: 120000 });
+  const url = new URL(document.body.dataset.upload, location.href);
+  return api(url, { method: "POST", body: form, timeout: 120000 });
 }

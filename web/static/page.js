@@ -1,111 +1,119 @@
-// The page: starts jobs, keeps the list of those it started in this browser, and shows each one live.
+// The page: starts jobs, remembers the jobs that were started in this browser, shows each one live.
 
 import { watch } from "../headway.js";
-import { cancel, execution, start, token, upload } from "./api.js";
+import { cancel, fetchExecution, start, token, upload } from "./api.js";
 import { sample } from "./sample.js";
-import { JobView, terminal } from "./view.js";
+import { JobView, isTerminal } from "./view.js";
 
 const KEY = "headway.jobs";
-const MOST = 50;
-/** What keeps a job from being watched, by the error's code. */
-const OBSTACLES = { not_found: "unknown", invalid: "unknown", expired: "expired", not_allowed: "forbidden", not_authenticated: "locked" };
+const MAX_JOBS = 50;
 const find = (id) => document.getElementById(id);
 const list = find("jobs");
 
-/** The newest first: `{job: {id, title, unit}, view, watching, news}`; an end that was there before the page isn't news. */
+/**
+ * Newest first: `{job: {id, title, unit}, view, watching, announces}`. `announces` is false for a
+ * job of an earlier visit until it is known to run: an old end is no news.
+ */
 let entries = [];
 
-function stored() {
+function storedJobs() {
   try {
     const jobs = JSON.parse(localStorage.getItem(KEY) ?? "[]");
-    return Array.isArray(jobs) ? jobs.filter((job) => typeof job?.id === "string").slice(0, MOST) : [];
+    if (!Array.isArray(jobs)) return [];
+    return jobs.filter((job) => typeof job?.id === "string").slice(0, MAX_JOBS);
   } catch {
-    return []; // written by something else
+    return []; // not written by this page
   }
 }
 
-function changed() {
+function onListChange() {
   localStorage.setItem(KEY, JSON.stringify(entries.map(({ job }) => job)));
   find("empty").hidden = entries.length > 0;
-  linked();
+  updatePage();
 }
 
-/** The page as a whole: is anything cut off, has anything ended, is there a token to forget? */
-function linked() {
-  const states = entries.map(({ view }) => view.element.dataset.link);
+/** Update the banner and the buttons that depend on all jobs. */
+function updatePage() {
+  const states = entries.map(({ view }) => view.element.dataset.connection);
   const banner = find("banner");
-  const text = states.includes("lost") ? "The connection is lost. Trying again by itself …"
-    : states.includes("away") ? "The server can’t reach its result backend. It shows the latest again as soon as it can." : "";
+  let text = "";
+  if (states.includes("lost")) text = "Connection lost. Reconnecting automatically …";
+  else if (states.includes("unavailable")) {
+    text = "The server can’t reach its result backend. Jobs update again as soon as it can.";
+  }
   if (banner.textContent !== text) banner.textContent = text;
   banner.hidden = !text;
   find("clear").hidden = !entries.some(({ view }) => view.ended);
-  find("forget").hidden = !token.get();
+  find("forget-token").hidden = !token.get();
 }
 
-function add(job, { last = false } = {}) {
-  const view = new JobView(find("job"), job, { remove: () => remove(entry), cancel: () => stop(entry) });
-  const entry = { job, view, watching: null, news: !last };
-  if (last) { entries.push(entry); list.append(view.element); }
+function add(job, { stored = false } = {}) {
+  const on = { remove: () => remove(entry), cancel: () => requestCancel(entry) };
+  const view = new JobView(find("job"), job, on);
+  const entry = { job, view, watching: null, announces: !stored };
+  if (stored) { entries.push(entry); list.append(view.element); }
   else { entries.unshift(entry); list.prepend(view.element); }
   follow(entry);
 }
 
-/** Show it live, from now on to its end. */
+/** Show the job live until its end. */
 function follow(entry) {
   const { job, view } = entry;
-  const link = (state, text) => {
-    if (view.element.dataset.link !== state) view.link(state, text);
-    linked();
+  const setConnection = (state, reason) => {
+    if (view.element.dataset.connection !== state) view.setConnection(state, reason);
+    updatePage();
   };
   const show = (frame) => {
-    view.frame(frame);
-    link(terminal(frame.type) ? "ended" : "live");
+    view.applyFrame(frame);
+    setConnection(isTerminal(frame.type) ? "ended" : "live");
   };
   entry.watching = watch(job.id, {
     onStatus(frame) {
       show(frame);
-      if (terminal(frame.status)) return;
-      entry.news = true;
+      if (isTerminal(frame.status)) return;
+      entry.announces = true;
       refresh(entry);
     },
     onStart: show,
     onProgress: (progress, frame) => show(frame),
     onEnd(frame) {
       show(frame);
-      if (entry.news) announce(view.sentence);
+      if (entry.announces) announce(view.sentence);
       refresh(entry);
     },
     onConnection(state) {
-      if (state === "lost") link("lost", "The server can’t be reached.");
-      else if (state !== "connecting") link("live");
+      if (state === "lost") setConnection("lost", "The server can’t be reached.");
+      else if (state !== "connecting") setConnection("live");
     },
     onError(error) {
-      link(OBSTACLES[error.code] ?? "away", error.message);
-      if (error.code === "not_authenticated") askForToken();
+      const code = error.code === "invalid" ? "not_found" : error.code;
+      setConnection(error.final ? code : "unavailable", error.message);
+      if (code === "not_authenticated") askForToken();
     },
   });
 }
 
-/** Its task, times and attempts aren't in the frames: worth a look where the state changes. */
+/** Fetch what frames don't carry (task, times, attempt) when the state has changed. */
 async function refresh({ job, view }) {
   try {
-    view.facts(await execution(job.id));
+    view.applyDetails(await fetchExecution(job.id));
   } catch {
-    return; // what the frame said stands
+    return; // the view keeps the state of the frames
   }
 }
 
-/** Ask for its end. What comes of it, the stream tells. */
-async function stop(entry) {
+/** Request the cancellation. The stream reports its result. */
+async function requestCancel(entry) {
   const { job, view } = entry;
-  view.problem("");
+  view.setProblem("");
   try {
     const { status, phase } = await cancel(job.id);
-    if (!view.ended) view.frame({ status, phase }); // the stream may have been quicker, with the end
+    // The stream may have been faster, with the end.
+    if (!view.ended) view.applyFrame({ status, phase });
   } catch (error) {
-    if (error.status === 401) askForToken(() => stop(entry));
+    if (error.status === 401) askForToken(() => requestCancel(entry));
     else if (error.status === 409) refresh(entry); // it has ended meanwhile
-    else view.problem(`It wasn’t cancelled. ${error.message}`);
+    else view.setProblem(`Could not cancel: ${error.message}`);
   }
 }
 
@@ -114,18 +122,18 @@ function remove(entry) {
   entry.watching.stop();
   entry.view.element.remove();
   entries = entries.filter((other) => other !== entry);
-  changed();
-  // The focus was on a button that is gone: on to the next one.
+  onListChange();
+  // The focused button is gone: focus the next one.
   (entries[at] ?? entries[at - 1])?.view.element.querySelector(".remove").focus();
   if (!entries.length) list.focus();
 }
 
-function keep(job) {
+function addNewest(job) {
   const known = entries.find((entry) => entry.job.id === job.id);
   if (known) remove(known);
   add(job);
-  while (entries.length > MOST) remove(entries.at(-1));
-  changed();
+  while (entries.length > MAX_JOBS) remove(entries.at(-1));
+  onListChange();
 }
 
 function announce(text) {
@@ -135,63 +143,78 @@ function announce(text) {
   if (find("announcer").childElementCount > 5) find("announcer").firstElementChild.remove();
 }
 
-/** Run what a button stands for: one at a time, and what goes wrong is said below the cards. */
-async function act(card, button, work) {
+/** Start a job with a card's button; an error is shown below the cards. */
+async function startJob(card, button, request) {
   const problem = find("problem");
+  const { title, unit } = card.dataset;
   button.disabled = true;
   try {
-    const { execution_id: id } = await work();
+    const { execution_id: id } = await request();
     problem.hidden = true;
-    keep({ id, title: card.dataset.title, unit: card.dataset.unit });
+    addNewest({ id, title, unit });
   } catch (error) {
-    if (error.status === 401) askForToken(() => act(card, button, work));
-    else { problem.textContent = `${card.dataset.title} wasn’t started. ${error.message}`; problem.hidden = false; }
+    if (error.status === 401) askForToken(() => startJob(card, button, request));
+    else {
+      problem.textContent = `Could not start ${title}: ${error.message}`;
+      problem.hidden = false;
+    }
   } finally {
     button.disabled = false;
   }
 }
 
-const ask = { dialog: find("ask"), then: [] };
+const dialog = find("token-dialog");
+/** Functions to call again with a token. */
+const waitingForToken = [];
 
-/** Ask once, however many wait for it; then all that was locked is opened again. */
-function askForToken(then) {
-  if (then) ask.then.push(then);
-  if (ask.dialog.open) return;
-  find("ask-problem").hidden = !token.get(); // there was one, and it wasn't taken
+/** Show the token dialog, once; afterwards everything that was refused is tried again. */
+function askForToken(retry) {
+  if (retry) waitingForToken.push(retry);
+  if (dialog.open) return;
+  find("token-problem").hidden = !token.get(); // there was one, and it was rejected
   find("token").value = "";
-  ask.dialog.returnValue = "cancel";
-  ask.dialog.showModal();
+  dialog.returnValue = "no";
+  dialog.showModal();
 }
 
-ask.dialog.addEventListener("close", () => {
-  const waiting = ask.then.splice(0);
+dialog.addEventListener("close", () => {
+  const retries = waitingForToken.splice(0);
   const given = find("token").value.trim();
   find("token").value = "";
-  if (ask.dialog.returnValue !== "ok" || !given) return;
+  if (dialog.returnValue !== "ok" || !given) return;
   token.set(given);
-  entries.filter(({ view }) => view.element.dataset.link === "locked").forEach(follow);
-  waiting.forEach((again) => again());
-  linked();
+  const refused = ({ view }) => view.element.dataset.connection === "not_authenticated";
+  entries.filter(refused).forEach(follow);
+  retries.forEach((retry) => retry());
+  updatePage();
 });
 
 for (const card of document.querySelectorAll(".card")) {
-  card.querySelector("[data-do=start]")?.addEventListener("click", (event) => act(card, event.target, () => start(card.dataset.task)));
-  card.querySelector("[data-do=sample]")?.addEventListener("click", (event) => act(card, event.target, () => upload(sample(), "sample.csv")));
-  card.querySelector("input[type=file]")?.addEventListener("change", ({ target }) => {
+  const onClick = (action, request) => {
+    card.querySelector(`[data-action=${action}]`)
+      ?.addEventListener("click", ({ target }) => startJob(card, target, request));
+  };
+  onClick("start", () => start(card.dataset.task));
+  onClick("sample", () => upload(sample(), "sample.csv"));
+  card.querySelector("input[type=file]")?.addEventListener("change", async ({ target }) => {
     const [file] = target.files;
-    if (file) act(card, target, () => upload(file, file.name)).then(() => target.form.reset());
+    if (!file) return;
+    await startJob(card, target, () => upload(file, file.name));
+    target.form.reset();
   });
 }
 
 find("watch").addEventListener("submit", (event) => {
   event.preventDefault();
   const id = find("watch-id").value.trim();
-  if (id) keep({ id, title: id, unit: "" });
+  if (id) addNewest({ id, title: id, unit: "" });
   event.target.reset();
 });
 
-find("clear").addEventListener("click", () => entries.filter(({ view }) => view.ended).forEach(remove));
-find("forget").addEventListener("click", () => { token.forget(); location.reload(); });
+find("clear").addEventListener("click", () => {
+  entries.filter(({ view }) => view.ended).forEach(remove);
+});
+find("forget-token").addEventListener("click", () => { token.remove(); location.reload(); });
 
-stored().forEach((job) => add(job, { last: true }));
-changed();
+storedJobs().forEach((job) => add(job, { stored: true }));
+onListChange();

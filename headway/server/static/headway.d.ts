@@ -1,11 +1,13 @@
-/** Types of headway.js. The frames are described in the server's documents, "Streams". */
+/** Types of headway.js. The server's documentation, "Streams", describes the frames. */
 
 export type Status = "pending" | "running" | "completed" | "failed" | "cancelled";
-export type Phase = "queued" | "running" | "retrying" | "stalled" | "cancelling" | "succeeded" | "failed" | "cancelled";
+export type Phase =
+  | "queued" | "running" | "retrying" | "stalled" | "cancelling"
+  | "succeeded" | "failed" | "cancelled";
 export type Connection = "connecting" | "live" | "polling" | "lost";
 export type Code =
-  | "not_found" | "expired" | "not_allowed" | "not_authenticated" | "unavailable" | "unreachable" | "too_many" | "conflict"
-  | "invalid" | "failed";
+  | "not_found" | "expired" | "not_allowed" | "not_authenticated" | "unavailable" | "unreachable"
+  | "too_many" | "conflict" | "invalid" | "failed";
 
 export interface Progress {
   current_step: number;
@@ -39,11 +41,11 @@ export interface EndFrame extends Frame {
 
 export class HeadwayError extends Error {
   readonly code: Code;
-  /** HTTP's; 0 where there was none. */
+  /** HTTP status; 0 if there was no response. */
   readonly status: number;
-  /** Seconds that the server asked for, or 0. */
+  /** Seconds of the `Retry-After` header, or 0. */
   readonly retryAfter: number;
-  /** It is no use to try again. */
+  /** True if a retry cannot succeed. */
   readonly final: boolean;
 }
 
@@ -58,17 +60,19 @@ export interface Handlers {
 
 export interface Watching {
   stop(): void;
-  /** The last frame; null after `stop`. Rejects with a `HeadwayError` where the execution can't be watched. */
+  /** The last frame; null after `stop`. Rejects with a `HeadwayError` if it cannot be watched. */
   readonly done: Promise<EndFrame | null>;
 }
 
 export interface Where {
-  /** Another server's API, such as `https://other.example/api/v1`; the module's own server unless given. */
+  /** Another server's API, such as `https://other.example/api/v1`; default: the module's server. */
   base?: string;
   token?: string;
 }
 
-export function watch(id: string, on?: Handlers, options?: Where & { background?: boolean }): Watching;
+export function watch(
+  id: string, on?: Handlers, options?: Where & { background?: boolean },
+): Watching;
 export function api(
   path: string | URL,
   options?: Where & Omit<RequestInit, "cache"> & { json?: unknown; timeout?: number },

@@ -1,30 +1,35 @@
-// Headway in a browser: `<script type="module" src=".../headway.js">` defines <headway-progress>, and scripts import the rest.
+// Headway in the browser: `<script type="module" src=".../headway.js">` defines <headway-progress>;
+// scripts import the functions below.
 
-import { HeadwayProgress } from "./progress.js";
-import { serverOf } from "./server.js";
+import { clientFor } from "./api-client.js";
+import { HeadwayProgress } from "./element.js";
 
-export { HeadwayError } from "./server.js";
+export { HeadwayError } from "./api-client.js";
+export { PHASES, amount, bytes, count, duration, percent, rate, timeLeft } from "./format.js";
 export { watch } from "./watch.js";
-export { PHASES, amount, bytes, count, duration, percent, rate, timeLeft } from "./words.js";
 export { HeadwayProgress };
 
 /**
- * Call the API, with the token.
+ * Call the API with the token.
  *
- * @param {string | URL} path below the API, from its slash on: `/executions?limit=20`; a URL is taken as it is
- * @param {object} [options] those of `fetch`, and `json` (a body; makes it a POST), `timeout` (milliseconds, 0: none), `base`,
- *   `token`
- * @returns {Promise<any>} the body as data, null where there is none
+ * @param {string | URL} path relative to the API, with its leading slash: `/executions?limit=20`;
+ *   a URL is used as it is
+ * @param {object} [options] the options of `fetch`, and `json` (a body; makes it a POST), `timeout`
+ *   (milliseconds, 0: none), `base`, `token`
+ * @returns {Promise<any>} the parsed body, null if there is none
  * @throws {HeadwayError}
  */
 export function api(path, { base, token, ...options } = {}) {
-  return serverOf(base, token).body(path, options);
+  return clientFor(base, token).fetchJson(path, options);
 }
 
-/** Send this token from now on, in all of the page's calls and watches of the server; null: none. */
+/** Use this token for all further calls and watches of the page on this server; null: none. */
 export function setToken(token, { base } = {}) {
-  serverOf(base).token = token || undefined;
+  clientFor(base).token = token || undefined;
 }
 
-// A page that has the module from two servers keeps the first one's element: a name can be given once.
-if (!customElements.get("headway-progress")) customElements.define("headway-progress", HeadwayProgress);
+// If a page loads the module from two servers, the first definition stays: an element name can be
+// defined only once.
+if (!customElements.get("headway-progress")) {
+  customElements.define("headway-progress", HeadwayProgress);
+}

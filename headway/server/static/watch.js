@@ -1,66 +1,71 @@
-// Follow one execution: what a page calls.
+// `watch()`: the function that pages call to follow one execution.
 
-import { linkOf } from "./link.js";
-import { serverOf } from "./server.js";
+import { clientFor } from "./api-client.js";
+import { connectionFor } from "./connection.js";
 
 class Watcher {
-  #on;
+  #handlers;
   #settle;
   stopped = false;
 
-  constructor(on, background) {
-    this.#on = on;
+  constructor(handlers, background) {
+    this.#handlers = handlers;
     this.background = background;
     this.done = new Promise((resolve, reject) => { this.#settle = { resolve, reject }; });
-    this.done.catch(() => {}); // `onError` tells it too: who doesn't await it shall not find an unhandled rejection
+    // `onError` reports the same error: without `await` it must not be an unhandled rejection.
+    this.done.catch(() => {});
   }
 
-  /** Call the page's own function; what that throws is the page's, and may not cut off the others. */
-  tell(name, ...args) {
+  /** Call a handler of the page. Its exceptions are the page's, and must not affect the others. */
+  notify(name, ...args) {
     if (this.stopped) return;
     try {
-      this.#on[name]?.(...args);
+      this.#handlers[name]?.(...args);
     } catch (error) {
       reportError(error);
     }
   }
 
-  end(frame) { this.#settle.resolve(frame); }
+  resolve(frame) { this.#settle.resolve(frame); }
 
-  fail(error) { this.#settle.reject(error); }
+  reject(error) { this.#settle.reject(error); }
 }
 
 /**
- * Follow an execution to its end. However many are watched, they share one socket for each server; a lost connection is made again,
- * with what was missed; each thing is told once, and an end is never lost.
+ * Follow an execution to its end. All watches of one server share one socket. A lost connection is
+ * restored, and missed changes are reported afterwards. Each change is reported once, and the
+ * terminal frame is never lost.
  *
  * @param {string} id
- * @param {object} [on] each is optional
- * @param {(frame: object) => void} [on.onStatus] first of all, where status or phase changes, and after a gap
- * @param {(frame: object) => void} [on.onStart] pending has become running
- * @param {(progress: object, frame: object) => void} [on.onProgress] a report
+ * @param {object} [on] handlers, all optional
+ * @param {(frame: object) => void} [on.onStatus] first; if status or phase changes; after a gap
+ * @param {(frame: object) => void} [on.onStart] the status changed from pending to running
+ * @param {(progress: object, frame: object) => void} [on.onProgress] a progress report
  * @param {(frame: object) => void} [on.onEnd] `completed`, `failed` or `cancelled`
- * @param {(error: HeadwayError) => void} [on.onError] with `final`: it can't be watched, that was all; else it goes on by itself
+ * @param {(error: HeadwayError) => void} [on.onError] with `final`, the watch has ended; otherwise
+ *   it continues automatically
  * @param {(state: string) => void} [on.onConnection] "connecting", "live", "polling", "lost"
- * @param {{token?: string, base?: string, background?: boolean}} [options] `base` is another server's API, such as
- *   `https://other.example/api/v1`; with `background` it goes on while nobody sees the page
- * @returns {{stop: () => void, done: Promise<object | null>}} `done` is the last frame, null after `stop`; it rejects where the
- *   execution can't be watched
+ * @param {{token?: string, base?: string, background?: boolean}} [options] `base`: another server's
+ *   API, such as `https://other.example/api/v1`; `background`: continue while the page is hidden
+ * @returns {{stop: () => void, done: Promise<object | null>}} `done` resolves to the last frame, or
+ *   to null after `stop`; it rejects if the execution cannot be watched
  */
 export function watch(id, on = {}, { token, base, background = false } = {}) {
-  if (typeof id !== "string" || !id) throw new TypeError("watch() wants the id of an execution");
-  const link = linkOf(serverOf(base, token));
+  if (typeof id !== "string" || !id) throw new TypeError("watch() needs the id of an execution");
+  const connection = connectionFor(clientFor(base, token));
   const watcher = new Watcher(on, background);
-  let subject = null;
-  // Not at once: whoever is told something must have what this returns.
-  queueMicrotask(() => { if (!watcher.stopped) subject = link.join(id, watcher); });
+  let execution = null;
+  // Deferred: handlers must not run before the caller has the returned object.
+  queueMicrotask(() => {
+    if (!watcher.stopped) execution = connection.subscribe(id, watcher);
+  });
   return {
     done: watcher.done,
     stop() {
       if (watcher.stopped) return;
       watcher.stopped = true;
-      if (subject) link.leave(subject, watcher);
-      watcher.end(null);
+      if (execution) connection.unsubscribe(execution, watcher);
+      watcher.resolve(null);
     },
   };
 }

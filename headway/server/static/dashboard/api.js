@@ -1,8 +1,9 @@
-// The one seam to Headway's browser module, which stands beside the API, wherever that is mounted; and the token of this tab.
+// The dashboard's calls of the API, through headway.js, which the API serves at its own prefix; and
+// the token of this tab.
 
 const base = document.body.dataset.api;
 const headway = await import(new URL(`${base}/headway.js`, location.href));
-const KEY = "headway.token"; // in sessionStorage: this tab's alone, and gone with it
+const KEY = "headway.token"; // in sessionStorage: for this tab only, deleted when it closes
 
 if (sessionStorage.getItem(KEY)) headway.setToken(sessionStorage.getItem(KEY));
 
@@ -14,15 +15,31 @@ export const token = {
     sessionStorage.setItem(KEY, value);
     headway.setToken(value);
   },
-  forget: () => sessionStorage.removeItem(KEY),
+  remove: () => sessionStorage.removeItem(KEY),
 };
 
-const of = (id) => `/executions/${encodeURIComponent(id)}`;
+const path = (id) => `/executions/${encodeURIComponent(id)}`;
 
-export const list = (query) => headway.api(`/executions?${query}`);
-export const execution = (id) => headway.api(of(id));
-export const history = (id) => headway.api(`${of(id)}/history`);
+export const fetchList = (query) => headway.api(`/executions?${query}`);
+export const fetchExecution = (id) => headway.api(path(id));
+export const fetchHistory = (id) => headway.api(`${path(id)}/history`);
 
-/** Ask for its end; with `terminate`, by force. The execution, which is cancelling until its run has confirmed it. */
+/**
+ * Request the cancellation; with `terminate`, kill the process. Returns the execution, which stays
+ * cancelling until its task has confirmed the request.
+ */
 export const cancel = (id, terminate) =>
-  headway.api(`${of(id)}/cancel`, { json: terminate ? { terminate } : {} });
+  headway.api(`${path(id)}/cancel`, { json: terminate ? { terminate } : {} });
+
+/** Handlers for `watch` that pass each frame to `handle` once: one frame may be several events. */
+export function onEachFrame(handle) {
+  let last = null;
+  const once = (frame) => {
+    if (frame === last) return;
+    last = frame;
+    handle(frame);
+  };
+  return {
+    onStatus: once, onStart: once, onProgress: (_, frame) => once(frame), onEnd: once,
+  };
+}

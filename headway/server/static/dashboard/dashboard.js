@@ -1,113 +1,122 @@
-// The page: which of its two views is shown, how it is connected, and the token.
+// The page: switches between list and detail, shows the connection, asks for the token.
 
 import { token } from "./api.js";
 import { Detail } from "./detail.js";
-import { announce, attribute, find, text } from "./dom.js";
+import { announce, find, opensElsewhere, setAttribute, setText } from "./dom.js";
 import { List } from "./list.js";
 
-const LINKS = { connecting: "Connecting", live: "Live", polling: "Live, by asking", lost: "Connection lost", away: "Backend away" };
+const CONNECTIONS = {
+  connecting: "Connecting", live: "Live", polling: "Live (polling)", lost: "Connection lost",
+  unavailable: "Backend unavailable",
+};
 const BANNERS = {
-  lost: "The connection is lost. What you see is the last that was heard; it goes on by itself.",
-  away: "The server can’t reach its result backend. What you see is the last that was heard; it goes on by itself.",
+  lost: "Connection lost. The page shows the last known state and reconnects automatically.",
+  unavailable: "The server can’t reach its result backend. The page shows the last known state and "
+    + "updates automatically.",
 };
 
-/** What the stream says of itself, and what the last question over HTTP met. */
-const link = { stream: null, trouble: null };
+/** The state of the stream, and the problem of the last HTTP request. */
+const connection = { stream: null, problem: null };
 
-function showLink() {
-  const state = link.trouble ?? link.stream ?? "live";
-  attribute(document.body, "data-link", state);
-  attribute(find("link"), "data-state", state);
-  text(find("link-word"), LINKS[state] ?? LINKS.live);
-  const words = BANNERS[state] ?? "";
-  text(find("banner"), words);
-  find("banner").hidden = !words;
-  find("forget").hidden = !token.get();
+function showConnection() {
+  const state = connection.problem ?? connection.stream ?? "live";
+  setAttribute(document.body, "data-connection", state);
+  setAttribute(find("connection"), "data-state", state);
+  setText(find("connection-text"), CONNECTIONS[state] ?? CONNECTIONS.live);
+  const text = BANNERS[state] ?? "";
+  setText(find("banner"), text);
+  find("banner").hidden = !text;
+  find("forget-token").hidden = !token.get();
 }
 
 const on = {
-  well() {
-    link.trouble = null;
-    showLink();
+  success() {
+    connection.problem = null;
+    showConnection();
   },
-  trouble(error) {
+  error(error) {
     if (error.code === "not_authenticated") askForToken();
-    // Any other refusal was an answer all the same: the connection is well.
-    link.trouble = { unavailable: "away", unreachable: "lost" }[error.code] ?? null;
-    showLink();
+    // Any other error is a response too: the connection works.
+    const problems = { unavailable: "unavailable", unreachable: "lost" };
+    connection.problem = problems[error.code] ?? null;
+    showConnection();
   },
-  link(state) {
-    link.stream = state;
-    showLink();
+  stream(state) {
+    connection.stream = state;
+    showConnection();
   },
 };
 
 const list = new List(on);
 const detail = new Detail(on);
-let shown = null; // "" for the list, else an id
-let scrolled = 0; // where the list was left
+let shownId = null; // "" for the list
+let listScroll = 0; // scroll position of the list, for the way back
 
 function route() {
-  const wanted = location.hash.startsWith("#/") ? decoded(location.hash.slice(2)) : "";
-  if (wanted === shown) {
-    if (!wanted) list.open();
+  const id = location.hash.startsWith("#/") ? decode(location.hash.slice(2)) : "";
+  if (id === shownId) {
+    if (!id) list.open();
     return;
   }
-  if (shown === "") scrolled = scrollY;
-  const before = shown;
-  shown = wanted;
-  link.stream = null;
-  find("list").hidden = Boolean(wanted);
-  find("detail").hidden = !wanted;
-  if (wanted) {
+  if (shownId === "") listScroll = scrollY;
+  const before = shownId;
+  shownId = id;
+  connection.stream = null;
+  find("list").hidden = Boolean(id);
+  find("detail").hidden = !id;
+  if (id) {
     list.close();
-    detail.open(wanted);
+    detail.open(id);
     scrollTo(0, 0);
   } else {
     detail.close();
     document.title = "Headway";
     list.open();
-    scrollTo(0, scrolled);
-    if (before) find("rows").querySelector(`[data-id="${CSS.escape(before)}"] .name`)?.focus({ preventScroll: true });
+    scrollTo(0, listScroll);
+    const selector = `[data-id="${CSS.escape(before ?? "")}"] .name`;
+    if (before) find("rows").querySelector(selector)?.focus({ preventScroll: true });
   }
   find("back").href = `${location.search || "?"}#/`;
-  showLink();
+  showConnection();
 }
 
-function decoded(text) {
+function decode(text) {
   try {
     return decodeURIComponent(text);
   } catch {
-    return text; // no id of ours is written like that; the API says so
+    return text; // not a valid id; the API reports that
   }
 }
 
-/** Ask once, however many want one; then begin anew with it. */
+/** Show the token dialog, once; afterwards reload the data with the token. */
 function askForToken() {
-  const dialog = find("ask");
+  const dialog = find("token-dialog");
   if (dialog.open) return;
-  find("ask-problem").hidden = !token.get(); // there was one, and it wasn't taken
+  find("token-problem").hidden = !token.get(); // there was one, and it was rejected
   find("token").value = "";
   dialog.returnValue = "no";
   dialog.showModal();
 }
 
-find("ask").addEventListener("close", () => {
+find("token-dialog").addEventListener("close", () => {
   const given = find("token").value.trim();
   find("token").value = "";
-  if (find("ask").returnValue !== "ok" || !given) return;
+  if (find("token-dialog").returnValue !== "ok" || !given) return;
   token.set(given);
   announce("Trying the token");
-  if (shown) detail.open(shown);
+  if (shownId) detail.open(shownId);
   else list.restart();
 });
 
-find("forget").addEventListener("click", () => { token.forget(); location.reload(); });
+find("forget-token").addEventListener("click", () => { token.remove(); location.reload(); });
 
-// By hand: a fragment of its own would be taken for another view.
-find("skip").addEventListener("click", (event) => { event.preventDefault(); find("main").focus(); });
+// In script: following the link would change the fragment, which selects the view.
+find("skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  find("main").focus();
+});
 find("back").addEventListener("click", (event) => {
-  if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+  if (opensElsewhere(event)) return;
   event.preventDefault();
   history.pushState(null, "", `${location.pathname}${location.search}#/`);
   route();

@@ -1,27 +1,42 @@
-// One execution by itself: how far it is, how it got there, what it said, how it ended.
+// The page of one execution: state, progress over time, messages, result or error.
 
-import { cancel, duration, execution, history, percent, watch } from "./api.js";
-import { Course } from "./course.js";
-import { announce, attribute, find, make, paint, pairs, text } from "./dom.js";
-import { after, age, bar, moment, moving, newer, numbers, overtaken, phaseWord, terminal } from "./words.js";
+import {
+  cancel, duration, fetchExecution, fetchHistory, onEachFrame, percent, watch,
+} from "./api.js";
+import {
+  announce, find, make, paintBar, schedulePaint, setAttribute, setPairs, setText,
+} from "./dom.js";
+import {
+  age, applyFrame, barOf, dateAndTime, errorText, hasNewerReport, isMoving, isTerminal,
+  mergeStaleRow, nameOf, numbers, phaseText, placeholder,
+} from "./format.js";
+import { Timeline } from "./timeline.js";
 
-const QUIET = 10000; // ms between two announcements of how far it is
-const LONGEST = 20000; // characters of a result that are shown
+/** Limits for announcing progress to screen readers: milliseconds and percentage points. */
+const ANNOUNCE = { interval: 10_000, points: 10 };
+const MAX_RESULT = 20_000; // characters of a result that are shown
 
-const MISSING = {
-  404: ["There is no such execution", "Nobody has heard of it: neither published nor run, as far as this server can tell."],
-  410: ["Its result has expired", "It was there once; what was known of it is kept for a while only."],
-  401: ["A token is wanted", ""],
-  403: ["Not for you to see", ""],
-  422: ["That is no id", ""],
+/** Title and text by HTTP status; without a text, the server's message is shown. */
+const LOAD_ERRORS = {
+  404: ["Execution not found", "No task with this id has been published or run."],
+  410: ["Result expired", "The data of this execution was deleted after its retention time."],
+  401: ["Token required"],
+  403: ["Access denied"],
+  422: ["Invalid id"],
 };
 
 export class Detail {
-  #on; #id = null; #run = 0; #seen = null; #watching = null; #clock = 0; #course = new Course();
-  #heard = -1; #said = { percentage: 0, at: 0 };
-  /** A new attempt may have begun whose number isn't known yet; this page has asked for the end. */
-  #turning = false; #asked = false;
+  #on; #id = null; #execution = null; #watching = null; #clock = 0; #timeline = new Timeline();
+  /** Incremented when a pending fetch has become obsolete. */
+  #generation = 0;
+  #lastFrameAt = -1;
+  #announced = { percentage: 0, at: 0 };
+  /** True while a new attempt may have started whose number is unknown yet. */
+  #attemptUnknown = false;
+  /** True after this page has requested the cancellation. */
+  #cancelRequested = false;
 
+  /** Calls `on.error(error)` or `on.success()` after each fetch, and `on.stream(state)`. */
   constructor(on) {
     this.#on = on;
     find("cancel").addEventListener("click", () => this.#cancel());
@@ -31,145 +46,170 @@ export class Detail {
   async open(id) {
     this.close();
     this.#id = id;
-    this.#seen = null;
-    this.#asked = false;
-    this.#heard = -1;
-    this.#said = { percentage: 0, at: 0 };
-    this.#course.begin();
-    find("whole").hidden = find("missing").hidden = true;
-    find("problem").hidden = true;
-    this.#clock = setInterval(() => this.#seen && !terminal(this.#seen.status) && paint(this), 1000);
-    await this.#look();
+    this.#execution = null;
+    this.#cancelRequested = false;
+    this.#lastFrameAt = -1;
+    this.#announced = { percentage: 0, at: 0 };
+    this.#timeline.reset();
+    for (const part of ["execution", "load-error", "problem"]) find(part).hidden = true;
+    this.#clock = setInterval(() => {
+      if (this.#execution && !isTerminal(this.#execution.status)) schedulePaint(this);
+    }, 1000);
+    await this.#fetch();
   }
 
   close() {
-    this.#run += 1;
+    this.#generation += 1;
     clearInterval(this.#clock);
     this.#watching?.stop();
     this.#watching = null;
     this.#id = null;
   }
 
-  /** All that is known, asked for: at first, after a gap, at an end, and where a new attempt has begun. */
-  async #look() {
-    const run = (this.#run += 1);
-    const asked = performance.now();
+  /** Fetch everything: at first, after a gap, at an end, and when a new attempt has started. */
+  async #fetch() {
+    const generation = (this.#generation += 1);
+    const requestedAt = performance.now();
     let before;
     try {
-      const [seen, past] = await Promise.all([execution(this.#id), history(this.#id).catch(optional)]);
-      if (run !== this.#run) return;
-      this.#on.well();
-      this.#turning = false;
-      this.#course.take(past, seen);
-      before = this.#seen;
-      this.#seen = this.#heard > asked ? { ...overtaken(seen, this.#seen), outputs: seen.outputs ?? this.#seen.outputs } : seen;
+      const [execution, history] = await Promise.all(
+        [fetchExecution(this.#id), fetchHistory(this.#id).catch(nullIfUnsupported)]);
+      if (generation !== this.#generation) return;
+      this.#on.success();
+      this.#attemptUnknown = false;
+      this.#timeline.applyHistory(history, execution);
+      before = this.#execution;
+      const stale = this.#lastFrameAt > requestedAt;
+      const outputs = execution.outputs ?? before?.outputs;
+      this.#execution = stale ? { ...mergeStaleRow(execution, before), outputs } : execution;
     } catch (error) {
-      if (run === this.#run) this.#refused(error, run);
+      if (generation === this.#generation) this.#onFetchFailed(error, generation);
       return;
     }
-    if (before) this.#tell(before); // the stream that would have told it is behind: its frame will be no change any more
-    const first = find("whole").hidden;
-    find("whole").hidden = false;
-    find("missing").hidden = true;
-    paint(this);
+    // If the stream is behind, its frame will not be a change any more: announce the change now.
+    if (before) this.#announce(before);
+    const first = find("execution").hidden;
+    find("execution").hidden = false;
+    find("load-error").hidden = true;
+    schedulePaint(this);
     if (first) find("detail-title").focus({ preventScroll: true });
-    if (!terminal(this.#seen.status) && !this.#watching) this.#follow();
+    if (!isTerminal(this.#execution.status) && !this.#watching) this.#watch();
   }
 
-  #refused(error, run) {
-    this.#on.trouble(error);
-    const words = MISSING[error.status];
-    if (words) {
-      const [title, about] = words;
-      find("missing").replaceChildren(make("h1", {}, title), make("p", {}, about || error.message), make("p", {}, make("code", {}, this.#id)));
-      find("missing").hidden = false;
-      find("whole").hidden = true;
-    } else setTimeout(() => run === this.#run && this.#look(), 3000);
+  #onFetchFailed(error, generation) {
+    this.#on.error(error);
+    const texts = LOAD_ERRORS[error.status];
+    if (!texts) {
+      setTimeout(() => generation === this.#generation && this.#fetch(), 3000);
+      return;
+    }
+    const [title, text = error.message] = texts;
+    const id = make("p", {}, make("code", {}, this.#id));
+    find("load-error").replaceChildren(make("h1", {}, title), make("p", {}, text), id);
+    find("load-error").hidden = false;
+    find("execution").hidden = true;
   }
 
-  #follow() {
+  #watch() {
     const id = this.#id;
-    let last = null; // one frame may be told as more than one thing
+    let first = true;
     let gap = false;
-    const hear = (frame) => {
-      if (id !== this.#id || frame === last) return;
-      if (frame.type === "status" && terminal(frame.status)) return; // the frame behind it says how it ended
-      const first = last === null;
-      const before = this.#seen;
-      last = frame;
-      // A look was quicker than the stream, whose word is from before the end; or it begins anew. Another look tells.
-      if (terminal(before.status) && !terminal(frame.status)) return this.#look();
-      this.#heard = performance.now();
-      this.#seen = after(before, frame);
-      // Frames don't say attempt, worker and times; and after a gap there is more. The first status mostly says what is known.
-      const known = first && frame.phase === before.phase && !newer(frame, before);
-      const looks = frame.type === "status" ? !known : frame.type !== "progress";
-      this.#turning ||= looks;
-      if (frame.progress) this.#course.add(frame, this.#turning ? null : this.#seen.attempt);
-      this.#tell(before);
-      paint(this);
-      if (looks) this.#look();
+    const onFrame = (frame) => {
+      if (id !== this.#id) return;
+      if (isTerminal(frame.type)) this.#watching = null;
+      // The terminal frame follows, with the result or the error.
+      if (frame.type === "status" && isTerminal(frame.status)) return;
+      const isFirst = first;
+      first = false;
+      const before = this.#execution;
+      // Either a response of the API was faster than the stream, and this frame is stale; or a new
+      // attempt has started. Another response tells.
+      if (isTerminal(before.status) && !isTerminal(frame.status)) return this.#fetch();
+      this.#lastFrameAt = performance.now();
+      this.#execution = applyFrame(before, frame);
+      // Frames don't carry attempt, worker and times, and after a gap more is missing: fetch again.
+      // Only the first status usually repeats what is known.
+      const isKnown = isFirst && frame.phase === before.phase && !hasNewerReport(frame, before);
+      const mustFetch = frame.type === "status" ? !isKnown : frame.type !== "progress";
+      this.#attemptUnknown ||= mustFetch;
+      if (frame.progress) {
+        this.#timeline.add(frame, this.#attemptUnknown ? null : this.#execution.attempt);
+      }
+      this.#announce(before);
+      schedulePaint(this);
+      if (mustFetch) this.#fetch();
     };
     this.#watching = watch(id, {
-      onStatus: hear,
-      onStart: hear,
-      onProgress: (_, frame) => hear(frame),
-      onEnd: (frame) => { this.#watching = null; hear(frame); },
+      ...onEachFrame(onFrame),
       onError: (error) => {
         if (id !== this.#id) return;
-        if (!error.final) return this.#on.trouble(error);
+        if (!error.final) return this.#on.error(error);
         this.#watching = null;
-        this.#look();
+        this.#fetch();
       },
       onConnection: (state) => {
         if (id !== this.#id) return;
-        this.#on.link(state);
-        // Behind a gap comes the newest report alone, maybe as a mere progress: what was between is in the history.
-        const cut = state === "lost" || state === "connecting";
-        if (gap && !cut) this.#look();
-        gap = cut;
+        this.#on.stream(state);
+        // After a gap the stream sends only the newest report; the history has the missing ones.
+        const disconnected = state === "lost" || state === "connecting";
+        if (gap && !disconnected) this.#fetch();
+        gap = disconnected;
       },
     });
   }
 
-  /** For who doesn't see it: each change of state, and now and then how far it is. */
-  #tell(before) {
-    const { phase, progress, task, error } = this.#seen;
-    const name = task ?? this.#id;
-    if (phase !== before.phase) return announce(`${name}: ${phaseWord(phase)}${error ? `. ${error.type}: ${error.message}` : ""}`);
+  /** For screen readers: each change of the phase, and the progress from time to time. */
+  #announce(before) {
+    const { phase, progress, error } = this.#execution;
+    const name = nameOf(this.#execution);
+    if (phase !== before.phase) {
+      announce(`${name}: ${phaseText(phase)}${error ? `. ${errorText(error)}` : ""}`);
+      return;
+    }
     if (!progress || progress.indeterminate) return;
-    const now = performance.now();
-    if (Math.abs(progress.percentage - this.#said.percentage) < 10 || now - this.#said.at < QUIET) return;
-    this.#said = { percentage: progress.percentage, at: now };
-    announce(`${name}: ${Math.floor(progress.percentage)} %`);
+    const { percentage } = progress;
+    const last = this.#announced;
+    const at = performance.now();
+    const isSmall = Math.abs(percentage - last.percentage) < ANNOUNCE.points;
+    if (isSmall || at - last.at < ANNOUNCE.interval) return;
+    this.#announced = { percentage, at };
+    announce(`${name}: ${Math.floor(percentage)} %`);
   }
 
-  // --- what a reader can do ---
+  // --- the buttons ---
 
-  /** It was asked to end and goes on, or seems to: one without a sign of life is called stalled, whatever was asked of it. */
-  get #mayForce() { return this.#seen.phase === "cancelling" || this.#asked; }
+  /**
+   * True after a cancel request that is not confirmed yet. An execution without heartbeats stays
+   * stalled after the request, so its phase alone is not enough.
+   */
+  get #mayTerminate() {
+    return this.#execution.phase === "cancelling" || this.#cancelRequested;
+  }
 
   async #cancel() {
     const id = this.#id;
-    const force = this.#mayForce;
-    const words = force
-      ? ["Terminate it?", "Its process is killed where it stands: nothing is cleaned up, and a whole worker may go with it, depending on its pool.", "Terminate"]
-      : ["Cancel it?", "It ends at its next report, or before it starts.", "Cancel the execution"];
-    if (!(await sure(words)) || id !== this.#id) return;
+    const terminate = this.#mayTerminate;
+    const texts = terminate
+      ? ["Terminate this execution?", "Its process is killed immediately, without any cleanup. "
+        + "Depending on the pool, this may stop the whole worker.", "Terminate"]
+      : ["Cancel this execution?", "It stops at its next progress report, or before it starts.",
+        "Cancel the execution"];
+    if (!(await confirm(texts)) || id !== this.#id) return;
     const problem = find("problem");
     problem.hidden = true;
     try {
-      const seen = await cancel(id, force);
-      if (id !== this.#id || terminal(this.#seen.status)) return; // the stream may have been quicker, with the end
-      this.#asked = true;
-      this.#seen = { ...seen, outputs: null };
-      paint(this);
+      const execution = await cancel(id, terminate);
+      // The stream may have been faster, with the end.
+      if (id !== this.#id || isTerminal(this.#execution.status)) return;
+      this.#cancelRequested = true;
+      this.#execution = { ...execution, outputs: null };
+      schedulePaint(this);
     } catch (error) {
       if (id !== this.#id) return;
-      if (error.status === 409) return this.#look(); // it has ended meanwhile
-      text(problem, `It wasn’t cancelled. ${error.message}`);
+      if (error.status === 409) return this.#fetch(); // it has ended meanwhile
+      setText(problem, `Could not cancel: ${error.message}`);
       problem.hidden = false;
-      if (error.status === 401) this.#on.trouble(error);
+      if (error.status === 401) this.#on.error(error);
     }
   }
 
@@ -177,116 +217,123 @@ export class Detail {
     const button = find("copy");
     try {
       await navigator.clipboard.writeText(this.#id);
-      text(button, "Copied");
-      announce("The id is copied");
+      setText(button, "Copied");
+      announce("Id copied");
     } catch {
-      getSelection().selectAllChildren(find("id")); // no clipboard without https: marked, it is a keystroke away
-      text(button, "Marked");
-      announce("The id is marked");
+      // Without https there is no clipboard: select the text, so that a keystroke copies it.
+      getSelection().selectAllChildren(find("id"));
+      setText(button, "Selected");
+      announce("Id selected");
     }
-    setTimeout(() => text(button, "Copy id"), 2000);
+    setTimeout(() => setText(button, "Copy id"), 2000);
   }
 
-  // --- what is seen ---
+  // --- painting ---
 
   paint() {
-    const seen = this.#seen;
-    if (!seen || find("detail").hidden) return;
-    const { status, phase, progress } = seen;
-    const shown = bar(seen);
-    attribute(find("detail"), "data-status", status);
-    attribute(find("detail"), "data-phase", phase);
-    text(find("detail-title"), seen.task ?? seen.execution_id);
-    text(find("id"), seen.execution_id);
-    text(find("state"), phaseWord(phase));
-    text(find("percent"), shown.now === null ? "" : percent(progress.percentage));
-    const track = find("bar");
-    attribute(track, "data-kind", shown.kind);
-    attribute(track, "aria-label", seen.task ?? seen.execution_id);
-    attribute(track, "aria-valuenow", shown.now);
-    attribute(track, "aria-valuetext", shown.words);
-    track.firstElementChild.style.transform = shown.scale === null ? "" : `translateX(${shown.scale * 100 - 100}%)`;
-    text(find("message"), progress?.message ?? waiting(seen));
-    text(find("numbers"), numbers(progress, moving(seen), { share: false }));
-    document.title = `${shown.now === null ? phaseWord(phase) : `${Math.floor(shown.now)} %`} · ${seen.task ?? seen.execution_id} · Headway`;
-    this.#buttons(status, phase);
-    this.#failure(seen.error);
-    this.#outputs(status, seen.outputs);
-    pairs(find("facts"), facts(seen));
-    pairs(find("attributes"), Object.entries(progress?.attributes ?? {}));
+    const execution = this.#execution;
+    if (!execution || find("detail").hidden) return;
+    const { status, phase, progress } = execution;
+    const name = nameOf(execution);
+    const shown = barOf(execution);
+    const known = shown.now !== null;
+    setAttribute(find("detail"), "data-status", status);
+    setAttribute(find("detail"), "data-phase", phase);
+    setText(find("detail-title"), name);
+    setText(find("id"), execution.execution_id);
+    setText(find("state"), phaseText(phase));
+    setText(find("percent"), known ? percent(progress.percentage) : "");
+    paintBar(find("bar"), name, shown);
+    setText(find("message"), progress?.message ?? placeholder(execution));
+    setText(find("numbers"), numbers(progress, isMoving(execution), { share: false }));
+    const short = known ? `${Math.floor(shown.now)} %` : phaseText(phase);
+    document.title = `${short} · ${name} · Headway`;
+    this.#paintCancel(status, phase);
+    this.#paintError(execution.error);
+    this.#paintOutputs(status, execution.outputs);
+    setPairs(find("facts"), factsOf(execution));
+    setPairs(find("attributes"), Object.entries(progress?.attributes ?? {}));
     find("attributes-panel").hidden = !find("attributes").childElementCount;
-    this.#course.paint(seen);
+    this.#timeline.paint(execution);
   }
 
-  #buttons(status, phase) {
+  #paintCancel(status, phase) {
     const button = find("cancel");
-    const hidden = terminal(status) || (phase === "cancelling" && status === "pending");
-    if (hidden && button === document.activeElement) find("detail-title").focus({ preventScroll: true });
+    const hidden = isTerminal(status) || (phase === "cancelling" && status === "pending");
+    if (hidden && button === document.activeElement) {
+      find("detail-title").focus({ preventScroll: true });
+    }
     button.hidden = hidden;
-    text(button, this.#mayForce ? "Terminate" : "Cancel");
-    button.classList.toggle("danger", this.#mayForce);
+    setText(button, this.#mayTerminate ? "Terminate" : "Cancel");
+    button.classList.toggle("danger", this.#mayTerminate);
   }
 
-  #failure(error) {
+  #paintError(error) {
+    const details = error?.details;
     find("failure").hidden = !error;
-    text(find("failure-type"), error?.type ?? "");
-    text(find("failure-message"), error?.message ?? "");
-    find("failure-details").hidden = !error?.details;
-    text(find("failure-details"), error?.details ? JSON.stringify(error.details, null, 2) : "");
+    setText(find("failure-type"), error?.type ?? "");
+    setText(find("failure-message"), error?.message ?? "");
+    find("failure-details").hidden = !details;
+    setText(find("failure-details"), details ? JSON.stringify(details, null, 2) : "");
   }
 
-  #outputs(status, outputs) {
-    const there = status === "completed" && outputs !== null && outputs !== undefined;
-    find("outputs-panel").hidden = !there;
-    const whole = there ? JSON.stringify(outputs, null, 2) : "";
-    text(find("outputs"), whole.length > LONGEST ? `${whole.slice(0, LONGEST)}\n… and ${whole.length - LONGEST} characters more` : whole);
+  #paintOutputs(status, outputs) {
+    const exists = status === "completed" && outputs !== null && outputs !== undefined;
+    find("outputs-panel").hidden = !exists;
+    const text = exists ? JSON.stringify(outputs, null, 2) : "";
+    const rest = text.length - MAX_RESULT;
+    const shown = rest > 0 ? `${text.slice(0, MAX_RESULT)}\n… and ${rest} more characters` : text;
+    setText(find("outputs"), shown);
   }
 }
 
-/** A server or a backend may keep no history; the page is whole without it. */
-function optional(error) {
+/** Some backends keep no history; the page works without it. */
+function nullIfUnsupported(error) {
   if (error.status === 404 || error.status === 501) return null;
   throw error;
 }
 
-/** Whether the person means it. */
-function sure([title, about, ok]) {
-  const dialog = find("sure");
-  text(find("sure-title"), title);
-  text(find("sure-text"), about);
-  text(find("sure-ok"), ok);
+/** Ask for confirmation in a dialog. */
+function confirm([title, text, button]) {
+  const dialog = find("confirm");
+  setText(find("confirm-title"), title);
+  setText(find("confirm-text"), text);
+  setText(find("confirm-ok"), button);
   dialog.returnValue = "no";
   dialog.showModal();
-  return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue === "ok"), { once: true }));
+  return new Promise((resolve) => {
+    const onClose = () => resolve(dialog.returnValue === "ok");
+    dialog.addEventListener("close", onClose, { once: true });
+  });
 }
 
-function waiting(seen) {
-  if (seen.phase === "cancelling" && seen.status === "pending") return "Ends when a worker gets to it";
-  return { pending: "Waiting for a worker", running: "Nothing reported yet" }[seen.status] ?? "";
-}
-
-const ABOUT = {
-  stalled: "No sign of life from its worker. It goes on by itself where the worker is only slow.",
+const EXPLANATIONS = {
+  stalled: "No heartbeat from its worker. The execution continues if the worker is only slow.",
   retrying: "Waiting for its next attempt.",
-  cancelling: "Asked to end; it hasn’t confirmed that yet.",
+  cancelling: "Cancellation requested; the task has not confirmed it yet.",
 };
 
-function facts(seen) {
+/** Names and values of the list of details; entries without a value are left out. */
+function factsOf(execution) {
+  const { phase, status, attempt, worker, owner } = execution;
+  const { created_at: created, started_at: started } = execution;
+  const { updated_at: updated, finished_at: finished } = execution;
   const now = Date.now();
-  const when = (iso) => make("time", { datetime: iso }, moment(iso));
+  const time = (iso) => make("time", { datetime: iso }, dateAndTime(iso));
   const between = (from, to) => duration(Math.max(0, (to - Date.parse(from)) / 1000));
-  const { created_at: created, started_at: started, updated_at: updated, finished_at: finished } = seen;
-  const all = [
-    ["State", ABOUT[seen.phase] ? make("span", {}, `${phaseWord(seen.phase)}. ${ABOUT[seen.phase]}`) : phaseWord(seen.phase)],
-    ["Attempt", seen.attempt ? String(seen.attempt) : null],
-    ["Worker", seen.worker],
-    ["Owner", seen.owner],
-    ["Published", created && when(created)],
+  const state = phaseText(phase);
+  const explained = EXPLANATIONS[phase] && make("span", {}, `${state}. ${EXPLANATIONS[phase]}`);
+  const end = finished ? Date.parse(finished) : status === "running" ? now : null;
+  return [
+    ["State", explained ?? state],
+    ["Attempt", attempt ? String(attempt) : null],
+    ["Worker", worker],
+    ["Owner", owner],
+    ["Published", created && time(created)],
     ["Waited", created && started && between(created, Date.parse(started))],
-    ["Started", started && when(started)],
-    ["Last heard", !finished && updated && age(updated, now)],
-    ["Ended", finished && when(finished)],
-    [finished ? "Took" : "Running for", started && (finished || seen.status === "running") && between(started, finished ? Date.parse(finished) : now)],
-  ];
-  return all.filter(([, value]) => value);
+    ["Started", started && time(started)],
+    ["Last update", !finished && updated && age(updated, now)],
+    ["Ended", finished && time(finished)],
+    [finished ? "Took" : "Running for", started && end !== null && between(started, end)],
+  ].filter(([, value]) => value);
 }

@@ -1,68 +1,83 @@
-// Writing to the page: text as text only, nothing that is there already, and all of one frame together.
+// Writes to the page: text only as text, only what has changed, and all changes of an animation
+// frame together.
 
 export const find = (id) => document.getElementById(id);
 
-/** An element with attributes and children; a string becomes text. */
-export function make(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) attribute(element, name, value);
+function fill(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) setAttribute(element, name, value);
   element.append(...children);
   return element;
 }
 
-const SVG = "http://www.w3.org/2000/svg";
+/** An HTML element with attributes and children; a string becomes text. */
+export const make = (tag, attributes = {}, ...children) =>
+  fill(document.createElement(tag), attributes, children);
 
-/** The same for a drawing. */
-export function draw(tag, attributes = {}, ...children) {
-  const element = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) attribute(element, name, value);
-  element.append(...children);
-  return element;
-}
+/** An SVG element with attributes and children. */
+export const makeSvg = (tag, attributes = {}, ...children) =>
+  fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 
-/** Text, where it is another one: what is left alone keeps a selection, and costs no layout. */
-export function text(element, value) {
+/** Set the text if it differs: unchanged text keeps a selection, and costs no layout. */
+export function setText(element, value) {
   if (element.textContent !== value) element.textContent = value;
 }
 
-/** An attribute; null takes it away. */
-export function attribute(element, name, value) {
+/** Set an attribute if it differs; null removes it. */
+export function setAttribute(element, name, value) {
   if (value === null || value === undefined) element.removeAttribute(name);
   else if (element.getAttribute(name) !== String(value)) element.setAttribute(name, value);
 }
 
-/** The pairs of a `<dl>`: rows stay, only what is new in them is written. A value may be an element. */
-export function pairs(list, entries) {
+/** Update the rows of a `<dl>` in place. A value is a string or an element. */
+export function setPairs(list, entries) {
   while (list.childElementCount > entries.length) list.lastElementChild.remove();
-  while (list.childElementCount < entries.length) list.append(make("div", {}, make("dt"), make("dd")));
+  while (list.childElementCount < entries.length) {
+    list.append(make("div", {}, make("dt"), make("dd")));
+  }
   entries.forEach(([key, value], at) => {
-    const [name, place] = list.children[at].children;
-    text(name, key);
-    if (typeof value === "string") text(place, value);
-    else if (!place.firstChild?.isEqualNode(value)) place.replaceChildren(value);
+    const [term, details] = list.children[at].children;
+    setText(term, key);
+    if (typeof value === "string") setText(details, value);
+    else if (!details.firstChild?.isEqualNode(value)) details.replaceChildren(value);
   });
 }
 
-const waiting = new Set();
+/** Draw a progress bar: `track` has the ARIA values, `label` is its name, `shown` from `barOf`. */
+export function paintBar(track, label, shown) {
+  setAttribute(track, "aria-label", label);
+  setAttribute(track, "aria-valuenow", shown.now);
+  setAttribute(track, "aria-valuetext", shown.text);
+  setAttribute(track, "data-kind", shown.kind);
+  // A transform and not a width: the compositor moves it without a layout.
+  const transform = shown.scale === null ? "" : `translateX(${shown.scale * 100 - 100}%)`;
+  track.firstElementChild.style.transform = transform;
+}
+
+const scheduled = new Set();
 
 /**
- * Call `view.paint()` in the next frame, once, however often it is asked for before: a thousand executions that move are one
- * batch of writes, then one layout. A hidden page has no frames, and paints when it is seen again.
+ * Call `view.paint()` once in the next animation frame. A thousand moving executions are then one
+ * batch of writes and one layout. A hidden page has no animation frames: it paints once it is
+ * visible.
  */
-export function paint(view) {
-  if (!waiting.size) requestAnimationFrame(paintAll);
-  waiting.add(view);
+export function schedulePaint(view) {
+  if (!scheduled.size) requestAnimationFrame(paintAll);
+  scheduled.add(view);
 }
 
 function paintAll() {
-  const views = [...waiting];
-  waiting.clear();
+  const views = [...scheduled];
+  scheduled.clear();
   for (const view of views) view.paint();
 }
 
-/** Say something to who doesn't see the page, when nothing else is being said. */
+/** Announce a sentence to screen readers, politely. */
 export function announce(sentence) {
-  const place = find("announcer");
-  place.append(make("p", {}, sentence));
-  while (place.childElementCount > 5) place.firstElementChild.remove();
+  const announcer = find("announcer");
+  announcer.append(make("p", {}, sentence));
+  while (announcer.childElementCount > 5) announcer.firstElementChild.remove();
 }
+
+/** True if the browser opens the link elsewhere, so that the page must not handle the click. */
+export const opensElsewhere = (event) =>
+  event.ctrlKey || event.metaKey || event.shiftKey || Boolean(event.button);

@@ -1,21 +1,23 @@
-// What the list shows, as the page's own query: it can be shared, and the back button undoes it.
+// The filters of the list as the query of the page's URL: a filtered list can be shared, and the
+// back button undoes a filter.
 
 const NAMES = ["status", "phase", "task", "owner", "q"];
 
-/** The filters that stand in the URL, those the page has no control for included. */
-export function read() {
+/** The filters in the URL, including those without a control on the page. */
+export function readFilters() {
   const given = new URLSearchParams(location.search);
-  return new Map(NAMES.map((name) => [name, given.get(name)?.trim()]).filter(([, value]) => value));
+  const pairs = NAMES.map((name) => [name, given.get(name)?.trim()]);
+  return new Map(pairs.filter(([, value]) => value));
 }
 
-/** The query of the page with one filter changed; "?" for none at all. */
-export function query(filters, changes = {}) {
-  const wanted = new URLSearchParams();
+/** The query string for the filters with some of them changed; "?" without any. */
+export function queryOf(filters, changes = {}) {
+  const query = new URLSearchParams();
   for (const name of NAMES) {
     const value = name in changes ? changes[name] : filters.get(name);
-    if (value) wanted.set(name, value);
+    if (value) query.set(name, value);
   }
-  return `?${wanted}`;
+  return `?${query}`;
 }
 
-export const same = (one, other) => query(one) === query(other);
+export const isSame = (one, other) => queryOf(one) === queryOf(other);

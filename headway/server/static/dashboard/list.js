@@ -1,120 +1,152 @@
-// The list: pages of the API, newest first; what is on the screen is watched live, what is new comes with a gentle poll.
+// The list: pages of the API, newest first. Visible rows are watched live; polling brings new rows.
 
-import { count, execution, list, watch } from "./api.js";
-import { announce, attribute, find, make, text } from "./dom.js";
-import { query, read, same } from "./filters.js";
+import { count, fetchExecution, fetchList, onEachFrame, watch } from "./api.js";
+import { announce, find, make, opensElsewhere, setAttribute, setText } from "./dom.js";
+import { isSame, queryOf, readFilters } from "./filters.js";
+import { STATUSES, isTerminal } from "./format.js";
 import { Row } from "./row.js";
-import { STATUSES } from "./words.js";
 
-const EVERY = 3000; // ms between two looks at the first page, while the page is seen and the server answers
-const SLOWEST = 30000;
-const FIRST = 50; // rows of the first page, which is asked for again and again
-const NEXT = 200; // of an older one
-const MOST = 1000; // rows that a list may grow to at its top by itself: a wall screen is never reloaded
-const PATIENCE = 5; // pages in a row that brought nothing, after which older ones are asked for by hand alone
-const STILL = 10000; // ms after which a pointer that doesn't move points at nothing: a wall's lies somewhere
+// All in milliseconds.
+/** Between two polls of the first page, while the page is visible and the server responds. */
+const POLL_INTERVAL = 3000;
+const MAX_POLL_INTERVAL = 30_000;
+/** After which an unmoved pointer does not count: the pointer of a wall screen lies anywhere. */
+const POINTER_TIMEOUT = 10_000;
+const AGE_INTERVAL = 10_000;
 
-/** Tells `on.trouble(error)` or `on.well()` after each look, and `on.link(state)` of the stream. */
+/** Rows of the first page, which is polled. */
+const FIRST_PAGE = 50;
+/** Rows of an older page. */
+const NEXT_PAGE = 200;
+/** Rows to which the list may grow through new ones: a wall screen is never reloaded. */
+const MAX_ROWS = 1000;
+/** Pages in a row without a new row, after which only the button loads older pages. */
+const MAX_EMPTY_PAGES = 5;
+
+const TITLES = {
+  401: "Token required", 403: "Access denied", 501: "This result backend cannot list executions",
+  503: "Result backend unavailable", 0: "The server can’t be reached",
+};
+
+/** Calls `on.error(error)` or `on.success()` after each poll, and `on.stream(state)`. */
 export class List {
-  #on; #filters = new Map(); #rows = new Map(); #tasks = new Set(); #cursor = null;
-  #run = 0; #open = false; #timer = 0; #wait = EVERY; #latest = null; #pointed = -STILL; #stale = new Set(); #refreshing = false;
-  #loaded = false; #loading = false; #refused = null; #barren = 0;
-  #place = find("rows"); #more = find("more"); #pill = find("pill");
-  #seen = new IntersectionObserver((entries) => this.#crossed(entries), { rootMargin: "300px" });
-  #end = new IntersectionObserver(([entry]) => entry.isIntersecting && this.#loadMore(), { rootMargin: "1000px" });
+  #on; #filters = new Map(); #rows = new Map(); #taskNames = new Set(); #cursor = null;
+  #open = false; #timer = 0; #interval = POLL_INTERVAL;
+  /** Incremented when a pending poll has become obsolete. */
+  #generation = 0;
+  /** A page with new rows that wait for the button. */
+  #pendingPage = null;
+  #pointerMovedAt = -POINTER_TIMEOUT;
+  /** Rows to fetch again, one after the other. */
+  #stale = new Set(); #refreshing = false;
+  #loaded = false; #loadingMore = false; #error = null; #emptyPages = 0;
+  #place = find("rows"); #more = find("more"); #newButton = find("new-rows");
+  #visibility = new IntersectionObserver(
+    (entries) => this.#onVisibility(entries), { rootMargin: "300px" });
+  #end = new IntersectionObserver(
+    ([entry]) => entry.isIntersecting && this.#loadMore(), { rootMargin: "1000px" });
 
   constructor(on) {
     this.#on = on;
-    this.#more.addEventListener("click", () => { this.#barren = 0; this.#loadMore(); });
-    this.#pill.addEventListener("click", () => this.#release());
-    for (const place of [this.#place, this.#pill]) place.addEventListener("pointermove", () => { this.#pointed = performance.now(); });
-    document.addEventListener("visibilitychange", () => this.#open && this.#again(0));
-    setInterval(() => this.#open && !document.hidden && this.#tick(), 10000);
-    this.#controls();
+    this.#more.addEventListener("click", () => { this.#emptyPages = 0; this.#loadMore(); });
+    this.#newButton.addEventListener("click", () => this.#showNewRows());
+    for (const place of [this.#place, this.#newButton]) {
+      place.addEventListener("pointermove", () => { this.#pointerMovedAt = performance.now(); });
+    }
+    document.addEventListener("visibilitychange", () => this.#open && this.#schedulePoll(0));
+    setInterval(() => this.#open && !document.hidden && this.#updateAges(), AGE_INTERVAL);
+    this.#setUpControls();
   }
 
-  /** Show what the URL asks for; what is there already stays, and is brought up to date. */
+  /** Show the list for the filters in the URL. Rows that are there already stay and are updated. */
   open() {
-    const filters = read();
-    const other = !same(filters, this.#filters);
+    const filters = readFilters();
+    const changed = !isSame(filters, this.#filters);
     this.#filters = filters;
     this.#open = true;
     this.#showFilters();
-    if (other) this.#clear();
-    for (const row of this.#rows.values()) this.#follow(row);
-    this.#again(0);
+    if (changed) this.#clear();
+    for (const row of this.#rows.values()) this.#watchIfVisible(row);
+    this.#schedulePoll(0);
   }
 
-  /** Nothing is asked or watched while another page is shown. */
+  /** Stop polling and watching while another view is shown. */
   close() {
     this.#open = false;
-    this.#run += 1;
+    this.#generation += 1;
     clearTimeout(this.#timer);
-    for (const row of this.#rows.values()) this.#leave(row);
+    for (const row of this.#rows.values()) this.#unwatch(row);
   }
 
-  /** Begin anew, as a reload would: with another token there may be others to see. */
+  /** Start again like after a reload: another token may give access to other executions. */
   restart() {
     this.#clear();
-    if (this.#open) this.#again(0);
+    if (this.#open) this.#schedulePoll(0);
   }
 
-  // --- asking ---
+  // --- requests ---
 
-  #again(wait) {
+  #schedulePoll(wait) {
     clearTimeout(this.#timer);
     if (document.hidden) return;
-    this.#timer = setTimeout(() => this.#look(), wait);
+    this.#timer = setTimeout(() => this.#poll(), wait);
   }
 
-  async #look() {
-    const run = (this.#run += 1);
-    const asked = performance.now();
+  async #poll() {
+    const generation = (this.#generation += 1);
+    const requestedAt = performance.now();
     let page;
     try {
-      page = await list(`${query(this.#filters).slice(1)}&limit=${FIRST}&counts=true`);
+      page = await this.#fetchPage(`limit=${FIRST_PAGE}&counts=true`);
     } catch (error) {
-      if (run !== this.#run) return;
-      this.#wait = Math.min(SLOWEST, this.#wait * 2);
-      this.#refused = error;
-      this.#on.trouble(error);
-      this.#ends();
-      if (error.code !== "not_authenticated") this.#again(this.#wait); // else when there is a token
+      if (generation !== this.#generation) return;
+      this.#interval = Math.min(MAX_POLL_INTERVAL, this.#interval * 2);
+      this.#error = error;
+      this.#on.error(error);
+      this.#showFooter();
+      // Without a token, polling continues when there is one.
+      if (error.code !== "not_authenticated") this.#schedulePoll(this.#interval);
       return;
     }
-    if (run !== this.#run) return;
-    this.#wait = EVERY;
-    this.#refused = null;
+    if (generation !== this.#generation) return;
+    this.#interval = POLL_INTERVAL;
+    this.#error = null;
     this.#loaded = true;
-    this.#on.well();
-    if (![...this.#rows.values()].some((row) => row.watching)) this.#on.link(null); // there is no stream to say how it is
-    this.#counts(page.counts);
-    this.#take(page, asked);
-    this.#ends();
-    this.#again(EVERY);
+    this.#on.success();
+    // Without a watched row there is no stream, and no state of it.
+    if (![...this.#rows.values()].some((row) => row.watching)) this.#on.stream(null);
+    this.#showCounts(page.counts);
+    this.#applyPage(page, requestedAt);
+    this.#showFooter();
+    this.#schedulePoll(POLL_INTERVAL);
+  }
+
+  #fetchPage(parameters) {
+    return fetchList(`${queryOf(this.#filters).slice(1)}&${parameters}`);
   }
 
   async #loadMore() {
     const cursor = this.#cursor;
-    if (!cursor || this.#loading || !this.#open) return;
-    this.#loading = true;
+    if (!cursor || this.#loadingMore || !this.#open) return;
+    this.#loadingMore = true;
     try {
-      const page = await list(`${query(this.#filters).slice(1)}&limit=${NEXT}&cursor=${encodeURIComponent(cursor)}`);
-      if (cursor !== this.#cursor) return; // the list has begun anew meanwhile
+      const parameters = `limit=${NEXT_PAGE}&cursor=${encodeURIComponent(cursor)}`;
+      const page = await this.#fetchPage(parameters);
+      if (cursor !== this.#cursor) return; // the list has been rebuilt meanwhile
       this.#cursor = page.cursor;
-      const older = page.executions.filter((line) => !this.#rows.has(line.execution_id));
-      this.#place.append(...older.map((line) => this.#add(line).element));
-      this.#barren = older.length ? 0 : this.#barren + 1;
+      const older = page.executions.filter((each) => !this.#rows.has(each.execution_id));
+      this.#place.append(...older.map((each) => this.#add(each).element));
+      this.#emptyPages = older.length ? 0 : this.#emptyPages + 1;
     } catch (error) {
-      this.#on.trouble(error);
-      this.#barren = PATIENCE; // the button tries again
+      this.#on.error(error);
+      this.#emptyPages = MAX_EMPTY_PAGES; // only the button tries again
     } finally {
-      this.#loading = false;
-      this.#ends();
+      this.#loadingMore = false;
+      this.#showFooter();
     }
   }
 
-  /** One more look at what a frame said too little of; one at a time, so that a thousand ends are no flood. */
+  /** Fetch what frames don't carry. One row at a time, so that a thousand ends are no burst. */
   async #refresh(row) {
     this.#stale.add(row);
     if (this.#refreshing) return;
@@ -122,12 +154,11 @@ export class List {
     for (const stale of this.#stale) {
       this.#stale.delete(stale);
       if (this.#rows.get(stale.id) !== stale || !this.#open) continue;
-      const asked = performance.now();
+      const requestedAt = performance.now();
       try {
-        const line = await execution(stale.id);
-        stale.look(line, asked);
+        stale.applyRow(await fetchExecution(stale.id), requestedAt);
       } catch {
-        continue; // what the frame said stands; the next look at the page tells what is wrong
+        continue; // the row keeps the state of the frame; the next poll reports the problem
       }
     }
     this.#refreshing = false;
@@ -135,227 +166,245 @@ export class List {
 
   // --- rows ---
 
-  /** The newest page: what is known is brought up to date, what is new comes in, unless that moved what somebody looks at. */
-  #take(page, asked) {
-    const known = page.executions.filter((line) => this.#rows.has(line.execution_id));
-    for (const line of known) {
-      const row = this.#rows.get(line.execution_id);
-      row.look(line, asked);
-      this.#follow(row);
+  /** Update known rows. Insert new ones, unless that would move a list in use. */
+  #applyPage(page, requestedAt) {
+    const known = page.executions.filter((each) => this.#rows.has(each.execution_id));
+    for (const execution of known) {
+      const row = this.#rows.get(execution.execution_id);
+      row.applyRow(execution, requestedAt);
+      this.#watchIfVisible(row);
     }
-    for (const line of page.executions) this.#names(line.task);
-    const fresh = page.executions.length - known.length;
-    this.#latest = fresh ? page : null;
-    if (!fresh) this.#pill.hidden = true;
-    else if (!this.#rows.size || !this.#held()) this.#admit(page);
-    else this.#offer(fresh, known.length === 0);
+    for (const execution of page.executions) this.#addTaskName(execution.task);
+    const added = page.executions.length - known.length;
+    this.#pendingPage = added ? page : null;
+    if (!added) this.#newButton.hidden = true;
+    else if (!this.#rows.size || !this.#isInUse()) this.#insert(page);
+    else this.#showNewButton(added, known.length === 0);
   }
 
-  #admit(page) {
+  #insert(page) {
     const first = !this.#rows.size;
-    const gap = !page.executions.some((line) => this.#rows.has(line.execution_id)); // more came than a page holds
-    if (!first && (gap || this.#rows.size > MOST)) this.#drop();
+    // More new executions than a page holds: the list would have a gap.
+    const gap = !page.executions.some((each) => this.#rows.has(each.execution_id));
+    if (!first && (gap || this.#rows.size > MAX_ROWS)) this.#removeRows();
     if (!this.#rows.size) this.#cursor = page.cursor;
     let before = null;
-    for (const line of page.executions) {
-      const row = this.#rows.get(line.execution_id) ?? this.#add(line);
+    for (const execution of page.executions) {
+      const row = this.#rows.get(execution.execution_id) ?? this.#add(execution);
       if (!row.element.isConnected) {
         if (before) before.after(row.element);
         else this.#place.prepend(row.element);
-        if (!first) row.element.classList.add("fresh");
+        if (!first) row.element.classList.add("new");
       }
       before = row.element;
     }
-    this.#latest = null;
-    this.#pill.hidden = true;
+    this.#pendingPage = null;
+    this.#newButton.hidden = true;
   }
 
-  #add(line) {
-    const row = new Row(line);
+  #add(execution) {
+    const row = new Row(execution);
     this.#rows.set(row.id, row);
-    this.#names(line.task);
-    this.#seen.observe(row.element);
+    this.#addTaskName(execution.task);
+    this.#visibility.observe(row.element);
     return row;
   }
 
   #clear() {
-    this.#run += 1;
-    this.#drop();
-    this.#latest = this.#refused = null;
+    this.#generation += 1;
+    this.#removeRows();
+    this.#pendingPage = this.#error = null;
     this.#loaded = false;
-    this.#pill.hidden = true;
-    this.#ends();
+    this.#newButton.hidden = true;
+    this.#showFooter();
   }
 
-  #drop() {
+  #removeRows() {
     for (const row of this.#rows.values()) {
-      this.#leave(row);
-      this.#seen.unobserve(row.element);
+      this.#unwatch(row);
+      this.#visibility.unobserve(row.element);
     }
     this.#rows.clear();
     this.#cursor = null;
     this.#place.replaceChildren();
   }
 
-  /** Whether somebody reads or points here, or is about to press the button, so that nothing may jump. */
-  #held() {
-    return this.#place.getBoundingClientRect().top < 0 || [this.#place, this.#pill].some((place) =>
-      place.contains(document.activeElement) || (place.matches(":hover") && performance.now() - this.#pointed < STILL));
+  /** True while the list is scrolled, or has the focus or the pointer: then rows must not move. */
+  #isInUse() {
+    if (this.#place.getBoundingClientRect().top < 0) return true;
+    const pointing = performance.now() - this.#pointerMovedAt < POINTER_TIMEOUT;
+    return [this.#place, this.#newButton].some((place) =>
+      place.contains(document.activeElement) || (place.matches(":hover") && pointing));
   }
 
-  #offer(fresh, all) {
-    const words = `${count(fresh)}${all ? " or more" : ""} new`;
-    if (this.#pill.hidden) announce(`${words}, at the top of the list`);
-    text(this.#pill, words);
-    this.#pill.hidden = false;
+  #showNewButton(added, orMore) {
+    const text = `${count(added)}${orMore ? " or more" : ""} new`;
+    if (this.#newButton.hidden) announce(`${text} at the top of the list`);
+    setText(this.#newButton, text);
+    this.#newButton.hidden = false;
   }
 
-  #release() {
-    if (this.#latest) this.#admit(this.#latest);
+  #showNewRows() {
+    if (this.#pendingPage) this.#insert(this.#pendingPage);
     this.#place.querySelector(".name")?.focus({ preventScroll: true });
     scrollTo({ top: 0 });
   }
 
-  /** What stands below the rows: nothing yet, nothing at all, why not, or more. */
-  #ends() {
-    const place = find("none");
-    const words = this.#rows.size ? null : this.#refused ? refusal(this.#refused) : this.#loaded ? nothing(this.#filters.size, this.#cursor) : null;
-    const heading = words?.[0].textContent;
-    if (heading !== place.firstChild?.textContent) place.replaceChildren(...(words ?? []));
-    place.hidden = !words;
-    attribute(this.#place, "aria-busy", this.#loaded || this.#refused ? null : "true");
+  /** Below the rows: why there are none, or the button for more. */
+  #showFooter() {
+    const place = find("empty");
+    const content = this.#emptyContent();
+    const heading = content?.[0].textContent;
+    if (heading !== place.firstChild?.textContent) place.replaceChildren(...(content ?? []));
+    place.hidden = !content;
+    setAttribute(this.#place, "aria-busy", this.#loaded || this.#error ? null : "true");
     this.#more.hidden = !this.#cursor;
-    // Observed anew, it tells again whether it is near: a short page may leave it where it was.
+    // An observer reports only changes. Observing again makes it report whether the end of the list
+    // is near: a short page may not have moved it.
     this.#end.unobserve(this.#more);
-    if (this.#cursor && this.#barren < PATIENCE) this.#end.observe(this.#more);
+    if (this.#cursor && this.#emptyPages < MAX_EMPTY_PAGES) this.#end.observe(this.#more);
   }
 
-  #tick() {
+  #emptyContent() {
+    if (this.#rows.size) return null;
+    if (this.#error) return errorContent(this.#error);
+    return this.#loaded ? noRowsContent(this.#filters.size, this.#cursor) : null;
+  }
+
+  #updateAges() {
     const now = Date.now();
-    requestAnimationFrame(() => { for (const row of this.#rows.values()) row.tick(now); });
+    requestAnimationFrame(() => { for (const row of this.#rows.values()) row.updateAge(now); });
   }
 
   // --- watching ---
 
-  #crossed(entries) {
+  #onVisibility(entries) {
     for (const entry of entries) {
       const row = this.#rows.get(entry.target.dataset.id);
       if (!row) continue;
-      row.near = entry.isIntersecting;
-      this.#follow(row);
+      row.visible = entry.isIntersecting;
+      this.#watchIfVisible(row);
     }
   }
 
-  /** Watch what is on the screen and goes on; all the page's watches are one socket. */
-  #follow(row) {
-    if (!this.#open || !row.near || row.ended) return this.#leave(row);
+  /** Watch visible rows that have not ended; all watches share one socket. */
+  #watchIfVisible(row) {
+    if (!this.#open || !row.visible || row.ended) return this.#unwatch(row);
     if (row.watching) return;
-    let last = null; // one frame may be told as more than one thing
-    const hear = (frame) => {
-      if (frame === last) return;
-      last = frame;
-      if (row.frame(frame)) this.#refresh(row);
-    };
     row.watching = watch(row.id, {
-      onStatus: hear,
-      onStart: hear,
-      onProgress: (_, frame) => hear(frame),
-      onEnd: (frame) => { hear(frame); row.watching = null; },
+      ...onEachFrame((frame) => {
+        if (row.applyFrame(frame)) this.#refresh(row);
+        if (isTerminal(frame.type)) row.watching = null;
+      }),
       onError: (error) => {
-        this.#on.trouble(error);
+        this.#on.error(error);
         if (!error.final) return;
         row.watching = null;
-        if (error.code !== "not_authenticated") row.gone(error.code);
+        if (error.code !== "not_authenticated") row.setError(error.code);
       },
-      onConnection: (state) => this.#on.link(state),
+      onConnection: (state) => this.#on.stream(state),
     });
   }
 
-  #leave(row) {
+  #unwatch(row) {
     row.watching?.stop();
     row.watching = null;
   }
 
-  // --- what stands around it ---
+  // --- filters ---
 
-  #controls() {
-    const go = (changes, replace) => {
-      history[replace ? "replaceState" : "pushState"](null, "", query(this.#filters, changes));
+  #setUpControls() {
+    const apply = (changes, replace) => {
+      const url = queryOf(this.#filters, changes);
+      history[replace ? "replaceState" : "pushState"](null, "", url);
       this.open();
     };
-    const link = (event) => {
-      const to = event.target.closest("a");
-      if (!to || event.ctrlKey || event.metaKey || event.shiftKey || event.button) return; // a tab of its own
+    const follow = (event) => {
+      const link = event.target.closest("a");
+      if (!link || opensElsewhere(event)) return;
       event.preventDefault();
-      history.pushState(null, "", to.href);
+      history.pushState(null, "", link.href);
       this.open();
     };
-    find("chips").addEventListener("click", link);
-    find("clear").addEventListener("click", (event) => { link(event); find("q").focus(); });
-    find("none").addEventListener("click", (event) => {
+    find("chips").addEventListener("click", follow);
+    find("clear").addEventListener("click", (event) => { follow(event); find("q").focus(); });
+    find("empty").addEventListener("click", (event) => {
       if (event.target.matches("button")) this.restart();
-      else link(event);
+      else follow(event);
     });
-    find("task").addEventListener("change", ({ target }) => go({ task: target.value }));
-    let pause = 0;
-    let typing = false; // one entry in the browser's history for one search, not for each letter
+    find("task").addEventListener("change", ({ target }) => apply({ task: target.value }));
+    let timer = 0;
+    let typing = false; // one history entry per search, not per letter
     find("q").addEventListener("input", ({ target }) => {
-      clearTimeout(pause);
-      pause = setTimeout(() => { go({ q: target.value.trim() }, typing); typing = true; }, 250);
+      clearTimeout(timer);
+      timer = setTimeout(() => { apply({ q: target.value.trim() }, typing); typing = true; }, 250);
     });
     find("q").addEventListener("blur", () => { typing = false; });
     find("filters").addEventListener("submit", (event) => event.preventDefault());
-    const chips = [["", "All"], ...Object.entries(STATUSES)];
-    find("chips").append(...chips.map(([status, word]) =>
-      make("a", { class: "chip", "data-status": status || "all" }, make("span", {}, word), " ", make("b"))));
+    for (const [status, text] of [["all", "All"], ...Object.entries(STATUSES)]) {
+      const chip = make("a", { class: "chip", "data-status": status });
+      chip.append(make("span", {}, text), " ", make("b"));
+      find("chips").append(chip);
+    }
   }
 
   #showFilters() {
     for (const chip of find("chips").children) {
       const status = chip.dataset.status === "all" ? null : chip.dataset.status;
-      chip.href = query(this.#filters, { status });
-      attribute(chip, "aria-current", (this.#filters.get("status") ?? null) === status ? "true" : null);
+      const current = (this.#filters.get("status") ?? null) === status;
+      chip.href = queryOf(this.#filters, { status });
+      setAttribute(chip, "aria-current", current ? "true" : null);
     }
     const q = find("q");
     if (q !== document.activeElement) q.value = this.#filters.get("q") ?? "";
-    this.#names(this.#filters.get("task"));
+    this.#addTaskName(this.#filters.get("task"));
     find("task").value = this.#filters.get("task") ?? "";
     find("clear").hidden = this.#filters.size === 0;
   }
 
-  #counts(counts) {
+  #showCounts(counts) {
+    const all = Object.values(counts ?? {}).reduce((sum, each) => sum + each, 0);
     for (const chip of find("chips").children) {
-      const status = chip.dataset.status;
-      const number = status === "all" ? Object.values(counts ?? {}).reduce((sum, each) => sum + each, 0) : counts?.[status];
-      text(chip.lastElementChild, counts ? count(number) : "");
+      const { status } = chip.dataset;
+      const number = status === "all" ? all : counts?.[status];
+      setText(chip.lastElementChild, counts ? count(number) : "");
     }
   }
 
-  /** Names of tasks that were seen, to choose from; not while somebody does. */
-  #names(task) {
-    if (!task || this.#tasks.has(task)) return;
-    this.#tasks.add(task);
+  /** Offer a task's name in the filter, in alphabetical order. */
+  #addTaskName(task) {
+    if (!task || this.#taskNames.has(task)) return;
+    this.#taskNames.add(task);
     const select = find("task");
-    const after = [...this.#tasks].sort()[[...this.#tasks].sort().indexOf(task) + 1];
-    select.add(make("option", { value: task }, task), [...select.options].find(({ value }) => value === after) ?? null);
+    const names = [...this.#taskNames].sort();
+    const next = names[names.indexOf(task) + 1];
+    const before = [...select.options].find(({ value }) => value === next) ?? null;
+    select.add(make("option", { value: task }, task), before);
   }
 }
 
-function nothing(filtered, further) {
+function noRowsContent(filtered, hasMore) {
   if (filtered) {
-    return [make("h2", {}, further ? "Nothing like that among the newest" : "Nothing like that"),
-      make("p", {}, "No execution fits these filters. ", make("a", { href: "?" }, "Show all"))];
+    return [
+      make("h2", {}, hasMore ? "No matches among the newest" : "No matches"),
+      make("p", {}, "No execution matches these filters. ", make("a", { href: "?" }, "Show all")),
+    ];
   }
-  return [make("h2", {}, "No executions yet"),
-    make("p", {}, "A task appears here by itself as soon as it is published. Is Headway installed on the Celery app?"),
-    make("pre", {}, "import headway\nheadway.install(celery_app)")];
+  return [
+    make("h2", {}, "No executions yet"),
+    make("p", {}, "Tasks appear here as soon as they are published. "
+      + "Is Headway installed on the Celery app?"),
+    make("pre", {}, "import headway\nheadway.install(celery_app)"),
+  ];
 }
 
-function refusal(error) {
-  const titles = { 401: "A token is wanted", 403: "Not for you to see", 501: "This result backend can’t be listed",
-    503: "The result backend is away", 0: "The server can’t be reached" };
-  const words = [make("h2", {}, titles[error.status ?? 0] ?? "The server can’t answer"), make("p", {}, error.message)];
-  if (error.status === 401) words.push(make("button", { type: "button" }, "Give a token"));
-  if (error.status === 501) words.push(make("p", {}, "An execution can be seen by its id, at ", make("code", {}, "#/id"), " of this page."));
-  return words;
+function errorContent(error) {
+  const title = TITLES[error.status ?? 0] ?? "The server reported an error";
+  const content = [make("h2", {}, title), make("p", {}, error.message)];
+  if (error.status === 401) content.push(make("button", { type: "button" }, "Enter a token"));
+  if (error.status === 501) {
+    content.push(make("p", {}, "To see one execution, open this page with ",
+      make("code", {}, "#/id"), " at the end of its address."));
+  }
+  return content;
 }

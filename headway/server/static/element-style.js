@@ -1,5 +1,6 @@
-// How <headway-progress> looks, until the page says otherwise. A sheet and no <style>: a strict policy blocks those even in a shadow
-// root (web fact 24). `light-dark` follows the page's `color-scheme`, so that the element is dark where its page is.
+// The default style of <headway-progress>. A constructed style sheet, because a strict policy
+// blocks <style> even in a shadow root (web-facts#csp-and-shadow-roots). `light-dark` follows the
+// `color-scheme` of the page, so a dark page gets a dark element.
 
 const CSS = `
 :host {
@@ -28,12 +29,20 @@ const CSS = `
 .head, .line { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 1.25em; }
 .label { font-weight: 600; min-width: 0; }
 .status { margin-left: auto; color: var(--tone); font-weight: 600; font-size: .875em; }
-.bar { height: var(--_height); border-radius: var(--_radius); background: var(--_track); overflow: hidden; }
-.fill { height: 100%; width: 0; border-radius: inherit; background: var(--tone); transition: width .25s linear; }
+.bar {
+  height: var(--_height); border-radius: var(--_radius); background: var(--_track);
+  overflow: hidden;
+}
+.fill {
+  height: 100%; width: 0; border-radius: inherit; background: var(--tone);
+  transition: width .25s linear;
+}
 .bar[data-kind=whole] .fill { width: 100%; }
-/* No fraction is known: it moves, and has neither begin nor end that could be read as one. */
-.bar[data-kind=moving] .fill { width: 45%; background: linear-gradient(90deg, transparent, var(--tone), transparent);
-  animation: to-and-fro 1.8s ease-in-out infinite alternate; }
+/* Unknown total: a moving gradient, whose soft edges cannot be read as a percentage. */
+.bar[data-kind=moving] .fill {
+  width: 45%; background: linear-gradient(90deg, transparent, var(--tone), transparent);
+  animation: to-and-fro 1.8s ease-in-out infinite alternate;
+}
 .box[data-connection=lost] .fill { animation-play-state: paused; }
 @keyframes to-and-fro { from { margin-left: -15%; } to { margin-left: 70%; } }
 .line { font-size: .9375em; min-height: 1.5em; }
@@ -41,7 +50,10 @@ const CSS = `
 .numbers { color: var(--_soft); font-variant-numeric: tabular-nums; }
 .numbers span:not(:empty) ~ span:not(:empty)::before { content: " · "; }
 .error { margin: 0; color: var(--_failed); font-size: .9375em; }
-.announcer { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
+.announcer {
+  position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%);
+  white-space: nowrap;
+}
 @media (prefers-reduced-motion: reduce) {
   .fill { transition: none; }
   .bar[data-kind=moving] .fill { animation: none; width: 100%;

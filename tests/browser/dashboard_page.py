@@ -1,4 +1,4 @@
-"""The dashboard before the fakes: a test plays publisher and worker by hand."""
+"""The dashboard over an in-memory store and feed: tests act as publisher and worker."""
 
 from __future__ import annotations
 
@@ -13,38 +13,37 @@ from headway.core.registry import AttemptStart, Registration
 from tests.support.flask_app import MountedApp, mounted_app
 from tests.support.wsgi_server import WsgiServer
 
-PLACE = "/jobs"
+PREFIX = "/jobs"
 
 
-class Stage:
-    """A dashboard over the fakes, and a hand in them. ``server.clock`` is near the browser's, and
-    turned by hand.
-    """
+class Dashboard:
+    """A running dashboard. ``server.clock`` starts at the browser's time; tests advance it."""
 
-    def __init__(self, server: MountedApp, serving: WsgiServer) -> None:
+    def __init__(self, server: MountedApp, wsgi_server: WsgiServer) -> None:
         self.server = server
-        self.serving = serving
+        self.wsgi_server = wsgi_server
         server.clock.now = datetime.now(UTC)
 
     @property
     def url(self) -> str:
         """The dashboard's page."""
-        return f"{self.serving.url}{PLACE}/"
+        return f"{self.wsgi_server.url}{PREFIX}/"
 
     def publish(
         self, *ids: str, task: str = "shop.import_orders", owner: str | None = None
     ) -> None:
-        """Register them in one go, each a moment after the one before."""
+        """Register executions in one call, each published shortly after the one before."""
         registrations = []
         for execution_id in ids:
             self.server.clock.tick(0.01)
             registrations.append(Registration(execution_id, task, self.server.clock(), owner=owner))
         self.server.store.register(registrations)
 
-    def begin(self, execution_id: str, worker: str = "celery@north-1", **more: Any) -> None:
-        """Open an attempt."""
+    def start_attempt(self, execution_id: str, worker: str = "celery@north-1", **more: Any) -> None:
+        """Start the next attempt."""
+        clock = self.server.clock
         self.server.store.start_attempt(
-            AttemptStart(execution_id, None, self.server.clock(), worker=worker, **more)
+            AttemptStart(execution_id, None, clock(), worker=worker, **more)
         )
 
     def report(
@@ -56,18 +55,19 @@ class Stage:
         rate: float | None = None,
         **attributes: str,
     ) -> None:
-        """Report, a second after what was before."""
+        """Report progress, one second after the previous action."""
         self.server.clock.tick(1)
-        stamp = round(self.server.clock().timestamp() * 1000)
-        said = {
+        meta = {
             "current": current,
             "total": total,
             "message": message,
             "attributes": attributes or None,
+            "timestamp": round(self.server.clock().timestamp() * 1000),
+            "rate": rate,
         }
-        self.server.write(execution_id, "PROGRESS", said | {"timestamp": stamp, "rate": rate})
+        self.server.write(execution_id, "PROGRESS", meta)
 
-    def run(
+    def add_running(
         self,
         execution_id: str,
         current: float,
@@ -76,9 +76,9 @@ class Stage:
         rate: float | None = None,
         **more: Any,
     ) -> None:
-        """Published, begun, and so far."""
+        """Publish an execution, start it, and report progress."""
         self.publish(execution_id, **more)
-        self.begin(execution_id)
+        self.start_attempt(execution_id)
         self.report(execution_id, current, total, message, rate)
 
     def end(self, execution_id: str, state: str = "SUCCESS", result: Any = None) -> None:
@@ -91,29 +91,31 @@ class Stage:
         kind: str = "DamagedArchiveError",
         text: str = "Member 14 can't be read",
     ) -> None:
-        """End the open attempt badly."""
+        """End the open attempt with an error."""
         self.end(execution_id, "FAILURE", {"exc_type": kind, "exc_message": [text]})
 
 
 @contextmanager
-def staged(**settings: Any) -> Iterator[Stage]:
-    """A stage, with nothing on it."""
+def serve_dashboard(**settings: Any) -> Iterator[Dashboard]:
+    """An empty dashboard on a local port."""
     with (
-        mounted_app(**{"dashboard": PLACE} | settings) as server,
-        WsgiServer(server.app) as serving,
+        mounted_app(**{"dashboard": PREFIX} | settings) as server,
+        WsgiServer(server.app) as wsgi_server,
     ):
-        yield Stage(server, serving)
+        yield Dashboard(server, wsgi_server)
 
 
-def open_page(page: Page, stage: Stage, where: str = "") -> Page:
-    """Go to the dashboard, and come back when it has shown something."""
-    page.goto(f"{stage.url}{where}")
-    expect(
-        page.locator(".row:visible, #none > :visible, #whole:visible, #missing > :visible").first
-    ).to_be_visible()
+#: Any of the contents that a loaded page can have.
+LOADED = ".row:visible, #empty > :visible, #execution:visible, #load-error > :visible"
+
+
+def open_dashboard(page: Page, dashboard: Dashboard, location: str = "") -> Page:
+    """Open the dashboard (``location``: query and fragment) and wait until it has loaded."""
+    page.goto(f"{dashboard.url}{location}")
+    expect(page.locator(LOADED).first).to_be_visible()
     return page
 
 
 def row(page: Page, execution_id: str) -> Locator:
-    """Its line in the list."""
+    """The row of an execution in the list."""
     return page.locator(f".row[data-id='{execution_id}']")
