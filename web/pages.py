@@ -88,7 +88,7 @@ def _page(headway: Headway) -> Blueprint:
 def _upload(headway: Headway) -> Blueprint:
     upload = Blueprint("upload", __name__)
     problems.register(upload)
-    starter = TaskStarter(headway)
+    starter = TaskStarter(headway.services)
 
     @upload.post("/upload")
     def take() -> tuple[Response, int, dict[str, str]]:

@@ -1,17 +1,16 @@
-"""Who may do what: one place decides, `Policy.authorize`; `Policy.check_origin` keeps other sites'
-pages out.
+"""Authorization: `Policy.authorize` decides every request, `Policy.check_origin` refuses other sites.
 
-Three set-ups, from the safest to start with:
+There are three configurations:
 
-* nothing given: only clients on this machine are served, and only under a loopback name. The name
+* default: only clients on this machine have access, and only under a loopback name. The name
   matters because of DNS rebinding: a page of evil.example may point its own name at 127.0.0.1, and
   its requests then come from this machine too.
-* tokens: every call carries ``Authorization: Bearer <token>``. A browser's WebSocket and
-  EventSource can't send headers, so a page that holds a token fetches a ticket (``POST /tickets``)
-  and opens the stream with ``?ticket=``.
+* tokens: every request carries ``Authorization: Bearer <token>``. A browser's WebSocket and
+  EventSource cannot send headers, so a page with a token fetches a ticket (``POST /tickets``) and
+  opens the stream with ``?ticket=``.
 * ``authorize(who, action, execution_id) -> bool``: the app's own rule (its session, its roles)
-  decides; it is told who came with a token, or that nobody did. It runs in the request, so that
-  ``flask.request`` and ``current_user`` are at hand.
+  decides. ``who`` tells which token the request carried, if any. The function runs in the request:
+  ``flask.request`` and ``current_user`` are available.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class Action(StrEnum):
     #: A stream of one execution's changes.
     WATCH = "watch"
     LIST = "list"
-    #: How many executions there are, of whomever.
+    #: The number of executions, of all owners.
     COUNT = "count"
     START = "start"
     CANCEL = "cancel"
@@ -51,7 +50,7 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who asks. ``name`` tells tokens apart without telling the token; None: nobody that is known."""
+    """The caller. ``name`` identifies a token without revealing it; None: not identified."""
 
     name: str | None
 
@@ -64,20 +63,21 @@ class Identity:
 NOBODY = Identity(None)
 LOCAL = Identity("local")
 
-#: The app's own rule: who, what, and on which execution (None where it is about no single one).
+#: The app's own rule: caller, action, and execution id (None if the action has no single one).
 Authorize = Callable[[Identity, Action, str | None], bool]
 
-#: Any of these says that somebody else stands behind the loopback address: a proxy.
+#: Headers of a proxy: the client is not the loopback address that the server sees.
 FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP")
 
-UNLOCK = (
-    "Without tokens only clients on the server's own machine are served, by a loopback name such as localhost and through no "
-    "proxy. Set HEADWAY_TOKENS (or tokens=, or authorize=) on the server to serve others."
+LOCAL_ONLY_HELP = (
+    "Only localhost has access until you configure tokens: without them, requests must come from "
+    "the server's own machine, use a loopback name such as localhost, and pass no proxy. Set "
+    "HEADWAY_TOKENS (or tokens=, or authorize=) on the server."
 )
 
 
 class Policy:
-    """The lock. Holds no state of a request, and logs nothing: a token must never reach a log."""
+    """Authorizes requests. Keeps no state, and logs nothing: a token must never reach a log."""
 
     def __init__(
         self, settings: Settings, clock: Callable[[], datetime], authorize: Authorize | None = None
@@ -91,58 +91,58 @@ class Policy:
     def authorize(
         self, request: Request, action: Action, execution_id: str | None = None
     ) -> Identity:
-        """Let the request through, or raise ``NotAuthenticated`` (401, 4401) or ``NotAllowed``
-        (403, 4403).
+        """Return the caller's identity.
+
+        Raises ``NotAuthenticated`` (401, 4401) or ``NotAllowed`` (403, 4403).
         """
         return self.permit(self._identify(request, action), request, action, execution_id)
 
     def permit(
         self, who: Identity, request: Request, action: Action, execution_id: str | None = None
     ) -> Identity:
-        """`authorize`, of one who is known already: for a stream that asks again long after its
-        ticket opened it, and expired.
+        """As `authorize`, for an identity that is known already.
+
+        A stream needs it after the ticket that opened it has expired.
         """
         if self._authorize is not None:
             if self._authorize(who, action, execution_id):
                 return who
             if self._tokens and not who.known:
-                raise NotAuthenticated("This call wants a token, or a login that may do it")
+                raise NotAuthenticated("This request needs a token, or a login with permission")
             about = f" execution '{execution_id}'" if execution_id is not None else ""
-            raise NotAllowed(f"You may not {action.value}{about}")
+            raise NotAllowed(f"Not allowed to {action.value}{about}")
         if not self._tokens:
             _check_local(request)
             return LOCAL
         if not who.known:
             raise NotAuthenticated(
-                "This call wants a token: send it as 'Authorization: Bearer <token>'"
+                "This request needs a token: send it as 'Authorization: Bearer <token>'"
             )
         return who
 
     def check_origin(self, request: Request) -> None:
-        """Raise ``NotAllowed`` where a page of another site is behind the request. Programs send no
-        ``Origin`` and pass.
+        """Raise ``NotAllowed`` for a request from a page of another site.
+
+        Programs send no ``Origin`` and are accepted.
         """
         origin = request.headers.get("Origin")
         if origin is None or self.allows_origin(origin) or origin.lower() == _own_origin(request):
             return
         raise NotAllowed(
-            f"Pages of the origin {origin[:200]!r} may not use this API, which is at {_own_origin(request)!r}. "
-            "Name it in HEADWAY_ORIGINS (or origins=); behind a proxy, let werkzeug's ProxyFix tell the app its public address."
+            f"Pages of the origin {origin[:200]!r} may not use this API at {_own_origin(request)!r}. "
+            "List the origin in HEADWAY_ORIGINS (or origins=). Behind a proxy, use werkzeug's "
+            "ProxyFix, so that the app knows its public address."
         )
 
     def allows_origin(self, origin: str) -> bool:
-        """Whether this foreign origin was named in the settings. ``null`` (a sandboxed frame, a
-        file) never is.
-        """
+        """Whether the settings list this origin. ``null`` (a sandboxed frame, a file) never is."""
         return origin.lower() in self._origins
 
     def ticket(self, who: Identity) -> str | None:
-        """A short-lived stand-in for ``who``'s token in a stream's URL; None where no token is
-        wanted.
+        """A short-lived replacement for ``who``'s token in a stream's URL; None without tokens.
 
-        It is signed with the token that it stands for: every web process can check it, and taking
-        the token away ends its tickets. It may be used for streams only, because URLs get into
-        logs.
+        The token itself signs it: every web process can verify it, and removing the token ends its
+        tickets. It is valid for streams only, because URLs appear in logs.
         """
         token = self._tokens.get(who.name or "")
         if token is None:
@@ -158,8 +158,7 @@ class Policy:
         return NOBODY
 
     def _bearer(self, given: str) -> Identity:
-        # All are compared, in constant time: neither a prefix nor the position of a token can be
-        # measured.
+        # Compare with all tokens in constant time: timing reveals neither a prefix nor a position.
         found = NOBODY
         for name, token in self._tokens.items():
             if hmac.compare_digest(
@@ -180,7 +179,7 @@ class Policy:
 
 
 def fingerprint(token: str) -> str:
-    """A name for a token that doesn't give it away: the same in every process that was given it."""
+    """A name for a token that does not reveal it. It is the same in every process."""
     return (
         "token-"
         + hashlib.sha256(b"headway-identity\0" + token.encode("utf-8", "replace")).hexdigest()[:12]
@@ -188,11 +187,10 @@ def fingerprint(token: str) -> str:
 
 
 def check_bind(host: str, tokens: Iterable[str] | str | None) -> None:
-    """Raise ``ConfigurationError`` where a server would listen beyond this machine with no lock on
-    it.
+    """Raise ``ConfigurationError`` if a server would listen beyond this machine without tokens.
 
-    ``host`` is what the server binds to, without the port; a ``unix:`` socket is on this machine.
-    ``tokens`` as in the settings.
+    ``host`` is the bind address without the port; a ``unix:`` socket is on this machine. ``tokens``
+    as in the settings.
     """
     given = (
         tokens.replace(",", " ").split()
@@ -202,16 +200,14 @@ def check_bind(host: str, tokens: Iterable[str] | str | None) -> None:
     if given or host.startswith("unix:") or is_loopback(host):
         return
     raise ConfigurationError(
-        f"Headway would listen on {host or 'every address'!r}, where anybody can reach it. Set HEADWAY_TOKENS to one or more "
-        "secrets, separated by commas (make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'), "
-        "or listen on 127.0.0.1."
+        f"Headway would listen on {host or 'every address'!r}, which is open to the network. Set "
+        "HEADWAY_TOKENS to one or more secrets, separated by commas (create one with: "
+        "python -c 'import secrets; print(secrets.token_urlsafe(32))'), or listen on 127.0.0.1."
     )
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a name or an address is this machine's own, and can be nothing else (no look-up: its
-    answer may change).
-    """
+    """Whether a name or address can only be this machine. No DNS lookup: its answer may change."""
     name = host.strip("[]").rstrip(".").lower()
     if name == "localhost" or name.endswith(".localhost"):
         return True
@@ -230,9 +226,7 @@ def allow_origin(
     *,
     preflight: bool,
 ) -> None:
-    """Cross-origin headers for the origins that were named in the settings; none for all others, so
-    that a browser refuses.
-    """
+    """Add CORS headers for the origins in the settings. Browsers refuse all others."""
     origin = request_headers.get("Origin")
     if origin is None or not policy.allows_origin(origin):
         return
@@ -258,11 +252,9 @@ def _check_local(request: Request) -> None:
     host = request.host.rsplit(":", 1)[0] if not request.host.endswith("]") else request.host
     forwarded = any(name in request.headers for name in FORWARDED)
     if forwarded or not is_loopback(request.remote_addr or "") or not is_loopback(host):
-        raise NotAllowed(UNLOCK)
+        raise NotAllowed(LOCAL_ONLY_HELP)
 
 
 def _own_origin(request: Request) -> str:
-    """Scheme, host and port as the browser has them, if every proxy on the way said so (ProxyFix);
-    default ports left out.
-    """
+    """Scheme, host and port as the browser sees them (with ProxyFix), without default ports."""
     return f"{'https' if request.scheme in ('https', 'wss') else 'http'}://{request.host}".lower()

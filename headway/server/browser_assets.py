@@ -1,24 +1,21 @@
-"""The browser's side: `static/headway.js` and the modules that it is made of, served as they are,
-below the API's own prefix.
+"""Serves `static/headway.js` and its modules below the API's prefix.
 
-There, and not in a folder for static files, because the module finds its server by its own address
-(web fact 24).
+They are not in a folder for static files, because the module finds its server by its own URL
+(web-facts#csp-and-shadow-roots).
 """
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flask import Blueprint, Response, request
 
-if TYPE_CHECKING:
-    from headway.server.extension import Headway
+from headway.server.services import Services
 
 FOLDER = Path(__file__).with_name("static")
 
-#: What is served, each at ``<prefix>/<name>``.
+#: The files, each served at ``<prefix>/<name>``.
 NAMES = (
     "headway.js",
     "headway.d.ts",
@@ -34,8 +31,8 @@ NAMES = (
 )
 
 
-def register(blueprint: Blueprint, headway: Headway) -> None:
-    """Add the route. Free for all: it is code that anybody can have, and holds no data."""
+def register(blueprint: Blueprint, services: Services) -> None:
+    """Add the route. It is public: the files are code and contain no data."""
     bodies = {name: (FOLDER / name).read_bytes() for name in NAMES}
 
     def module(name: str) -> Response:
@@ -48,14 +45,11 @@ def register(blueprint: Blueprint, headway: Headway) -> None:
 
 
 def answer(body: bytes, mimetype: str) -> Response:
-    """A file of ours: asked for again each time, and sent again only where it has changed, so that
-    no two releases are mixed.
-    """
+    """Respond with a file that browsers revalidate each time, so that releases are not mixed."""
     response = Response(body, content_type=f"{mimetype}; charset=utf-8")
     response.set_etag(hashlib.sha256(body).hexdigest()[:32])
     response.headers["Cache-Control"] = "no-cache"
-    # Whether another origin may have it depends on who asks: a cache in between must not give one
-    # the other's answer.
+    # The CORS headers depend on the request's origin: a cache must not reuse them for another one.
     response.headers["Vary"] = "Origin"
     response.make_conditional(request)
     return response

@@ -1,7 +1,7 @@
-"""What the hub and its viewers have done, counted for ``/metrics``.
+"""Counters of the hub and its viewers, for ``/metrics``.
 
-A lock is taken for each `Counts.add`, so none is called for each delivered frame: the hub adds once
-a batch, and a viewer only where it is behind, or is let go.
+`Counts.add` takes a lock, so no delivered frame calls it: the hub adds once per batch, and a viewer
+only while it is slow or when it is disconnected.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from enum import StrEnum
 
 
 class Count(StrEnum):
-    """What is counted; the value is the metric's name behind ``headway_``."""
+    """What is counted. The value is the metric's name without the prefix ``headway_``."""
 
     FRAMES = "frames"
     MERGED = "frames_merged"
@@ -25,29 +25,29 @@ class Count(StrEnum):
     RECONNECTS = "feed_reconnects"
 
 
-#: What each means, as ``/metrics`` says it.
+#: The help text of each metric.
 HELP: dict[Count, str] = {
-    Count.FRAMES: "Frames told to viewers, one for each; those that were sent are these less the merged and the dropped",
-    Count.MERGED: "Reports that a viewer was too slow for: a newer one took their place, or led back to what was shown",
-    Count.DROPPED: "Frames that a viewer had not taken when it was let go, or left",
-    Count.CUT_OFF: "Viewers let go because they took nothing (4408)",
-    Count.REPORTS: "Reports told to viewers straight from the feed, with no read",
-    Count.READS: "Reads of the result backend for those who look on, of up to some hundred executions each",
-    Count.SWEEPS: "Looks at everything that is watched, for messages that were lost",
-    Count.OUTAGES: "Times that the feed lost its connection",
-    Count.RECONNECTS: "Times that the feed was connected again",
+    Count.FRAMES: "Frames delivered to viewers; subtract the merged and the dropped to get the sent",
+    Count.MERGED: "Reports replaced by a newer one because the viewer was too slow",
+    Count.DROPPED: "Frames still unsent when their viewer was disconnected or left",
+    Count.CUT_OFF: "Viewers disconnected because they did not read (4408)",
+    Count.REPORTS: "Reports delivered straight from the feed, without a read",
+    Count.READS: "Reads of the result backend for viewers, each of up to some hundred executions",
+    Count.SWEEPS: "Reads of everything that is watched, to find lost messages",
+    Count.OUTAGES: "Times the feed lost its connection",
+    Count.RECONNECTS: "Times the feed connected again",
 }
 
 
 class Counts:
-    """Counters that begin at 0; each method may be called by any thread."""
+    """Counters that start at 0. Every method may be called from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counts: Counter[Count] = Counter()
 
     def add(self, what: Count, number: int = 1) -> None:
-        """Count on."""
+        """Add ``number`` to one counter."""
         with self._lock:
             self._counts[what] += number
 

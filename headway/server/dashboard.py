@@ -1,33 +1,30 @@
-"""The dashboard: one page and its files, where the app wants them (``Settings.dashboard``).
+"""The dashboard: one page and its files, at ``Settings.dashboard``.
 
-They hold no data, so they are free for all: what the page shows it asks of the API, under the API's
-own lock. An execution's own page is ``#/<id>`` of it and not a path: it works below every prefix
-and proxy, takes no name from the app's own routes at ``/``, and ids stay out of access logs.
+The files contain no data, so they are public: the page reads everything from the API, which
+authorizes each request. An execution's own page is ``#/<id>`` and not a path: this works below
+every prefix and proxy, takes no path from the app's own routes, and keeps ids out of access logs.
 
-An app puts links of its own into the page's head with a template ``headway/nav.html``.
+An app adds its own links to the page's header with a template ``headway/nav.html``.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flask import Blueprint, Flask, Response, render_template, send_from_directory, url_for
 
 from headway.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from headway.server.extension import Headway
+from headway.server.services import Services
 
 ASSETS = Path(__file__).parent / "static" / "dashboard"
 
-#: By name and not by `mimetypes`, which asks the machine: a script of another type isn't run
-#: (``nosniff``).
+#: Fixed here because `mimetypes` depends on the machine, and browsers do not run a script of another
+#: type (``nosniff``).
 TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
-# Nothing but this server's own files, and no inline script or style. Trusted Types on top, with no
-# policy that could make one: text can't become markup by whatever mistake, and a task's name or
-# message is hostile. ``connect-src`` covers the WebSocket as well (web fact 24).
+# Only this server's own files, and no inline script or style. Trusted Types without any policy: a
+# task's name or message is untrusted text, and no mistake can turn it into markup. ``connect-src``
+# covers the WebSocket too (web-facts#csp-and-shadow-roots).
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -44,34 +41,38 @@ CONTENT_SECURITY_POLICY = "; ".join(
 )
 
 
-def register(app: Flask, headway: Headway) -> None:
-    """Add the page, unless it isn't wanted. Raises ``ConfigurationError`` where the app has a page
-    at that place already.
+def register(app: Flask, services: Services) -> None:
+    """Add the page, if the setting says so.
+
+    Raises ``ConfigurationError`` if the app already has a page at that path.
     """
-    if headway.settings.dashboard is None:
+    if services.settings.dashboard is None:
         return
-    place = headway.settings.dashboard.rstrip("/")
+    place = services.settings.dashboard.rstrip("/")
     if any(
         rule.rule == f"{place}/" and "GET" in (rule.methods or ())
         for rule in app.url_map.iter_rules()
     ):
         raise ConfigurationError(
-            f"The app has a page of its own at {place}/ already: give the dashboard another place"
+            f"The app already has a page at {place}/. Choose another path for the dashboard."
         )
-    app.register_blueprint(_blueprint(headway, place))
+    app.register_blueprint(_blueprint(services, place))
 
 
-def _blueprint(headway: Headway, place: str) -> Blueprint:
+def _blueprint(services: Services, place: str) -> Blueprint:
     dashboard = Blueprint(
-        f"{headway.name}_dashboard", __name__, url_prefix=place or None, template_folder="templates"
+        f"{services.name}_dashboard",
+        __name__,
+        url_prefix=place or None,
+        template_folder="templates",
     )
     modules = sorted(path.name for path in ASSETS.glob("*.js") if path.name != "dashboard.js")
 
     @dashboard.get("/")
     def index() -> str:
-        api = url_for(f"{headway.name}.executions").removesuffix("/executions")
+        api = url_for(f"{services.name}.executions").removesuffix("/executions")
         return render_template(
-            "headway/dashboard.html", name=headway.name, api=api, modules=modules
+            "headway/dashboard.html", name=services.name, api=api, modules=modules
         )
 
     @dashboard.get("/assets/<name>")
@@ -83,7 +84,7 @@ def _blueprint(headway: Headway, place: str) -> Blueprint:
         response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Referrer-Policy"] = "no-referrer"
-        # Asked for again each time (by ETag): the modules import each other, and have to be of one
+        # Browsers revalidate each file (by ETag): the modules import each other and must be of one
         # release.
         response.headers["Cache-Control"] = "no-cache"
         return response

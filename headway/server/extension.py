@@ -1,4 +1,4 @@
-"""The Flask extension: what an app adds, and the one object that every part of the server is given."""
+"""The Flask extension: what an app adds to serve progress."""
 
 from __future__ import annotations
 
@@ -10,39 +10,28 @@ from typing import Any
 
 from celery import Celery
 from flask import Blueprint, Flask, Response, request
+from flask_sock import Sock
 
 from headway.backends import feed_for, store_for
-from headway.core.states import resolve
-from headway.errors import ConfigurationError, InvalidRequest
+from headway.errors import ConfigurationError
 from headway.feeds.base import Feed
 from headway.models import Execution
 from headway.server import browser_assets, dashboard, problems
-from headway.server.api import (
-    cancel,
-    executions,
-    health,
-    history,
-    listing,
-    openapi,
-    start,
-    tensorlake,
-)
+from headway.server.api import executions, health, listing, openapi, start, tensorlake
 from headway.server.auth import Authorize, Policy, allow_origin
 from headway.server.metrics import Metrics
+from headway.server.services import Services
 from headway.server.settings import Settings
-from headway.server.streams import socket, sse
+from headway.server.streams import handshake, sse, websocket, websocket_multi
 from headway.server.streams.hub import Hub
 from headway.stores.base import Store
 from headway.stores.result_backend import check_readable
 
 log = logging.getLogger(__name__)
 
-#: Celery's own longest id is a UUID; whoever makes up ids has this much room.
-MAX_ID = 255
-
 
 def utc_now() -> datetime:
-    """The server's clock, unless another one is given."""
+    """The current time in UTC."""
     return datetime.now(UTC)
 
 
@@ -55,13 +44,13 @@ class Headway:
         headway = Headway(celery=celery_app)
         headway.init_app(flask_app)
 
-    With no ``celery=``, the one in ``flask_app.extensions["celery"]`` is taken (Flask's documented
-    pattern). Every keyword of `Settings` is taken too, and beats Flask's config and the
-    environment. ``authorize`` is the app's own rule (`auth.Policy`); ``store``, ``feed`` and
-    ``clock`` are for tests, which put fakes in the place of the real ones.
+    Without ``celery=``, the app in ``flask_app.extensions["celery"]`` is used (Flask's documented
+    pattern). Every field of `Settings` is accepted as a keyword, and takes precedence over Flask's
+    config and the environment. ``authorize`` is the app's own rule (see `auth.Policy`). ``store``,
+    ``feed`` and ``clock`` replace the real ones in tests.
 
-    One app may mount several, each with a ``name`` and a ``url_prefix`` of its own; one object may
-    serve several apps.
+    One app may mount several extensions, each with its own ``name`` and ``url_prefix``; one object
+    may serve several apps.
     """
 
     app: Flask
@@ -72,8 +61,10 @@ class Headway:
     feed: Feed
     hub: Hub
     metrics: Metrics
-    #: Below the prefix, and at the root. With a CSRF extension: ``csrf.exempt(headway.blueprint)``;
-    #: Headway checks ``Origin``.
+    #: The parts above, as the routes use them.
+    services: Services
+    #: The routes below the prefix, and those at the root. With a CSRF extension, call
+    #: ``csrf.exempt(headway.blueprint)``: Headway checks ``Origin`` itself.
     blueprint: Blueprint
     root_blueprint: Blueprint
 
@@ -102,16 +93,18 @@ class Headway:
             self.init_app(app)
 
     def init_app(self, app: Flask, celery: Celery | None = None) -> None:
-        """Mount on ``app``. Raises ``ConfigurationError`` for a set-up that can't work; contacts no
-        server.
+        """Mount on ``app``.
+
+        Raises ``ConfigurationError`` for a configuration that cannot work. Contacts no server.
         """
         if self.name in app.extensions:
             raise ConfigurationError(
-                f"{self.name!r} is mounted on this app already; give the second one a name and a prefix of its own, such as "
-                "Headway(app, celery=other, name='other', url_prefix='/other/api/v1')"
+                f"{self.name!r} is already mounted on this app. Give the second extension its own "
+                "name and prefix, for example Headway(app, celery=other, name='other', "
+                "url_prefix='/other/api/v1')."
             )
         if hasattr(self, "app"):
-            # Serving another app: what belongs to the first one stays with it.
+            # A second app: the attributes of this object stay those of the first one.
             sibling = Headway(name=self.name, clock=self.clock, **self._given, **self._explicit)
             sibling.init_app(app, celery)
             return
@@ -124,25 +117,27 @@ class Headway:
         self.hub = Hub(
             self.store, self.feed, max_viewers=self.settings.max_viewers, clock=self.clock
         )
-        self.metrics = Metrics(self)
+        self.metrics = Metrics(self.hub)
+        self.services = Services(
+            self.name,
+            self.celery,
+            self.settings,
+            self.policy,
+            self.store,
+            self.feed,
+            self.hub,
+            self.metrics,
+            self.clock,
+        )
         self._mount(app)
         app.extensions[self.name] = self
 
-    def look(self, execution_id: str) -> Execution:
-        """What an execution is now. Raises what `resolve` and `Store.read` raise."""
-        return resolve(self.store.read([execution_id])[0], self.clock())
+    def get_execution(self, execution_id: str) -> Execution:
+        """Read the current state of an execution.
 
-    @staticmethod
-    def checked_id(execution_id: str, what: str = "execution id") -> str:
-        """The id as it came, or ``InvalidRequest`` which says what is wrong with it."""
-        if not 0 < len(execution_id) <= MAX_ID:
-            raise InvalidRequest(
-                f"The {what} must have 1 to {MAX_ID} characters, not {len(execution_id)}"
-            )
-        # U+FFFD stands where the URL's bytes were no UTF-8.
-        if not execution_id.isprintable() or "\ufffd" in execution_id or "/" in execution_id:
-            raise InvalidRequest(f"The {what} may hold printable characters only, and no slash")
-        return execution_id
+        Raises ``ExecutionNotFound``, ``ExecutionExpired`` or ``Unavailable``.
+        """
+        return self.services.get_execution(execution_id)
 
     def _own_store(self) -> Store:
         check_readable(self.celery, allow_pickle=self.settings.allow_pickle)
@@ -150,50 +145,47 @@ class Headway:
         return found
 
     def _own_feed(self) -> Feed:
-        settings = self.settings
         return feed_for(
             self.celery,
             self.store,
-            poll_interval=settings.poll_interval,
-            allow_pickle=settings.allow_pickle,
+            poll_interval=self.settings.poll_interval,
+            allow_pickle=self.settings.allow_pickle,
         )
 
     def _mount(self, app: Flask) -> None:
-        # Built here and not at import: routes that are added to a registered blueprint raise (web
-        # fact 21).
+        # Blueprints are made here and not at import: routes added to a registered blueprint raise
+        # (web-facts#blueprint-inside-init-app).
+        services = self.services
         self.blueprint = Blueprint(self.name, __name__, url_prefix=self.settings.url_prefix)
         self.root_blueprint = RootBlueprint(f"{self.name}_root", app)
         for blueprint in (self.blueprint, self.root_blueprint):
             problems.register(blueprint)
             blueprint.before_request(self._before)
             blueprint.after_request(self._after)
-        for part in (
-            executions,
-            history,
-            listing,
-            start,
-            cancel,
-            socket,
-            sse,
-            health,
-            openapi,
-            browser_assets,
-        ):
-            part.register(self.blueprint, self)
-        if self.settings.operations_at_root:
-            health.register(self.root_blueprint, self)
-            openapi.register(self.root_blueprint, self)
+        for part in (executions, listing, start, sse, health, openapi, browser_assets):
+            part.register(self.blueprint, services)
+        handshake.install(
+            self.blueprint, send_buffer=self.settings.send_buffer, counts=self.hub.counts
+        )
+        sock = (
+            Sock()
+        )  # never init_app: an app may have a Sock of its own (web-facts#one-sock-per-blueprint)
+        for transport in (websocket, websocket_multi):
+            transport.register(self.blueprint, services, sock)
+        if self.settings.root_endpoints:
+            health.register(self.root_blueprint, services)
+            openapi.register(self.root_blueprint, services)
         if self.settings.tensorlake:
-            tensorlake.register(self.root_blueprint, self)
+            tensorlake.register(self.root_blueprint, services)
         app.register_blueprint(self.blueprint)
         app.register_blueprint(self.root_blueprint)
-        dashboard.register(app, self)
+        dashboard.register(app, services)
         is_like = tensorlake.is_like if self.settings.tensorlake else None
-        problems.answer_unmatched(app, self.settings.url_prefix, self.root_blueprint, is_like)
+        problems.handle_unmatched(app, self.settings.url_prefix, self.root_blueprint, is_like)
 
     def _before(self) -> None:
-        # Reading by plain GET is left to the browser: it keeps the answer from a foreign page by
-        # itself. What changes something, or holds a stream open, is refused here.
+        # Plain GETs need no check: the browser keeps their responses from pages of other origins.
+        # Requests that change something or open a stream are refused here.
         upgrade = request.headers.get("Upgrade", "").lower() == "websocket"
         if (
             upgrade
@@ -207,23 +199,22 @@ class Headway:
         allow_origin(
             self.policy, request.headers, response.headers, preflight=request.method == "OPTIONS"
         )
-        return problems.secured(response)
+        return problems.add_security_headers(response)
 
 
 class RootBlueprint(Blueprint):
-    """Routes at the root of somebody else's app: a path that is taken stays whose it is, and the
-    log says so.
-    """
+    """Routes at the root of the app. An existing route of the app keeps its path, with a warning."""
 
     def __init__(self, name: str, app: Flask) -> None:
         super().__init__(name, __name__)
         self._taken = {rule.rule for rule in app.url_map.iter_rules()}
 
     def add_url_rule(self, rule: str, *args: Any, **options: Any) -> None:
-        """Add the route, unless the app has one of the same path."""
+        """Add the route, unless the app has a route with the same path."""
         if rule in self._taken:
             log.warning(
-                "%s is a route of the app already, and stays that; see the settings tensorlake and operations_at_root",
+                "The app has its own route %s, so Headway does not serve that path; "
+                "see the settings tensorlake and root_endpoints",
                 rule,
             )
             return
@@ -234,7 +225,7 @@ def _celery_of(app: Flask, given: Celery | None) -> Celery:
     celery = given if given is not None else app.extensions.get("celery")
     if celery is None:
         raise ConfigurationError(
-            "Headway needs the Celery app whose tasks it shows: Headway(flask_app, celery=celery_app), "
-            "or put it in flask_app.extensions['celery'] before"
+            "Headway needs the Celery app whose tasks it shows: pass it with "
+            "Headway(flask_app, celery=celery_app), or set flask_app.extensions['celery'] before."
         )
     return celery

@@ -1,33 +1,30 @@
-"""Counters for Prometheus. They speak of one process: each web process answers ``/metrics`` for
-itself.
-"""
+"""Counters for Prometheus. They describe one process: each web process serves its own ``/metrics``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from headway.server.counters import HELP
+from headway.server.streams.hub import Hub
 from headway.server.streams.limits import Transport
-
-if TYPE_CHECKING:
-    from headway.server.extension import Headway
 
 
 class Metrics:
-    """The counters of one mounted extension, in a registry of its own: an app may mount two, and
-    has its own default one.
+    """The metrics of one mounted extension.
+
+    They have a registry of their own: an app may mount two extensions, and uses the default
+    registry itself.
     """
 
-    def __init__(self, headway: Headway) -> None:
+    def __init__(self, hub: Hub) -> None:
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "headway_http_requests",
-            "Answers given, by endpoint and status",
+            "Responses, by endpoint and status",
             ["endpoint", "status"],
             registry=self.registry,
         )
@@ -37,48 +34,49 @@ class Metrics:
             ["task"],
             registry=self.registry,
         )
-        self.registry.register(_HubCollector(headway))
-        self.registry.register(headway.hub.lag)
+        self.registry.register(_HubCollector(hub))
+        self.registry.register(hub.lag)
 
     def count_request(self, endpoint: str, status: int) -> None:
-        """Count one answer. The endpoint is the view's name, never the URL: ids would make a series
-        each.
+        """Count one response.
+
+        ``endpoint`` is the view's name, never the URL: each id would become a time series.
         """
         self._requests.labels(endpoint.rpartition(".")[2], str(status)).inc()
 
 
 class _HubCollector(Collector):
-    """Reads the hub's own counters when asked, so that the hub pays nothing for it."""
+    """Reads the hub's counters on request, so that they cost the hub nothing."""
 
-    def __init__(self, headway: Headway) -> None:
-        self._headway = headway
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
 
     def describe(self) -> list[Metric]:
-        # Registering must not collect: the hub may start nothing before the first request (web fact
-        # 22).
+        # Registration must not collect: the hub starts nothing before the first request
+        # (web-facts#no-locks-before-fork).
         return []
 
     def collect(self) -> Iterator[Metric]:
-        hub = self._headway.hub
+        hub = self._hub
         viewers = GaugeMetricFamily(
-            "headway_viewers", "Open streams and held polls", labels=["skin"]
+            "headway_viewers", "Open streams and held polls", labels=["transport"]
         )
         refused = CounterMetricFamily(
             "headway_viewers_refused",
-            "Viewers turned away: no seat was free (1013)",
-            labels=["skin"],
+            "Viewers refused because the limit was reached (1013)",
+            labels=["transport"],
         )
-        for skin in Transport:
-            viewers.add_metric([skin], hub.budget.taken_by(skin))
-            refused.add_metric([skin], hub.budget.refused(skin))
+        for transport in Transport:
+            viewers.add_metric([transport], hub.limiter.in_use_by(transport))
+            refused.add_metric([transport], hub.limiter.refused(transport))
         yield viewers
         yield refused
         yield GaugeMetricFamily(
-            "headway_viewers_limit", "Seats for viewers in this process", value=hub.budget.limit
+            "headway_viewers_limit", "Most viewers of this process", value=hub.limiter.limit
         )
         yield GaugeMetricFamily(
             "headway_watched_executions",
-            "Executions that somebody looks at",
+            "Executions with at least one viewer",
             value=len(hub.watched),
         )
         for what, text in HELP.items():

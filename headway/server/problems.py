@@ -1,8 +1,8 @@
-"""Errors as answers: RFC 9457 ``application/problem+json`` for everything below the prefix.
+"""Errors as responses: RFC 9457 ``application/problem+json`` for everything below the prefix.
 
-One table says which error is which HTTP status. Driver texts and tracebacks never get here:
-drivers' errors were translated at the edge of ``stores`` and ``feeds``, and what nobody foresaw is
-logged and answered by a sentence of ours.
+One table maps errors to HTTP statuses. Driver messages and tracebacks never appear in a response:
+``stores`` and ``feeds`` translate the errors of drivers, and an unexpected error is logged and
+answered with a fixed text.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from headway.core import frames
 
 log = logging.getLogger(__name__)
 
-#: Error -> HTTP status. The three of 500 are faults of the set-up or of this package, never of the
-#: request.
+#: Error -> HTTP status. The three with 500 are faults of the configuration or of this package, never
+#: of the request.
 STATUS: Mapping[type[errors.HeadwayError], HTTPStatus] = {
     errors.ExecutionNotFound: HTTPStatus.NOT_FOUND,
     errors.ExecutionExpired: HTTPStatus.GONE,
@@ -38,14 +38,15 @@ STATUS: Mapping[type[errors.HeadwayError], HTTPStatus] = {
     errors.HeadwayError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 
-INTERNAL = "Something went wrong in the server; its log says what"
+INTERNAL = "Internal server error; see the server's log"
 
 
 def problem(
     status: int, detail: str, *, headers: Mapping[str, str] | None = None, **more: Any
 ) -> Response:
-    """A problem document. ``type`` is ``about:blank``: the status says all that a program needs,
-    ``detail`` is for a person.
+    """A problem document.
+
+    ``type`` is ``about:blank``: the status is enough for programs, ``detail`` is for people.
     """
     code = HTTPStatus(status)
     body = {
@@ -62,14 +63,12 @@ def problem(
 
 
 def http_status(error: errors.HeadwayError) -> HTTPStatus:
-    """The nearest class in the table decides, so that an error made more special later keeps its
-    status.
-    """
+    """The status of the nearest class in the table: a later subclass keeps it."""
     return next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)
 
 
 def from_headway_error(error: errors.HeadwayError) -> Response:
-    """The answer to an error of this package."""
+    """The response to an error of this package."""
     status = http_status(error)
     if status is HTTPStatus.INTERNAL_SERVER_ERROR:
         log.error("%s %s failed", request.method, request.path, exc_info=error)
@@ -83,9 +82,7 @@ def from_headway_error(error: errors.HeadwayError) -> Response:
 
 
 def from_http_error(error: HTTPException) -> Response:
-    """The answer to what Flask or Werkzeug raised: its own status, our form; what it says in
-    headers (``Allow``) is kept.
-    """
+    """The response to an error of Flask or Werkzeug: its status and headers, our format."""
     if error.response is not None or error.code is None or error.code < 400:
         response = error.get_response(request.environ)
         assert isinstance(response, Response)
@@ -99,37 +96,37 @@ def from_http_error(error: HTTPException) -> Response:
     return problem(error.code, detail, headers=kept)
 
 
-_NO_SUCH = {404: "There is nothing at this URL", 405: "This URL doesn't take that method"}
+_NO_SUCH = {404: "There is nothing at this URL", 405: "This URL does not support that method"}
 
 
-def of_unforeseen(error: Exception) -> Response:
-    """The answer to a fault of ours: logged with its traceback, told without."""
+def from_unexpected_error(error: Exception) -> Response:
+    """The response to an unexpected error. The traceback goes to the log only."""
     log.error("%s %s failed", request.method, request.path, exc_info=error)
     return problem(500, INTERNAL)
 
 
 def register(blueprint: Blueprint) -> None:
-    """Let the blueprint's own views answer in problem documents, whatever handlers the app has.
+    """Let the blueprint's views respond with problem documents, whatever handlers the app has.
 
-    Each HTTP code by itself: Flask asks for a handler of the code everywhere, the app's included,
-    before it asks for a handler of the class anywhere.
+    One handler per HTTP code: Flask looks for handlers of a code, the app's included, before it
+    looks for handlers of a class.
     """
     for code in default_exceptions:
         blueprint.register_error_handler(code, from_http_error)
     blueprint.register_error_handler(errors.HeadwayError, from_headway_error)
-    blueprint.register_error_handler(Exception, of_unforeseen)
+    blueprint.register_error_handler(Exception, from_unexpected_error)
 
 
-def answer_unmatched(
+def handle_unmatched(
     app: Flask, prefix: str, root: Blueprint, is_like: Callable[[str], bool] | None
 ) -> None:
-    """Answer unmatched URLs and methods that are ours: no blueprint sees those (web fact 21).
+    """Respond to unmatched URLs and methods that belong to Headway.
 
-    Ours is what lies below ``prefix``; a path of the blueprint ``root``, asked by another method;
-    and what ``is_like`` such a path and isn't one (an id with an encoded slash). A handler in
-    ``app.errorhandler(404)`` would replace the app's own, or be replaced by it; a catch-all route
-    would take 405 and the app's own routes below the prefix. Here the app's handlers stay what they
-    are, for every other path.
+    Blueprints do not see them (web-facts#blueprint-inside-init-app). Ours are: paths below
+    ``prefix``; a path of the blueprint ``root`` with another method; and paths that ``is_like``
+    accepts (an id with an encoded slash). An ``app.errorhandler(404)`` would replace the app's own
+    handler, or be replaced by it; a catch-all route would take over 405 and the app's own routes
+    below the prefix. This way, the app's handlers stay in charge of every other path.
     """
 
     def unmatched() -> Response | None:
@@ -141,29 +138,25 @@ def answer_unmatched(
             ours = ours or _owner(app, error) == root.name
         else:
             ours = ours or (is_like is not None and is_like(request.path))
-        return secured(from_http_error(error)) if ours else None
+        return add_security_headers(from_http_error(error)) if ours else None
 
     app.before_request(unmatched)
 
 
 def _owner(app: Flask, error: MethodNotAllowed) -> str:
-    """The name of the blueprint that has the path, and takes other methods there."""
+    """The name of the blueprint that has this path with other methods."""
     adapter = app.create_url_adapter(request)
     if adapter is None or not error.valid_methods:
         return ""
     try:
         endpoint, _ = adapter.match(method=next(iter(error.valid_methods)))
-    except (
-        HTTPException
-    ):  # the router's redirect, to a path that is the app's: none of ours ends with a slash
+    except HTTPException:  # a redirect to a path of the app: none of ours ends with a slash
         return ""
     return str(endpoint).rpartition(".")[0]
 
 
-def secured(response: Response) -> Response:
-    """The headers that every answer of ours carries: it is data, and no browser should take it for
-    anything else.
-    """
+def add_security_headers(response: Response) -> Response:
+    """Add the headers of every response: it is data, and browsers must not treat it as a page."""
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
     response.headers.setdefault(
         "Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"

@@ -1,4 +1,4 @@
-"""What can be set, and where from: an explicit argument beats Flask's config, which beats the
+"""The settings. Arguments take precedence over Flask's config, which takes precedence over the
 environment.
 """
 
@@ -13,73 +13,70 @@ from headway.errors import ConfigurationError
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off", ""})
-#: A path without anything that a route or a URL would take for more than a name.
+#: A path without characters that have a meaning in routes or URLs.
 _PATH = re.compile(r"/|(?:/[\w.~-]+)+/?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One field per setting; each is also read from ``HEADWAY_<FIELD>`` in Flask's config and in
-    the environment.
+    """The settings, one field each. ``HEADWAY_<FIELD>`` sets a field in Flask's config or in the
+    environment.
 
-    Lists are given as any iterable of strings, or as one string with commas. In `load`, None means
-    "not given here": the next place is asked, at last the default below.
+    A list is any iterable of strings, or one string with commas. In `load`, None means "not set".
     """
 
-    #: Where the API stands in the Flask app; begins with a slash. The root itself can't be had:
-    #: unmatched URLs below the prefix are answered by Headway, and an app's own pages must stay its
-    #: own.
+    #: The path of the API in the Flask app; starts with a slash. Not the root itself: Headway
+    #: answers unmatched URLs below the prefix, and the app's own pages must stay its own.
     url_prefix: str = "/api/v1"
-    #: Where the dashboard stands, such as ``/jobs``; ``/`` for an app that has nothing else. None
-    #: or empty: it isn't served.
+    #: The path of the dashboard, such as ``/jobs``; ``/`` for an app with no other pages. None or
+    #: empty: no dashboard.
     dashboard: str | None = None
-    #: Who may ask: with tokens, every call wants ``Authorization: Bearer <one of them>``. Empty:
-    #: loopback clients only. Make one with ``python -c "import secrets;
-    #: print(secrets.token_urlsafe(32))"``.
+    #: Valid tokens; every request needs ``Authorization: Bearer <one of them>``. Empty: only
+    #: clients on this machine have access. Create a token with
+    #: ``python -c "import secrets; print(secrets.token_urlsafe(32))"``.
     tokens: tuple[str, ...] = field(default=(), repr=False)
-    #: Foreign origins whose pages may use the API (``https://app.example.com``); its own origin
-    #: always may.
+    #: Other origins whose pages may use the API (``https://app.example.com``). The app's own origin
+    #: is always allowed.
     origins: tuple[str, ...] = ()
-    #: Names of the tasks that ``POST /executions`` may start. Empty: it starts nothing.
-    startable: tuple[str, ...] = ()
-    #: Open streams (WebSocket, server-sent events, held polls) in one process. 0: as many as the
-    #: server under it can hold.
+    #: Names of the tasks that ``POST /executions`` may start. Empty: none.
+    startable_tasks: tuple[str, ...] = ()
+    #: Open streams (WebSocket, server-sent events, held polls) per process. 0: as many as the web
+    #: server can serve.
     max_viewers: int = 0
-    #: Whether results that were stored with pickle are read, which runs code of whoever can write
-    #: to the backend (fact 19).
+    #: Whether to read results that were stored with pickle. Reading them runs code of anyone who
+    #: can write to the backend (celery-facts#pickle-results-run-code).
     allow_pickle: bool = False
-    #: Whether ``/healthz``, ``/readyz``, ``/metrics`` and ``/openapi.json`` stand at the root as
-    #: well. Below the prefix they always do; in an app of your own the root's names are yours.
-    operations_at_root: bool = False
-    #: Whether Tensorlake's two paths stand at the root.
+    #: Whether ``/healthz``, ``/readyz``, ``/metrics`` and ``/openapi.json`` are also at the root.
+    #: They are always below the prefix; the root belongs to your app.
+    root_endpoints: bool = False
+    #: Whether Tensorlake's two paths are at the root.
     tensorlake: bool = True
-    #: The longest ``?wait=`` that is granted, seconds.
+    #: The longest ``?wait=`` of a held poll, in seconds.
     max_wait: float = 30.0
-    #: What a polling client is told to wait between calls (``Retry-After`` while an execution isn't
-    #: terminal), whole seconds.
+    #: The ``Retry-After`` of an execution that is not terminal, in whole seconds.
     retry_after: int = 1
-    #: How long a ticket for a browser's socket can be used, seconds.
+    #: How long a ticket for a browser's stream is valid, in seconds.
     ticket_lifetime: float = 30.0
-    #: The largest body of a POST, bytes.
+    #: The largest body of a POST, in bytes.
     max_body: int = 1024 * 1024
-    #: How long starting a task may wait for the broker, seconds for each step of the connection.
+    #: How long starting a task may wait for the broker, in seconds per step of the connection.
     broker_timeout: float = 2.0
-    #: How long an ``Idempotency-Key`` is remembered, seconds.
+    #: How long an ``Idempotency-Key`` is remembered, in seconds.
     idempotency_lifetime: float = 86400.0
-    #: How often a quiet stream gets a ping or a heartbeat, seconds.
+    #: Seconds between two pings or heartbeats of a quiet stream.
     ping_interval: float = 20.0
-    #: The kernel's send buffer of one viewer, bytes: what it holds isn't merged to the newest (web
-    #: fact 9).
+    #: The kernel's send buffer per viewer, in bytes. Frames in that buffer are not merged
+    #: (web-facts#send-buffer-hides-slow-viewers).
     send_buffer: int = 65536
-    #: How often a result backend that can't push is asked for what is being watched, seconds.
+    #: Seconds between two polls of a result backend without push, for watched executions.
     poll_interval: float = 1.0
 
     def __post_init__(self) -> None:
         prefix = self.url_prefix
         if not prefix.startswith("/") or prefix.endswith("/"):
             raise ConfigurationError(
-                f"url_prefix must begin with a slash, must not end with one and can't be the root, so {prefix!r} won't do. "
-                "Use for example '/api/v1' or '/headway'."
+                "url_prefix must start with a slash, must not end with one, and cannot be the root: "
+                f"{prefix!r} is not valid. Use for example '/api/v1' or '/headway'."
             )
         if self.dashboard is not None:
             if not _PATH.fullmatch(self.dashboard):
@@ -88,12 +85,13 @@ class Settings:
                 )
             if f"{self.dashboard.rstrip('/')}/".startswith(f"{prefix}/"):
                 raise ConfigurationError(
-                    f"dashboard can't stand below url_prefix, which is {prefix!r}: {self.dashboard!r}"
+                    f"dashboard must not be below url_prefix {prefix!r}, but is {self.dashboard!r}"
                 )
         for origin in self.origins:
             if "://" not in origin or origin.count("/") != 2:
                 raise ConfigurationError(
-                    f"origins are written scheme://host[:port], such as https://app.example.com; {origin!r} is not one"
+                    "An origin is scheme://host[:port], such as https://app.example.com; "
+                    f"{origin!r} is not valid"
                 )
         for name in (
             "max_wait",
@@ -106,45 +104,47 @@ class Settings:
             "poll_interval",
         ):
             if not getattr(self, name) > 0:
-                raise ConfigurationError(f"{name} must be above 0, not {getattr(self, name)!r}")
+                raise ConfigurationError(
+                    f"{name} must be greater than 0, not {getattr(self, name)!r}"
+                )
         if self.max_viewers < 0:
             raise ConfigurationError(
-                f"max_viewers must be 0 (as many as the server can hold) or above, not {self.max_viewers!r}"
+                "max_viewers must be 0 (as many as the server can serve) or more, "
+                f"not {self.max_viewers!r}"
             )
 
     @classmethod
     def load(
         cls, explicit: Mapping[str, Any], config: Mapping[str, Any], environ: Mapping[str, str]
     ) -> Settings:
-        """Ask the three places for every field. Raises ``ConfigurationError`` for a name or a value
-        that can't be right.
-        """
+        """Read every field. Raises ``ConfigurationError`` for an unknown name or an invalid value."""
         unknown = sorted(set(explicit) - {f.name for f in fields(cls)})
         if unknown:
             raise ConfigurationError(
-                f"Headway() knows no setting {', '.join(unknown)}; see headway.server.settings.Settings"
+                f"Unknown setting of Headway(): {', '.join(unknown)}; see "
+                "headway.server.settings.Settings"
             )
         chosen: dict[str, Any] = {}
         for each in fields(cls):
             key = f"HEADWAY_{each.name.upper()}"
-            for value, place in (
+            for value, source in (
                 (explicit.get(each.name), each.name),
                 (config.get(key), key),
                 (environ.get(key), key),
             ):
                 if value is not None:
-                    chosen[each.name] = _parsed(_PARSERS[str(each.type)], value, place)
+                    chosen[each.name] = _parsed(_PARSERS[str(each.type)], value, source)
                     break
         return cls(**chosen)
 
 
-def _parsed(parse: Callable[[Any], Any], value: Any, place: str) -> Any:
+def _parsed(parse: Callable[[Any], Any], value: Any, source: str) -> Any:
     try:
         return parse(value)
     except (TypeError, ValueError):
-        # The value itself stays out of the text: it may be a secret that went to the wrong
-        # variable.
-        raise ConfigurationError(f"{place} can't be read as {parse.__name__.strip('_')}") from None
+        # Without the value: it may be a secret that was put into the wrong variable.
+        expected = _EXPECTED[parse]
+        raise ConfigurationError(f"{source} must be {expected}") from None
 
 
 def _strings(value: Any) -> tuple[str, ...]:
@@ -160,11 +160,11 @@ def _text(value: Any) -> str:
     return value
 
 
-def _text_or_nothing(value: Any) -> str | None:
+def _optional_text(value: Any) -> str | None:
     return _text(value) or None
 
 
-def _yes_or_no(value: Any) -> bool:
+def _bool(value: Any) -> bool:
     word = value.strip().lower() if isinstance(value, str) else value
     if word in _TRUE or word is True:
         return True
@@ -173,11 +173,21 @@ def _yes_or_no(value: Any) -> bool:
     raise ValueError
 
 
+#: What a value of each parser must be, for the error message.
+_EXPECTED: Mapping[Callable[[Any], Any], str] = {
+    _text: "a string",
+    _optional_text: "a string",
+    _strings: "a list of strings, or one string with commas",
+    int: "a whole number",
+    float: "a number",
+    _bool: "true or false",
+}
+
 _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "str": _text,
-    "str | None": _text_or_nothing,
+    "str | None": _optional_text,
     "tuple[str, ...]": _strings,
     "int": int,
     "float": float,
-    "bool": _yes_or_no,
+    "bool": _bool,
 }

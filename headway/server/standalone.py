@@ -1,9 +1,9 @@
-"""A web server for any Celery project: dashboard and API of one app, and nothing else. What
-``celery -A proj headway web`` runs.
+"""A web server for any Celery project: dashboard and API of one app.
 
-gunicorn loads `create_app` in a process of its own, whose gevent has patched the standard library
-before anything of Celery or Redis was imported. In the process of the command it would be too late:
-there the project is loaded already (web fact 23).
+``celery -A proj headway web`` runs it. gunicorn calls `create_app` in a process of its own, in which
+gevent has patched the standard library before Celery or Redis were imported. In the process of the
+command that would be too late: it has imported the project already
+(web-facts#gunicorn-gevent-extra).
 """
 
 from __future__ import annotations
@@ -19,38 +19,37 @@ from flask import Flask
 from headway.server.auth import check_bind
 from headway.server.extension import Headway
 
-#: In the environment: the app's name, as ``celery -A`` takes it.
+#: The environment variable with the app's name, as for ``celery -A``.
 APP = "HEADWAY_APP"
 TOKENS = "HEADWAY_TOKENS"
 
-#: Named, so that gunicorn reads no ``gunicorn.conf.py`` of the project's, which is for another
-#: server.
+#: Passed to gunicorn, so that it does not read the project's ``gunicorn.conf.py``, which is for
+#: another server.
 SETTINGS = Path(__file__).with_name("gunicorn_settings.py")
 
 
 def create_app() -> Flask:
-    """The Flask app of the Celery app that the environment names."""
+    """The Flask app for the Celery app that the environment names."""
     flask_app = Flask("headway.standalone", static_folder=None)
-    Headway(flask_app, celery=find_app(os.environ[APP]), dashboard="/", operations_at_root=True)
+    Headway(flask_app, celery=find_app(os.environ[APP]), dashboard="/", root_endpoints=True)
     return flask_app
 
 
 def serve(app_name: str, host: str, port: int, tokens: str | None) -> NoReturn:
-    """Become the server: this process is replaced, and signals go where they belong.
+    """Replace this process with the server, so that signals reach it.
 
-    Raises ``ConfigurationError`` where it would be open to everybody.
+    Raises ``ConfigurationError`` if it would be open to the network without tokens.
     """
     environ = dict(os.environ) | {APP: app_name}
     if tokens is not None:
-        environ[TOKENS] = (
-            tokens  # and not on the command line, which every user of the machine can read
-        )
+        # Not on the command line: every user of the machine can read that.
+        environ[TOKENS] = tokens
     check_bind(host, environ.get(TOKENS))
-    os.execve(sys.executable, [sys.executable, *command(host, port)], environ)  # noqa: S606  (no shell is wanted)
+    os.execve(sys.executable, [sys.executable, *command(host, port)], environ)  # noqa: S606 - no shell needed
 
 
 def command(host: str, port: int) -> list[str]:
-    """The arguments of Python."""
+    """The arguments for Python."""
     address = f"{f'[{host}]' if ':' in host else host}:{port}"
     return [
         "-m",

@@ -19,7 +19,7 @@ from headway.server.streams.fanout import BURST, Fanout
 
 
 class Eye:
-    def tell(self, change):
+    def deliver(self, change):
         pass
 
 
@@ -41,10 +41,10 @@ def ask():
 
 for work in (answer, ask):
     threading.Thread(target=work, daemon=True).start()
-with Fanout(Counts()) as teller:
-    teller.tell([Eye()], Change("x", None, ()))
+with Fanout(Counts()) as fanout:
+    fanout.deliver([Eye()], Change("x", None, ()))
     assert not answered, "nobody had a turn yet"
-    teller.tell([Eye() for _ in range(100 * BURST)], Change("x", None, ()))
+    fanout.deliver([Eye() for _ in range(100 * BURST)], Change("x", None, ()))
 print("answered", len(answered), flush=True)
 """
 
@@ -53,7 +53,7 @@ def test_who_waits_for_the_network_gets_a_turn() -> None:
     """While thousands are told, a server and its client go on talking: each gets a turn for each
     burst, or nearly.
     """
-    with Process([sys.executable, "-c", PROGRAM], name="teller") as process:
+    with Process([sys.executable, "-c", PROGRAM], name="fanout") as process:
         answered = int(process.wait_log(r"^answered (\d+)$")[1])
         assert process.wait() == 0
     assert 25 <= answered <= 100

@@ -246,7 +246,7 @@ def test_a_broker_that_never_was_there(scheme: str, way: str) -> None:
         if way == "silent":
             silent.listen()
         celery = Celery("away", broker=f"{scheme}://127.0.0.1:{port}//", set_as_current=False)
-        with mounted_app(celery=celery, startable=["some.task"], broker_timeout=0.2) as made:
+        with mounted_app(celery=celery, startable_tasks=["some.task"], broker_timeout=0.2) as made:
             call = threading.Thread(
                 target=lambda: answers.append(
                     made.client.post("/api/v1/executions", json={"task": "some.task"})
@@ -264,7 +264,7 @@ def test_a_broker_of_another_kind(rabbitmq: RabbitMQ) -> None:
     """On RabbitMQ a task is started as well, with the same connection settings of ours."""
     celery = Celery("rabbit", broker=rabbitmq.url, set_as_current=False)
     celery.conf.task_default_queue = f"rest-{uuid.uuid4().hex}"
-    with mounted_app(celery=celery, startable=["some.task"], broker_timeout=60) as made:
+    with mounted_app(celery=celery, startable_tasks=["some.task"], broker_timeout=60) as made:
         execution_id = made.client.post(
             "/api/v1/executions", json={"task": "some.task", "args": [1]}
         ).get_json()["execution_id"]

@@ -312,8 +312,8 @@ def test_too_many(make: Callable[..., InprocessServer], look: Look) -> None:
     """Beyond the limit a viewer is told so, and a place that is left can be taken."""
     home = make(max_viewers=1)
     run = home.runs.begin().report(1, 10)
-    with ExitStack() as seat:
-        seat.enter_context(home.webs[0].headway.hub.budget.seat(Seat.POLL))
+    with ExitStack() as slot:
+        slot.enter_context(home.webs[0].headway.hub.limiter.slot(Seat.POLL))
         assert look(home, run).ends() == "full"
     look(home, run).sees("running", "running", 1)
 
@@ -344,6 +344,6 @@ def test_going_down(home: InprocessServer, look: Look) -> None:
     run = home.runs.begin().report(1, 10)
     viewer = look(home, run)
     viewer.sees("running", "running", 1)
-    home.webs[0].headway.hub.keeper.send_away()
+    home.webs[0].headway.hub.supervisor.close_all()
     assert viewer.ends() == "back"
     told(viewer, [at(1)], "status")

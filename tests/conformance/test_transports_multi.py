@@ -93,9 +93,9 @@ def test_who_asks_again_at_once(
         answer = put(line, item)
         if getattr(item, "kind", "") == last and not asked:
             asked.append(True)
-            [viewer] = home.webs[0].headway.hub.keeper._streams
+            [viewer] = home.webs[0].headway.hub.supervisor._streams
             assert isinstance(viewer, websocket_multi.ManyViewer)
-            viewer.heard(json.dumps(order))
+            viewer.on_message(json.dumps(order))
         return answer
 
     monkeypatch.setattr(

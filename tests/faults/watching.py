@@ -66,7 +66,7 @@ class Eye:
     polled: list[Execution] = field(default_factory=list)
     refused: HeadwayError | None = None
 
-    def tell(self, change: Change) -> None:
+    def deliver(self, change: Change) -> None:
         """See `news.Viewer`."""
         self.frames += change.frames
         if change.execution is not None:

@@ -64,7 +64,7 @@ class Web:
     @property
     def viewers(self) -> int:
         """Seats taken."""
-        return self.headway.hub.budget.taken
+        return self.headway.hub.limiter.taken
 
     def hears(self, execution_id: str) -> bool:
         """Have the feed listen to it; whether it does by now. A viewer's first frames don't tell:
@@ -125,7 +125,7 @@ class InprocessServer:
         """
         until(
             lambda: all(
-                web.headway.hub._cut
+                web.headway.hub._disconnected
                 for web in self.webs
                 if web.headway.hub.feed._thread is not None
             )

@@ -104,11 +104,11 @@ class TlsProxy:
                     continue  # it doesn't trust us
                 server = socket.create_connection(self._to)
                 self._open += [client, server]
-            self._run(_pump, client, server)
-            self._run(_pump, server, client)
+            self._run(_run_loop, client, server)
+            self._run(_run_loop, server, client)
 
 
-def _pump(source: socket.socket, sink: socket.socket) -> None:
+def _run_loop(source: socket.socket, sink: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
             sink.sendall(data)

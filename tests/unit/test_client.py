@@ -467,7 +467,7 @@ class TestWatching:
         server.begin("a")
         following = Following(client, "a")
         following.until("StatusChanged")
-        for stream in list(server.headway.hub.keeper._streams):
+        for stream in list(server.headway.hub.supervisor._streams):
             stream.end(1012, "The server is going down")
         following.until("StatusChanged", "Interrupted", "StatusChanged")
         server.end("a")

@@ -58,12 +58,12 @@ def test_backlog(items: list[tuple[str, str]]) -> None:
     out.
     """
     backlog: Backlog[Frame] = Backlog()
-    put = [frame(kind, execution_id, number) for number, (kind, execution_id) in enumerate(items)]
-    for each in put:
-        backlog.put(each)
+    enqueue = [frame(kind, execution_id, number) for number, (kind, execution_id) in enumerate(items)]
+    for each in enqueue:
+        backlog.enqueue(each)
     taken = list(iter(backlog.take, None))
     for execution_id in "ab":
-        of_it = [each for each in put if each.execution_id == execution_id]
+        of_it = [each for each in enqueue if each.execution_id == execution_id]
         following = [each.kind for each in of_it[1:]] + [None]
         wanted = [
             each
@@ -106,14 +106,14 @@ class Pair:
 def pair() -> Iterator[Pair]:
     pair = Pair()
     yield pair
-    pair.line.shut()
+    pair.line.shutdown_both()
     pair.ours.close()
     pair.viewer.close()
 
 
 def test_line_sends_at_once(pair: Pair) -> None:
     """What the kernel takes goes out within the call."""
-    pair.line.put(Bytes(b"abc"))
+    pair.line.enqueue(Bytes(b"abc"))
     assert pair.read(3) == b"abc"
     assert not pair.line.waiting
 
@@ -124,7 +124,7 @@ def test_line_never_waits_and_loses_nothing(pair: Pair) -> None:
     """
     items = [bytes([number]) * 500_000 for number in range(1, 6)]
     for item in items:
-        pair.line.put(Bytes(item))
+        pair.line.enqueue(Bytes(item))
     assert pair.line.waiting
     assert pair.read(2_500_000) == b"".join(items)
     until(lambda: not pair.line.waiting)
@@ -132,12 +132,12 @@ def test_line_never_waits_and_loses_nothing(pair: Pair) -> None:
 
 def test_line_merges_what_waits(pair: Pair) -> None:
     """While nothing is read, reports merge to the newest, and the end is still sent last."""
-    pair.line.put(Bytes(b"-" * 500_000))
+    pair.line.enqueue(Bytes(b"-" * 500_000))
     reports = [frame("progress", "x", number) for number in range(1000)]
     for report in reports:
-        pair.line.put(report)
+        pair.line.enqueue(report)
     end = frame("completed", "x", 1000)
-    pair.line.put(end)
+    pair.line.enqueue(end)
     wanted = reports[-1].on_wire + end.on_wire
     assert pair.read(500_000 + len(wanted))[500_000:] == wanted
     assert pair.counts[Count.MERGED] == 999
@@ -146,24 +146,24 @@ def test_line_merges_what_waits(pair: Pair) -> None:
 
 def test_line_says_when_too_much_waits(pair: Pair) -> None:
     """What can't be merged is bounded: the line says when a viewer has let too much pile up."""
-    pair.line.put(Bytes(b"-" * 500_000))
+    pair.line.enqueue(Bytes(b"-" * 500_000))
     for number in range(MAX_WAITING):
-        pair.line.put(frame("status", "x", number))
-        assert not pair.line.overrun
-    pair.line.put(frame("status", "x", 0))
-    assert pair.line.overrun
+        pair.line.enqueue(frame("status", "x", number))
+        assert not pair.line.overflowed
+    pair.line.enqueue(frame("status", "x", 0))
+    assert pair.line.overflowed
 
 
 def test_line_holds_so_much_and_no_more(pair: Pair) -> None:
     """Beyond twice what may wait nothing is taken: memory is bounded, whoever is late to act on it,
     and it isn't forgotten.
     """
-    pair.line.put(Bytes(b"-" * 500_000))
+    pair.line.enqueue(Bytes(b"-" * 500_000))
     for _ in range(10 * MAX_WAITING):
-        pair.line.put(Bytes(b"x"))
+        pair.line.enqueue(Bytes(b"x"))
     assert pair.read(500_000 + 2 * MAX_WAITING)[500_000:] == b"x" * 2 * MAX_WAITING
     until(lambda: not pair.line.waiting)
-    assert pair.line.overrun, "it lacks something, so it may not go on as if nothing were"
+    assert pair.line.overflowed, "it lacks something, so it may not go on as if nothing were"
     assert pair.counts[Count.DROPPED] == 0, "only frames are counted"
 
 
@@ -174,14 +174,14 @@ def test_nothing_follows_a_close(pair: Pair) -> None:
     pair.line.send(
         b"HTTP/1.1 101 Switching Protocols"
     )  # 0x48: by its last four bits this would be a close
-    pair.line.put(frame("status", "x", 1))
+    pair.line.enqueue(frame("status", "x", 1))
     pong, close = b"\x8a\x02\x88\x00", b"\x88\x02\x03\xe8"
     pair.line.send(pong)
-    pair.line.put(end := frame("completed", "x", 2))
+    pair.line.enqueue(end := frame("completed", "x", 2))
     pair.line.send(pong + close)
-    pair.line.put(frame("progress", "x", 3))
+    pair.line.enqueue(frame("progress", "x", 3))
     pair.line.send(pong)
-    pair.line.shut()
+    pair.line.shutdown_both()
     assert pair.viewer.recv(65536).endswith(pong + end.on_wire + pong + close)
 
 
@@ -189,21 +189,21 @@ def test_line_of_a_viewer_that_left(pair: Pair) -> None:
     """Sending to a viewer that has gone raises nothing, keeps nothing, and the flusher lets go of
     it; frames are counted.
     """
-    pair.line.put(Bytes(b"-" * 500_000))
-    pair.line.put(frame("status", "x", 1))
-    pair.line.put(Bytes(PING))
+    pair.line.enqueue(Bytes(b"-" * 500_000))
+    pair.line.enqueue(frame("status", "x", 1))
+    pair.line.enqueue(Bytes(PING))
     pair.viewer.close()
     until(lambda: pair.line.broken and not pair.line.waiting)
-    pair.line.put(frame("status", "x", 2))
+    pair.line.enqueue(frame("status", "x", 2))
     assert not pair.line.waiting
     assert pair.counts[Count.DROPPED] == 3
 
 
 def test_line_that_is_shut_while_it_waits(pair: Pair) -> None:
     """A line that is given up takes its flusher's thread along (the room is left empty)."""
-    pair.line.put(Bytes(b"-" * 500_000))
+    pair.line.enqueue(Bytes(b"-" * 500_000))
     assert pair.line.waiting
-    pair.line.shut()
+    pair.line.shutdown_both()
     assert not pair.line.waiting
 
 
@@ -213,11 +213,11 @@ def test_slow_lines_share_one_flusher() -> None:
     flusher = pairs[0].flusher
     for pair in pairs:
         pair.line._flusher = flusher
-        pair.line.put(Bytes(b"-" * 300_000))
+        pair.line.enqueue(Bytes(b"-" * 300_000))
     for pair in reversed(pairs):
         assert len(pair.read(300_000)) == 300_000
     for pair in pairs:
-        pair.line.shut()
+        pair.line.shutdown_both()
         pair.ours.close()
         pair.viewer.close()
 
@@ -236,7 +236,7 @@ def worker(kind: str, *, threads: int = 1, connections: int = 1000) -> Any:
 @pytest.mark.parametrize(
     ("of", "limit"),
     [
-        (None, limits.UNKNOWN_SERVER),
+        (None, limits.DEFAULT_CAPACITY),
         (worker("gevent"), 900),
         (worker("gevent", connections=2000), 1800),
         (worker("gevent", connections=5), 0),
@@ -260,18 +260,18 @@ def test_budget() -> None:
     """A seat is given back when its block ends; beyond the limit there is none, nor more than the
     server holds.
     """
-    budget = ConnectionLimiter(2)
+    limiter = ConnectionLimiter(2)
     with (
-        budget.seat(Transport.SOCKET),
-        budget.seat(Transport.POLL),
+        limiter.slot(Transport.SOCKET),
+        limiter.slot(Transport.POLL),
         pytest.raises(TooManyRequests),
-        budget.seat(Transport.POLL),
+        limiter.slot(Transport.POLL),
     ):
         pass
-    assert budget.taken == 0
-    assert (budget.refused(Transport.SOCKET), budget.refused(Transport.POLL)) == (0, 1)
-    assert ConnectionLimiter(10**9).limit == limits.UNKNOWN_SERVER
-    assert ConnectionLimiter().limit == limits.UNKNOWN_SERVER
+    assert limiter.taken == 0
+    assert (limiter.refused(Transport.SOCKET), limiter.refused(Transport.POLL)) == (0, 1)
+    assert ConnectionLimiter(10**9).limit == limits.DEFAULT_CAPACITY
+    assert ConnectionLimiter().limit == limits.DEFAULT_CAPACITY
 
 
 def test_gunicorn_is_found_by_its_handler(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,12 +313,12 @@ def test_keeper_sends_away_when_the_server_goes_down(monkeypatch: pytest.MonkeyP
     """
     going = worker("gthread")
     monkeypatch.setattr("headway.server.streams.supervisor.gunicorn_worker", lambda: going)
-    keeper, early, late = StreamSupervisor(), Recorded(), Recorded()
-    with keeper.keeping(early):
+    supervisor, early, late = StreamSupervisor(), Recorded(), Recorded()
+    with supervisor.supervise(early):
         assert not early.ends
         going.alive = False
         until(lambda: early.ends == [GOING_DOWN])
-        with keeper.keeping(late):
+        with supervisor.supervise(late):
             assert late.ends == [GOING_DOWN]
 
 
@@ -328,7 +328,7 @@ def test_keeper_checks_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     monkeypatch.setattr("headway.server.streams.supervisor.CHECK_INTERVAL", 0.01)
     monkeypatch.setattr("headway.server.streams.supervisor.WATCH_INTERVAL", 0.01)
-    keeper, bad, good = StreamSupervisor(), Recorded(), Recorded()
+    supervisor, bad, good = StreamSupervisor(), Recorded(), Recorded()
     bad.fails = True
-    with keeper.keeping(bad), keeper.keeping(good):
+    with supervisor.supervise(bad), supervisor.supervise(good):
         until(lambda: bad.checks > 2 and good.checks > 2)

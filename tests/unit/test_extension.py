@@ -130,7 +130,7 @@ class TestMounting:
         """
         app = Flask("own")
         app.add_url_rule("/healthz", "mine", lambda: "mine")
-        with mounted_app(app, operations_at_root=True) as server:
+        with mounted_app(app, root_endpoints=True) as server:
             assert server.client.get("/healthz").get_data() == b"mine"
             assert server.client.get("/readyz").status_code == 200
             assert "/healthz" in caplog.text
@@ -151,7 +151,7 @@ class TestLock:
         """With tokens set no route answers a stranger but probes, description and scripts: whatever
         is added later, too.
         """
-        with mounted_app(tokens="a-token", operations_at_root=True) as server:
+        with mounted_app(tokens="a-token", root_endpoints=True) as server:
             server.publish("x")
             routes = our_routes(server)
             assert len(routes) > 10
@@ -305,7 +305,7 @@ class TestOperations:
     def test_at_the_root(self) -> None:
         """They stand at the root where that was asked for, and only then."""
         names = ("/healthz", "/readyz", "/metrics", "/openapi.json")
-        with mounted_app(operations_at_root=True) as server:
+        with mounted_app(root_endpoints=True) as server:
             assert [server.client.get(name).status_code for name in names] == [200] * 4
         with mounted_app() as server:
             assert [server.client.get(name).status_code for name in names] == [404] * 4

@@ -66,7 +66,7 @@ class Eye:
         self.refused: HeadwayError | None = None
         self.fails = False
 
-    def tell(self, change: Change) -> None:
+    def deliver(self, change: Change) -> None:
         self.frames += change.frames
         if self.fails:
             raise RuntimeError("this viewer was told to fail")
@@ -657,7 +657,7 @@ def test_wait_returns_news_at_once(house: House) -> None:
     assert house.hub.wait(run.id, lambda execution: True, 30).progress.current == 1  # type: ignore[union-attr]
     assert not house.hub.watched
     assert not house.feed.watched
-    assert house.hub.budget.taken == 0
+    assert house.hub.limiter.taken == 0
 
 
 def test_wait_is_held_until_there_is_news(house: House) -> None:
@@ -701,7 +701,7 @@ def test_wait_backend_away(house: House) -> None:
     house.store.away = True
     with pytest.raises(Unavailable):
         house.hub.wait(run.id, lambda execution: True, 30)
-    assert house.hub.budget.taken == 0
+    assert house.hub.limiter.taken == 0
 
 
 def test_wait_takes_a_seat() -> None:

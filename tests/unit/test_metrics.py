@@ -25,7 +25,7 @@ def test_metrics_of_the_streams() -> None:
         server.publish("some-id")
         attempt = server.begin("some-id")
         assert attempt == 1
-        with hub.budget.seat(Transport.SOCKET):
+        with hub.limiter.slot(Transport.SOCKET):
             hub.attach("some-id", eye)
             until(lambda: sample("headway_frames_total") == 1.0)
             assert sample("headway_backend_reads_total") == 1.0

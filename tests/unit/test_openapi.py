@@ -47,9 +47,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[MountedApp]:
     # up; how long is granted is proved elsewhere.
     with mounted_app(
         celery=celery,
-        startable=["tasks.any"],
+        startable_tasks=["tasks.any"],
         max_wait=0.01,
-        operations_at_root=True,
+        root_endpoints=True,
         authorize=lambda *_: True,
     ) as made:
         for execution_id in ("queued", "running", "failed", "done"):

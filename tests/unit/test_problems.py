@@ -119,7 +119,7 @@ def test_an_unmatched_url(server: MountedApp, method: str, path: str) -> None:
 )
 def test_an_unmatched_method(method: str, path: str) -> None:
     """405 says which methods there are, below the prefix and at the root."""
-    with mounted_app(operations_at_root=True) as server:
+    with mounted_app(root_endpoints=True) as server:
         response = server.client.open(path, method=method)
     assert_problem(response, 405)
     wanted = {"POST", "OPTIONS"} if path.endswith("tickets") else {"GET", "HEAD", "OPTIONS"}

@@ -55,10 +55,10 @@ def test_who_comes_back_is_told_what_came_since(before: Execution, after: Execut
     have been told anyway.
     """
     *_, last = opening_frames(before, NOW)
-    written = str(ResumeToken.behind(last["type"], before))
+    written = str(ResumeToken.after_frame(last["type"], before))
     bookmark = ResumeToken.parse(written)
     assert bookmark is not None
-    assert list(frames_between(bookmark.believed(after), after, NOW)) == list(
+    assert list(frames_between(bookmark.as_execution(after), after, NOW)) == list(
         frames_between(before, after, NOW)
     )
 
@@ -70,9 +70,9 @@ def test_who_was_cut_off_between_two_frames(before: Execution, after: Execution)
     """
     told = list(frames_between(before, after, NOW))
     for number, frame in enumerate(told[:-1]):
-        bookmark = ResumeToken.behind(frame["type"], after)
+        bookmark = ResumeToken.after_frame(frame["type"], after)
         assert bookmark is not None
-        assert list(frames_between(bookmark.believed(after), after, NOW)) == told[number + 1 :]
+        assert list(frames_between(bookmark.as_execution(after), after, NOW)) == told[number + 1 :]
 
 
 def test_who_saw_the_status_of_an_end() -> None:
@@ -81,9 +81,9 @@ def test_who_saw_the_status_of_an_end() -> None:
     """
     over = Execution("x", Status.FAILED, Phase.FAILED, Progress(1, 2), attempt=1)
     status, end = opening_frames(over, NOW)
-    bookmark = ResumeToken.behind(status["type"], over)
+    bookmark = ResumeToken.after_frame(status["type"], over)
     assert bookmark is not None
-    assert list(frames_between(bookmark.believed(over), over, NOW)) == [end]
+    assert list(frames_between(bookmark.as_execution(over), over, NOW)) == [end]
 
 
 def test_the_same_report_has_the_same_mark() -> None:
@@ -95,7 +95,7 @@ def test_the_same_report_has_the_same_mark() -> None:
     )
     assert one.progress is not None
     other = replace(one, progress=replace(one.progress, timestamp=None, rate=2.0), updated_at=NOW)
-    assert str(ResumeToken.behind("progress", one)) == str(ResumeToken.behind("progress", other))
+    assert str(ResumeToken.after_frame("progress", one)) == str(ResumeToken.after_frame("progress", other))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_who_knows_more_than_this_process() -> None:
         )  # a message that is still on its way here
         server.report("a", 2, 4)
         server.store._callbacks = callbacks
-        known = ResumeToken.behind("progress", server.headway.look("a"))
+        known = ResumeToken.after_frame("progress", server.headway.look("a"))
         answer = server.client.get(
             "/api/v1/executions/a/progress/events", headers={"Last-Event-ID": str(known)}
         )

@@ -19,7 +19,7 @@ def test_an_argument_beats_the_config_which_beats_the_environment() -> None:
     }
     config = {"HEADWAY_TOKENS": ["config"], "HEADWAY_STARTABLE": "tasks.config"}
     settings = Settings.load({"tokens": ["argument"]}, config, environ)
-    assert (settings.tokens, settings.startable, settings.max_viewers) == (
+    assert (settings.tokens, settings.startable_tasks, settings.max_viewers) == (
         ("argument",),
         ("tasks.config",),
         7,

@@ -53,7 +53,7 @@ STARTABLE = ("tasks.add", "tasks.bound", "tasks.loose", "elsewhere.only")
 
 @pytest.fixture
 def server() -> Iterator[MountedApp]:
-    with mounted_app(celery=celery_app(), startable=STARTABLE) as made:
+    with mounted_app(celery=celery_app(), startable_tasks=STARTABLE) as made:
         yield made
 
 
@@ -240,7 +240,7 @@ class TestRefused:
 
     def test_too_large(self) -> None:
         """A body over the limit is a 413."""
-        with mounted_app(celery=celery_app(), startable=STARTABLE, max_body=100) as server:
+        with mounted_app(celery=celery_app(), startable_tasks=STARTABLE, max_body=100) as server:
             assert start(server, "tasks.loose").status_code == 202
             assert_problem(start(server, "tasks.loose", "x" * 100), 413, "100")
 
@@ -289,7 +289,7 @@ class TestAway:
         celery.conf.result_backend = "redis://127.0.0.1:1/0"
         celery.tasks["tasks.loose"].ignore_result = True
         with (
-            mounted_app(celery=celery, startable=STARTABLE) as server,
+            mounted_app(celery=celery, startable_tasks=STARTABLE) as server,
             celery.connection_for_read() as connection,
         ):
             for task, ignored in (
@@ -425,7 +425,7 @@ class TestIdempotency:
     def test_a_key_belongs_to_its_caller(self) -> None:
         """Two callers may think of the same key, and neither learns the other's id."""
         with mounted_app(
-            celery=celery_app(), startable=STARTABLE, tokens=["one-token", "two-token"]
+            celery=celery_app(), startable_tasks=STARTABLE, tokens=["one-token", "two-token"]
         ) as server:
             ids = {
                 start(
@@ -440,7 +440,7 @@ class TestIdempotency:
         theirs: 422.
         """
         with mounted_app(
-            celery=celery_app(), startable=STARTABLE, authorize=lambda *_: True
+            celery=celery_app(), startable_tasks=STARTABLE, authorize=lambda *_: True
         ) as server:
             assert_problem(start(server, "tasks.loose", key="k"), 422, "Idempotency-Key", "token")
             assert messages(server) == []
@@ -456,7 +456,7 @@ class TestIdempotency:
             return action is Action.START or execution_id in readable
 
         with mounted_app(
-            celery=celery_app(), startable=STARTABLE, tokens="a-token", authorize=rule
+            celery=celery_app(), startable_tasks=STARTABLE, tokens="a-token", authorize=rule
         ) as server:
             bearer = {"Authorization": "Bearer a-token"}
             first = start(server, "tasks.loose", key="k", headers=bearer).get_json()
@@ -581,7 +581,7 @@ class TestIdempotency:
 def test_who_may_is_asked_first() -> None:
     """A stranger's body isn't read: no token is 401, whatever was sent."""
     with mounted_app(
-        celery=celery_app(), startable=STARTABLE, tokens="a-token", max_body=10
+        celery=celery_app(), startable_tasks=STARTABLE, tokens="a-token", max_body=10
     ) as server:
         for body in ("{", "x" * 100, json.dumps({"task": "tasks.secret"})):
             assert_problem(server.client.post(URL, data=body, content_type="application/json"), 401)

@@ -56,10 +56,10 @@ def test_pongs_that_pile_up(pair: Pair) -> None:
     viewer = Ended(pair.line)
     for _ in range(MAX_WAITING):
         pair.line.put(Bytes(PING))
-    viewer.check(pair.line.moved)
+    viewer.check(pair.line.last_sent_at)
     assert viewer.ended is None
     pair.line.put(Bytes(PING))
-    viewer.check(pair.line.moved)
+    viewer.check(pair.line.last_sent_at)
     assert viewer.ended == TOO_SLOW
 
 
@@ -69,9 +69,9 @@ def test_complaints_that_pile_up(pair: Pair) -> None:
     """
     viewer = Ended(pair.line)
     for _ in range(MAX_WAITING):
-        viewer.complain("not_found", "There is none", "x")
+        viewer.send_error("not_found", "There is none", "x")
     assert viewer.ended is None
-    viewer.complain("not_found", "There is none", "x")
+    viewer.send_error("not_found", "There is none", "x")
     assert viewer.ended == TOO_SLOW
     viewer.end(*TOO_SLOW)
     assert pair.counts[Count.CUT_OFF] == 1
@@ -83,7 +83,7 @@ def test_one_that_catches_up_stays(pair: Pair) -> None:
     for _ in range(MAX_WAITING + 1):
         pair.line.put(Bytes(PING))
     pair.read(500_000 + (MAX_WAITING + 1) * len(PING))
-    viewer.check(pair.line.moved)
+    viewer.check(pair.line.last_sent_at)
     assert viewer.ended is None
 
 
@@ -94,10 +94,10 @@ def test_no_frame_follows_an_end() -> None:
     pair = Pair()
     try:
         viewer = Ended(pair.line)
-        viewer.tell(Change("x", None, (Frame({"type": "failed", "execution_id": "x"}),)))
+        viewer.deliver(Change("x", None, (Frame({"type": "failed", "execution_id": "x"}),)))
         assert b"failed" in pair.viewer.recv(100)
         assert viewer.ended is not None
-        viewer.tell(Change("x", None, (Frame({"type": "status", "execution_id": "x"}),)))
+        viewer.deliver(Change("x", None, (Frame({"type": "status", "execution_id": "x"}),)))
         pair.viewer.setblocking(False)
         with pytest.raises(BlockingIOError):
             pair.viewer.recv(100)
@@ -115,7 +115,7 @@ def test_no_ping_follows_an_end() -> None:
     try:
         viewer = Ended(pair.line)
         viewer.end(1000, "over")
-        viewer.check(pair.line.heard + 1e6)
+        viewer.check(pair.line.last_received_at + 1e6)
         pair.viewer.setblocking(False)
         with pytest.raises(BlockingIOError):
             pair.viewer.recv(100)
@@ -138,7 +138,7 @@ def test_an_event_stream_that_nobody_reads_is_cut_off() -> None:
         body = viewer.events()
         next(body)
         viewer.check(time.monotonic() + 60_000)
-        viewer.tell(Change("a", execution, (Frame(frames.status_frame(execution, utc_now())),)))
+        viewer.deliver(Change("a", execution, (Frame(frames.status_frame(execution, utc_now())),)))
         assert b"event: status" in next(body)  # and doesn't come for more: it is being written
         viewer.check(time.monotonic() + 1000)
         assert counts[Count.CUT_OFF] == 0

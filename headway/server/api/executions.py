@@ -1,94 +1,94 @@
-"""The two GETs of the Progress Query API, and the ticket."""
+"""One execution over HTTP: its state, its progress, its history, its cancellation; and tickets."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from flask import Blueprint, Response, request
 
+from headway.cancellation import request_cancel
 from headway.core import frames
 from headway.errors import InvalidRequest
 from headway.models import Execution
 from headway.server.auth import Action
+from headway.server.http_helpers import checked_id, client_has, conditional, read_body, uncached
+from headway.server.services import Services
 
-if TYPE_CHECKING:
-    from headway.server.extension import Headway
-
-#: An execution as a body; None: nothing to say yet (204).
-Shape = Callable[[Execution], frames.Json | None]
+#: An execution as a response body; None if there is nothing to show yet (204).
+ExecutionSerializer = Callable[[Execution], frames.Json | None]
 
 
-def register(blueprint: Blueprint, headway: Headway) -> None:
+def register(blueprint: Blueprint, services: Services) -> None:
     """Add the routes."""
 
     @blueprint.get("/executions/<execution_id>")
     def execution(execution_id: str) -> Response:
-        return answer(headway, execution_id, frames.execution_json)
+        return get_response(services, execution_id, frames.execution_json)
 
     @blueprint.get("/executions/<execution_id>/progress")
     def progress(execution_id: str) -> Response:
-        return answer(headway, execution_id, lambda found: frames.progress_json(found.progress))
+        return get_response(
+            services, execution_id, lambda found: frames.progress_json(found.progress)
+        )
+
+    @blueprint.get("/executions/<execution_id>/history")
+    def history(execution_id: str) -> Response:
+        services.policy.authorize(request, Action.READ, checked_id(execution_id))
+        found = services.get_execution(execution_id)
+        kept = services.store.history(execution_id)
+        return _response(services, found, lambda execution: frames.history_json(execution, kept))
+
+    @blueprint.post("/executions/<execution_id>/cancel")
+    def cancel(execution_id: str) -> Response:
+        services.policy.authorize(request, Action.CANCEL, checked_id(execution_id))
+        terminate = _read_terminate(services.settings.max_body)
+        execution = request_cancel(
+            services.celery,
+            services.store,
+            execution_id,
+            terminate=terminate,
+            timeout=services.settings.broker_timeout,
+            at=services.clock(),
+        )
+        response = uncached(frames.execution_json(execution), 202)
+        if not execution.status.terminal:
+            response.headers["Retry-After"] = str(services.settings.retry_after)
+        return response
 
     @blueprint.post("/tickets")
     def ticket() -> Response:
-        made = headway.policy.ticket(headway.policy.authorize(request, Action.TICKET))
-        lifetime = headway.settings.ticket_lifetime if made is not None else None
+        made = services.policy.ticket(services.policy.authorize(request, Action.TICKET))
+        lifetime = services.settings.ticket_lifetime if made is not None else None
         return uncached({"ticket": made, "expires_in": lifetime})
 
 
-def answer(headway: Headway, execution_id: str, shape: Shape) -> Response:
-    """One execution in some shape: now, or with ``?wait=`` when there is something newer than the
-    caller has.
+def get_response(services: Services, execution_id: str, serialize: ExecutionSerializer) -> Response:
+    """Respond with one execution: at once, or with ``?wait=`` when it differs from what the client
+    has.
     """
-    headway.policy.authorize(request, Action.READ, headway.checked_id(execution_id))
-    wait = _wait(headway.settings.max_wait)
+    services.policy.authorize(request, Action.READ, checked_id(execution_id))
+    wait = _wait(services.settings.max_wait)
     if wait is None:
-        return respond(headway, headway.look(execution_id), shape)
+        return _response(services, services.get_execution(execution_id), serialize)
 
-    def is_news(found: Execution) -> bool:
-        # After the end nothing newer comes, whatever the caller has.
-        body = shape(found)
-        return found.status.terminal or (
-            body is not None and not request.if_none_match.contains_weak(_etag(frames.encode(body)))
-        )
+    def accept(found: Execution) -> bool:
+        # A terminal state is never followed by anything newer: do not hold the poll.
+        body = serialize(found)
+        return found.status.terminal or (body is not None and not client_has(body))
 
-    return respond(headway, headway.hub.wait(execution_id, is_news, wait), shape)
+    return _response(services, services.hub.wait(execution_id, accept, wait), serialize)
 
 
-def uncached(body: frames.Json, status: int = 200) -> Response:
-    """An answer to this call alone."""
-    response = Response(frames.encode(body), status=status, mimetype="application/json")
-    response.headers["Cache-Control"] = "no-store"
-    return response
-
-
-def respond(headway: Headway, execution: Execution, shape: Shape) -> Response:
-    """An execution in some shape, for a caller who may have it already."""
-    body = shape(execution)
-    if body is None:
-        response = Response(status=204)
-        del response.headers["Content-Type"]
-    else:
-        encoded = frames.encode(body)
-        response = Response(encoded, mimetype="application/json")
-        response.set_etag(_etag(encoded))
-    response.headers["Cache-Control"] = "no-cache"
+def _response(services: Services, execution: Execution, serialize: ExecutionSerializer) -> Response:
+    response = conditional(serialize(execution))
     if not execution.status.terminal:
-        response.headers["Retry-After"] = str(headway.settings.retry_after)
-    if body is not None:
-        response.make_conditional(request)
+        response.headers["Retry-After"] = str(services.settings.retry_after)
     return response
-
-
-def _etag(encoded: bytes) -> str:
-    """Strong: the same tag is the same bytes, from any web process."""
-    return hashlib.sha256(encoded).hexdigest()[:32]
 
 
 def _wait(longest: float) -> float | None:
+    """Seconds of ``?wait=``, limited to ``longest``; None without the parameter."""
     given = request.args.get("wait")
     if given is None:
         return None
@@ -99,3 +99,18 @@ def _wait(longest: float) -> float | None:
     if not 0 <= seconds < math.inf:
         raise InvalidRequest(f"wait must be a number of seconds from 0 to {longest:g}")
     return min(seconds, longest)
+
+
+def _read_terminate(max_body: int) -> bool:
+    """The body of a cancel: empty, or ``{"terminate": true}``."""
+    if not request.content_length and "Transfer-Encoding" not in request.headers:
+        return False
+    body = read_body(max_body)
+    if unknown := sorted(set(body) - {"terminate"}):
+        raise InvalidRequest(
+            f"The body may contain terminate only, not {', '.join(map(repr, unknown))[:200]}"
+        )
+    terminate = body.get("terminate", False)
+    if not isinstance(terminate, bool):
+        raise InvalidRequest("'terminate' must be true or false")
+    return terminate

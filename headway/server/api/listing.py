@@ -1,4 +1,4 @@
-"""``GET /executions``: what there is, newest first, in pages."""
+"""``GET /executions``: all executions, newest first, in pages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from flask import Blueprint, Response, request
 
@@ -21,49 +21,50 @@ from headway.errors import (
     NotAuthenticated,
 )
 from headway.models import Execution, Phase, Query, Status
-from headway.server.api.executions import uncached
 from headway.server.auth import Action
+from headway.server.http_helpers import uncached
+from headway.server.services import Services
 from headway.stores.pagination import Position, make_cursor, parse_cursor, place_of, start_position
 
-if TYPE_CHECKING:
-    from headway.server.extension import Headway
-
-#: Executions on a page: unless told otherwise, and at most.
+#: Executions per page: the default and the maximum.
 LIMIT, MOST = 50, 200
-#: Of the store's pages, at most this many for one of which the caller may read nothing.
+#: Pages of the store that are read, at most, to find executions that the caller may read.
 PAGES = 5
-#: Of a task's name, an owner and a text, in characters.
-MAX_WORD = 255
+#: Characters of a task's name, an owner or a search text, at most.
+MAX_TEXT = 255
 
 FILTERS = ("status", "phase", "task", "owner", "q", "since", "until", "limit", "cursor", "counts")
 
 WordT = TypeVar("WordT", bound=StrEnum)
 
 
-def register(blueprint: Blueprint, headway: Headway) -> None:
+def register(blueprint: Blueprint, services: Services) -> None:
     """Add the route."""
 
     @blueprint.get("/executions")
     def executions() -> Response:
-        headway.policy.authorize(request, Action.LIST)
+        services.policy.authorize(request, Action.LIST)
         query, wants_counts = read_query(), _flag("counts")
-        shown, cursor = _permitted(headway, query)
+        shown, cursor = _permitted(services, query)
         body: frames.Json = {"executions": [listing_json(each) for each in shown], "cursor": cursor}
-        return uncached(body | ({"counts": _counts(headway)} if wants_counts else {}))
+        return uncached(body | ({"counts": _counts(services)} if wants_counts else {}))
 
 
 def listing_json(execution: Execution) -> frames.Json:
-    """One line of a listing: the execution without what it returned, which may be of any size."""
+    """One line of a listing: the execution without its outputs, which may have any size."""
     line = frames.execution_json(execution)
     del line["outputs"]
     return line
 
 
 def read_query() -> Query:
-    """The request's query. Raises ``InvalidRequest``, which names the parameter and what it may be."""
+    """Read the query parameters.
+
+    Raises ``InvalidRequest``, which names the parameter and its valid values.
+    """
     if unknown := sorted(set(request.args) - {*FILTERS, "ticket"}):
         raise InvalidRequest(
-            f"There is no filter {unknown[0][:100]!r}; there are {', '.join(FILTERS)}"
+            f"Unknown filter {unknown[0][:100]!r}; the filters are {', '.join(FILTERS)}"
         )
     return Query(
         status=_words("status", Status),
@@ -78,26 +79,26 @@ def read_query() -> Query:
     )
 
 
-def _permitted(headway: Headway, query: Query) -> tuple[list[Execution], str | None]:
-    """A page of what the caller may read, and a cursor that names nothing else: a store's own names
-    what it looked at last.
+def _permitted(services: Services, query: Query) -> tuple[list[Execution], str | None]:
+    """A page of what the caller may read, and the cursor of the next page.
 
-    It names the last one that is shown, then. Where none is, the walk goes on for a while, and the
-    cursor tells a time: after all that is newer, so that the next page neither repeats nor leaves
-    out what is of that very time.
+    The store's own cursor contains the id of the last execution it read, which the caller may not
+    be allowed to know. So the cursor names the last execution that is shown. If there is none, more
+    pages are read, up to `PAGES`, and the cursor names a time only: it stands behind all newer
+    executions, so that the next page neither repeats nor skips those of that time.
     """
-    start, now, walk, pages = start_position(query), headway.clock(), query, 0
+    start, now, walk, pages = start_position(query), services.clock(), query, 0
     while True:
-        page = headway.store.query(walk)
+        page = services.store.query(walk)
         pages += 1
         seen = [
             (each, found)
             for each, found in _resolved(page.snapshots, now)
-            if _may_see(headway, found.execution_id)
+            if _may_see(services, found.execution_id)
         ]
         shown = [found for _, found in seen]
         end = parse_cursor(page.cursor) if page.cursor is not None else None
-        if len(shown) <= query.limit and (end is None or _may_see(headway, end.task_id)):
+        if len(shown) <= query.limit and (end is None or _may_see(services, end.task_id)):
             return shown, page.cursor
         if named := [
             place_of(each.record) for each, _ in seen[: query.limit] if each.record is not None
@@ -105,28 +106,29 @@ def _permitted(headway: Headway, query: Query) -> tuple[list[Execution], str | N
             return shown[: query.limit], make_cursor(named[-1])
         if end is None:
             return shown, None
-        # At least to the end of one time, or the next page would begin where this one did.
+        # Move to the end of that time at least: otherwise the next page would start here again.
         before = Position(end.at + 1, "")
         if (shown or pages >= PAGES) and (start is None or before < start):
             return shown[: query.limit], make_cursor(before)
         walk = replace(query, cursor=page.cursor, limit=MOST)
 
 
-def _counts(headway: Headway) -> frames.Json | None:
-    """How many there are of each status; None for whom they aren't all: to look at each would cost
-    more than any page.
+def _counts(services: Services) -> frames.Json | None:
+    """The number of executions per status; None for a caller who may not see all of them.
+
+    Checking each execution would cost more than any page.
     """
     try:
-        headway.policy.authorize(request, Action.COUNT)
+        services.policy.authorize(request, Action.COUNT)
     except (NotAllowed, NotAuthenticated):
         return None
-    found = headway.store.counts()
+    found = services.store.counts()
     return {status.value: found[status] for status in Status}
 
 
-def _may_see(headway: Headway, execution_id: str) -> bool:
+def _may_see(services: Services, execution_id: str) -> bool:
     try:
-        headway.policy.authorize(request, Action.READ, execution_id)
+        services.policy.authorize(request, Action.READ, execution_id)
     except (NotAllowed, NotAuthenticated):
         return False
     return True
@@ -137,7 +139,7 @@ def _resolved(snapshots: Iterable[Snapshot], now: datetime) -> Iterable[tuple[Sn
         try:
             yield snapshot, resolve(snapshot, now)
         except (ExecutionNotFound, ExecutionExpired):
-            continue  # it went while the page was made
+            continue  # it expired while the page was built
 
 
 def _words(name: str, kind: type[WordT]) -> frozenset[WordT]:
@@ -148,14 +150,14 @@ def _words(name: str, kind: type[WordT]) -> frozenset[WordT]:
         )
     except ValueError:
         raise InvalidRequest(
-            f"{name} must be one or more of {', '.join(kind)}, with commas between"
+            f"{name} must be one or more of {', '.join(kind)}, separated by commas"
         ) from None
 
 
 def _text(name: str) -> str | None:
     given = request.args.get(name)
-    if given is not None and (not 0 < len(given) <= MAX_WORD or not given.isprintable()):
-        raise InvalidRequest(f"{name} must be 1 to {MAX_WORD} printable characters")
+    if given is not None and (not 0 < len(given) <= MAX_TEXT or not given.isprintable()):
+        raise InvalidRequest(f"{name} must be 1 to {MAX_TEXT} printable characters")
     return given
 
 
@@ -171,7 +173,7 @@ def _time(name: str) -> datetime | None:
     if given is None:
         return None
     try:
-        # A plus sign that wasn't escaped arrives as a blank.
+        # An unescaped plus sign arrives as a space.
         time = datetime.fromisoformat(given.replace(" ", "+"))
         if time.tzinfo is None or not given.isascii():
             raise ValueError(given)
@@ -180,7 +182,7 @@ def _time(name: str) -> datetime | None:
             raise ValueError(given)
     except (ValueError, OverflowError):
         raise InvalidRequest(
-            f"{name} must be a time with its zone, such as 2026-01-31T12:00:00Z"
+            f"{name} must be a time with a time zone, such as 2026-01-31T12:00:00Z"
         ) from None
     return time
 

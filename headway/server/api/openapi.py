@@ -1,10 +1,11 @@
-"""The API, described for programs: OpenAPI 3.1 at ``/openapi.json``. A test holds the running app
-to every word of it.
+"""The OpenAPI 3.1 description of the API, at ``/openapi.json``.
+
+Tests check the running app against all of it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flask import Blueprint, Response, request
 
@@ -12,17 +13,15 @@ import headway as package
 from headway.core import frames
 from headway.models import Phase, Status
 from headway.server.api import listing, tensorlake
-from headway.server.api.executions import uncached
-
-if TYPE_CHECKING:
-    from headway.server.extension import Headway
+from headway.server.http_helpers import uncached
+from headway.server.services import Services
 
 Json = dict[str, Any]
 
 
-def register(blueprint: Blueprint, headway: Headway) -> None:
-    """Add the route. It is the same for everybody and holds no data, so that it wants no token."""
-    settings = headway.settings
+def register(blueprint: Blueprint, services: Services) -> None:
+    """Add the route. It contains no data and needs no token."""
+    settings = services.settings
     described = description(settings.url_prefix, settings.tensorlake, bool(settings.tokens))
 
     @blueprint.get("/openapi.json")
@@ -31,7 +30,7 @@ def register(blueprint: Blueprint, headway: Headway) -> None:
 
 
 def description(prefix: str, with_tensorlake: bool, wants_token: bool) -> frames.Json:
-    """The document, but for its servers."""
+    """The document without its servers."""
     paths = {
         f"{prefix}/executions/{{execution_id}}": {"get": _get_execution()},
         f"{prefix}/executions/{{execution_id}}/progress": {"get": _get_progress()},
@@ -39,8 +38,8 @@ def description(prefix: str, with_tensorlake: bool, wants_token: bool) -> frames
         f"{prefix}/executions/{{execution_id}}/cancel": {"post": _cancel()},
         f"{prefix}/executions": {"get": _list(), "post": _start(prefix)},
         f"{prefix}/tickets": {"post": _ticket()},
-        f"{prefix}/healthz": {"get": _probe("The process is up", always=True)},
-        f"{prefix}/readyz": {"get": _probe("Result backend and feed answer", always=False)},
+        f"{prefix}/healthz": {"get": _probe("The process is running", always=True)},
+        f"{prefix}/readyz": {"get": _probe("Result backend and feed respond", always=False)},
         f"{prefix}/metrics": {"get": _metrics()},
         f"{prefix}/openapi.json": {
             "get": _operation("This document", {"200": _json("OpenAPI 3.1", {"type": "object"})})
@@ -78,13 +77,14 @@ def description(prefix: str, with_tensorlake: bool, wants_token: bool) -> frames
 
 
 _ABOUT = (
-    "Live progress of Celery tasks. Changes are pushed by WebSocket at {prefix}/executions/{{execution_id}}/progress/ws, "
-    "as JSON text frames of the types status, started, progress, completed, failed, cancelled and error."
+    "Live progress of Celery tasks. Changes are pushed over WebSocket at "
+    "{prefix}/executions/{{execution_id}}/progress/ws, as JSON text frames of the types status, "
+    "started, progress, completed, failed, cancelled and error."
 )
 
 
 def _object(properties: Json, **more: Any) -> Json:
-    """An object with all its keys always present, and no others."""
+    """An object: every key is always present, and there are no others."""
     return {
         "type": "object",
         "properties": properties,
@@ -102,8 +102,8 @@ _LABELS = {"type": ["object", "null"], "additionalProperties": {"type": "string"
 
 PROGRESS = _object(
     {
-        "current_step": {"type": "integer", "description": "Steps that are done"},
-        "total_steps": {"type": "integer", "description": "Steps in all; 0 while unknown"},
+        "current_step": {"type": "integer", "description": "Steps done"},
+        "total_steps": {"type": "integer", "description": "Total steps; 0 while unknown"},
         "percentage": {"type": "number", "minimum": 0, "maximum": 100},
         "current_step_name": _or_null("string"),
         "message": _or_null("string"),
@@ -112,7 +112,7 @@ PROGRESS = _object(
         "total": _or_null("number"),
         "indeterminate": {
             "type": "boolean",
-            "description": "No fraction can be told; percentage is 0",
+            "description": "The fraction is unknown; percentage is 0",
         },
         "rate": _or_null("number", description="Units of current a second"),
         "eta_seconds": _or_null("number"),
@@ -156,10 +156,10 @@ EXECUTION = _object(
 HISTORY = _object(
     {
         "execution_id": {"type": "string"},
-        "complete": {"type": "boolean", "description": "Nothing was thinned out"},
+        "complete": {"type": "boolean", "description": "No report was removed"},
         "reports": {
             "type": "array",
-            "description": "Oldest first; the first and the newest are always among them",
+            "description": "Oldest first; always with the first and the newest",
             "items": _object(
                 {
                     "attempt": {"type": "integer", "minimum": 0},
@@ -169,7 +169,7 @@ HISTORY = _object(
                         for name in ("current", "total", "percentage", "indeterminate", "message")
                     },
                     "attributes": _LABELS
-                    | {"description": "null as well where they were too many to be kept"},
+                    | {"description": "Also null if they were too large to be kept"},
                 }
             ),
         },
@@ -199,22 +199,22 @@ PROBLEM: Json = {
 }
 
 _ETAG = {"ETag": {"required": True, "schema": {"type": "string"}}}
-_NOT_MODIFIED: Json = {"304": {"description": "The caller has it already (If-None-Match)"}}
-_NOTHING_YET: Json = {"204": {"description": "Nothing was reported yet"}}
+_NOT_MODIFIED: Json = {"304": {"description": "The client has it already (If-None-Match)"}}
+_NOTHING_YET: Json = {"204": {"description": "No report yet"}}
 _ERRORS = {
     401: "No valid token",
     403: "Not allowed",
-    404: "No execution of this id is known",
-    405: "No such method",
-    409: "Can't be done any more",
-    410: "Known once; its result is no longer kept",
+    404: "No execution with this id is known",
+    405: "Method not supported",
+    409: "The execution has already ended",
+    410: "The execution has expired: its result is no longer kept",
     411: "The body has no Content-Length",
     413: "The body is too large",
-    415: "The body is no JSON",
+    415: "The body is not JSON",
     422: "A malformed id, query or body",
     429: "Too many viewers",
-    501: "The result backend can't do that",
-    503: "The result backend or the broker can't be reached",
+    501: "The result backend does not support this",
+    503: "The result backend or the broker is unavailable",
 }
 
 
@@ -237,8 +237,7 @@ def _operation(summary: str, responses: Json, **more: Any) -> Json:
 
 
 def _id(name: str) -> Json:
-    # The pattern says no more than that a slash would end the segment; what else is refused is
-    # answered 422.
+    # No pattern: a slash would end the path segment, and other invalid ids get 422.
     return {
         "name": name,
         "in": "path",
@@ -250,7 +249,8 @@ def _id(name: str) -> Json:
 _WAIT: Json = {
     "name": "wait",
     "in": "query",
-    "description": "Seconds to hold the answer at most, until there is something newer than If-None-Match; up to 30 are granted",
+    "description": "Hold the response for up to this many seconds (30 at most), until the state differs "
+    "from If-None-Match",
     "schema": {"type": "number", "minimum": 0},
 }
 _IF_NONE_MATCH: Json = {"name": "If-None-Match", "in": "header", "schema": {"type": "string"}}
@@ -263,18 +263,18 @@ def _read(summary: str, answers: Json, names: list[str], *, waits: bool = True) 
 
 
 def _get_execution() -> Json:
-    found = _json("The execution now", {"$ref": "#/components/schemas/Execution"}, headers=_ETAG)
+    found = _json("The current state", {"$ref": "#/components/schemas/Execution"}, headers=_ETAG)
     return _read("Status, progress and outcome", {"200": found}, ["execution_id"])
 
 
 def _get_progress() -> Json:
     found = _json("The last progress", {"$ref": "#/components/schemas/Progress"}, headers=_ETAG)
-    return _read("Progress alone", {"200": found} | _NOTHING_YET, ["execution_id"])
+    return _read("Progress only", {"200": found} | _NOTHING_YET, ["execution_id"])
 
 
 def _get_history() -> Json:
-    found = _json("Its reports", {"$ref": "#/components/schemas/History"}, headers=_ETAG)
-    return _read("The course of its progress", {"200": found}, ["execution_id"], waits=False)
+    found = _json("The reports", {"$ref": "#/components/schemas/History"}, headers=_ETAG)
+    return _read("The history of the progress", {"200": found}, ["execution_id"], waits=False)
 
 
 def _get_tensorlake(names: list[str]) -> Json:
@@ -292,22 +292,25 @@ def _list() -> Json:
     def several(words: type[Status | Phase]) -> Json:
         return {"type": "array", "items": {"enum": [word.value for word in words]}, "minItems": 1}
 
-    word = {"type": "string", "minLength": 1, "maxLength": listing.MAX_WORD}
+    word = {"type": "string", "minLength": 1, "maxLength": listing.MAX_TEXT}
     time = {"type": "string", "format": "date-time"}
     filters: dict[str, tuple[str, Json]] = {
-        "status": ("One or more, with commas between", several(Status)),
-        "phase": ("One or more, with commas between", several(Phase)),
-        "task": ("The task's name, in full", word),
-        "owner": ("Whom it belongs to", word),
-        "q": ("Part of the id or of the task's name, in whatever case", word),
-        "since": ("First heard of at this time or later", time),
-        "until": ("First heard of before this time", time),
+        "status": ("One or more, separated by commas", several(Status)),
+        "phase": ("One or more, separated by commas", several(Phase)),
+        "task": ("The full name of the task", word),
+        "owner": ("The owner", word),
+        "q": ("Part of the id or of the task's name; case does not matter", word),
+        "since": ("First seen at this time or later", time),
+        "until": ("First seen before this time", time),
         "limit": (
-            "How many at most",
+            "Executions per page",
             {"type": "integer", "minimum": 1, "maximum": listing.MOST, "default": listing.LIMIT},
         ),
-        "cursor": ("Where the page before ended", {"type": "string"}),
-        "counts": ("Whether to say how many there are", {"type": "boolean", "default": False}),
+        "cursor": ("The cursor of the previous page", {"type": "string"}),
+        "counts": (
+            "Whether to include the number of executions per status",
+            {"type": "boolean", "default": False},
+        ),
     }
     parameters = [
         {"name": name, "in": "query", "description": text, "schema": schema}
@@ -316,7 +319,7 @@ def _list() -> Json:
     ]
     cursor = _or_null(
         "string",
-        description="Where the next page begins; null at the end. A page may be short and have one",
+        description="The cursor of the next page; null at the end. A short page may have one too",
     )
     line = _object(
         {name: schema for name, schema in EXECUTION["properties"].items() if name != "outputs"},
@@ -328,7 +331,7 @@ def _list() -> Json:
     )
     body = _object({"executions": {"type": "array", "items": line}, "cursor": cursor})
     body["properties"]["counts"] = counts | {
-        "description": "With ?counts=true: of all statuses, whatever the filters are"
+        "description": "With ?counts=true: per status, regardless of the filters"
     }
     page = _json("A page, newest first", body)
     return _operation(
@@ -337,7 +340,7 @@ def _list() -> Json:
 
 
 def _start(prefix: str) -> Json:
-    order = {
+    body = {
         "type": "object",
         "properties": {
             "task": {"type": "string"},
@@ -348,7 +351,7 @@ def _start(prefix: str) -> Json:
         "additionalProperties": False,
     }
     accepted = _json(
-        "Published, or published before under the same Idempotency-Key",
+        "Published now, or before with the same Idempotency-Key",
         _object(
             {
                 "execution_id": {"type": "string"},
@@ -370,37 +373,41 @@ def _start(prefix: str) -> Json:
         "schema": {"type": "string", "minLength": 1, "maxLength": 255},
     }
     return _operation(
-        "Start one of the tasks that may be started",
+        "Start one of the startable tasks",
         {"202": accepted} | _problems(401, 403, 410, 411, 413, 415, 422, 503),
         parameters=[key],
-        requestBody={"required": True, "content": {"application/json": {"schema": order}}},
+        requestBody={"required": True, "content": {"application/json": {"schema": body}}},
     )
 
 
 def _cancel() -> Json:
-    wish = {
+    body = {
         "type": "object",
         "properties": {"terminate": {"type": "boolean", "default": False}},
         "additionalProperties": False,
     }
     accepted = _json(
-        "Asked for; its phase is cancelling until its run has confirmed it. What waits for a retry is cancelled at once",
+        "Requested; the phase is cancelling until the task confirms it. An execution that waits for "
+        "a retry is cancelled at once",
         {"$ref": "#/components/schemas/Execution"},
         headers={
-            "Retry-After": {"description": "While it hasn't ended", "schema": {"type": "integer"}}
+            "Retry-After": {
+                "description": "While the execution is not terminal",
+                "schema": {"type": "integer"},
+            }
         },
     )
     return _operation(
-        "Ask for the end of an execution, with terminate by force",
+        "Request the cancellation of an execution; terminate kills it",
         {"202": accepted} | _problems(401, 403, 404, 409, 410, 411, 413, 415, 422, 503),
         parameters=[_id("execution_id")],
-        requestBody={"required": False, "content": {"application/json": {"schema": wish}}},
+        requestBody={"required": False, "content": {"application/json": {"schema": body}}},
     )
 
 
 def _ticket() -> Json:
     made = _object({"ticket": _or_null("string"), "expires_in": _or_null("number")})
-    text = "For ?ticket= of one stream's URL; null where no token is wanted"
+    text = "For ?ticket= in a stream's URL; null without tokens"
     return _operation(
         "A short-lived ticket for a browser's stream",
         {"200": _json(text, made)} | _problems(401, 403),
@@ -408,15 +415,19 @@ def _ticket() -> Json:
 
 
 def _probe(summary: str, *, always: bool) -> Json:
-    said = {"type": "object", "properties": {"status": {"type": "string"}}, "required": ["status"]}
+    schema = {
+        "type": "object",
+        "properties": {"status": {"type": "string"}},
+        "required": ["status"],
+    }
     return _operation(
-        summary, {"200": _json("Yes", said)} | ({} if always else _problems(503)), security=[]
+        summary, {"200": _json("Yes", schema)} | ({} if always else _problems(503)), security=[]
     )
 
 
 def _metrics() -> Json:
     text = {
-        "description": "Prometheus text: viewers, frames, reads, the feed, answers",
+        "description": "Prometheus text format: viewers, frames, reads, feed, responses",
         "content": {"text/plain": {"schema": {"type": "string"}}},
     }
     return _operation("Counters of this process", {"200": text} | _problems(401, 403))

@@ -1,4 +1,4 @@
-"""Starting work over HTTP: ``POST /executions``, for the tasks that were named and no others."""
+"""Starting tasks over HTTP: ``POST /executions``, for the tasks in ``startable_tasks`` only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery import Celery
 from flask import Blueprint, Response, request, url_for
@@ -28,45 +28,42 @@ from headway.errors import (
     Unavailable,
 )
 from headway.models import Status
-from headway.server.api.executions import uncached
 from headway.server.auth import Action
-from headway.server.http_helpers import read_body
+from headway.server.http_helpers import checked_id, read_body, uncached
+from headway.server.services import Services
 from headway.stores.pagination import indexed_status
-
-if TYPE_CHECKING:
-    from headway.server.extension import Headway
 
 log = logging.getLogger(__name__)
 
-#: A call that claimed its Idempotency-Key and hasn't published is taken for dead after so many
-#: seconds, and so many times the broker's timeout. By far longer than a live one takes, and than
-#: the clocks of web servers differ: a repeat that came sooner would publish beside it.
-TAKEOVER, ANSWERS = 60.0, 10
+#: A call that claimed its Idempotency-Key without publishing is taken for dead after `TAKEOVER`
+#: seconds plus `BROKER_TIMEOUTS` times the broker's timeout. That is much longer than a live call
+#: takes, and than the clocks of web servers differ: an earlier repeat would publish a second time.
+TAKEOVER, BROKER_TIMEOUTS = 60.0, 10
 
-#: What is noted of a claim whose message is out.
+#: The mark of a claim whose message was published.
 SENT = "sent"
 
 
 @dataclass(frozen=True, slots=True)
 class StartRequest:
-    """What a caller wants started."""
+    """A request to start a task."""
 
     task: str
     args: list[Any]
     kwargs: dict[str, Any]
-    #: Of all the three: the same order has the same digest, however its JSON was written.
+    #: Digest of the three fields above. It does not depend on how the JSON was written.
     digest: str
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What an Idempotency-Key is bound to in the store."""
+    """The value of an Idempotency-Key in the store."""
 
     execution_id: str
     digest: str
-    #: `SENT`, or when it was made, in seconds since the epoch.
+    #: `SENT`, or the time of the claim in seconds since the epoch.
     mark: str
-    #: Of this call alone, so that no two calls can take the same thing for their own.
+    #: Unique to this call, so that two calls never make equal claims.
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def __str__(self) -> str:
@@ -74,32 +71,32 @@ class Claim:
 
     @classmethod
     def read(cls, bound: str) -> Claim:
-        """The claim that was written so."""
+        """Parse what `__str__` wrote."""
         return cls(*bound.split(" "))
 
 
-def register(blueprint: Blueprint, headway: Headway) -> None:
+def register(blueprint: Blueprint, services: Services) -> None:
     """Add the route."""
-    starter = TaskStarter(headway)
+    starter = TaskStarter(services)
 
     @blueprint.post("/executions")
     def start() -> Response:
-        # Who may is asked first: the body of a stranger isn't even read.
-        who = headway.policy.authorize(request, Action.START)
-        order = read_order(headway.settings.max_body)
-        starter.check(order)
+        # Authorize first: the body of an unauthorized request is not read.
+        who = services.policy.authorize(request, Action.START)
+        start_request = read_start_request(services.settings.max_body)
+        starter.check(start_request)
         key = request.headers.get("Idempotency-Key")
         if key is None:
-            execution_id, status = starter.publish(order, str(uuid.uuid4())), Status.PENDING
+            execution_id, status = starter.publish(start_request, str(uuid.uuid4())), Status.PENDING
         else:
-            headway.checked_id(key, "Idempotency-Key")
+            checked_id(key, "Idempotency-Key")
             if who.name is None:
-                # Those whom the app's own rule lets in without a token would share keys, and be
-                # handed each other's executions.
+                # Callers without a token, whom the app's own rule admits, would share their keys
+                # and receive each other's executions.
                 raise InvalidRequest(
-                    "An Idempotency-Key needs a caller who is known: send a token with it, or leave it out"
+                    "An Idempotency-Key needs an identified caller: send a token, or omit the key"
                 )
-            execution_id, status = starter.publish_once(order, key, who.name)
+            execution_id, status = starter.publish_once(start_request, key, who.name)
         where = url_for(f"{blueprint.name}.execution", execution_id=execution_id)
         response = uncached(
             {"execution_id": execution_id, "status": status.value, "status_url": where}, 202
@@ -109,130 +106,131 @@ def register(blueprint: Blueprint, headway: Headway) -> None:
 
 
 class TaskStarter:
-    """Publishes what was ordered, once, within a bounded time."""
+    """Publishes a task once, within a bounded time."""
 
-    def __init__(self, headway: Headway) -> None:
-        self._headway = headway
-        self._celery: Celery = headway.celery
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._celery: Celery = services.celery
 
-    def check(self, order: StartRequest) -> None:
-        """Raise ``NotAllowed`` for a task that isn't on the list, ``InvalidRequest`` for arguments
-        that it doesn't take.
+    def check(self, start_request: StartRequest) -> None:
+        """Raise ``NotAllowed`` for a task that is not startable, ``InvalidRequest`` for arguments
+        that it does not accept.
         """
-        startable = self._headway.settings.startable
-        if order.task not in startable:
+        startable_tasks = self._services.settings.startable_tasks
+        if start_request.task not in startable_tasks:
             raise NotAllowed(
-                f"Task {order.task[:200]!r} is not one that may be started over HTTP"
-                if startable
-                else "Starting tasks over HTTP is off; name those that may be started in startable= (or HEADWAY_STARTABLE)"
+                f"Task {start_request.task[:200]!r} may not be started over HTTP"
+                if startable_tasks
+                else "Starting tasks over HTTP is off; list the allowed tasks in startable_tasks= "
+                "(or HEADWAY_STARTABLE_TASKS)"
             )
-        task = self._celery.tasks.get(order.task)
+        task = self._celery.tasks.get(start_request.task)
         if task is None or not task.typing:
-            return  # The worker alone knows it, or takes anything: what doesn't fit fails there.
+            return  # only the worker can check the arguments
         try:
-            task.__header__(*order.args, **order.kwargs)
+            task.__header__(*start_request.args, **start_request.kwargs)
         except TypeError as error:
             raise InvalidRequest(
-                f"Task {order.task} doesn't take these arguments: {error}"
+                f"Task {start_request.task} does not accept these arguments: {error}"
             ) from None
 
-    def publish(self, order: StartRequest, execution_id: str) -> str:
-        """Publish; raises ``Unavailable`` where the registry or the broker can't be reached.
+    def publish(self, start_request: StartRequest, execution_id: str) -> str:
+        """Publish. Raises ``Unavailable`` if the registry or the broker cannot be reached.
 
-        The registry comes first, and not by the signal that `headway.install` hooks: that one
-        forgives a registry that is away, but an answered id must be known to the next GET.
+        The task is registered here, not by the signal that `headway.install` hooks: that handler
+        tolerates an unavailable registry, but the next GET must know an id that was returned.
         """
-        headway = self._headway
-        headway.store.register(
-            [Registration(execution_id, order.task, headway.clock(), root_id=execution_id)]
+        services = self._services
+        services.store.register(
+            [Registration(execution_id, start_request.task, services.clock(), root_id=execution_id)]
         )
         try:
-            self._send(order, execution_id)
+            self._send(start_request, execution_id)
         except Exception as error:
             self._withdraw(execution_id)
             if isinstance(error, EncodeError):
-                raise InvalidRequest(f"Task {order.task} can't be sent these arguments") from error
-            if isinstance(error, self._away):
-                log.warning("Task %s could not be published: %s", order.task, type(error).__name__)
+                raise InvalidRequest(
+                    f"The arguments of task {start_request.task} cannot be serialized"
+                ) from error
+            if isinstance(error, self._broker_errors):
+                log.warning(
+                    "Task %s could not be published: %s", start_request.task, type(error).__name__
+                )
                 raise Unavailable(
-                    "The message broker can't be reached; nothing was started"
+                    "The message broker cannot be reached; no task was started"
                 ) from error
             raise
-        headway.metrics.started.labels(order.task).inc()
+        services.metrics.started.labels(start_request.task).inc()
         return execution_id
 
-    def publish_once(self, order: StartRequest, key: str, scope: str) -> tuple[str, Status]:
-        """Publish, or find what was published under the same key by the same caller before.
+    def publish_once(self, start_request: StartRequest, key: str, scope: str) -> tuple[str, Status]:
+        """Publish, or return what the same caller published with the same key before.
 
-        Of calls at once the store lets one claim the key, and the others find its id. After a try
-        that failed the next one begins anew. What a call left behind that died between claim and
-        publishing, a later one takes over, under the same id: should the first message have got out
-        after all, it is one execution still, and delivered twice. Raises ``NotAllowed`` where the
-        caller may not read what was found.
+        Of concurrent calls, one claims the key and the others find its id. After a failed call the
+        next one starts over. If a call died between its claim and its publication, a later call
+        takes over with the same id: if the first message was published after all, it is still one
+        execution, delivered twice. Raises ``NotAllowed`` if the caller may not read the execution.
         """
-        headway, name = (
-            self._headway,
+        services, name = (
+            self._services,
             "start:" + hashlib.sha256(f"{scope}\0{key}".encode()).hexdigest(),
         )
-        now, patience = (
-            headway.clock().timestamp(),
-            TAKEOVER + ANSWERS * headway.settings.broker_timeout,
+        now, takeover_after = (
+            services.clock().timestamp(),
+            TAKEOVER + BROKER_TIMEOUTS * services.settings.broker_timeout,
         )
-        fresh, found = Claim(str(uuid.uuid4()), order.digest, str(now)), None
+        fresh, found = Claim(str(uuid.uuid4()), start_request.digest, str(now)), None
         mine = fresh
         while (bound := self._claim(name, mine, instead_of=found)) != str(mine):
             found = Claim.read(bound)
-            if found.digest != order.digest:
+            if found.digest != start_request.digest:
                 raise InvalidRequest(
-                    "This Idempotency-Key was used for another task or other arguments before"
+                    "This Idempotency-Key was already used for another task or other arguments"
                 )
-            snapshot = headway.store.read([found.execution_id])[0]
+            snapshot = services.store.read([found.execution_id])[0]
             if found.mark != SENT and _withdrawn(snapshot):
                 mine = fresh
             elif (
                 found.mark != SENT
                 and not _has_begun(snapshot)
-                and now - float(found.mark) > patience
+                and now - float(found.mark) > takeover_after
             ):
                 mine = replace(fresh, execution_id=found.execution_id)
             else:
-                headway.policy.authorize(request, Action.READ, found.execution_id)
+                services.policy.authorize(request, Action.READ, found.execution_id)
                 return found.execution_id, self._status(snapshot)
-        self.publish(order, mine.execution_id)
+        self.publish(start_request, mine.execution_id)
         try:
             self._claim(name, replace(mine, mark=SENT), instead_of=mine)
-        except (
-            Unavailable
-        ):  # it is out, and that is the answer: a repeat looks at the execution itself
+        except Unavailable:  # it was published; a repeated call checks the execution itself
             log.warning(
-                "Execution %s was published, and the registry went away before that was noted",
+                "Execution %s was published, but its Idempotency-Key could not be updated",
                 mine.execution_id,
             )
         return mine.execution_id, Status.PENDING
 
     def _claim(self, name: str, claim: Claim, *, instead_of: Claim | None) -> str:
-        lifetime = self._headway.settings.idempotency_lifetime
+        lifetime = self._services.settings.idempotency_lifetime
         old = None if instead_of is None else str(instead_of)
-        return self._headway.store.claim_key(name, str(claim), lifetime, instead_of=old)
+        return self._services.store.claim_key(name, str(claim), lifetime, instead_of=old)
 
     def _status(self, snapshot: Snapshot) -> Status:
         try:
-            return resolve(snapshot, self._headway.clock()).status
+            return resolve(snapshot, self._services.clock()).status
         except ExecutionNotFound:
-            return Status.PENDING  # claimed by a call that is just about to register it
+            return Status.PENDING  # a concurrent call claimed it and is about to register it
         except ExecutionExpired:
             assert snapshot.record is not None
-            return indexed_status(
-                snapshot.record
-            )  # what was started is known, though its result isn't any more
+            return indexed_status(snapshot.record)  # the result has expired, the record has not
 
     @cached_property
     def _connection(self) -> Connection:
-        """A connection of our own settings: Celery's would wait for a broker that hangs for ever.
-        Opened by the pool, on use.
+        """A connection with its own time limits: Celery's would wait for ever for a hung broker.
+
+        The pool opens it on first use.
         """
-        seconds = self._headway.settings.broker_timeout
-        # Redis' names and AMQP's; each transport passes over the other's.
+        seconds = self._services.settings.broker_timeout
+        # The options of Redis and of AMQP; each transport ignores those of the other.
         limits = {
             "socket_timeout": seconds,
             "socket_connect_timeout": seconds,
@@ -246,8 +244,8 @@ class TaskStarter:
         return made
 
     @property
-    def _away(self) -> tuple[type[Exception], ...]:
-        """What kombu and the transport under it raise where a broker is away, or refuses us."""
+    def _broker_errors(self) -> tuple[type[Exception], ...]:
+        """What kombu and its transports raise if the broker is unavailable or refuses us."""
         connection = self._connection
         return (
             OperationalError,
@@ -257,36 +255,36 @@ class TaskStarter:
             *connection.channel_errors,
         )
 
-    def _send(self, order: StartRequest, execution_id: str) -> None:
+    def _send(self, start_request: StartRequest, execution_id: str) -> None:
         with producers[self._connection].acquire(
-            block=True, timeout=self._headway.settings.broker_timeout
+            block=True, timeout=self._services.settings.broker_timeout
         ) as producer:
-            task = self._celery.tasks.get(order.task)
+            task = self._celery.tasks.get(start_request.task)
             how = {
                 "task_id": execution_id,
                 "producer": producer,
                 "retry": True,
                 "retry_policy": RETRY_POLICY,
-                # Celery would subscribe this process to the result, for a `get` that nobody makes
-                # here (fact 51), over a connection with the backend's own patience: 19 s and a
-                # RuntimeError where it is away. Workers heed the header.
+                # Without this, Celery subscribes this process to the result, although no code here
+                # calls `get`. With the backend away that takes 19 s and raises
+                # (celery-facts#publishing-subscribes). Workers obey the header.
                 "ignore_result": True,
                 "headers": {"ignore_result": None if task is None else task.ignore_result},
             }
             if task is not None:
-                task.apply_async(order.args, order.kwargs, **how)
+                task.apply_async(start_request.args, start_request.kwargs, **how)
             else:
-                self._celery.send_task(order.task, order.args, order.kwargs, **how)
+                self._celery.send_task(
+                    start_request.task, start_request.args, start_request.kwargs, **how
+                )
 
     def _withdraw(self, execution_id: str) -> None:
-        """Say that nothing will come of a registered id. Should the message have got through after
-        all, its run reopens it.
-        """
+        """Mark a registered id as rejected. If its message was sent after all, its run reopens it."""
         try:
-            self._headway.store.write(StateWrite(execution_id, "REJECTED", self._headway.clock()))
+            self._services.store.write(StateWrite(execution_id, "REJECTED", self._services.clock()))
         except Unavailable:
             log.warning(
-                "Execution %s was not published, and stays registered: the result backend is away too",
+                "Execution %s was not published but stays registered: the result backend is unavailable too",
                 execution_id,
             )
 
@@ -297,23 +295,24 @@ def _withdrawn(snapshot: Snapshot) -> bool:
 
 
 def _has_begun(snapshot: Snapshot) -> bool:
-    """Whether more is known than that somebody was about to publish it."""
+    """Whether anything happened after the registration."""
     record = snapshot.record
     return snapshot.meta is not None or (
         record is not None and (record.attempt > 0 or record.state is not None)
     )
 
 
-def read_order(max_body: int) -> StartRequest:
-    """The body, checked. Raises ``InvalidRequest``, or werkzeug's 411, 413 and 415."""
-    return _order(read_body(max_body))
+def read_start_request(max_body: int) -> StartRequest:
+    """Read and check the body. Raises ``InvalidRequest``, or Werkzeug's 411, 413 and 415."""
+    return _start_request_from(read_body(max_body))
 
 
-def _order(body: Mapping[str, Any]) -> StartRequest:
+def _start_request_from(body: Mapping[str, Any]) -> StartRequest:
     unknown = sorted(set(body) - {"task", "args", "kwargs"})
     if unknown:
         raise InvalidRequest(
-            f"The body may hold task, args and kwargs, and not {', '.join(map(repr, unknown))[:200]}"
+            f"The body may contain task, args and kwargs only, not "
+            f"{', '.join(map(repr, unknown))[:200]}"
         )
     task, args, kwargs = body.get("task"), body.get("args", []), body.get("kwargs", {})
     if not isinstance(task, str) or not task:

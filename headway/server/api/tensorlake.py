@@ -1,5 +1,6 @@
-"""Tensorlake's poll, for clients that were written for it. It stands at the root, where those
-clients look.
+"""Tensorlake's progress endpoint, for clients written for it.
+
+It is at the root, where those clients expect it.
 """
 
 from __future__ import annotations
@@ -10,22 +11,23 @@ from flask import Blueprint, request
 
 from headway.core import frames
 from headway.models import Execution
-from headway.server.api.executions import answer
+from headway.server.api.executions import get_response
 from headway.server.auth import Action
+from headway.server.http_helpers import checked_id
+from headway.server.services import Services
 from headway.server.streams import sse
 
 if TYPE_CHECKING:
     from flask.typing import ResponseReturnValue
 
-    from headway.server.extension import Headway
-
 PATH = "/applications/<application>/requests/<request_id>/progress"
 IN_NAMESPACE = "/v1/namespaces/<namespace>" + PATH
 
 
-def register(blueprint: Blueprint, headway: Headway) -> None:
-    """Add the routes. A request is an execution; the names of application and namespace can be any:
-    Celery has neither.
+def register(blueprint: Blueprint, services: Services) -> None:
+    """Add the routes.
+
+    A request is an execution. Any application and namespace is accepted: Celery has neither.
     """
 
     # No `defaults=` here: the router would redirect the long path to the short one.
@@ -34,22 +36,20 @@ def register(blueprint: Blueprint, headway: Headway) -> None:
     def tensorlake_progress(
         application: str, request_id: str, namespace: str = "default"
     ) -> ResponseReturnValue:
-        headway.checked_id(namespace, "namespace")
-        headway.checked_id(application, "application")
-        headway.checked_id(request_id, "request id")
+        checked_id(namespace, "namespace")
+        checked_id(application, "application")
+        checked_id(request_id, "request id")
         if wants_stream():
-            headway.policy.authorize(request, Action.WATCH, request_id)
-            stream: ResponseReturnValue = sse.stream(headway, request_id, frames.tensorlake_json)
+            services.policy.authorize(request, Action.WATCH, request_id)
+            stream: ResponseReturnValue = sse.stream(services, request_id, frames.tensorlake_json)
             return stream
-        response = answer(headway, request_id, _shape)
+        response = get_response(services, request_id, _serialize)
         response.headers.add("Vary", "Accept")
         return response
 
 
 def is_like(path: str) -> bool:
-    """Whether a path looks like one of the two, whatever its names are: with a slash in one of
-    them, nothing is there.
-    """
+    """Whether a path looks like one of the two. No route matches if a name contains a slash."""
     before, _, after = path.partition("/applications/")
     return (
         (not before or before.startswith("/v1/namespaces/"))
@@ -59,10 +59,10 @@ def is_like(path: str) -> bool:
 
 
 def wants_stream() -> bool:
-    """Whether the client asks for events rather than JSON; one that takes anything gets JSON."""
+    """Whether the client prefers events to JSON. A client that accepts anything gets JSON."""
     offered = ["application/json", "text/event-stream"]
     return request.accept_mimetypes.best_match(offered) == "text/event-stream"
 
 
-def _shape(execution: Execution) -> frames.Json | None:
+def _serialize(execution: Execution) -> frames.Json | None:
     return None if execution.progress is None else frames.tensorlake_json(execution.progress)

@@ -1,13 +1,10 @@
-"""What the hub tells its viewers: a change, with frames encoded once for all; and the queue of a
-viewer that is behind.
-"""
+"""What the hub delivers: a change of an execution, with frames that are encoded once for all."""
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
 
 from headway.core import frames
 from headway.core.frames import TERMINAL_FRAMES, Json
@@ -15,14 +12,13 @@ from headway.errors import HeadwayError
 from headway.models import Execution, Progress
 from headway.server.streams import rfc6455
 
-_ENDS = frozenset(TERMINAL_FRAMES.values())
+_TERMINAL = frozenset(TERMINAL_FRAMES.values())
 
 
 @dataclass(frozen=True, slots=True)
 class ProgressChange:
-    """From one report to another."""
+    """The reports before and after a change. ``before`` is what the viewers were shown."""
 
-    #: What its viewers were shown before.
     before: Progress | None
     after: Progress | None
 
@@ -30,17 +26,16 @@ class ProgressChange:
 class Frame:
     """One message of the contract. Its bytes are made on first use and shared by every viewer."""
 
-    def __init__(self, content: Json, step: ProgressChange | None = None) -> None:
+    def __init__(self, content: Json, change: ProgressChange | None = None) -> None:
         self.content = content
         self.execution_id: str | None = content["execution_id"]
         self.kind: str = content["type"]
-        #: Whether the execution's stream ends with it.
-        self.ends: bool = self.kind in _ENDS
-        #: Whether a newer one of the same execution may take its place while nobody has read it.
-        self.merges: bool = self.kind == "progress"
-        #: Of a report: where it leads from and to. None of anything else, and where nothing was
-        #: shown before.
-        self.step = step if self.merges else None
+        #: Whether the execution's stream ends with this frame.
+        self.terminal: bool = self.kind in _TERMINAL
+        #: Whether a newer report of the same execution may replace this frame while it is unsent.
+        self.mergeable: bool = self.kind == "progress"
+        #: The change of a report; None for other frames, and if nothing was shown before.
+        self.change = change if self.mergeable else None
 
     @cached_property
     def body(self) -> bytes:
@@ -55,92 +50,23 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What an execution became, and what is said of it."""
+    """A new state of an execution, and the frames that describe it."""
 
     execution_id: str
-    #: Its newest state; None where the backend is away.
+    #: The newest state; None while the result backend is unavailable.
     execution: Execution | None
-    #: None of them where a viewer would see no difference.
+    #: Empty if a viewer would see no difference.
     frames: tuple[Frame, ...]
 
 
 class Viewer(Protocol):
-    """Who looks on. Called by the hub's thread, one call at a time, in order; must never block."""
+    """One open stream. The hub's thread makes one call at a time, in order; calls must not block."""
 
-    def tell(self, change: Change) -> None:
-        """The first change of an execution opens its stream (``status`` first); more follow."""
+    def deliver(self, change: Change) -> None:
+        """Take a change. The first one of an execution starts with a ``status`` frame."""
 
     def refuse(self, execution_id: str, error: HeadwayError) -> None:
-        """There is no such execution (``ExecutionNotFound``, ``ExecutionExpired``); nothing more is
-        told of it.
+        """The execution does not exist (``ExecutionNotFound``, ``ExecutionExpired``).
+
+        No `deliver` follows for it.
         """
-
-
-class Item(Protocol):
-    """What a `Backlog` holds: a `Frame`, or bytes of the connection itself."""
-
-    @property
-    def execution_id(self) -> str | None:
-        """Whose it is."""
-
-    @property
-    def merges(self) -> bool:
-        """See `Frame.merges`."""
-
-    @property
-    def step(self) -> ProgressChange | None:
-        """See `Frame.step`."""
-
-
-ItemT = TypeVar("ItemT", bound=Item)
-
-
-class Backlog(Generic[ItemT]):
-    """What waits for a viewer, in order: reports merge to the newest, nothing else is ever dropped.
-    Not thread-safe.
-    """
-
-    __slots__ = ("_waiting",)
-
-    def __init__(self) -> None:
-        #: Each with the first that waited in its place: what its viewer was shown before that is
-        #: what it was shown last.
-        self._waiting: deque[tuple[ItemT, ItemT]] = deque()
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def put(self, item: ItemT) -> int:
-        """Add at the end; a report takes the place of a report of the same execution that nothing
-        of it has followed yet.
-
-        One that leads back to what the viewer was shown last (10 %, then a 20 % that waits, then 10
-        % again) goes with the one that it would replace: no report is told twice. Returns how many
-        will not be sent.
-        """
-        if item.merges:
-            for i in range(len(self._waiting) - 1, -1, -1):
-                waiting, first = self._waiting[i]
-                if waiting.execution_id == item.execution_id:
-                    if not waiting.merges:
-                        break
-                    if _cancels_out(first.step, item.step):
-                        del self._waiting[i]
-                        return 2
-                    self._waiting[i] = (item, first)
-                    return 1
-        self._waiting.append((item, item))
-        return 0
-
-    def take(self) -> ItemT | None:
-        """The oldest, or None."""
-        return self._waiting.popleft()[0] if self._waiting else None
-
-
-def _cancels_out(first: ProgressChange | None, last: ProgressChange | None) -> bool:
-    return (
-        first is not None
-        and last is not None
-        and last.after is not None
-        and last.after.same_as(first.before)
-    )

@@ -1,13 +1,13 @@
-"""The hub: one per web process, one upstream watch per watched execution, however many look on.
+"""The hub: one per web process, with one upstream subscription per watched execution.
 
-One thread, the pump, owns what is known of every watched execution. The feed's thread and the
-viewers' own threads only leave notes (something changed, somebody came) and wake it; it reads what
-has to be read in one batch, runs the state machine once per change, encodes each frame once, and
-tells every viewer. So nothing here needs a lock around a read, order is the order of one thread,
-and what comes faster than it can be told merges to the newest by itself.
+One thread owns what is known of every watched execution. The feed's thread and the viewers' threads
+only enqueue executions (something changed, a viewer came) and wake it. It reads what must be read
+in one batch, resolves each execution once, encodes each frame once, and delivers it to every
+viewer. So no read needs a lock, the order is the order of one thread, and changes that come faster
+than they can be delivered are merged.
 
-A report of the open attempt is told without a read. Everything else that arrives is a hint (fact
-42: late words come after newer ones), and the store is asked.
+A report of the open attempt is delivered without a read. Every other message is only a hint: Celery
+itself stores late states (celery-facts#celery-undoes-its-own-ends), so the store is read.
 """
 
 from __future__ import annotations
@@ -39,61 +39,64 @@ from headway.stores.base import Store
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two sweeps, at most. A lost message (pub/sub promises nothing, fact 22) is
-#: noticed that late, and so is the one thing of which no message tells: that signs of life have
-#: stopped. One pipelined read of what is open and watched.
+#: Seconds between two sweeps, at most. A sweep is one pipelined read of everything that is watched
+#: and not terminal. It finds lost messages (pub/sub guarantees no delivery), and heartbeats that
+#: have stopped, of which no message tells.
 SWEEP_INTERVAL = 5.0
 #: Executions in one read.
 BATCH = 200
-#: Seconds until a failed read is tried again.
+#: Seconds until a failed read is retried.
 RETRY_AFTER = 1.0
-#: Seconds that a known execution may be missing from the store before its viewers are told so: a
-#: server that came back without its data has it again with the attempt's next write.
+#: Seconds that a known execution may be missing from the store before its viewers are refused: a
+#: Redis that restarted without its data has it again after the attempt's next write.
 MISSING_GRACE = 60.0
 JOIN_TIMEOUT = 5.0
-#: Seconds. A healthy feed takes milliseconds; a reporter may hold a report for its interval; beyond
-#: that something is wrong.
+#: Seconds. A healthy feed takes milliseconds, and a worker may hold a report for its interval. A
+#: longer lag is a fault.
 LAG_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 def utc_now() -> datetime:
-    """The clock of the server."""
+    """The current time in UTC."""
     return datetime.now(UTC)
 
 
 @dataclass(slots=True, eq=False)
 class _Watched:
-    """One execution that somebody looks at. Viewers and notes are guarded by the hub's lock; the
-    rest is the pump's own.
+    """One watched execution.
+
+    The hub's lock guards the fields up to ``subscribed``; the rest belongs to the hub's thread.
     """
 
     execution_id: str
     viewers: set[Viewer] = field(default_factory=set)
-    #: Those who have come and were told nothing yet.
-    joiners: set[Viewer] = field(default_factory=set)
-    #: Those of them who had come when the round began. Who came since may know more than what this
-    #: round has read.
-    awaiting: set[Viewer] = field(default_factory=set)
-    #: The feed's last message that nobody has looked at.
+    #: Viewers that have received nothing yet.
+    new_viewers: set[Viewer] = field(default_factory=set)
+    #: Those of them that were there when the round began. Later ones may have seen newer state than
+    #: this round has read.
+    admissible: set[Viewer] = field(default_factory=set)
+    #: The feed's last message that was not processed yet.
     inbox: Mapping[str, Any] | None = None
-    #: It has to be read, whatever the inbox says.
-    stale: bool = True
-    #: Something may have been missed since the viewers were last told.
-    gap: bool = False
+    #: The store must be read, whatever the inbox says.
+    needs_read: bool = True
+    #: A message may have been lost since the last delivery.
+    missed_changes: bool = False
     queued: bool = False
-    #: The feed watches it, or was asked to.
-    wanted: bool = False
+    #: The feed was asked to watch it.
+    subscribed: bool = False
 
-    #: What the viewers were last told; None before the first read.
+    #: What the viewers were last shown; None before the first read.
     execution: Execution | None = None
-    #: The viewers were told that the backend is away; a fresh ``status`` is owed to them.
-    away: bool = False
+    #: The viewers were told that the backend is unavailable: they need a new ``status`` frame.
+    reported_unavailable: bool = False
     missing_since: float | None = None
 
 
 class Hub:
-    """See the module's text. Made once per process, by the extension; its thread begins with the
-    first viewer.
+    """See the module's docstring.
+
+    The extension makes one per process. Its thread starts with the first viewer.
+    ``sweep_interval``, ``retry_after`` and ``missing_grace`` in seconds.
     """
 
     def __init__(
@@ -104,27 +107,30 @@ class Hub:
         max_viewers: int = 0,
         clock: Callable[[], datetime] = utc_now,
         sweep_interval: float = SWEEP_INTERVAL,
+        retry_after: float = RETRY_AFTER,
+        missing_grace: float = MISSING_GRACE,
     ) -> None:
         self.store = store
         self.feed = feed
         self.clock = clock
-        self.budget = ConnectionLimiter(max_viewers)
-        self.keeper = StreamSupervisor()
+        self.limiter = ConnectionLimiter(max_viewers)
+        self.supervisor = StreamSupervisor()
         self._sweep_interval = sweep_interval
+        self._retry_after, self._missing_grace = retry_after, missing_grace
         self._changed = threading.Condition()
         self._watched: dict[str, _Watched] = {}
         self._queue: list[_Watched] = []
         self._retry: set[_Watched] = set()
         self._retry_at: float | None = None
         self._sweep_at = 0.0
-        self._cut = False
+        self._disconnected = False
         self._closed = False
         self._thread: threading.Thread | None = None
         self.counts = Counts()
-        self._teller = Fanout(self.counts)
+        self._fanout = Fanout(self.counts)
         self.lag = Histogram(
             "headway_feed_lag_seconds",
-            "From a report in its task (which may wait there to be written) to its viewers being told of it",
+            "Seconds from a report in its task to its delivery to the viewers",
             buckets=LAG_BUCKETS,
             registry=None,
         )
@@ -133,14 +139,14 @@ class Hub:
     # -- for viewers: from any thread
 
     def attach(self, execution_id: str, viewer: Viewer, *, fresh: bool = False) -> None:
-        """Let a viewer look on; it is told ``status`` first, in the pump's thread, or refused.
+        """Add a viewer. The hub's thread delivers ``status`` to it first, or refuses it.
 
-        ``fresh``: of what is read from now on, and not of what this process has heard by now. For
-        one that comes back: it may have seen more in another process, and would be led back for a
-        moment.
+        ``fresh``: read the store before anything is sent. A reconnecting client may already have
+        seen newer state from another process.
 
-        Returns when the feed watches (fact 23), or has been found away: then the viewer is told so,
-        and the rest when it is back. Raises ``Unavailable`` while the hub closes.
+        Returns when the feed watches the execution (celery-facts#subscribe-before-snapshot), or is
+        unavailable: then the viewer is told so, and receives the rest later. Raises ``Unavailable``
+        while the hub closes.
         """
         with self._changed:
             if self._closed:
@@ -149,74 +155,71 @@ class Hub:
             watched = self._watched.get(execution_id)
             if watched is None:
                 watched = self._watched[execution_id] = _Watched(execution_id)
-            watched.joiners.add(viewer)
-            first, watched.wanted = not watched.wanted, True
-            watched.stale |= fresh
+            watched.new_viewers.add(viewer)
+            first, watched.subscribed = not watched.subscribed, True
+            watched.needs_read |= fresh
             if not first:
-                self._note(watched)
+                self._enqueue(watched)
                 return
-        gap = False
+        missed_changes = False
         try:
             self.feed.watch(execution_id)
         except Unavailable:
-            gap = True
+            missed_changes = True
         with self._changed:
-            watched.gap |= gap
-            watched.stale = True
+            watched.missed_changes |= missed_changes
+            watched.needs_read = True
             if self._watched.get(execution_id) is watched:
-                self._note(watched)
+                self._enqueue(watched)
             elif execution_id not in self._watched:
-                self.feed.unwatch(
-                    execution_id
-                )  # the last viewer left while the feed was being asked
+                # The last viewer left while the feed subscribed.
+                self.feed.unwatch(execution_id)
             closed = self._closed
         if closed:
             self.detach(execution_id, viewer)
-            # `close` was quicker than the watch, and nobody else would end what that began
+            # `close` came before the subscription: nothing else would end what it started.
             self.feed.close()
             raise Unavailable("The server is going down")
 
     def detach(self, execution_id: str, viewer: Viewer) -> None:
-        """A viewer has gone. The last one takes the upstream watch along. A second call does
-        nothing.
-        """
+        """Remove a viewer. The last one ends the feed's subscription. A second call does nothing."""
         with self._changed:
             watched = self._watched.get(execution_id)
             if watched is None:
                 return
             watched.viewers.discard(viewer)
-            watched.joiners.discard(viewer)
-            watched.awaiting.discard(viewer)
-            if not watched.viewers and not watched.joiners:
+            watched.new_viewers.discard(viewer)
+            watched.admissible.discard(viewer)
+            if not watched.viewers and not watched.new_viewers:
                 del self._watched[execution_id]
-                # Under the lock: a newcomer's watch of the same id can only come after it.
+                # Under the lock, so that a new viewer's subscription of the same id comes after it.
                 self.feed.unwatch(execution_id)
 
     def wait(
-        self, execution_id: str, is_news: Callable[[Execution], bool], timeout: float
+        self, execution_id: str, accept: Callable[[Execution], bool], timeout: float
     ) -> Execution:
-        """The first state that ``is_news`` says yes to, or the newest after ``timeout`` seconds.
+        """Return the first state that ``accept`` accepts, or the newest one after ``timeout`` seconds.
 
-        Raises what `states.resolve` raises, ``Unavailable``, and ``TooManyRequests`` where no seat
-        is free.
+        Raises what `states.resolve` raises, ``Unavailable``, and ``TooManyRequests`` if the limit of
+        viewers is reached.
         """
-        waiter = LongPoll()
-        with self.budget.seat(Transport.POLL), self.keeper.keeping(waiter):
-            self.attach(execution_id, waiter, fresh=True)
+        poll = LongPoll()
+        with self.limiter.slot(Transport.POLL), self.supervisor.supervise(poll):
+            self.attach(execution_id, poll, fresh=True)
             try:
-                return waiter.wait(is_news, timeout)
+                return poll.wait(accept, timeout)
             finally:
-                self.detach(execution_id, waiter)
+                self.detach(execution_id, poll)
 
     @property
     def watched(self) -> frozenset[str]:
-        """The executions that somebody looks at now."""
+        """The ids of the executions that have viewers."""
         with self._changed:
             return frozenset(self._watched)
 
     def close(self) -> None:
-        """Send the viewers away, and end the pump and the feed. A second call does nothing."""
-        self.keeper.send_away()
+        """Close all streams, end the hub's thread and the feed. A second call does nothing."""
+        self.supervisor.close_all()
         with self._changed:
             self._closed = True
             thread, self._thread = self._thread, None
@@ -234,33 +237,32 @@ class Hub:
             if watched is None:
                 return
             before = watched.inbox
-            # An end that nobody has looked at yet may not be hidden by a late report that came
-            # after it.
-            watched.stale |= meta is None or (
+            # A late report must not hide a terminal state that is still in the inbox.
+            watched.needs_read |= meta is None or (
                 before is not None and before.get("status") != meta.get("status")
             )
             watched.inbox = meta
-            self._note(watched)
+            self._enqueue(watched)
 
     def lost(self) -> None:
         """See `feeds.base.Listener`."""
         with self._changed:
-            self._cut = True
+            self._disconnected = True
             self.counts.add(Count.OUTAGES)
             for watched in self._watched.values():
-                watched.gap = True
-                self._note(watched)
+                watched.missed_changes = True
+                self._enqueue(watched)
 
     def restored(self) -> None:
         """See `feeds.base.Listener`."""
         with self._changed:
-            self._cut = False
+            self._disconnected = False
             self.counts.add(Count.RECONNECTS)
             for watched in self._watched.values():
-                watched.gap = watched.stale = True
-                self._note(watched)
+                watched.missed_changes = watched.needs_read = True
+                self._enqueue(watched)
 
-    # -- the pump
+    # -- the hub's thread
 
     def _start(self) -> None:
         """Called with the lock held."""
@@ -269,7 +271,7 @@ class Hub:
             self._thread = threading.Thread(target=self._run, name="headway-hub", daemon=True)
             self._thread.start()
 
-    def _note(self, watched: _Watched) -> None:
+    def _enqueue(self, watched: _Watched) -> None:
         """Called with the lock held."""
         if not watched.queued:
             watched.queued = True
@@ -277,25 +279,26 @@ class Hub:
             self._changed.notify()
 
     def _next_sweep(self) -> float:
-        """Jittered: many web processes shall not ask the backend in step."""
+        """With jitter, so that many web processes do not read at the same time."""
         return time.monotonic() + self._sweep_interval * random.uniform(0.7, 1.0)  # noqa: S311 - no secret
 
     def _run(self) -> None:
-        with self._teller:
-            self._pump()
+        with self._fanout:
+            self._run_loop()
 
-    def _pump(self) -> None:
-        while self._turn():
+    def _run_loop(self) -> None:
+        while self._wait_and_process():
             pass
 
-    def _turn(self) -> bool:
-        """Wait for something to do, and do it; False where the hub closes. In a frame of its own,
-        which ends with the work: one that waits for more would hold what was done last, and its
-        viewers, for as long as nobody comes.
+    def _wait_and_process(self) -> bool:
+        """Wait for something to do, and do it. Returns False when the hub closes.
+
+        A function of its own, so that its locals end with the work: a waiting frame would keep the
+        last execution and its viewers alive until the next change.
         """
         with self._changed:
-            while not self._queue and not self._closed and (patience := self._patience()) > 0:
-                self._changed.wait(patience)
+            while not self._queue and not self._closed and (wait := self._seconds_until_due()) > 0:
+                self._changed.wait(wait)
             if self._closed:
                 return False
             self._collect_due()
@@ -303,72 +306,74 @@ class Hub:
             for watched in batch:
                 watched.queued = False
         try:
-            self._round(batch)
-        except Exception:  # the pump is all that viewers have: a fault in one round may not end it
-            log.exception("The hub failed over %d executions and goes on", len(batch))
+            self._process(batch)
+        except Exception:  # every viewer depends on this thread: one failure must not end it
+            log.exception("The hub failed to process %d executions; it continues", len(batch))
         return True
 
-    def _patience(self) -> float:
+    def _seconds_until_due(self) -> float:
         return (
             min(self._sweep_at, self._retry_at if self._retry_at is not None else self._sweep_at)
             - time.monotonic()
         )
 
     def _collect_due(self) -> None:
-        """Queue what has to be read by now. Called with the lock held."""
+        """Enqueue what is due for a read. Called with the lock held."""
         now = time.monotonic()
         if self._retry_at is not None and now >= self._retry_at:
             for watched in self._retry:
-                self._note(watched)
+                self._enqueue(watched)
             self._retry, self._retry_at = set(), None
         if now >= self._sweep_at:
             self._sweep_at = self._next_sweep()
             self.counts.add(Count.SWEEPS)
             for watched in self._watched.values():
-                if watched.wanted and (
+                if watched.subscribed and (
                     watched.execution is None or not watched.execution.status.terminal
                 ):
-                    watched.stale = True
-                    self._note(watched)
+                    watched.needs_read = True
+                    self._enqueue(watched)
 
-    def _round(self, batch: Iterable[_Watched]) -> None:
+    def _process(self, batch: Iterable[_Watched]) -> None:
         to_read = []
         for watched in batch:
             with self._changed:
-                inbox, stale, gap = watched.inbox, watched.stale, watched.gap
-                watched.inbox, watched.gap = None, False
-                watched.awaiting = set(watched.joiners)
-                cut = self._cut
-                watched.stale = stale and cut
-                if not watched.viewers and not watched.joiners:
+                inbox, needs_read, missed_changes = (
+                    watched.inbox,
+                    watched.needs_read,
+                    watched.missed_changes,
+                )
+                watched.inbox, watched.missed_changes = None, False
+                watched.admissible = set(watched.new_viewers)
+                disconnected = self._disconnected
+                watched.needs_read = needs_read and disconnected
+                if not watched.viewers and not watched.new_viewers:
                     continue
-            if gap or cut:
-                self._go_away(watched)
-            if cut:
+            if missed_changes or disconnected:
+                self._report_outage(watched)
+            if disconnected:
                 continue
             if (
-                stale
+                needs_read
                 or watched.execution is None
-                or (inbox is not None and not self._report(watched, inbox))
+                or (inbox is not None and not self._apply_report(watched, inbox))
             ):
                 to_read.append(watched)
             elif inbox is None:
-                self._show(watched, watched.execution)  # somebody came, nothing changed
+                self._publish(watched, watched.execution)  # a new viewer, no change
         for start in range(0, len(to_read), BATCH):
             self._read(to_read[start : start + BATCH])
 
-    def _report(self, watched: _Watched, meta: Mapping[str, Any]) -> bool:
-        """Tell a report of the open attempt without a read; False where only a read can say what it
-        means.
+    def _apply_report(self, watched: _Watched, meta: Mapping[str, Any]) -> bool:
+        """Deliver a report of the open attempt without a read. Returns False if a read is needed.
 
-        A message may be older than the last read (it waited while the read overtook it). The
-        reporter's own time tells, and where it doesn't (equal, or a clock that jumped back) the
-        store does.
+        The message may be older than the last read, which can overtake it. The reporter's own time
+        tells; if it does not (equal times, or a clock that jumped back), the store is read.
         """
         shown, state, said = watched.execution, meta.get("status"), meta.get("result")
         if (
             shown is None
-            or watched.away
+            or watched.reported_unavailable
             or shown.phase not in (Phase.RUNNING, Phase.CANCELLING)
             or shown.status is not Status.RUNNING
         ):
@@ -388,11 +393,11 @@ class Hub:
             shown.progress.timestamp is None or progress.timestamp <= shown.progress.timestamp
         ):
             return False
-        # Two machines' clocks: what comes before it was sent came at once.
+        # The clocks of two machines: a negative lag counts as 0.
         self.lag.observe(max(0.0, (self.clock() - progress.timestamp).total_seconds()))
-        heard = max(progress.timestamp, shown.updated_at or progress.timestamp)
+        updated_at = max(progress.timestamp, shown.updated_at or progress.timestamp)
         self.counts.add(Count.REPORTS)
-        self._show(watched, replace(shown, progress=progress, updated_at=heard))
+        self._publish(watched, replace(shown, progress=progress, updated_at=updated_at))
         return True
 
     def _read(self, batch: Sequence[_Watched]) -> None:
@@ -400,47 +405,47 @@ class Hub:
         try:
             snapshots = self.store.read([watched.execution_id for watched in batch])
         except Unavailable as exc:
-            log.debug("Can't read %d executions now: %s", len(batch), exc)
+            log.debug("Cannot read %d executions now: %s", len(batch), exc)
             self._read_later(batch)
             return
         except Exception:
-            # One record that can't be read may not take the others with it.
+            # One unreadable record must not affect the others.
             if len(batch) > 1:
                 for watched in batch:
                     self._read([watched])
                 return
-            log.exception("Execution %r can't be read", batch[0].execution_id)
+            log.exception("Execution %r cannot be read", batch[0].execution_id)
             self._read_later(batch)
             return
         for watched, snapshot in zip(batch, snapshots, strict=True):
-            self._explain(watched, snapshot)
+            self._apply_snapshot(watched, snapshot)
 
     def _read_later(self, batch: Iterable[_Watched]) -> None:
         for watched in batch:
-            self._go_away(watched)
+            self._report_outage(watched)
             with self._changed:
-                watched.stale = True
+                watched.needs_read = True
                 self._retry.add(watched)
         if self._retry_at is None:
-            self._retry_at = time.monotonic() + RETRY_AFTER
+            self._retry_at = time.monotonic() + self._retry_after
 
-    def _explain(self, watched: _Watched, snapshot: Snapshot) -> None:
+    def _apply_snapshot(self, watched: _Watched, snapshot: Snapshot) -> None:
         try:
             execution = states.resolve(snapshot, self.clock())
         except (ExecutionNotFound, ExecutionExpired) as exc:
-            self._miss(watched, exc)
+            self._handle_missing(watched, exc)
             return
         watched.missing_since = None
         shown = watched.execution
         if shown is not None and shown.status.terminal and execution.attempt <= shown.attempt:
-            execution = (
-                shown  # terminal is terminal, whatever a backend without the fence says later
-            )
-        self._show(watched, execution)
+            # Terminal is terminal: a publisher without the fence may have stored a later state.
+            execution = shown
+        self._publish(watched, execution)
 
-    def _miss(self, watched: _Watched, error: HeadwayError) -> None:
-        """Nobody knows it. One that was there a moment ago may come back (`MISSING_GRACE`);
-        newcomers needn't wait for that.
+    def _handle_missing(self, watched: _Watched, error: HeadwayError) -> None:
+        """Refuse the viewers of an execution that does not exist.
+
+        One that was shown before may come back (`MISSING_GRACE`); new viewers are refused at once.
         """
         now = time.monotonic()
         if watched.execution is not None and watched.missing_since is None:
@@ -448,60 +453,65 @@ class Hub:
         lasting = (
             watched.execution is None
             or watched.missing_since is None
-            or now - watched.missing_since > MISSING_GRACE
+            or now - watched.missing_since > self._missing_grace
         )
         with self._changed:
-            refused = [*(watched.joiners & watched.awaiting), *(watched.viewers if lasting else ())]
-        # In this order: who is told may ask again at once, and would be detached from what it asked
-        # for.
+            refused = [
+                *(watched.new_viewers & watched.admissible),
+                *(watched.viewers if lasting else ()),
+            ]
+        # Detach first: a refused client may subscribe again at once, and must not be detached from
+        # its new subscription.
         for viewer in refused:
             self.detach(watched.execution_id, viewer)
-        self._teller.refuse(refused, watched.execution_id, error)
+        self._fanout.refuse(refused, watched.execution_id, error)
 
-    def _show(self, watched: _Watched, execution: Execution) -> None:
-        """Tell what it is now: to who looks on already, what changed; to a newcomer, or after an
-        outage, all of it.
+    def _publish(self, watched: _Watched, execution: Execution) -> None:
+        """Deliver the new state: the difference to old viewers, everything to new ones.
+
+        After an outage, old viewers receive everything too.
         """
         at = self.clock()
         before, watched.execution = watched.execution, execution
         with self._changed:
             viewers = list(watched.viewers)
-            joiners = self._let_in(watched)
-        gap, watched.away = watched.away, False
-        if joiners:
+            new_viewers = self._admit(watched)
+        missed_changes, watched.reported_unavailable = watched.reported_unavailable, False
+        if new_viewers:
             opening = tuple(Frame(content) for content in frames.opening_frames(execution, at))
-            self._teller.tell(joiners, Change(watched.execution_id, execution, opening))
-        if viewers and (gap or before is None):
+            self._fanout.deliver(new_viewers, Change(watched.execution_id, execution, opening))
+        if viewers and (missed_changes or before is None):
             again = tuple(
                 Frame(content) for content in frames.opening_frames(execution, at, before)
             )
-            self._teller.tell(viewers, Change(watched.execution_id, execution, again))
+            self._fanout.deliver(viewers, Change(watched.execution_id, execution, again))
         elif viewers and before is not None and before != execution:
-            step = ProgressChange(before.progress, execution.progress)
-            news = tuple(
-                Frame(content, step) for content in frames.frames_between(before, execution, at)
+            change = ProgressChange(before.progress, execution.progress)
+            changes = tuple(
+                Frame(content, change) for content in frames.frames_between(before, execution, at)
             )
-            self._teller.tell(viewers, Change(watched.execution_id, execution, news))
+            self._fanout.deliver(viewers, Change(watched.execution_id, execution, changes))
 
-    def _let_in(self, watched: _Watched) -> list[Viewer]:
-        """Those who are told for the first time now. Called with the lock held. Later ones have
-        left a note of their own.
+    def _admit(self, watched: _Watched) -> list[Viewer]:
+        """Move the admissible new viewers to the viewers. Called with the lock held.
+
+        Later ones have enqueued the execution again.
         """
-        let_in = watched.joiners & watched.awaiting
-        watched.viewers |= let_in
-        watched.joiners -= let_in
-        return list(let_in)
+        admitted = watched.new_viewers & watched.admissible
+        watched.viewers |= admitted
+        watched.new_viewers -= admitted
+        return list(admitted)
 
-    def _go_away(self, watched: _Watched) -> None:
-        """Tell that the backend is away: once an outage, and to each that comes meanwhile."""
+    def _report_outage(self, watched: _Watched) -> None:
+        """Deliver an ``error`` frame: once per outage, and to each viewer that comes meanwhile."""
         with self._changed:
-            viewers = [] if watched.away else list(watched.viewers)
-            told = self._let_in(watched) + viewers
-        watched.away = True
-        if told:
+            viewers = [] if watched.reported_unavailable else list(watched.viewers)
+            receivers = self._admit(watched) + viewers
+        watched.reported_unavailable = True
+        if receivers:
             status = watched.execution.status if watched.execution is not None else None
-            text = "The result backend can't be reached; the stream goes on when it is back"
+            text = "The result backend is unavailable; the stream continues when it is back"
             frame = Frame(
                 frames.error_frame("unavailable", text, self.clock(), watched.execution_id, status)
             )
-            self._teller.tell(told, Change(watched.execution_id, None, (frame,)))
+            self._fanout.deliver(receivers, Change(watched.execution_id, None, (frame,)))

@@ -1,9 +1,9 @@
-"""How many viewers one web process may hold, and whether its server is going down: what gunicorn
-knows and tells nobody.
+"""How many viewers one web process may have.
 
-A viewer holds a thread (gthread) or a connection (gevent) for as long as it looks on. Beyond what
-the server holds, clients hang and REST times out with no word (web fact 13); so the limit lies
-below, and one budget counts WebSockets, event streams and held polls together.
+A viewer takes a thread (gthread) or a connection (gevent) for as long as its stream is open. Beyond
+the server's capacity, clients hang and REST times out without a message
+(web-facts#one-budget-for-all-streams). So the limit is below that capacity, and one limiter counts
+WebSockets, event streams and held polls together.
 """
 
 from __future__ import annotations
@@ -21,32 +21,34 @@ from headway.errors import TooManyRequests
 
 log = logging.getLogger(__name__)
 
-#: Viewers in a process whose server says nothing of its limits (the development server makes a
-#: thread for each).
-UNKNOWN_SERVER = 1000
+#: Viewers of a process whose server does not tell its capacity (the development server starts a
+#: thread for each request).
+DEFAULT_CAPACITY = 1000
 
 
 def gunicorn_worker() -> Any | None:
-    """The gunicorn worker that this process is, or None: its TERM handler is a method of it (web
-    fact 12).
+    """The gunicorn worker of this process, or None.
+
+    Found through the handler of SIGTERM, which is a method of it
+    (web-facts#sigterm-waits-for-streams).
     """
     worker = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
     return worker if hasattr(worker, "alive") and hasattr(worker, "cfg") else None
 
 
 def capacity(worker: Any | None) -> int:
-    """Viewers that leave the server enough to answer REST with."""
+    """How many viewers still leave the server enough capacity for REST."""
     if worker is None:
-        return UNKNOWN_SERVER
+        return DEFAULT_CAPACITY
     cfg = worker.cfg
     if "gevent" in cfg.worker_class_str or "eventlet" in cfg.worker_class_str:
         return int(max(0, cfg.worker_connections - max(10, cfg.worker_connections // 10)))
-    # A thread each, and a quarter of them for everything else. The sync worker has one: a viewer
-    # would be all that it serves.
+    # Each viewer takes a thread; a quarter of the threads stays free for everything else. The sync
+    # worker has one thread: a viewer would block all other requests.
     limit = int(max(0, cfg.threads - max(1, cfg.threads // 4)))
     if not limit:
         log.error(
-            "gunicorn's %s worker with %d thread can hold no viewers: use -k gevent, or --threads",
+            "gunicorn's %s worker with %d thread cannot serve streams: use -k gevent, or --threads",
             cfg.worker_class_str,
             cfg.threads,
         )
@@ -54,7 +56,7 @@ def capacity(worker: Any | None) -> int:
 
 
 class Transport(StrEnum):
-    """How a viewer looks on."""
+    """The transport of a viewer's stream."""
 
     SOCKET = "websocket"
     MANY = "websocket_many"
@@ -63,48 +65,49 @@ class Transport(StrEnum):
 
 
 class ConnectionLimiter:
-    """Seats for viewers. ``limit`` 0: as many as the server can hold; a higher one than that is
-    lowered to it.
+    """Limits the viewers of a process.
+
+    ``limit`` 0 means the server's capacity; a limit above the capacity is reduced to it.
     """
 
     def __init__(self, limit: int = 0) -> None:
-        self._asked = limit
+        self._configured = limit
         self._limit: int | None = None
         self._lock = threading.Lock()
-        self._taken: Counter[Transport] = Counter()
+        self._in_use: Counter[Transport] = Counter()
         self._refused: Counter[Transport] = Counter()
 
     @property
-    def taken(self) -> int:
-        """How many seats are taken now."""
-        return self._taken.total()
+    def in_use(self) -> int:
+        """How many viewers there are now."""
+        return self._in_use.total()
 
-    def taken_by(self, skin: Transport) -> int:
-        """How many of them by such viewers."""
-        return self._taken[skin]
+    def in_use_by(self, transport: Transport) -> int:
+        """How many of them use this transport."""
+        return self._in_use[transport]
 
-    def refused(self, skin: Transport) -> int:
-        """How many such viewers found none, so far."""
-        return self._refused[skin]
+    def refused(self, transport: Transport) -> int:
+        """How many viewers of this transport were refused so far."""
+        return self._refused[transport]
 
     @property
     def limit(self) -> int:
-        """How many there are. Found on first use: only then is the process the one that serves."""
+        """The limit. Determined on first use: only then does the serving process run this code."""
         if self._limit is None:
-            held = capacity(gunicorn_worker())
-            self._limit = min(self._asked, held) if self._asked else held
+            found = capacity(gunicorn_worker())
+            self._limit = min(self._configured, found) if self._configured else found
         return self._limit
 
     @contextmanager
-    def seat(self, skin: Transport) -> Iterator[None]:
-        """Take a seat for the block; raises ``TooManyRequests`` where none is free."""
+    def slot(self, transport: Transport) -> Iterator[None]:
+        """Count a viewer during the block. Raises ``TooManyRequests`` if the limit is reached."""
         with self._lock:
-            if self._taken.total() >= self.limit:
-                self._refused[skin] += 1
+            if self._in_use.total() >= self.limit:
+                self._refused[transport] += 1
                 raise TooManyRequests("Too many viewers")
-            self._taken[skin] += 1
+            self._in_use[transport] += 1
         try:
             yield
         finally:
             with self._lock:
-                self._taken[skin] -= 1
+                self._in_use[transport] -= 1

@@ -1,4 +1,4 @@
-"""A held poll (``?wait=``): a viewer that wants one state and goes."""
+"""A held poll (``?wait=``): a viewer that waits for one state."""
 
 from __future__ import annotations
 
@@ -10,68 +10,68 @@ from headway.errors import HeadwayError, Unavailable
 from headway.models import Execution
 from headway.server.streams.changes import Change
 
-#: Seconds that the first read may take, even where less is left to wait.
+#: Seconds that the first read may take, even if less time is left to wait.
 FIRST_READ = 5.0
 
 
 class LongPoll:
-    """A held poll: a viewer that wants one state. What it wants is asked in its own thread: that
-    may need its request.
+    """A held poll.
+
+    The condition that it waits for is evaluated in the request's own thread: it may need the request.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first_read: float = FIRST_READ) -> None:
         self._changed = threading.Condition()
-        self._told = False
-        self._over = False
+        self._first_read = first_read
+        self._delivered = False
+        self._ended = False
         self._newest: Execution | None = None
         self._error: HeadwayError | None = None
 
-    def tell(self, change: Change) -> None:
-        """See `news.Viewer`."""
-        self._note(change.execution, Unavailable() if change.execution is None else None)
+    def deliver(self, change: Change) -> None:
+        """See `Viewer`."""
+        self._set(change.execution, Unavailable() if change.execution is None else None)
 
     def refuse(self, execution_id: str, error: HeadwayError) -> None:
-        """See `news.Viewer`."""
-        self._note(None, error)
+        """See `Viewer`."""
+        self._set(None, error)
 
     def check(self, now: float) -> None:
-        """A held poll lasts for seconds: nothing to look after."""
+        """See `Stream`. A held poll takes seconds at most: there is nothing to check."""
 
     def end(self, code: int, reason: str) -> None:
-        """The server is going down: answer with what there is."""
+        """See `Stream`. Respond with the newest state."""
         with self._changed:
-            self._over = True
+            self._ended = True
             self._changed.notify()
 
-    def _note(self, execution: Execution | None, error: HeadwayError | None) -> None:
+    def _set(self, execution: Execution | None, error: HeadwayError | None) -> None:
         with self._changed:
-            self._newest, self._error, self._told = execution, error, True
+            self._newest, self._error, self._delivered = execution, error, True
             self._changed.notify()
 
-    def wait(self, is_news: Callable[[Execution], bool], timeout: float) -> Execution:
+    def wait(self, accept: Callable[[Execution], bool], timeout: float) -> Execution:
         """See `Hub.wait`."""
-        begun = time.monotonic()
+        start = time.monotonic()
         newest: Execution | None = None
         while True:
             with self._changed:
                 while (
-                    not self._told
-                    and (left := begun + self._bound(newest, timeout) - time.monotonic()) > 0
+                    not self._delivered
+                    and (left := start + self._bound(newest, timeout) - time.monotonic()) > 0
                 ):
                     self._changed.wait(left)
-                told, self._told = self._told, False
+                delivered, self._delivered = self._delivered, False
                 if self._error is not None:
                     raise self._error
                 newest = self._newest
             if newest is None:
                 raise Unavailable
-            if not told or self._over or is_news(newest):
+            if not delivered or self._ended or accept(newest):
                 return newest
 
     def _bound(self, newest: Execution | None, timeout: float) -> float:
-        """Seconds to wait in all. A server that goes down still answers who asks it now, as soon as
-        it can.
-        """
-        if self._over:
-            return 0.0 if newest is not None else FIRST_READ
-        return timeout if newest is not None else max(timeout, FIRST_READ)
+        """Seconds to wait since the start. A server that shuts down still answers the first read."""
+        if self._ended:
+            return 0.0 if newest is not None else self._first_read
+        return timeout if newest is not None else max(timeout, self._first_read)

@@ -1,8 +1,7 @@
-"""The few bytes of RFC 6455 that are written without a state machine: what a server sends to every
-viewer alike.
+"""The part of RFC 6455 that needs no state: frames with the same bytes for every viewer.
 
-simple-websocket (wsproto) still speaks for each connection by itself: handshake, pongs, closes. A
-text frame from a server is not masked, so its bytes are the same for all, and are made once.
+simple-websocket (wsproto) does the rest for each connection: handshake, pongs, closes. Text frames
+from a server are not masked, so their bytes are the same for all viewers and are made once.
 """
 
 from __future__ import annotations
@@ -19,20 +18,21 @@ def text(body: bytes) -> bytes:
     return _header(_TEXT, len(body)) + body
 
 
-#: A ping without content: any byte that comes back is a sign of life, so there is nothing to
-#: compare.
+#: A ping without a payload: any byte from the client proves that it is alive, so no payload is
+#: compared.
 PING = bytes((_PING, 0))
 
 
 def contains_close_frame(frames: bytes) -> bool:
-    """Whether a close is among the control frames that simple-websocket sends: unmasked, 125 bytes
-    at most (section 5.5).
+    """Whether a close is among these control frames.
+
+    The control frames of simple-websocket are not masked and have at most 125 bytes (section 5.5).
     """
-    begin = 0
-    while begin + 1 < len(frames):
-        if frames[begin] == _CLOSE:
+    start = 0
+    while start + 1 < len(frames):
+        if frames[start] == _CLOSE:
             return True
-        begin += 2 + frames[begin + 1]
+        start += 2 + frames[start + 1]
     return False
 
 

@@ -1,9 +1,10 @@
-"""The same stream as server-sent events, for clients that can't or needn't open a WebSocket."""
+"""The same stream as server-sent events, for clients that cannot or need not open a WebSocket."""
 
 from __future__ import annotations
 
 import logging
 import random
+import re
 import socket
 import threading
 import time
@@ -11,219 +12,284 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from hashlib import blake2b
 
 from flask import Blueprint, Response, request
 
 from headway.core import frames
 from headway.core.frames import Json
 from headway.errors import HeadwayError
-from headway.models import Execution, Progress
+from headway.models import Execution, Phase, Progress, Status
 from headway.server.auth import Action
 from headway.server.counters import Count, Counts
-from headway.server.streams.bookmark import ResumeToken
-from headway.server.streams.changes import Backlog, Change, Frame, ProgressChange
+from headway.server.http_helpers import checked_id
+from headway.server.services import Services
+from headway.server.streams.backlog import Backlog
+from headway.server.streams.changes import Change, Frame, ProgressChange
 from headway.server.streams.handshake import SOCKETS
 from headway.server.streams.limits import Transport
-
-if TYPE_CHECKING:
-    from headway.server.extension import Headway
 
 log = logging.getLogger(__name__)
 
 PATH = "/executions/<execution_id>/progress/events"
 
-#: Seconds that the first word may take before the answer begins without it.
+#: Seconds that the first read may take; then the response starts without it.
 FIRST_READ = 5.0
-#: Milliseconds that a browser waits before it comes back: each stream draws its own, so that not
-#: all come at once.
+#: Milliseconds until a browser reconnects. Each stream draws its own value, so that clients do not
+#: reconnect all at once.
 RETRY = (2000, 10000)
 
 #: Progress as the data of an event.
-Shape = Callable[[Progress], Json]
+ProgressSerializer = Callable[[Progress], Json]
 
 
-def register(blueprint: Blueprint, headway: Headway) -> None:
+def register(blueprint: Blueprint, services: Services) -> None:
     """Add the route."""
 
     @blueprint.get(PATH)
     def events(execution_id: str) -> Response:
-        headway.policy.authorize(request, Action.WATCH, headway.checked_id(execution_id))
-        return stream(headway, execution_id)
+        services.policy.authorize(request, Action.WATCH, checked_id(execution_id))
+        return stream(services, execution_id)
 
 
-def stream(headway: Headway, execution_id: str, shape: Shape | None = None) -> Response:
-    """The answer that goes on. The caller has authorized it.
+def stream(
+    services: Services, execution_id: str, serialize: ProgressSerializer | None = None
+) -> Response:
+    """Respond with an event stream. The caller has authorized the request.
 
-    Without ``shape`` the events are the contract's frames, each named as its ``type``; with it,
-    they are what it makes of each report, unnamed. A client that comes back with ``Last-Event-ID``
-    is told what it has missed and no more. Ends after the execution's end. Raises what
-    `states.resolve` raises, and ``TooManyRequests``, before the answer begins. A backend that is
-    away is no such answer: anything but a 200 stops a browser from coming back for good, so it is
-    told in the stream.
+    Without ``serialize``, the events are the contract's frames, each named by its ``type``. With
+    it, the events are unnamed and hold what ``serialize`` makes of each report. A client that
+    returns with ``Last-Event-ID`` receives only what it has missed. The stream ends after the
+    execution's end.
+
+    Raises what `states.resolve` raises, and ``TooManyRequests``, before the response starts. An
+    unavailable backend is reported in the stream: browsers never reconnect after a status other
+    than 200.
     """
     if request.method == "HEAD":
         return _response(iter(()))
-    hub = headway.hub
+    hub = services.hub
     last_event_id = request.headers.get("Last-Event-ID", "")
     viewer = EventViewer(
-        shape, headway.settings.ping_interval, hub.counts, last_event_id, headway.clock
+        serialize, services.settings.ping_interval, hub.counts, last_event_id, services.clock
     )
     with ExitStack() as leaving:
-        leaving.enter_context(hub.budget.seat(Transport.EVENTS))
-        leaving.enter_context(hub.keeper.keeping(viewer))
+        leaving.enter_context(hub.limiter.slot(Transport.EVENTS))
+        leaving.enter_context(hub.supervisor.supervise(viewer))
         leaving.callback(hub.detach, execution_id, viewer)
-        # A client that comes back may know more than this process has heard by now.
-        hub.attach(execution_id, viewer, fresh=viewer.came_back)
-        if viewer.nothing_left():
-            # The one answer that tells a browser to stay away (HTML, "server-sent events").
+        # A reconnecting client may have seen newer state from another process: read again.
+        hub.attach(execution_id, viewer, fresh=viewer.reconnecting)
+        if viewer.knows_the_end():
+            # 204 is the one response that stops a browser from reconnecting (HTML standard,
+            # "Server-sent events").
             return Response(status=204)
         response = _response(viewer.events())
-        # Not in the generator's finally: one that was never begun has none.
+        # Not in the generator's finally: a generator that was never started does not run it.
         response.call_on_close(leaving.pop_all().close)
     return response
 
 
-class EventViewer:
-    """One event stream: the hub fills its backlog, the server's thread writes it out at the
-    client's pace.
+_TOKEN = re.compile(r"(\d{1,9})-([a-z]{1,12})-([a-z]{1,12})-([0-9a-f]{12})?")
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeToken:
+    """What a client knows after an event, small enough for the event's ``id``.
+
+    It holds everything that `frames.frames_between` compares, the progress as a digest. So any web
+    process can compute what a client has missed from the execution alone; no process has to
+    remember what was sent to which client.
     """
+
+    attempt: int
+    status: Status
+    phase: Phase
+    #: The digest of the last report; None if there was none.
+    digest: str | None
+
+    @classmethod
+    def after_frame(cls, kind: str, execution: Execution) -> ResumeToken | None:
+        """The token after a frame of this kind; None if the frame does not describe the execution."""
+        if kind == "error":
+            return None
+        digest = _digest(execution.progress)
+        if kind == "started" or (kind == "status" and execution.status.terminal):
+            # Another frame follows at once (the progress, or the end). A client that is
+            # disconnected between the two must still receive it.
+            known = None if kind == "started" else digest
+            return cls(execution.attempt, Status.RUNNING, Phase.RUNNING, known)
+        return cls(execution.attempt, execution.status, execution.phase, digest)
+
+    @classmethod
+    def parse(cls, text: str) -> ResumeToken | None:
+        """Read what `__str__` wrote; None for anything else: such a client receives everything."""
+        match = _TOKEN.fullmatch(text)
+        if match is None:
+            return None
+        try:
+            return cls(int(match[1]), Status(match[2]), Phase(match[3]), match[4])
+        except ValueError:
+            return None
+
+    def __str__(self) -> str:
+        return f"{self.attempt}-{self.status.value}-{self.phase.value}-{self.digest or ''}"
+
+    def knows_progress(self, execution: Execution) -> bool:
+        """Whether the client has seen the execution's last report."""
+        return self.digest == _digest(execution.progress)
+
+    def as_execution(self, execution: Execution) -> Execution:
+        """The execution as the client last saw it, as far as `frames.frames_between` needs it."""
+        progress = execution.progress if self.knows_progress(execution) else None
+        return Execution(
+            execution.execution_id, self.status, self.phase, progress, attempt=self.attempt
+        )
+
+
+def _digest(progress: Progress | None) -> str | None:
+    """A digest of what `Progress.same_as` compares."""
+    if progress is None:
+        return None
+    compared = [progress.current, progress.total, progress.message, progress.attributes]
+    return blake2b(frames.encode(frames.json_safe(compared)), digest_size=6).hexdigest()
+
+
+class EventViewer:
+    """One event stream: the hub fills its backlog, the server's thread writes at the client's pace."""
 
     def __init__(
         self,
-        shape: Shape | None,
+        serialize: ProgressSerializer | None,
         heartbeat: float,
         counts: Counts,
         last_event_id: str,
         clock: Callable[[], datetime],
+        *,
+        first_read: float = FIRST_READ,
     ) -> None:
-        self._shape = shape
+        self._serialize = serialize
         self._heartbeat = heartbeat
         self._counts = counts
         self._clock = clock
-        #: Where the client left off, until it was told what came since.
-        self._bookmark = ResumeToken.parse(last_event_id)
-        self.came_back = self._bookmark is not None
+        self._first_read = first_read
+        #: What the client knew when it connected, until the first change is delivered.
+        self._resume_token = ResumeToken.parse(last_event_id)
+        self.reconnecting = self._resume_token is not None
         self._socket = next(
             (request.environ[name] for name in SOCKETS if name in request.environ), None
         )
         self._changed = threading.Condition()
         self._backlog: Backlog[_Event] = Backlog()
-        self._told = False
+        self._delivered = False
         self._error: HeadwayError | None = None
-        self._over = False
-        #: The client had seen the end already.
-        self._nothing_left = False
-        #: The progress that the client was told last, where ``shape`` tells it.
+        self._ended = False
+        #: The client has seen the execution's end already.
+        self._knows_the_end = False
+        #: The last progress sent with ``serialize``.
         self._shown: Progress | None = None
-        #: When the server began to write what it was last given; None while it waits for more.
+        #: When the server started to write the current event; None while it waits for the next one.
         self._writing: float | None = None
 
-    def tell(self, change: Change) -> None:
-        """See `news.Viewer`."""
-        news = change.frames if self._bookmark is None else self._since(self._bookmark, change)
+    def deliver(self, change: Change) -> None:
+        """See `Viewer`."""
+        if self._resume_token is None:
+            changes: Sequence[Frame] = change.frames
+        else:
+            changes = self._since(self._resume_token, change)
         with self._changed:
-            self._told, self._bookmark = True, None
-            for frame in news:
+            self._delivered, self._resume_token = True, None
+            for frame in changes:
                 if merged := self._backlog.put(_Event(frame, change.execution)):
                     self._counts.add(Count.MERGED, merged)
-            self._nothing_left = (
-                not news and change.execution is not None and change.execution.status.terminal
+            self._knows_the_end = (
+                not changes and change.execution is not None and change.execution.status.terminal
             )
-            # Where the answer has begun by now, it ends: who comes back is told so.
-            self._over |= self._nothing_left
+            # If the response has started by now, it ends; the client is told when it reconnects.
+            self._ended |= self._knows_the_end
             self._changed.notify()
 
-    def _since(self, bookmark: ResumeToken, change: Change) -> Sequence[Frame]:
-        """What a client has missed. Where that can't be told, because the backend is away, a fresh
-        ``status`` will follow.
+    def _since(self, resume_token: ResumeToken, change: Change) -> Sequence[Frame]:
+        """The frames that a client has missed.
+
+        While the backend is unavailable this is unknown; a ``status`` frame follows later.
         """
         execution = change.execution
         if execution is None:
             return change.frames
-        if bookmark.knows_progress(execution):
+        if resume_token.knows_progress(execution):
             self._shown = execution.progress
-        return [
-            Frame(each)
-            for each in frames.frames_between(
-                bookmark.believed(execution), execution, self._clock()
-            )
-        ]
+        before = resume_token.as_execution(execution)
+        return [Frame(each) for each in frames.frames_between(before, execution, self._clock())]
 
     def refuse(self, execution_id: str, error: HeadwayError) -> None:
-        """See `news.Viewer`. Where the answer has begun the stream ends, and the client learns why
-        when it comes back.
-        """
+        """See `Viewer`. If the response has started, the client learns why when it reconnects."""
         with self._changed:
-            self._error, self._over = error, True
+            self._error, self._ended = error, True
             self._changed.notify()
 
     def check(self, now: float) -> None:
-        """Cut off a client that takes nothing: the server would wait for it without end."""
+        """Disconnect a client that does not read: the server's write would block for ever."""
         if (
             self._writing is not None
             and now - self._writing > 2 * self._heartbeat
             and self._socket is not None
         ):
-            cut_off, self._socket = self._socket, None
+            sock, self._socket = self._socket, None
             self._counts.add(Count.CUT_OFF)
             try:
-                getattr(cut_off, "_sock", cut_off).shutdown(socket.SHUT_RDWR)
+                getattr(sock, "_sock", sock).shutdown(socket.SHUT_RDWR)
             except OSError as exc:
                 log.debug("The client was gone already: %s", exc)
 
     def end(self, code: int, reason: str) -> None:
-        """See `keeper.Stream`: there is no close code here, the stream ends and the client comes
-        back.
-        """
+        """See `Stream`. Events have no close code: the stream ends and the client reconnects."""
         with self._changed:
-            self._over = True
+            self._ended = True
             self._changed.notify()
 
-    def nothing_left(self) -> bool:
-        """Wait for the first word: whether the client knows all that there will ever be. Raises
-        where there is no execution.
+    def knows_the_end(self) -> bool:
+        """Wait for the first change: whether the client has seen everything that there will be.
+
+        Raises if the execution does not exist.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._told or self._over, FIRST_READ)
+            self._changed.wait_for(lambda: self._delivered or self._ended, self._first_read)
             if self._error is not None:
                 raise self._error
-            return self._nothing_left
+            return self._knows_the_end
 
     def events(self) -> Iterator[bytes]:
-        """The body, until the end of the execution, of the client or of the server."""
+        """The body, until the execution ends, the client leaves or the server stops."""
         yield f"retry: {random.randint(*RETRY)}\n\n".encode()  # noqa: S311 - jitter
         while True:
             with self._changed:
                 self._writing = None
-                self._changed.wait_for(lambda: len(self._backlog) or self._over, self._heartbeat)
+                self._changed.wait_for(lambda: len(self._backlog) or self._ended, self._heartbeat)
                 event = self._backlog.take()
-                if event is None and self._over:
+                if event is None and self._ended:
                     return
                 self._writing = time.monotonic()
             if event is None:
-                # Only a write shows that a client has gone (web fact 14).
+                # Only a write shows that a client is gone (web-facts#sse-notices-on-write).
                 yield b":\n\n"
                 continue
-            if self._shape is None:
-                yield (
-                    event.mark
-                    + f"event: {event.frame.kind}\ndata: ".encode()
-                    + event.frame.body
-                    + b"\n\n"
-                )
+            if self._serialize is None:
+                kind = f"event: {event.frame.kind}\ndata: ".encode()
+                yield event.id_line + kind + event.frame.body + b"\n\n"
             elif event.execution is not None:
-                yield from self._shaped(event, event.execution, self._shape)
-            if event.frame.ends:
+                yield from self._serialized(event, event.execution, self._serialize)
+            if event.frame.terminal:
                 return
 
-    def _shaped(self, event: _Event, execution: Execution, shape: Shape) -> Iterator[bytes]:
+    def _serialized(
+        self, event: _Event, execution: Execution, serialize: ProgressSerializer
+    ) -> Iterator[bytes]:
         progress = execution.progress
         if progress is not None and not progress.same_as(self._shown):
             self._shown = progress
-            yield event.mark + b"data: " + frames.encode(shape(progress)) + b"\n\n"
-        elif event.frame.ends:
-            yield event.mark + b"\n"  # no event, but an id to come back with
+            yield event.id_line + b"data: " + frames.encode(serialize(progress)) + b"\n\n"
+        elif event.frame.terminal:
+            yield event.id_line + b"\n"  # no event, but an id for the next connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,24 +302,24 @@ class _Event:
         return self.frame.execution_id
 
     @property
-    def merges(self) -> bool:
-        return self.frame.merges
+    def mergeable(self) -> bool:
+        return self.frame.mergeable
 
     @property
-    def step(self) -> ProgressChange | None:
-        return self.frame.step
+    def change(self) -> ProgressChange | None:
+        return self.frame.change
 
     @property
-    def mark(self) -> bytes:
-        """The ``id`` line; nothing where the client knows no more than before."""
-        bookmark = (
-            None if self.execution is None else ResumeToken.behind(self.frame.kind, self.execution)
-        )
-        return b"" if bookmark is None else f"id: {bookmark}\n".encode()
+    def id_line(self) -> bytes:
+        """The ``id`` line; empty if the client knows no more than before."""
+        if self.execution is None:
+            return b""
+        resume_token = ResumeToken.after_frame(self.frame.kind, self.execution)
+        return b"" if resume_token is None else f"id: {resume_token}\n".encode()
 
 
 def _response(body: Iterator[bytes]) -> Response:
     response = Response(body, mimetype="text/event-stream")
     response.headers["Cache-Control"] = "no-store"
-    response.headers["X-Accel-Buffering"] = "no"  # nginx would hold events back
+    response.headers["X-Accel-Buffering"] = "no"  # otherwise nginx buffers the events
     return response

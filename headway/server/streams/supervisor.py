@@ -1,6 +1,4 @@
-"""Looks after the open streams of a process: pings, streams that stand still, and the server that
-is going down.
-"""
+"""Supervises the open streams of a process: pings, dead clients, and the shutdown of the server."""
 
 from __future__ import annotations
 
@@ -15,30 +13,28 @@ from headway.server.streams.limits import gunicorn_worker
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks at the server: gunicorn tells nobody that it is going down, and holds
-#: on for all of its graceful timeout while streams are open (web fact 12).
-WATCH_INTERVAL = 0.25
-#: Seconds between two looks at each stream.
-CHECK_INTERVAL = 1.0
+#: Seconds between two checks of the server. gunicorn does not announce its shutdown, and waits for
+#: its whole graceful timeout while streams are open (web-facts#sigterm-waits-for-streams).
+SERVER_CHECK_INTERVAL = 0.25
+#: Seconds between two checks of each stream.
+STREAM_CHECK_INTERVAL = 1.0
 
-#: RFC 6455's registry of close codes: "service restart". Clients come back after a jitter.
+#: "Service restart" in RFC 6455's registry of close codes. Clients reconnect after a random delay.
 GOING_DOWN = (1012, "The server is going down")
 
 
 class Stream(Protocol):
-    """One open stream, of whatever kind. Both are called by the keeper's thread and must not block."""
+    """One open stream of any transport. The supervisor's thread calls it; calls must not block."""
 
     def check(self, now: float) -> None:
-        """Send what is due, and end where nobody is there any more. ``now`` is monotonic, in
-        seconds.
-        """
+        """Send what is due, and end the stream if its client is gone. ``now``: monotonic seconds."""
 
     def end(self, code: int, reason: str) -> None:
-        """Say goodbye and end, soon. A second call does nothing."""
+        """End the stream soon, with a close. A second call does nothing."""
 
 
 class StreamSupervisor:
-    """One per process. Its thread lives while streams are open."""
+    """One per process. Its thread runs while streams are open."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -48,16 +44,14 @@ class StreamSupervisor:
         self._going_down = False
 
     @contextmanager
-    def keeping(self, stream: Stream) -> Iterator[None]:
-        """Look after a stream for the block; one that comes while the server goes down is ended at
-        once.
-        """
+    def supervise(self, stream: Stream) -> Iterator[None]:
+        """Supervise a stream during the block. During the shutdown it is ended at once."""
         with self._lock:
             self._streams.add(stream)
             if self._thread is None:
                 self._wake.clear()
                 self._thread = threading.Thread(
-                    target=self._run, name="headway-keeper", daemon=True
+                    target=self._run, name="headway-supervisor", daemon=True
                 )
                 self._thread.start()
             going_down = self._going_down
@@ -71,8 +65,8 @@ class StreamSupervisor:
                 if not self._streams:
                     self._wake.set()
 
-    def send_away(self) -> None:
-        """End every stream, and every one that comes later: the server is going down."""
+    def close_all(self) -> None:
+        """End every stream, and every later one at its start: the server is going down."""
         with self._lock:
             self._going_down = True
             streams = list(self._streams)
@@ -81,22 +75,20 @@ class StreamSupervisor:
 
     def _run(self) -> None:
         worker = gunicorn_worker()
-        check_at = time.monotonic() + CHECK_INTERVAL
+        check_at = time.monotonic() + STREAM_CHECK_INTERVAL
         while True:
-            self._wake.wait(WATCH_INTERVAL)
+            self._wake.wait(SERVER_CHECK_INTERVAL)
             with self._lock:
                 self._wake.clear()
                 if not self._streams:
                     self._thread = None
                     return
             if worker is not None and not worker.alive and not self._going_down:
-                log.info(
-                    "The server is going down: %d streams are told to come back", len(self._streams)
-                )
-                self.send_away()
+                log.info("The server is going down: closing %d streams", len(self._streams))
+                self.close_all()
             now = time.monotonic()
             if now >= check_at:
-                check_at = now + CHECK_INTERVAL
+                check_at = now + STREAM_CHECK_INTERVAL
                 self._check(now)
 
     def _check(self, now: float) -> None:
@@ -105,11 +97,11 @@ class StreamSupervisor:
         for stream in streams:
             try:
                 stream.check(now)
-            except Exception:  # one stream's fault may not leave the others alone
-                log.exception("A stream could not be looked after")
+            except Exception:  # a failure of one stream must not affect the others
+                log.exception("Checking a stream failed")
 
     def _safely_end(self, stream: Stream) -> None:
         try:
             stream.end(*GOING_DOWN)
         except Exception:  # as above
-            log.exception("A stream could not be ended")
+            log.exception("Ending a stream failed")

@@ -18,5 +18,5 @@ def create_app() -> Flask:
     celery.conf.task_default_queue = "puppet"
     app = Flask(__name__)
     app.add_url_rule("/", "page", lambda: "mine")
-    Headway(app, celery=celery, startable=["puppet.play"], operations_at_root=True)
+    Headway(app, celery=celery, startable_tasks=["puppet.play"], root_endpoints=True)
     return app
