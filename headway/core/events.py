@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar
 
-from headway.core.serialize import failure_of, progress_of, time_of
+from headway.core.serialize import error_from_json, progress_from_json, time_from_json
 from headway.models import Failure, Phase, Progress, Status
 
 
@@ -110,7 +110,7 @@ def event_of(frame: Mapping[str, Any]) -> AnyEvent:
 
     Raises ``KeyError``, ``TypeError`` or ``ValueError`` for what is no frame of the contract.
     """
-    at = time_of(frame["timestamp"])
+    at = time_from_json(frame["timestamp"])
     if at is None:
         raise ValueError("a frame without a time")
     if frame["type"] == "error":
@@ -140,7 +140,7 @@ def _seen(
     frame: Mapping[str, Any], execution_id: str, status: Status, at: datetime
 ) -> StatusChanged:
     return StatusChanged(
-        execution_id, status, at, Phase(frame["phase"]), progress_of(frame["progress"])
+        execution_id, status, at, Phase(frame["phase"]), progress_from_json(frame["progress"])
     )
 
 
@@ -151,7 +151,7 @@ def _started(_frame: Mapping[str, Any], execution_id: str, status: Status, at: d
 def _reported(
     frame: Mapping[str, Any], execution_id: str, status: Status, at: datetime
 ) -> ProgressReported:
-    progress = progress_of(frame["progress"])
+    progress = progress_from_json(frame["progress"])
     if progress is None:
         raise ValueError("a progress frame without progress")
     return ProgressReported(execution_id, status, at, progress)
@@ -160,20 +160,22 @@ def _reported(
 def _completed(
     frame: Mapping[str, Any], execution_id: str, status: Status, at: datetime
 ) -> Completed:
-    return Completed(execution_id, status, at, frame["outputs"], progress_of(frame["progress"]))
+    return Completed(
+        execution_id, status, at, frame["outputs"], progress_from_json(frame["progress"])
+    )
 
 
 def _failed(frame: Mapping[str, Any], execution_id: str, status: Status, at: datetime) -> Failed:
-    error = failure_of(frame["error"])
+    error = error_from_json(frame["error"])
     if error is None:
         raise ValueError("a failed frame without an error")
-    return Failed(execution_id, status, at, error, progress_of(frame["progress"]))
+    return Failed(execution_id, status, at, error, progress_from_json(frame["progress"]))
 
 
 def _cancelled(
     frame: Mapping[str, Any], execution_id: str, status: Status, at: datetime
 ) -> Cancelled:
-    return Cancelled(execution_id, status, at, progress_of(frame["progress"]))
+    return Cancelled(execution_id, status, at, progress_from_json(frame["progress"]))
 
 
 _KINDS: Mapping[str, Callable[[Mapping[str, Any], str, Status, datetime], AnyEvent]] = {

@@ -290,30 +290,28 @@ def progress_of(write: StateWrite) -> Progress | None:
     return progress_from_meta(write.state, write.meta)
 
 
-def heard(snapshot: Snapshot, meta: Mapping[str, Any], at: datetime) -> Snapshot | None:
-    """What is known after the result backend published ``meta``, without another read; None where
-    only a read can tell.
-
-    A report of the open attempt speaks for itself. All else (a start, an end, a retry, what names
-    no attempt) changes the registry too, which the message doesn't carry.
+def supersedes(before: Execution, after: Execution) -> bool:
+    """Whether a viewer that has ``before`` may be shown ``after``: only a new attempt replaces a
+    terminal state. `allows_write` is the same rule for what is stored.
     """
-    record, state, result = snapshot.record, meta.get("status"), meta.get("result")
-    if (
-        record is None
-        or not record.is_open
-        or not isinstance(state, str)
-        or not isinstance(result, Mapping)
-    ):
-        return None
-    if (
-        state in READY_STATES
-        or state in ("STARTED", "RETRY")
-        or result.get("attempt") != record.attempt
-    ):
-        return None
-    write = StateWrite(record.task_id, state, at, attempt=record.attempt, meta=result)
-    beats = None if snapshot.alive is None else True  # who reports lives
-    return replace(snapshot, record=apply_write(record, write), meta=meta, alive=beats)
+    return not before.status.terminal or after.attempt > before.attempt
+
+
+def is_current_report(shown: Execution, meta: Mapping[str, Any]) -> bool:
+    """Whether a published meta is a report of the attempt that ``shown`` has as running.
+
+    Such a report is complete in itself. Everything else (a start, an end, a retry, a report
+    without an attempt) also changes the registry, which the message doesn't carry, so it requires
+    a read.
+    """
+    state, result = meta.get("status"), meta.get("result")
+    return (
+        shown.status is Status.RUNNING
+        and shown.phase in (Phase.RUNNING, Phase.CANCELLING)
+        and isinstance(result, Mapping)
+        and not (state in PHASES or state == "STARTED")
+        and result.get("attempt") == shown.attempt
+    )
 
 
 def backend_is_ahead(record: TaskRecord | None, meta: Mapping[str, Any] | None) -> bool:

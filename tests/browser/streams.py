@@ -31,7 +31,7 @@ def frame(kind: str, execution_id: str, **more: Any) -> Json:
 
 
 def progress(current: float, total: float | None, message: str | None = None, **more: Any) -> Json:
-    """A report, as `frames.progress_json` has it."""
+    """A report, as `serialize.progress_json` has it."""
     known = bool(total)
     return {
         "current_step": int(current),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from flask import Blueprint, Response, request
 
 from headway.cancellation import request_cancel
-from headway.core import frames
+from headway.core import serialize
 from headway.errors import InvalidRequest
 from headway.server.api.executions import uncached
 from headway.server.auth import Action
@@ -32,7 +32,7 @@ def register(blueprint: Blueprint, headway: Headway) -> None:
             timeout=headway.settings.broker_timeout,
             at=headway.clock(),
         )
-        response = uncached(frames.execution_json(execution), 202)
+        response = uncached(serialize.execution_json(execution), 202)
         if not execution.status.terminal:
             response.headers["Retry-After"] = str(headway.settings.retry_after)
         return response

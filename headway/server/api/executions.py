@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from flask import Blueprint, Response, request
 
-from headway.core import frames
+from headway.core import serialize
 from headway.errors import InvalidRequest
 from headway.models import Execution
 from headway.server.auth import Action
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from headway.server.extension import Headway
 
 #: An execution as a body; None: nothing to say yet (204).
-Shape = Callable[[Execution], frames.Json | None]
+Shape = Callable[[Execution], serialize.Json | None]
 
 
 def register(blueprint: Blueprint, headway: Headway) -> None:
@@ -26,11 +26,11 @@ def register(blueprint: Blueprint, headway: Headway) -> None:
 
     @blueprint.get("/executions/<execution_id>")
     def execution(execution_id: str) -> Response:
-        return answer(headway, execution_id, frames.execution_json)
+        return answer(headway, execution_id, serialize.execution_json)
 
     @blueprint.get("/executions/<execution_id>/progress")
     def progress(execution_id: str) -> Response:
-        return answer(headway, execution_id, lambda found: frames.progress_json(found.progress))
+        return answer(headway, execution_id, lambda found: serialize.progress_json(found.progress))
 
     @blueprint.post("/tickets")
     def ticket() -> Response:
@@ -52,15 +52,16 @@ def answer(headway: Headway, execution_id: str, shape: Shape) -> Response:
         # After the end nothing newer comes, whatever the caller has.
         body = shape(found)
         return found.status.terminal or (
-            body is not None and not request.if_none_match.contains_weak(_etag(frames.encode(body)))
+            body is not None
+            and not request.if_none_match.contains_weak(_etag(serialize.encode(body)))
         )
 
     return respond(headway, headway.hub.wait(execution_id, is_news, wait), shape)
 
 
-def uncached(body: frames.Json, status: int = 200) -> Response:
+def uncached(body: serialize.Json, status: int = 200) -> Response:
     """An answer to this call alone."""
-    response = Response(frames.encode(body), status=status, mimetype="application/json")
+    response = Response(serialize.encode(body), status=status, mimetype="application/json")
     response.headers["Cache-Control"] = "no-store"
     return response
 
@@ -72,7 +73,7 @@ def respond(headway: Headway, execution: Execution, shape: Shape) -> Response:
         response = Response(status=204)
         del response.headers["Content-Type"]
     else:
-        encoded = frames.encode(body)
+        encoded = serialize.encode(body)
         response = Response(encoded, mimetype="application/json")
         response.set_etag(_etag(encoded))
     response.headers["Cache-Control"] = "no-cache"

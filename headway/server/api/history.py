@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from flask import Blueprint, Response, request
 
-from headway.core import frames
+from headway.core import serialize
 from headway.server.api.executions import respond
 from headway.server.auth import Action
 
@@ -24,4 +24,4 @@ def register(blueprint: Blueprint, headway: Headway) -> None:
         headway.policy.authorize(request, Action.READ, headway.checked_id(execution_id))
         found = headway.look(execution_id)
         kept = headway.store.history(execution_id)
-        return respond(headway, found, lambda execution: frames.history_json(execution, kept))
+        return respond(headway, found, lambda execution: serialize.history_json(execution, kept))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from flask import Blueprint, Response, request
 
-from headway.core import frames
+from headway.core import serialize
 from headway.core.registry import Snapshot
 from headway.core.states import resolve
 from headway.errors import (
@@ -48,13 +48,16 @@ def register(blueprint: Blueprint, headway: Headway) -> None:
         headway.policy.authorize(request, Action.LIST)
         query, wants_counts = read_query(), _flag("counts")
         shown, cursor = _permitted(headway, query)
-        body: frames.Json = {"executions": [listing_json(each) for each in shown], "cursor": cursor}
+        body: serialize.Json = {
+            "executions": [listing_json(each) for each in shown],
+            "cursor": cursor,
+        }
         return uncached(body | ({"counts": _counts(headway)} if wants_counts else {}))
 
 
-def listing_json(execution: Execution) -> frames.Json:
+def listing_json(execution: Execution) -> serialize.Json:
     """One line of a listing: the execution without what it returned, which may be of any size."""
-    line = frames.execution_json(execution)
+    line = serialize.execution_json(execution)
     del line["outputs"]
     return line
 
@@ -112,7 +115,7 @@ def _permitted(headway: Headway, query: Query) -> tuple[list[Execution], str | N
         walk = replace(query, cursor=page.cursor, limit=MOST)
 
 
-def _counts(headway: Headway) -> frames.Json | None:
+def _counts(headway: Headway) -> serialize.Json | None:
     """How many there are of each status; None for whom they aren't all: to look at each would cost
     more than any page.
     """

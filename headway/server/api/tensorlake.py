@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from flask import Blueprint, request
 
-from headway.core import frames
+from headway.core import serialize
 from headway.models import Execution
 from headway.server.api.executions import answer
 from headway.server.auth import Action
@@ -39,7 +39,7 @@ def register(blueprint: Blueprint, headway: Headway) -> None:
         headway.checked_id(request_id, "request id")
         if wants_stream():
             headway.policy.authorize(request, Action.WATCH, request_id)
-            stream: ResponseReturnValue = sse.stream(headway, request_id, frames.tensorlake_json)
+            stream: ResponseReturnValue = sse.stream(headway, request_id, serialize.tensorlake_json)
             return stream
         response = answer(headway, request_id, _shape)
         response.headers.add("Vary", "Accept")
@@ -64,5 +64,5 @@ def wants_stream() -> bool:
     return request.accept_mimetypes.best_match(offered) == "text/event-stream"
 
 
-def _shape(execution: Execution) -> frames.Json | None:
-    return None if execution.progress is None else frames.tensorlake_json(execution.progress)
+def _shape(execution: Execution) -> serialize.Json | None:
+    return None if execution.progress is None else serialize.tensorlake_json(execution.progress)

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from headway.core import frames
+from headway.core import serialize
 from headway.models import Execution, Phase, Progress, Status
 
 _WRITTEN = re.compile(r"(\d{1,9})-([a-z]{1,12})-([a-z]{1,12})-([0-9a-f]{12})?")
@@ -81,4 +81,4 @@ def _digest(progress: Progress | None) -> str | None:
     if progress is None:
         return None
     said = [progress.current, progress.total, progress.message, progress.attributes]
-    return blake2b(frames.encode(frames.json_safe(said)), digest_size=6).hexdigest()
+    return blake2b(serialize.encode(serialize.json_safe(said)), digest_size=6).hexdigest()

@@ -28,7 +28,7 @@ from headway.core.meta import progress_from_meta
 from headway.core.registry import Snapshot
 from headway.errors import ExecutionExpired, ExecutionNotFound, HeadwayError, Unavailable
 from headway.feeds.base import Feed
-from headway.models import Execution, Phase, Status
+from headway.models import Execution
 from headway.server.counters import Count, Counts
 from headway.server.streams.changes import Change, Frame, ProgressChange, Viewer
 from headway.server.streams.fanout import Fanout
@@ -365,23 +365,10 @@ class Hub:
         reporter's own time tells, and where it doesn't (equal, or a clock that jumped back) the
         store does.
         """
-        shown, state, said = watched.execution, meta.get("status"), meta.get("result")
-        if (
-            shown is None
-            or watched.away
-            or shown.phase not in (Phase.RUNNING, Phase.CANCELLING)
-            or shown.status is not Status.RUNNING
-        ):
+        shown = watched.execution
+        if shown is None or watched.away or not states.is_current_report(shown, meta):
             return False
-        if (
-            state in states.PHASES
-            or state in ("STARTED", "PENDING")
-            or not isinstance(said, Mapping)
-        ):
-            return False
-        if said.get("attempt") != shown.attempt:
-            return False
-        progress = progress_from_meta(state, said)
+        progress = progress_from_meta(meta["status"], meta["result"])
         if progress is None or progress.timestamp is None:
             return False
         if shown.progress is not None and (
@@ -432,10 +419,8 @@ class Hub:
             return
         watched.missing_since = None
         shown = watched.execution
-        if shown is not None and shown.status.terminal and execution.attempt <= shown.attempt:
-            execution = (
-                shown  # terminal is terminal, whatever a backend without the fence says later
-            )
+        if shown is not None and not states.supersedes(shown, execution):
+            execution = shown  # a backend without the fence may still overwrite a terminal state
         self._show(watched, execution)
 
     def _miss(self, watched: _Watched, error: HeadwayError) -> None:

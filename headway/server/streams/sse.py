@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from flask import Blueprint, Response, request
 
-from headway.core import frames
-from headway.core.frames import Json
+from headway.core import frames, serialize
+from headway.core.serialize import Json
 from headway.errors import HeadwayError
 from headway.models import Execution, Progress
 from headway.server.auth import Action
@@ -221,7 +221,7 @@ class EventViewer:
         progress = execution.progress
         if progress is not None and not progress.same_as(self._shown):
             self._shown = progress
-            yield event.mark + b"data: " + frames.encode(shape(progress)) + b"\n\n"
+            yield event.mark + b"data: " + serialize.encode(shape(progress)) + b"\n\n"
         elif event.frame.ends:
             yield event.mark + b"\n"  # no event, but an id to come back with
 

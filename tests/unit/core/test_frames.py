@@ -13,17 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headway.core.frames import (
-    encode,
     error_frame,
-    execution_json,
     frames_between,
+    opening_frames,
+    status_frame,
+    terminal_frame,
+)
+from headway.core.serialize import (
+    encode,
+    execution_json,
     iso,
     json_safe,
-    opening_frames,
     progress_json,
-    status_frame,
     tensorlake_json,
-    terminal_frame,
 )
 from headway.models import Execution, Failure, Phase, Progress, Status
 

@@ -21,15 +21,15 @@ from headway.core.events import (
     event_of,
     events_of,
 )
-from headway.core.frames import (
+from headway.core.frames import error_frame, frames_between, opening_frames
+from headway.core.serialize import (
     encode,
-    error_frame,
+    execution_from_json,
     execution_json,
-    frames_between,
-    opening_frames,
+    progress_from_json,
     progress_json,
+    time_from_json,
 )
-from headway.core.serialize import execution_of, progress_of, time_of
 from headway.models import Execution, Failure, Phase, Progress, Status
 
 AT = datetime(2026, 3, 1, 12, 0, 0, 123000, tzinfo=UTC)
@@ -97,13 +97,13 @@ def sent(body: Any) -> Any:
 @given(executions)
 def test_an_execution_comes_back(execution: Execution) -> None:
     """What the API says of an execution reads as that very execution."""
-    assert execution_of(sent(execution_json(execution))) == execution
+    assert execution_from_json(sent(execution_json(execution))) == execution
 
 
 @given(progresses)
 def test_a_progress_comes_back(progress: Progress) -> None:
     """A progress reads as it was, down to {} and None, and says the same of itself."""
-    read = progress_of(sent(progress_json(progress)))
+    read = progress_from_json(sent(progress_json(progress)))
     assert read == progress
     assert progress_json(read) == progress_json(progress)
 
@@ -196,5 +196,5 @@ def test_what_is_no_frame_is_refused(frame: Any) -> None:
 
 def test_times_are_utc() -> None:
     """A time with another zone is the same moment in UTC."""
-    assert time_of("2026-03-01T14:00:00.123+02:00") == AT
-    assert time_of(None) is None
+    assert time_from_json("2026-03-01T14:00:00.123+02:00") == AT
+    assert time_from_json(None) is None

@@ -354,17 +354,12 @@ class TestDisagreement:
         assert resolve(second, meta("PROGRESS", theirs)).progress == Progress(9, 10)
 
 
-class TestHeard:
-    SNAPSHOT = Snapshot("x", replace(OPEN, attempt=2, last_ended_attempt=1), meta("STARTED"))
+class TestCurrentReport:
+    SHOWN = Execution("x", Status.RUNNING, Phase.RUNNING, attempt=2)
 
-    def test_a_report_of_the_open_attempt(self) -> None:
-        """A published report needs no further read."""
-        said = report(4, attempt=2)
-        after = states.heard(self.SNAPSHOT, meta("PROGRESS", said), at(7))
-        assert after is not None
-        assert states.resolve(after, NOW).progress == Progress(4, 10)
-        assert after.record is not None
-        assert (after.record.updated_at, after.record.progress_attempt) == (at(7), 2)
+    def test_report_of_the_running_attempt_is_current(self) -> None:
+        """A published report of the running attempt needs no further read."""
+        assert states.is_current_report(self.SHOWN, meta("PROGRESS", report(4, attempt=2)))
 
     @pytest.mark.parametrize(
         "published",
@@ -378,18 +373,38 @@ class TestHeard:
             {"status": None, "result": report(4, attempt=2)},
         ],
     )
-    def test_all_else_wants_a_read(self, published: dict[str, Any]) -> None:
-        """A start, an end, another attempt's word: the registry has changed too."""
-        assert states.heard(self.SNAPSHOT, published, NOW) is None
+    def test_other_meta_is_not_current(self, published: dict[str, Any]) -> None:
+        """A start, an end or another attempt's report needs a read: the registry changed too."""
+        assert not states.is_current_report(self.SHOWN, published)
 
-    def test_nothing_is_heard_after_an_end(self) -> None:
-        """A message that was overtaken by the end is no news."""
-        ended = Snapshot("x", replace(OPEN, state="FAILURE", last_ended_attempt=1), meta("FAILURE"))
-        assert states.heard(ended, meta("PROGRESS", report(4, attempt=1)), NOW) is None
-        assert (
-            states.heard(Snapshot("x", None, None), meta("PROGRESS", report(4, attempt=1)), NOW)
-            is None
-        )
+    @pytest.mark.parametrize(
+        ("status", "phase"),
+        [
+            (Status.FAILED, Phase.FAILED),
+            (Status.PENDING, Phase.QUEUED),
+            (Status.RUNNING, Phase.STALLED),
+            (Status.RUNNING, Phase.RETRYING),
+        ],
+    )
+    def test_report_is_not_current_while_nothing_runs(self, status: Status, phase: Phase) -> None:
+        """A report that arrives after an end, or before a start, needs a read."""
+        shown = replace(self.SHOWN, status=status, phase=phase)
+        assert not states.is_current_report(shown, meta("PROGRESS", report(4, attempt=2)))
+
+
+class TestSupersedes:
+    @pytest.mark.parametrize("attempt", [1, 2])
+    def test_running_execution_is_superseded_by_anything(self, attempt: int) -> None:
+        """A state that isn't terminal may change to any other."""
+        running = Execution("x", Status.RUNNING, Phase.RUNNING, attempt=2)
+        assert states.supersedes(running, replace(running, attempt=attempt))
+
+    def test_terminal_execution_is_superseded_by_a_new_attempt_only(self) -> None:
+        """Terminal is terminal, except for a later attempt."""
+        failed = Execution("x", Status.FAILED, Phase.FAILED, attempt=1)
+        running = Execution("x", Status.RUNNING, Phase.RUNNING, attempt=1)
+        assert not states.supersedes(failed, running)
+        assert states.supersedes(failed, replace(running, attempt=2))
 
 
 WRITES = st.builds(
