@@ -43,7 +43,7 @@ def encode(body: object) -> bytes:
     """Compact, strict UTF-8 JSON. ``body`` must be JSON-safe, as all results of this module are.
 
     NaN and Infinity raise ``ValueError``: Python would write them as bare words, which no browser
-    parses (celery-facts#F9).
+    parses (celery-facts#nan-is-not-json).
     """
     return json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode(
         "utf-8", "replace"
