@@ -30,8 +30,8 @@ class Status(StrEnum):
 
     @property
     def terminal(self) -> bool:
-        """Whether the execution has ended. Only a new attempt can follow (never after a success, see
-        ``core.states.allows_start``).
+        """Whether the execution has ended. Only a new attempt can follow, and none after a success
+        (``core.states.allows_start``).
         """
         return self not in (Status.PENDING, Status.RUNNING)
 

@@ -50,8 +50,8 @@ class AttemptStart:
     #: attempt left a result.
     result: bytes | None = None
     store_result: bool = False
-    #: Seconds that the start counts as a heartbeat, so that a worker that is killed before its first
-    #: `Store.heartbeat` is detected too. None: the worker sends no heartbeats.
+    #: Seconds that the start counts as a heartbeat, so that a worker that is killed before its
+    #: first `Store.heartbeat` is detected too. None: the worker sends no heartbeats.
     heartbeat_ttl: float | None = None
     #: Unique id of this delivery; a redelivery of the same message has another one. Starting it
     #: twice is idempotent, so a worker can retry after a lost reply. None: each start is a new
@@ -99,15 +99,15 @@ class StateWrite:
     #: None: nothing to store, since Celery stores no record of this end (Ignore, Reject,
     #: ignore_result).
     result: bytes | None = None
-    #: What ``update_state`` received, JSON-safe, for a store that keeps progress itself. None if the
-    #: state has none.
+    #: What ``update_state`` received, JSON-safe, for a store that keeps progress itself. None if
+    #: the state has none.
     meta: Any = None
     #: The delivery that an external writer means (``AttemptStart.delivery_id``). None if unknown.
     delivery_id: str | None = None
     #: Seconds to keep ``result``. None or 0: forever.
     expires: float | None = None
-    #: True: the caller itself stores the record in the result backend after `write` returned True (a
-    #: store without ``keeps_results``). Until then readers see the state before it
+    #: True: the caller itself stores the record in the result backend after `write` returned True
+    #: (a store without ``keeps_results``). Until then readers see the state before it
     #: (``core.states.RESULT_GRACE``).
     result_follows: bool = False
     #: True: the record is no result. It only replaces the last report, which would otherwise stay
@@ -191,8 +191,8 @@ class Snapshot:
 
     task_id: str
     record: TaskRecord | None
-    #: Celery's record as plain data (``status``, ``result``, ``date_done``, ...), or None. Exceptions
-    #: are not revived (celery-facts#decode-result-revives-exceptions).
+    #: Celery's record as plain data (``status``, ``result``, ``date_done``, ...), or None.
+    #: Exceptions are not revived (celery-facts#decode-result-revives-exceptions).
     meta: Mapping[str, Any] | None
     #: True: one step wrote both, so they can't differ because of a delay. False: the result backend
     #: stores its results itself (a store without ``keeps_results``), and may lag behind for a

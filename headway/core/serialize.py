@@ -171,7 +171,7 @@ def execution_json(execution: Execution) -> Json:
 
 
 def execution_from_json(body: Body) -> Execution:
-    """The inverse of `execution_json`. Also reads an item of a listing, which has no ``outputs``."""
+    """The inverse of `execution_json`, also for a listing item, which has no ``outputs``."""
     return Execution(
         execution_id=body["execution_id"],
         status=Status(body["status"]),
