@@ -365,6 +365,7 @@ def resolve(snapshot: Snapshot, now: datetime) -> Execution:
         and phase is not Phase.STALLED
     ):
         phase = Phase.CANCELLING
+    failed = status is Status.FAILED
     finished_at = (record.finished_at or _date_done(meta)) if status.terminal else None
     return Execution(
         execution_id=snapshot.task_id,
@@ -374,7 +375,7 @@ def resolve(snapshot: Snapshot, now: datetime) -> Execution:
         task=record.task or _text(meta.get("name")),
         attempt=record.attempt or _guessed_attempt(record, status, meta),
         outputs=result if status is Status.COMPLETED else None,
-        error=_failure(state, result, began=record.attempt > 0) if status is Status.FAILED else None,
+        error=_failure(state, result, started=record.attempt > 0) if failed else None,
         created_at=record.created_at,
         started_at=record.started_at,
         updated_at=_latest(
@@ -491,7 +492,7 @@ def _guessed_attempt(record: TaskRecord, status: Status, meta: Mapping[str, Any]
     return retries + 1 if isinstance(retries, int) else 1
 
 
-def _failure(state: str | None, result: object, *, began: bool = True) -> Failure:
+def _failure(state: str | None, result: object, *, started: bool) -> Failure:
     """The failure in the backend's record. A FAILURE of ``update_state`` may have any result
     (celery-facts#failure-meta-breaks-readers).
     """
@@ -504,7 +505,7 @@ def _failure(state: str | None, result: object, *, began: bool = True) -> Failur
         )
     if state == "REJECTED":
         never = "It never ran: its message could not be published, or a worker rejected it"
-        return Failure("Reject", "The worker rejected the message" if began else never)
+        return Failure("Reject", "The worker rejected the message" if started else never)
     progress = progress_from_meta("FAILURE", result)
     message = progress.message if progress is not None else None
     return Failure("Failure", message or "The task failed without saying why")
