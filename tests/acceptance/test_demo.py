@@ -99,7 +99,7 @@ def watch(url: str, execution_id: str) -> list[str]:
 
 
 def test_demo_runs_a_job_and_stops_on_ctrl_c(demo: Demo) -> None:
-    """It prints its address, a job runs to its end, and Ctrl-C stops everything with exit code 0."""
+    """It prints its address, a job completes, and Ctrl-C stops everything with exit code 0."""
     demo.start()
     url = demo.ready()
     assert url == f"http://127.0.0.1:{demo.port}"
@@ -229,7 +229,7 @@ def test_invalid_port_is_refused(port: str) -> None:
 )
 @pytest.mark.parametrize("way", ["closed", "silent"])
 def test_unreachable_server_is_reported(redis_url: str, variable: str, what: str, way: str) -> None:
-    """A broker or backend that is down or hangs is named without its password; nothing is started."""
+    """A broker or backend that is down or hangs is named without its password."""
     with socket.create_server(("127.0.0.1", free_port())) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}/0"
         if way == "closed":
@@ -250,7 +250,7 @@ def test_unreachable_server_is_reported(redis_url: str, variable: str, what: str
 
 
 def test_broker_url_is_used_for_both(redis_url: str) -> None:
-    """With only CELERY_BROKER_URL set, Redis is the result backend too, and no server is embedded."""
+    """With only CELERY_BROKER_URL set, Redis is the result backend too. No server is embedded."""
     with Demo({"CELERY_BROKER_URL": redis_url}) as demo:
         url = demo.ready()
         assert "CELERY_RESULT_BACKEND is not set: the same server" in demo.log()

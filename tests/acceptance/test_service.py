@@ -1,5 +1,5 @@
-"""The service as the Procfile runs it: the page's answers, the upload, the lock on the door, the
-embedded server.
+"""The service as the Procfile runs it: jobs, upload, page, access from other machines, embedded
+server.
 """
 
 from __future__ import annotations
@@ -31,22 +31,21 @@ GOOD = "id,name\n" + "".join(f"{number},x\n" for number in range(500))
 
 
 def upload(service: Service, content: str | bytes = GOOD, **more: Any) -> requests.Response:
-    """Send a file as the page does."""
+    """Send a file like the page."""
     return requests.post(
         f"{service.url}/upload", files={"file": ("../../rows.csv", content)}, timeout=60, **more
     )
 
 
 def ended(service: Service, execution_id: str) -> dict[str, Any]:
-    """The execution, once it has ended."""
+    """Wait until the execution has ended."""
 
-    def look() -> dict[str, Any] | None:
+    def read() -> dict[str, Any] | None:
         seen = service.execution(execution_id)
         return seen if seen["status"] in ("completed", "failed", "cancelled") else None
 
-    return until(
-        look, within=180, what="the job to end"
-    )  # it may have to read all of the standard library from a cold disk
+    # Some jobs read the whole standard library, maybe from a cold disk.
+    return until(read, within=180, what="the job to end")
 
 
 # --- the jobs, in a real worker ---
@@ -55,9 +54,9 @@ def ended(service: Service, execution_id: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("task", "kwargs", "done"),
     [
-        ("tasks.checksum", {"passes": 1}, lambda it: it["files"] > 100),
-        ("tasks.pipeline", {"files": 30}, lambda it: it["words"] > 100),
-        ("tasks.unknown_length", {"limit": 10}, lambda it: it["modules"] == 10),
+        ("tasks.checksum", {"passes": 1}, lambda outputs: outputs["files"] > 100),
+        ("tasks.pipeline", {"files": 30}, lambda outputs: outputs["words"] > 100),
+        ("tasks.unknown_length", {"limit": 10}, lambda outputs: outputs["modules"] == 10),
     ],
 )
 def test_job_completes(service: Service, task: str, kwargs: dict[str, Any], done: Any) -> None:
@@ -95,11 +94,11 @@ def test_job_reads_only_below_data_folder(service: Service) -> None:
 
 def test_uploaded_file_is_imported(service: Service) -> None:
     """The file is stored under a random name and imported; the response is that of a start."""
-    answer = upload(service, GOOD + "501\n")
-    assert answer.status_code == 202
-    body = answer.json()
+    response = upload(service, GOOD + "501\n")
+    assert response.status_code == 202
+    body = response.json()
     assert (
-        answer.headers["Location"]
+        response.headers["Location"]
         == body["status_url"]
         == f"/api/v1/executions/{body['execution_id']}"
     )
@@ -118,31 +117,31 @@ def test_uploaded_file_is_imported(service: Service) -> None:
 
 def test_upload_without_file_is_422(service: Service) -> None:
     """The problem shows how to send a file."""
-    answer = requests.post(f"{service.url}/upload", data={"file": "text"}, timeout=60)
-    assert answer.status_code == 422
-    assert answer.headers["Content-Type"] == "application/problem+json"
-    assert "curl -F" in answer.json()["detail"]
+    response = requests.post(f"{service.url}/upload", data={"file": "text"}, timeout=60)
+    assert response.status_code == 422
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert "curl -F" in response.json()["detail"]
 
 
 def test_upload_over_size_limit_is_413(service: Service) -> None:
     """The Content-Length decides, and no file is kept."""
     before = set(Path(service.data).rglob("*.csv"))
     with requests.Session() as session:
-        order = requests.Request(
+        prepared = requests.Request(
             "POST", f"{service.url}/upload", files={"file": ("a.csv", "a")}
         ).prepare()
-        order.body = order.body[:20]  # type: ignore[index]
-        order.headers["Content-Length"] = str(65 * 1024 * 1024)
-        order.headers["Connection"] = "close"
-        answer = session.send(order, timeout=60)
-    assert answer.status_code == 413
+        prepared.body = prepared.body[:20]  # type: ignore[index]
+        prepared.headers["Content-Length"] = str(65 * 1024 * 1024)
+        prepared.headers["Connection"] = "close"
+        response = session.send(prepared, timeout=60)
+    assert response.status_code == 413
     assert set(Path(service.data).rglob("*.csv")) == before
 
 
 def test_upload_from_another_origin_is_403(service: Service) -> None:
     """A page of another site can't start an import for its visitor."""
-    answer = upload(service, headers={"Origin": "https://evil.example"})
-    assert answer.status_code == 403
+    response = upload(service, headers={"Origin": "https://evil.example"})
+    assert response.status_code == 403
 
 
 def test_upload_without_broker_is_503(service: Service) -> None:
@@ -150,12 +149,12 @@ def test_upload_without_broker_is_503(service: Service) -> None:
     env = service.env | {"CELERY_BROKER_URL": "redis://127.0.0.1:1/0"}
     with WebServer("gthread", env=env) as web:
         before = set(Path(service.data).rglob("*.csv"))
-        answer = requests.post(f"{web.url}/upload", files={"file": ("a.csv", GOOD)}, timeout=60)
-        assert answer.status_code == 503
+        response = requests.post(f"{web.url}/upload", files={"file": ("a.csv", GOOD)}, timeout=60)
+        assert response.status_code == 503
         assert set(Path(service.data).rglob("*.csv")) == before
 
 
-# --- the page's answers ---
+# --- the page ---
 
 
 @pytest.mark.parametrize("kind", ["gevent", "gthread", "dev"])
@@ -176,18 +175,19 @@ def test_page_is_served_by_each_server(service: Service, kind: Any) -> None:
 
 def test_page_allows_only_own_scripts_and_styles(service: Service) -> None:
     """The Content-Security-Policy allows only the server's own files, and no inline code."""
-    answer = requests.get(service.url, timeout=60)
+    response = requests.get(service.url, timeout=60)
     policy = dict(
-        part.strip().split(" ", 1) for part in answer.headers["Content-Security-Policy"].split(";")
+        part.strip().split(" ", 1)
+        for part in response.headers["Content-Security-Policy"].split(";")
     )
     assert policy["default-src"] == "'none'"
     assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
     assert policy["frame-ancestors"] == policy["base-uri"] == "'none'"
-    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", answer.text)
-    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", response.text)
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
 
 
-# --- the lock on the door ---
+# --- access from other machines ---
 
 
 @pytest.mark.parametrize("way", ["command line", "HOST"])
@@ -245,10 +245,10 @@ def test_embedded_server_runs_within_its_context() -> None:
                 assert client.dbsize() == 0
                 client.set("key", "value")
             with (
-                redis.Redis(port=server.port) as stranger,
+                redis.Redis(port=server.port) as other,
                 pytest.raises(redis.AuthenticationError),
             ):
-                stranger.ping()
+                other.ping()
             assert server.running
         assert not server.running
 
@@ -256,7 +256,8 @@ def test_embedded_server_runs_within_its_context() -> None:
 def test_embedded_server_ends_with_killed_owner() -> None:
     """It ends even if its owner is killed."""
     owner = (
-        "import os, sys, time; from headway.embedded import EmbeddedServer; server = EmbeddedServer(); server.start();"
+        "import sys; from headway.embedded import EmbeddedServer; "
+        "server = EmbeddedServer(); server.start(); "
         "print(server.url, flush=True); sys.stdin.read()"
     )
     process = subprocess.Popen(
@@ -272,13 +273,13 @@ def test_embedded_server_ends_with_killed_owner() -> None:
         process.send_signal(signal.SIGKILL)
         process.wait()
 
-        def away() -> bool:
+        def is_gone() -> bool:
             try:
                 return not client.ping()
             except redis.ConnectionError:
                 return True
 
-        until(away, within=60, what="the server to end")
+        until(is_gone, within=60, what="the server to end")
 
 
 def test_embedded_server_without_binary_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
