@@ -400,7 +400,7 @@ def _effective_state(record: TaskRecord, snapshot: Snapshot, now: datetime) -> s
     stored = _stored_state(snapshot)
     if record.state in READY_STATES:
         return (
-            _before_the_end(record, stored)
+            _state_before_end(record, stored)
             if _result_is_pending(record, snapshot, stored, now)
             else record.state
         )
@@ -458,7 +458,7 @@ def _result_is_pending(
     return now - record.finished_at < RESULT_GRACE
 
 
-def _before_the_end(record: TaskRecord, stored: str | None) -> str | None:
+def _state_before_end(record: TaskRecord, stored: str | None) -> str | None:
     """The state before an end whose result isn't stored yet. The end is shown once, with its
     result.
     """

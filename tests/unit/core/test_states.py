@@ -201,7 +201,7 @@ class TestFields:
         assert resolve(None, meta("SUCCESS", date_done="yesterday", name=7)).finished_at is None
 
     def test_running_execution_has_no_outputs_error_or_end(self) -> None:
-        """Whatever the record holds."""
+        """Even if the record has them."""
         running = resolve(replace(OPEN, finished_at=at(2)), meta("PROGRESS", report()))
         assert (running.outputs, running.error, running.finished_at) == (None, None, None)
 

@@ -1,4 +1,4 @@
-"""The two machines of `headway.core.throttle`: when a report is written, and when nobody asks."""
+"""When a report is written, and when the backend is left alone."""
 
 from __future__ import annotations
 
