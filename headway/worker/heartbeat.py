@@ -59,9 +59,7 @@ class Heartbeat:
             # when it is.
             retry_at = self._installation.breaker.retry_at
             later = self._clock() + self._installation.heartbeat_interval
-            self._scheduler.call_at(
-                min(later, retry_at) if retry_at > now else later, self._look
-            )
+            self._scheduler.call_at(min(later, retry_at) if retry_at > now else later, self._look)
 
     def _give(self, task_ids: list[str]) -> None:
         installation = self._installation
