@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
-from headway.core.serialize import error_from_json, progress_from_json, time_from_json
+from headway.core.serialize import Body, error_from_json, progress_from_json, time_from_json
 from headway.models import Failure, Phase, Progress, Status
 
 
@@ -101,31 +101,29 @@ class Interrupted:
     status: Status | None = None
 
 
+T = TypeVar("T")
 AnyEvent = StatusChanged | Started | ProgressReported | Completed | Failed | Cancelled | Interrupted
 
 
-def event_of(frame: Mapping[str, Any]) -> AnyEvent:
+def event_of(frame: Body) -> AnyEvent:
     """Parse a frame: the inverse of ``core.frames``.
 
     Raises ``KeyError``, ``TypeError`` or ``ValueError`` if it doesn't follow the contract.
     """
-    at = time_from_json(frame["timestamp"])
-    if at is None:
-        raise ValueError("A frame without a timestamp")
+    at = _required(time_from_json(frame["timestamp"]))
     if frame["type"] == "error":
         status = frame.get("status")
-        code, message, execution_id = frame["code"], frame["message"], frame.get("execution_id")
         known = None if status is None else Status(status)
-        return Interrupted(code, message, at, execution_id, known)
-    return _KINDS[frame["type"]](frame, frame["execution_id"], Status(frame["status"]), at)
+        return Interrupted(frame["code"], frame["message"], at, frame.get("execution_id"), known)
+    return _PARSERS[frame["type"]](frame, (frame["execution_id"], Status(frame["status"]), at))
 
 
-def events_of(frame: Mapping[str, Any]) -> list[AnyEvent]:
+def events_of(frame: Body) -> list[AnyEvent]:
     """One event for each execution in the frame (usually one). Raises what `event_of` raises.
 
     A frame type of a later version yields no events, so that an older client keeps its stream.
     """
-    if frame["type"] not in _KINDS and frame["type"] != "error":
+    if frame["type"] not in _PARSERS and frame["type"] != "error":
         return []
     ids = frame.get("execution_ids")
     if ids is None:
@@ -133,53 +131,24 @@ def events_of(frame: Mapping[str, Any]) -> list[AnyEvent]:
     return [event_of({**frame, "execution_id": str(each)}) for each in ids]
 
 
-def _status_changed(
-    frame: Mapping[str, Any], execution_id: str, status: Status, at: datetime
-) -> StatusChanged:
-    return StatusChanged(
-        execution_id, status, at, Phase(frame["phase"]), progress_from_json(frame["progress"])
-    )
+def _required(value: T | None) -> T:
+    if value is None:
+        raise ValueError("A required field of the frame is null")
+    return value
 
 
-def _started(_frame: Mapping[str, Any], execution_id: str, status: Status, at: datetime) -> Started:
-    return Started(execution_id, status, at)
+def _progress(frame: Body) -> Progress | None:
+    return progress_from_json(frame["progress"])
 
 
-def _progress_reported(
-    frame: Mapping[str, Any], execution_id: str, status: Status, at: datetime
-) -> ProgressReported:
-    progress = progress_from_json(frame["progress"])
-    if progress is None:
-        raise ValueError("A progress frame without progress")
-    return ProgressReported(execution_id, status, at, progress)
-
-
-def _completed(
-    frame: Mapping[str, Any], execution_id: str, status: Status, at: datetime
-) -> Completed:
-    return Completed(
-        execution_id, status, at, frame["outputs"], progress_from_json(frame["progress"])
-    )
-
-
-def _failed(frame: Mapping[str, Any], execution_id: str, status: Status, at: datetime) -> Failed:
-    error = error_from_json(frame["error"])
-    if error is None:
-        raise ValueError("A failed frame without an error")
-    return Failed(execution_id, status, at, error, progress_from_json(frame["progress"]))
-
-
-def _cancelled(
-    frame: Mapping[str, Any], execution_id: str, status: Status, at: datetime
-) -> Cancelled:
-    return Cancelled(execution_id, status, at, progress_from_json(frame["progress"]))
-
-
-_KINDS: Mapping[str, Callable[[Mapping[str, Any], str, Status, datetime], AnyEvent]] = {
-    "status": _status_changed,
-    "started": _started,
-    "progress": _progress_reported,
-    "completed": _completed,
-    "failed": _failed,
-    "cancelled": _cancelled,
+_Common = tuple[str, Status, datetime]
+_PARSERS: Mapping[str, Callable[[Body, _Common], AnyEvent]] = {
+    "status": lambda frame, common: StatusChanged(*common, Phase(frame["phase"]), _progress(frame)),
+    "started": lambda frame, common: Started(*common),
+    "progress": lambda frame, common: ProgressReported(*common, _required(_progress(frame))),
+    "completed": lambda frame, common: Completed(*common, frame["outputs"], _progress(frame)),
+    "failed": lambda frame, common: Failed(
+        *common, _required(error_from_json(frame["error"])), _progress(frame)
+    ),
+    "cancelled": lambda frame, common: Cancelled(*common, _progress(frame)),
 }

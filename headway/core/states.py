@@ -298,8 +298,10 @@ def is_current_report(shown: Execution, meta: Mapping[str, Any]) -> bool:
     return (
         shown.status is Status.RUNNING
         and shown.phase in (Phase.RUNNING, Phase.CANCELLING)
+        and isinstance(state, str)
+        and state not in PHASES
+        and state != "STARTED"
         and isinstance(result, Mapping)
-        and not (state in PHASES or state == "STARTED")
         and result.get("attempt") == shown.attempt
     )
 
