@@ -1,9 +1,9 @@
-"""How gunicorn serves ``web:create_app()``: it reads this from the working directory by itself; its
-command line beats it.
+"""How gunicorn serves ``web:create_app()``. gunicorn reads this file from the working directory.
+Its command line overrides it.
 
 Nothing of Celery, Redis or Headway is imported at the top: gevent patches the standard library in
-the worker, after this file was read, and what was imported before would keep the unpatched parts
-(web fact 23).
+the worker, after it has read this file. Modules that are imported before keep the unpatched parts
+(web-facts#gunicorn-gevent-extra).
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ _host = os.environ.get("HOST") or "127.0.0.1"
 bind = f"{f'[{_host}]' if ':' in _host else _host}:{os.environ.get('PORT') or '8000'}"
 
 worker_class = "gevent"
-# Above Headway's own limit of viewers: beyond this number gunicorn doesn't even accept, and a
-# client hangs with no reason given (web fact 13). Headway stays below it and says "too many" in
-# words.
+# Above Headway's own limit of viewers. Beyond this number gunicorn stops accepting, and a client
+# hangs without an error. Headway's limit comes first and returns "too many requests"
+# (web-facts#one-budget-for-all-streams).
 worker_connections = 2000
-# Streams are told to come back elsewhere (1012) at once; this is for what doesn't listen (web fact
-# 12).
+# Headway closes streams with 1012 at once. This limit is for connections that don't close
+# (web-facts#sigterm-waits-for-streams).
 graceful_timeout = 5
-# The default one is shared by all servers of a user (web fact 23).
+# All servers of a user share the default socket (web-facts#gunicorn-gevent-extra).
 control_socket_disable = True
-# Locks and threads are made in the worker that uses them (web fact 22).
+# Locks and threads must be made in the worker that uses them (web-facts#no-locks-before-fork).
 preload_app = False
 
 accesslog = "-" if os.environ.get("HEADWAY_ACCESS_LOG") else None
 
 
 def post_worker_init(worker: Any) -> None:
-    """Ctrl-C ends as TERM does. gunicorn's own way out is sys.exit in a greenlet: 0.1 s later, with
-    a traceback (web fact 12).
+    """Check the sockets, and handle Ctrl-C like SIGTERM. gunicorn calls ``sys.exit`` in a greenlet
+    0.1 s later, which prints a traceback (web-facts#sigterm-waits-for-streams).
     """
     check_sockets(worker)
     for number in (signal.SIGINT, signal.SIGQUIT):
@@ -42,11 +42,11 @@ def post_worker_init(worker: Any) -> None:
 
 
 def check_sockets(worker: Any) -> None:
-    """Refuse to serve beyond this machine without tokens, before the first request is taken.
+    """Exit before the first request if the server is reachable from other machines without tokens.
 
-    Here and not in the master: see above. By the sockets that it really listens on: an address on
-    the command line, a descriptor that was handed over (``fd://3``) and systemd's are none of what
-    is set here.
+    In the worker and not in the master, because of the imports (see above). Checks the real
+    sockets, because the command line, an inherited descriptor (``fd://3``) and systemd override
+    ``bind``.
     """
     from headway.errors import ConfigurationError  # noqa: PLC0415
     from headway.server.auth import check_bind  # noqa: PLC0415
@@ -58,4 +58,4 @@ def check_sockets(worker: Any) -> None:
             check_bind(host, os.environ.get("HEADWAY_TOKENS"))
         except ConfigurationError as exc:
             worker.log.error("%s", exc)
-            sys.exit(4)  # gunicorn's APP_LOAD_ERROR: the master ends too, and doesn't try again
+            sys.exit(4)  # gunicorn's APP_LOAD_ERROR: the master exits too, and starts no new worker

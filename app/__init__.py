@@ -1,5 +1,6 @@
-"""The Celery application of the service: ``celery -A app worker``. Its set-up is
-``celeryconfig.py``, its jobs are ``tasks``.
+"""The service's Celery application: ``celery -A app worker``.
+
+Its settings are in ``celeryconfig.py``, its jobs in ``tasks``.
 """
 
 from celery import Celery

@@ -1,6 +1,4 @@
-"""The processes of the demo: each in a group of its own, with its log in a file, and none left
-behind.
-"""
+"""The demo's processes: each has its own process group and log file, and none outlives the demo."""
 
 from __future__ import annotations
 
@@ -16,48 +14,48 @@ from types import FrameType
 
 from headway.embedded import ParentDeathGuard
 
-#: Signals that ask the demo to end.
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+#: Signals that stop the demo.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupts:
-    """Counts the requests to end, and lets a wait be cut short by one. For the main thread, once a
-    process.
-    """
+    """Counts stop signals, and wakes up a wait. Make one per process, in the main thread."""
 
     def __init__(self) -> None:
         self.count = 0
-        # A pipe, and no threading.Event: a handler that runs inside Event.wait would wait for the
+        # A pipe and not a threading.Event: a handler that runs inside Event.wait would wait for the
         # lock that this wait holds.
         self._read, write = os.pipe()
         os.set_blocking(self._read, False)
         os.set_blocking(write, False)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        for number in ENDING:
-            signal.signal(number, self._note)
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._on_signal)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
 
     def wait(self, seconds: float) -> None:
-        """Return after ``seconds``, or sooner if a signal comes."""
+        """Return after ``seconds``, or at a signal."""
         if select.select([self._read], [], [], seconds)[0]:
             os.read(self._read, 1024)
 
-    def wait_for(self, condition: Callable[[], bool], seconds: float, *, patience: int) -> bool:
-        """Whether ``condition`` came true in time, and before there were ``patience`` requests to
-        end.
+    def wait_for(
+        self, condition: Callable[[], bool], seconds: float, *, max_interrupts: int
+    ) -> bool:
+        """Whether ``condition`` became true in time. Gives up after more than ``max_interrupts``
+        stop signals.
         """
         deadline = time.monotonic() + seconds
         while not condition():
-            if time.monotonic() > deadline or self.count >= patience:
+            if time.monotonic() > deadline or self.count > max_interrupts:
                 return False
             self.wait(0.1)
         return True
 
 
 class Child:
-    """One command. It ends with the demo, also where that one is killed outright."""
+    """One command. It ends with the demo, even if the demo is killed."""
 
     def __init__(
         self, name: str, argv: Sequence[str], *, env: Mapping[str, str], folder: Path, log: Path
@@ -65,8 +63,7 @@ class Child:
         self.name = name
         self.log = log
         with log.open("wb") as output:
-            # A session of its own: Ctrl-C in the terminal is for the demo, which ends its processes
-            # in order.
+            # In a new session: only the demo receives Ctrl-C, and stops its processes in order.
             self._process = subprocess.Popen(  # noqa: S603 (our own commands)
                 argv,
                 env=dict(env),
@@ -76,30 +73,29 @@ class Child:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._tether = ParentDeathGuard(self._process.pid)
+        self._guard = ParentDeathGuard(self._process.pid)
 
     @property
     def code(self) -> int | None:
-        """Its exit code, minus a signal's number where one ended it; None while it runs."""
+        """Its exit code, or minus the number of the signal that ended it. None while running."""
         return self._process.poll()
 
     def tail(self, lines: int = 20) -> str:
-        """The end of its log."""
+        """The last lines of its log."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
-    def stop(self, interrupts: Interrupts, steps: Sequence[tuple[signal.Signals, float]]) -> None:
-        """Send each signal, give it its seconds, then kill what is left of the group. A second
-        request to end cuts it short.
+    def stop(self, interrupts: Interrupts, signals: Sequence[tuple[signal.Signals, float]]) -> None:
+        """Send each signal and wait its seconds, then kill the rest of the group. A second stop
+        signal kills at once.
         """
-        self._tether.release()
-        for number, seconds in steps:
+        self._guard.release()
+        for number, seconds in signals:
             if self.code is not None or interrupts.count > 1:
                 break
             with suppress(ProcessLookupError):
                 self._process.send_signal(number)
-            interrupts.wait_for(lambda: self.code is not None, seconds, patience=2)
-        with suppress(
-            ProcessLookupError, PermissionError
-        ):  # macOS answers so where only zombies are left
+            interrupts.wait_for(lambda: self.code is not None, seconds, max_interrupts=1)
+        # PermissionError: macOS raises it if only zombies are left.
+        with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

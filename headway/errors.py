@@ -3,28 +3,31 @@
 ::
 
     HeadwayError
-     +-- UsageError             a call that can't be right: the message says what to do instead (also a ValueError)
-     +-- ConfigurationError     a set-up that can't work: the message is the help text
-     +-- ExecutionNotFound      nobody ever published or ran this id           404
-     +-- ExecutionExpired       known once, its result is gone                 410
-     +-- ExecutionConflict      what was asked can't be done any more          409
+     +-- UsageError             a wrong call: the message says what to do (also a ValueError)
+     +-- ConfigurationError     a wrong setup: the message is the help text
+     +-- ExecutionNotFound      no task with this id was published or run      404
+     +-- ExecutionExpired       the execution's result has expired             410
+     +-- ExecutionConflict      not possible in the current state              409
      +-- InvalidRequest         a malformed id, query or body                  422
      +-- NotAuthenticated       no valid token or ticket                       401
-     +-- NotAllowed             known, but not permitted                       403
+     +-- NotAllowed             not permitted for this caller                  403
      +-- TooManyRequests        over a limit; try again later                  429
-     +-- NotSupported           more than this result backend can do           501
-     +-- Unavailable            the result backend or broker can't be reached  503
-     +-- TaskCancelled          raised in a task whose cancel was asked for (worker/cancel.py; also Celery's Ignore)
-     +-- ProgressTimeout        a task reported nothing new for too long (worker/timeout.py; also a SoftTimeLimitExceeded)
-     +-- ExecutionFailed        what was waited for has failed         )
-     +-- ExecutionCancelled     what was waited for was cancelled      ) raised by ``headway.Client`` only
-     +-- NotFinished            it hasn't ended in time                )
-     +-- UnexpectedAnswer       what answered doesn't speak this API   )
+     +-- NotSupported           this result backend can't do it                501
+     +-- Unavailable            result backend or broker can't be reached      503
+     +-- TaskCancelled          raised in a task: cancel requested (also Celery's Ignore)
+     +-- ProgressTimeout        raised in a task: no progress (also a SoftTimeLimitExceeded)
+     +-- ExecutionFailed        the execution has failed             )
+     +-- ExecutionCancelled     the execution was cancelled          ) raised only by
+     +-- NotFinished            the execution hasn't ended in time   ) ``headway.Client``
+     +-- UnexpectedResponse     the response isn't from this API     )
 
-Driver errors (redis, kombu, SQLAlchemy) are translated once, at the edge of ``stores`` and
-``feeds``, into ``Unavailable`` with the driver's error as ``__cause__``. The web side maps classes
-to HTTP status in one table (``server/problems.py``), the client back to classes in another
-(``client/answers.py``).
+`TaskCancelled` and `ProgressTimeout` have base classes of Celery, so the worker package defines
+them.
+
+``stores`` and ``feeds`` translate driver errors (redis, kombu, SQLAlchemy) once, into
+``Unavailable`` with the driver's error as ``__cause__``. The server maps classes to HTTP status
+codes in one table (``server/problems.py``), the client maps the codes back in another
+(``client/error_mapping.py``).
 """
 
 from __future__ import annotations
@@ -38,17 +41,17 @@ class HeadwayError(Exception):
 
 
 class UsageError(HeadwayError, ValueError):
-    """A call with arguments or at a place that can't be right. Says what to do instead."""
+    """A call with wrong arguments or in the wrong place. The message says what to do instead."""
 
 
 class ConfigurationError(HeadwayError):
-    """A configuration that can't work, such as a result backend that no other process can read.
-    Says what to set.
+    """A configuration that can't work, such as a result backend that other processes can't read.
+    The message says what to set.
     """
 
 
 class ExecutionNotFound(HeadwayError, LookupError):
-    """No execution of this id was ever published or run."""
+    """No task with this id was ever published or run."""
 
     def __init__(self, execution_id: str) -> None:
         super().__init__(f"Execution '{execution_id}' not found")
@@ -56,7 +59,7 @@ class ExecutionNotFound(HeadwayError, LookupError):
 
 
 class ExecutionExpired(HeadwayError, LookupError):
-    """The execution was known once; its result has left the result backend (``result_expires``)."""
+    """The execution has ended, and its result has expired (``result_expires``)."""
 
     def __init__(self, execution_id: str) -> None:
         super().__init__(f"Execution '{execution_id}' has expired: its result is no longer kept")
@@ -64,23 +67,23 @@ class ExecutionExpired(HeadwayError, LookupError):
 
 
 class ExecutionConflict(HeadwayError):
-    """What was asked of the execution can't be done in the state it is in."""
+    """The request isn't possible in the current state of the execution."""
 
 
 class InvalidRequest(HeadwayError):
-    """A malformed id, query or body. ``str()`` says which part, and what would be right."""
+    """A malformed id, query or body. The message names the part and what is valid."""
 
 
 class NotAuthenticated(HeadwayError):
-    """No valid token or ticket came with the request."""
+    """The request has no valid token or ticket."""
 
 
 class NotAllowed(HeadwayError):
-    """The caller is known (or needn't be), and may not do this."""
+    """The caller may not do this."""
 
 
 class TooManyRequests(HeadwayError):
-    """A limit was reached; ``retry_after`` is in seconds."""
+    """A limit is reached. ``retry_after`` is in seconds."""
 
     def __init__(self, message: str, retry_after: float = 1.0) -> None:
         super().__init__(message)
@@ -88,11 +91,11 @@ class TooManyRequests(HeadwayError):
 
 
 class NotSupported(HeadwayError):
-    """More than this result backend can do. Says which can."""
+    """This result backend can't do it. The message says which can."""
 
 
 class Unavailable(HeadwayError):
-    """The result backend (or the broker) can't be reached now; ``retry_after`` is in seconds."""
+    """The result backend or the broker can't be reached. ``retry_after`` is in seconds."""
 
     def __init__(
         self, message: str = "The result backend can't be reached", retry_after: float = 2.0
@@ -102,9 +105,7 @@ class Unavailable(HeadwayError):
 
 
 class ExecutionFailed(HeadwayError):
-    """The execution that was waited for has failed. The type's name and the message are the task's
-    exception's.
-    """
+    """The execution has failed. ``type`` and ``message`` are those of the task's exception."""
 
     def __init__(
         self, execution_id: str, type: str, message: str, details: Mapping[str, Any] | None = None
@@ -117,7 +118,7 @@ class ExecutionFailed(HeadwayError):
 
 
 class ExecutionCancelled(HeadwayError):
-    """The execution that was waited for was cancelled."""
+    """The execution was cancelled."""
 
     def __init__(self, execution_id: str) -> None:
         super().__init__(f"Execution '{execution_id}' was cancelled")
@@ -125,7 +126,7 @@ class ExecutionCancelled(HeadwayError):
 
 
 class NotFinished(HeadwayError, TimeoutError):
-    """The execution hasn't ended within the time that its waiter had. It goes on."""
+    """The execution hasn't ended within ``timeout`` seconds. It continues."""
 
     def __init__(self, execution_id: str, timeout: float) -> None:
         super().__init__(f"Execution '{execution_id}' has not ended within {timeout:g} s")
@@ -134,4 +135,6 @@ class NotFinished(HeadwayError, TimeoutError):
 
 
 class UnexpectedResponse(HeadwayError):
-    """What answered is no Headway, or one with a fault (500). Says what it sent."""
+    """The response isn't from Headway, or Headway has an internal error (500). The message has the
+    response.
+    """

@@ -1,12 +1,13 @@
-"""Public data: what a reader is shown, as frozen records. Nothing here imports the rest of the
-package.
+"""Public data: what readers get, as frozen records. Imports nothing else of this package.
 
-An *execution* is what a person watches; a *task* is Celery's; an *attempt* is one run of a task (a
-retry or a redelivery is a new one); *progress* is the last report of an attempt. *Status* is one of
-the five words of the API, *phase* the finer state behind it.
+- An *execution* is what a person watches. Its id is the Celery task's.
+- A *task* is Celery's.
+- An *attempt* is one run of a task. A retry or a redelivery is a new attempt.
+- *Progress* is the last report of an attempt.
+- *Status* is one of the five words of the API, *phase* the finer state behind it.
 
 Records are replaced (``dataclasses.replace``), never changed in place. Times are aware ``datetime``
-in UTC; durations are float seconds.
+objects in UTC, durations are float seconds.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 
 class Status(StrEnum):
-    """The five words of the Progress Query API (contract, section 3)."""
+    """The five statuses of the Progress Query API (contract, section 3)."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -29,14 +30,14 @@ class Status(StrEnum):
 
     @property
     def terminal(self) -> bool:
-        """Whether this is an end: only a new attempt can lead on from it, and nothing from a
-        success (``core.states.opens``).
+        """Whether the execution has ended. Only a new attempt can follow, and none after a success
+        (``core.states.allows_start``).
         """
         return self not in (Status.PENDING, Status.RUNNING)
 
 
 class Phase(StrEnum):
-    """The finer truth behind a status (contract, section 3)."""
+    """The finer state behind a status (contract, section 3)."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -52,42 +53,39 @@ class Phase(StrEnum):
 class Progress:
     """The last report of an attempt."""
 
-    #: How much is done, in the task's own unit. None where the report gives no count.
+    #: Completed units, in the task's own unit. None if the report has no count.
     current: int | float | None = None
-    #: How much there is in all, in the same unit. None or 0: unknown, the bar is indeterminate.
+    #: All units. None or 0: unknown, the bar is indeterminate.
     total: int | float | None = None
-    #: What a person would want to read, or None.
+    #: Text for people, or None.
     message: str | None = None
-    #: The task's own key-value pairs, str to str; None where it gave none (``{}`` is kept apart
-    #: from None).
+    #: The task's own key-value pairs, str to str. None if it gave none, which differs from ``{}``.
     attributes: Mapping[str, str] | None = None
-    #: When it was reported, by the worker's clock. None where the report carries no time.
+    #: When it was reported, by the worker's clock. None if the report has no time.
     timestamp: datetime | None = None
-    #: Units of ``current`` a second, smoothed by the worker that reported; None while unknown.
+    #: Units of ``current`` per second, smoothed by the worker. None while unknown.
     rate: float | None = None
 
     @property
     def indeterminate(self) -> bool:
-        """True where no fraction can be told: a bar may move, but may not say how far it is."""
+        """Whether the percentage is unknown: a bar may move, but can't show how far it is."""
         return self.current is None or self.total is None or self.total <= 0
 
     @property
     def percentage(self) -> float:
-        """``current / total * 100``, not rounded, within 0..100; 0.0 where indeterminate."""
+        """``current / total * 100``, not rounded, within 0..100. 0.0 if indeterminate."""
         if self.current is None or self.total is None or self.total <= 0:
             return 0.0
         if self.current >= self.total:
-            return 100.0  # before dividing: an int may be larger than any float
+            return 100.0  # don't divide: an int may be larger than any float
         try:
             return max(0.0, self.current / self.total * 100.0)
-        except OverflowError:  # a float of so large an int that no float holds it
+        except OverflowError:  # the int is larger than any float
             return 0.0
 
     @property
     def eta_seconds(self) -> float | None:
-        """Seconds that are left at ``rate``, counted from ``timestamp``; None where it can't be
-        told.
-        """
+        """Remaining seconds at ``rate``, counted from ``timestamp``. None if unknown."""
         if (
             self.current is None
             or self.total is None
@@ -102,9 +100,7 @@ class Progress:
             return None
 
     def same_as(self, other: Progress | None) -> bool:
-        """Whether a viewer would see no difference: all that the task said is equal, whenever it
-        said it.
-        """
+        """Whether a viewer sees no difference. Ignores ``timestamp`` and ``rate``."""
         return other is not None and (self.current, self.total, self.message, self.attributes) == (
             other.current,
             other.total,
@@ -115,86 +111,85 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an execution failed, as data: never an exception object, never a traceback."""
+    """Why an execution failed, as data: no exception object and no traceback."""
 
     #: The exception's class name, such as ``ValueError``.
     type: str
-    #: Its message, as a person would read it.
+    #: The exception's message.
     message: str
-    #: Further facts, JSON-safe; None where there are none.
+    #: More facts, JSON-safe, or None.
     details: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """What a reader is shown. Made by ``core.states.resolve`` only, so that it can't contradict
-    itself.
+    """The state of one execution. Only ``core.states.resolve`` makes it, so that its fields are
+    consistent.
     """
 
     execution_id: str
     status: Status
     phase: Phase
     progress: Progress | None = None
-    #: The task's name, such as ``tasks.checksum``; None where nobody has said it yet.
+    #: The task's name, such as ``tasks.checksum``. None while unknown.
     task: str | None = None
-    #: 0 while no attempt has begun; 1 for the first run.
+    #: Number of the current attempt, starts at 1. 0 until the first one starts.
     attempt: int = 0
-    #: What the task returned (as decoded from the result backend); None until it succeeded.
+    #: What the task returned, as decoded from the result backend. None until it succeeded.
     outputs: Any = None
     error: Failure | None = None
     created_at: datetime | None = None
-    #: The begin of the first attempt.
+    #: When the first attempt started.
     started_at: datetime | None = None
-    #: The last time anything was heard: a report, a start, an end.
+    #: When the last report, start or end was received.
     updated_at: datetime | None = None
     finished_at: datetime | None = None
-    #: The worker's node name (``celery@host``) of the last attempt.
+    #: The node name (``celery@host``) of the last attempt's worker.
     worker: str | None = None
-    #: Whom it belongs to, as the publisher said; None where it said nothing.
+    #: The owner that the publisher set, or None.
     owner: str | None = None
-    #: The task that a workflow began with, in Celery's words: its own id where it began one, None
-    #: where nobody said.
+    #: Celery's root id: the first task of the workflow, or its own id. None if unknown.
     root_id: str | None = None
-    #: The group or the chord's header that it is a member of.
+    #: The group or chord header that it belongs to.
     group_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One report of an execution, as it is remembered."""
+    """One report in the history of an execution."""
 
-    #: The attempt that reported it, starts at 1; 0 where it came from a run that nobody opened.
+    #: The attempt that reported it, starts at 1. 0 if no attempt was started in the registry.
     attempt: int
-    #: Its time is to the millisecond, and always there: when it was stored, where it carried none.
-    #: Its rate isn't remembered.
+    #: ``timestamp`` is always set, to the millisecond: if the report had none, it is the time of
+    #: storage. ``rate`` is not stored.
     progress: Progress
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """The reports of an execution, oldest first (`core.history` says which)."""
+    """The stored reports of an execution, oldest first (`core.history` has the rule)."""
 
     reports: tuple[Report, ...] = ()
-    #: Whether they are all that there were: none was thinned out.
+    #: Whether these are all reports: none was thinned out.
     complete: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What to list. Each field narrows it down; what is empty or None doesn't."""
+    """The filters of a listing. An empty set or None doesn't filter."""
 
     status: frozenset[Status] = frozenset()
     phase: frozenset[Phase] = frozenset()
-    #: The task's name, in full.
+    #: The full name of the task.
     task: str | None = None
     owner: str | None = None
-    #: Part of the id or of the task's name, in whatever case.
+    #: Part of the id or of the task's name, case-insensitive.
     text: str | None = None
-    #: First heard of at this time or after it.
+    #: First seen at this time or later.
     since: datetime | None = None
-    #: First heard of before this time.
+    #: First seen before this time.
     until: datetime | None = None
-    #: How many at most, 1 to 200.
+    #: Most executions in one page, 1 to 200.
     limit: int = 50
-    #: ``Page.cursor`` of the page before; None for the first one.
+    #: ``Page.cursor`` of the previous page. None: the first page.
     cursor: str | None = None

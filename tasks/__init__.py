@@ -1,8 +1,9 @@
-"""The service's jobs: real work on real input, each showing one way to report progress (see each
-module's first sentence).
+"""The service's jobs: real work on real input. Each module shows one way to report progress.
 
-They are shared tasks with names of their own, as a deployment's would be; ``headway.install(app)``
-covers them as it does any.
+They are shared tasks with explicit names, as in a larger project, and ``headway.install(app)``
+covers them like any task. A task's name (``tasks.import_csv``) is part of the API, and differs from
+the path of its module (``tasks/imports.py``). So a module can be renamed or merged while messages
+and results with that name exist.
 """
 
 from tasks.bytecode import unknown_length

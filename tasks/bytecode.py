@@ -1,6 +1,4 @@
-"""A total that nobody knows: ``update(done, 0)``. The bar moves, says how many, and never pretends
-to know how far it is.
-"""
+"""An unknown total: ``update(done, 0)``. The bar moves and shows a count, but no percentage."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ from celery import shared_task
 import headway
 from tasks.data import standard_library
 
-#: Where the walk begins: modules that lead to most of the library.
+#: The modules to start with. They lead to most of the library.
 ROOTS = (
     "asyncio",
     "concurrent.futures",
@@ -36,12 +34,12 @@ ROOTS = (
 
 @shared_task(name="tasks.unknown_length")
 def unknown_length(roots: list[str] | None = None, limit: int = 1000) -> dict[str, Any]:
-    """Follow the imports of some modules through the standard library, count the bytecode of all
-    that they reach, and find twins.
+    """Follow the imports of some modules through the standard library, count their bytecode, and
+    find duplicate functions.
 
-    How many modules that are is known when the last one was read. ``limit`` bounds them; returns
-    how many modules, functions and instructions were found, the most frequent instructions, and how
-    many functions are the same as an earlier one, word for word.
+    The number of modules is known only at the end; ``limit`` bounds it. Returns the numbers of
+    modules, functions and instructions, the most frequent instructions, and the number of functions
+    that repeat an earlier one (``twins``).
     """
     progress = headway.RequestContext.get().progress
     waiting = deque(roots or ROOTS)
@@ -84,9 +82,7 @@ def unknown_length(roots: list[str] | None = None, limit: int = 1000) -> dict[st
 
 
 def _source(name: str) -> Path | None:
-    """A module's file; None where it is built in, written in C, or no module at all (a name
-    imported from one).
-    """
+    """A module's file. None if it is built in, written in C, or no module but a name in one."""
     base = standard_library().joinpath(*name.split("."))
     for file in (base.with_suffix(".py"), base / "__init__.py"):
         if file.is_file():
@@ -102,15 +98,15 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 
 
 def _functions(tree: ast.Module) -> Iterator[bytes]:
-    """A fingerprint of each function, whatever its layout and comments."""
+    """A fingerprint of each function, without its layout and comments."""
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             yield hashlib.sha256(ast.dump(node).encode("utf-8", "surrogatepass")).digest()
 
 
 def _imports(tree: ast.Module, name: str, file: Path) -> Iterator[str]:
-    """What a module imports, by full name; ``from a import b`` may mean the module ``a.b``, so both
-    are named.
+    """The full names of a module's imports. ``from a import b`` may mean the module ``a.b``, so it
+    yields both.
     """
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
     for node in ast.walk(tree):
@@ -119,7 +115,7 @@ def _imports(tree: ast.Module, name: str, file: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             try:
                 base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-            except ImportError:  # more dots than packages: nothing that could be found
+            except ImportError:  # more dots than packages
                 continue
             yield base
             yield from (f"{base}.{alias.name}" for alias in node.names if alias.name != "*")

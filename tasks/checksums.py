@@ -1,5 +1,6 @@
-"""Progress in bytes: ``update(bytes done, bytes in all)``, called as often as the loop turns.
-Headway decides what is written.
+"""Progress in bytes: ``update(bytes read, all bytes)`` in each turn of the loop.
+
+Headway decides when to write.
 """
 
 from __future__ import annotations
@@ -18,25 +19,26 @@ import headway
 from tasks.data import files_below, inside, standard_library
 
 CHUNK = 1 << 20
-#: Seconds that a check of the standard library should give somebody to watch, on any machine.
-WORTH_WATCHING = 12.0
+#: Seconds that a check of the standard library should take on any machine, so that people can
+#: watch it.
+DEMO_SECONDS = 12.0
 
 
 @shared_task(name="tasks.checksum")
 def checksum(path: str | None = None, passes: int | None = None) -> dict[str, Any]:
-    """SHA-256 of every file below a folder, read ``passes`` times: a file, a disk or a memory that
-    changes in between is found.
+    """SHA-256 of each file below a folder, read ``passes`` times to detect a file, disk or memory
+    that changes.
 
-    ``path`` lies below ``HEADWAY_DATA``; none: the standard library, as often as fits about
-    ``WORTH_WATCHING`` seconds. Returns the number of files and bytes, one digest over all, and the
-    names of those that couldn't be read or weren't the same twice.
+    ``path`` is below ``HEADWAY_DATA``. None: the standard library, for about ``DEMO_SECONDS``.
+    Returns the number of files and bytes, one digest of all files, and the names of files that
+    couldn't be read or have changed.
     """
     folder = standard_library() if path is None else inside(path)
     if not folder.is_dir():
-        raise NotADirectoryError(f"{path!r} is a file: name the folder that it lies in")
+        raise NotADirectoryError(f"{path!r} is not a folder: name its parent folder")
     sizes = {file: file.stat().st_size for file in files_below(folder)}
     if passes is None:
-        passes = _passes_worth_watching(sizes) if path is None else 1
+        passes = _passes_for_demo(sizes) if path is None else 1
     if passes < 1:
         raise ValueError("passes must be 1 or more")
     return _check(folder, sizes, passes)
@@ -61,8 +63,7 @@ def _check(folder: Path, sizes: dict[Path, int], passes: int) -> dict[str, Any]:
                 for read in _read(file, digest):
                     progress.update(done + min(read, size), total, name, facts)
             except OSError:
-                # gone or forbidden since it was listed: told in the result, and no reason to leave
-                # the others unread
+                # Removed or forbidden since the listing. The result names it; read the others.
                 unreadable.add(name)
             else:
                 if digests.setdefault(name, digest.hexdigest()) != digest.hexdigest():
@@ -87,9 +88,9 @@ def _check(folder: Path, sizes: dict[Path, int], passes: int) -> dict[str, Any]:
 
 
 def _read(file: Path, digest: hashlib._Hash) -> Iterator[int]:
-    """Feed a file to the digest; yields how much of it was read so far."""
+    """Update the digest with a file. Yields the number of bytes read so far."""
     read = 0
-    # A link that was put in the file's place since it was listed isn't followed.
+    # Don't follow a link that has replaced the file since the listing.
     with open(os.open(file, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0) as content:
         while part := content.read(CHUNK):
             digest.update(part)
@@ -97,14 +98,14 @@ def _read(file: Path, digest: hashlib._Hash) -> Iterator[int]:
             yield read
 
 
-def _passes_worth_watching(sizes: dict[Path, int]) -> int:
-    """How often a folder can be read in the time, from how fast the first part of it was."""
-    begin, read = time.perf_counter(), 0
+def _passes_for_demo(sizes: dict[Path, int]) -> int:
+    """How many passes fit into ``DEMO_SECONDS``, from the speed of the first files."""
+    start, read = time.perf_counter(), 0
     for file, size in sizes.items():
         for _ in _read(file, hashlib.sha256()):
             pass
         read += size
-        if time.perf_counter() - begin > 0.5:
+        if time.perf_counter() - start > 0.5:
             break
-    speed = read / (time.perf_counter() - begin)
-    return max(1, min(1000, math.ceil(WORTH_WATCHING * speed / max(1, sum(sizes.values())))))
+    speed = read / (time.perf_counter() - start)
+    return max(1, min(1000, math.ceil(DEMO_SECONDS * speed / max(1, sum(sizes.values())))))

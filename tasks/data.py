@@ -1,6 +1,4 @@
-"""Where jobs may read: below one folder for what people bring, and the running Python's own library
-for what everybody has.
-"""
+"""Where jobs may read: one folder for uploads, and the standard library of the running Python."""
 
 from __future__ import annotations
 
@@ -9,19 +7,19 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-#: Folders below the standard library's that aren't it.
+#: Folders below the standard library that aren't part of it.
 _FOREIGN = frozenset({"site-packages", "dist-packages", "__pycache__"})
-#: Its tests, which not every installation has.
+#: The standard library's tests, which are not always installed.
 _TESTS = frozenset({"test", "tests", "idlelib"})
 
 
 class OutsideDataError(ValueError):
-    """A path that doesn't lie below ``HEADWAY_DATA``, symbolic links followed."""
+    """A path that is not below ``HEADWAY_DATA``, after following symbolic links."""
 
 
 def data_folder() -> Path:
-    """``HEADWAY_DATA`` (default ``.headway/data`` below the working directory), made for this user
-    alone if it isn't there.
+    """``HEADWAY_DATA`` (default: ``.headway/data`` in the working directory). Created if missing,
+    for this user only.
     """
     folder = Path(os.environ.get("HEADWAY_DATA") or ".headway/data")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -29,45 +27,41 @@ def data_folder() -> Path:
 
 
 def inside(path: str) -> Path:
-    """The real place of a path that a caller gave, relative to ``HEADWAY_DATA`` or absolute.
+    """Resolve a caller's path, which is absolute or relative to ``HEADWAY_DATA``.
 
-    Raises ``OutsideDataError`` where it lies elsewhere (also through a symbolic link),
-    ``FileNotFoundError`` where nothing is there. Outside is looked at first: an answer must not
-    tell which files exist elsewhere.
+    Raises ``OutsideDataError`` if it is outside, also through a symbolic link, and
+    ``FileNotFoundError`` if it doesn't exist. The first check comes first, so that an error doesn't
+    reveal which files exist outside.
     """
     folder = data_folder()
-    place = (folder / path).resolve()
-    if not place.is_relative_to(folder):
-        raise OutsideDataError(
-            f"{path!r} doesn't lie below the service's data folder (HEADWAY_DATA)"
-        )
-    if not place.exists():
-        raise FileNotFoundError(f"There is no {path!r} in the service's data folder")
-    return place
+    resolved = (folder / path).resolve()
+    if not resolved.is_relative_to(folder):
+        raise OutsideDataError(f"{path!r} is not below the service's data folder (HEADWAY_DATA)")
+    if not resolved.exists():
+        raise FileNotFoundError(f"{path!r} does not exist in the service's data folder")
+    return resolved
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Every regular file, in a fixed order. Symbolic links are left out, so that none leads out of
-    the folder.
-    """
+    """All regular files in a fixed order. Skips symbolic links, which may lead elsewhere."""
     foreign = _FOREIGN if folder == standard_library() else frozenset[str]()
-    for here, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder):
         folders[:] = sorted(set(folders) - foreign)
         for name in sorted(names):
-            file = Path(here, name)
+            file = Path(parent, name)
             if file.is_file() and not file.is_symlink():
                 yield file
 
 
 def standard_library() -> Path:
-    """The folder of the running Python's standard library."""
+    """The folder of the standard library."""
     return Path(sysconfig.get_path("stdlib")).resolve()
 
 
 def python_sources() -> list[Path]:
-    """The standard library's modules, in a fixed order, without its tests."""
+    """The files of the standard library in a fixed order, without its tests."""
     found = []
-    for here, folders, names in os.walk(standard_library()):
+    for parent, folders, names in os.walk(standard_library()):
         folders[:] = sorted(set(folders) - _FOREIGN - _TESTS)
-        found += [Path(here, name) for name in sorted(names) if name.endswith(".py")]
+        found += [Path(parent, name) for name in sorted(names) if name.endswith(".py")]
     return found

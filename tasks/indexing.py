@@ -1,7 +1,6 @@
-"""Several steps: ``with progress.step("Parsing") as step``, and within it ``step.update`` or
-``step.track``.
+"""Several steps: ``with progress.step("Parsing") as step``, then ``step.update`` or ``step.track``.
 
-The whole says 2.4 of 5, so that the bar doesn't stand still while a long step runs.
+The overall progress includes the current step (2.4 of 5), so the bar also moves in a long step.
 """
 
 from __future__ import annotations
@@ -29,11 +28,10 @@ STEPS = ("Reading sources", "Parsing", "Indexing words", "Writing the index", "C
 
 @shared_task(name="tasks.pipeline")
 def pipeline(files: int = 600) -> dict[str, Any]:
-    """Build a full-text index of the standard library's sources in five steps, and ask it a few
-    questions at the end.
+    """Build a full-text index of the standard library's sources in five steps, and check it.
 
-    ``files`` bounds the sources. Returns what was found: files, definitions, words, and the most
-    frequent names.
+    ``files`` bounds the sources. Returns the numbers of files, definitions, postings and words, and
+    the most frequent names.
     """
     progress = headway.RequestContext.get().progress
 
@@ -61,7 +59,7 @@ def pipeline(files: int = 600) -> dict[str, Any]:
 
 
 def _read(files: list[Path], step: Step) -> dict[str, bytes]:
-    """Step 1: the sources, the same content only once."""
+    """Step 1: read the sources, without duplicates."""
     sources: dict[str, bytes] = {}
     seen: set[bytes] = set()
     for number, file in enumerate(files):
@@ -76,13 +74,13 @@ def _read(files: list[Path], step: Step) -> dict[str, bytes]:
 
 
 def _parse(sources: dict[str, bytes], step: Step) -> int:
-    """Step 2: how many functions and classes there are."""
+    """Step 2: count the functions and classes."""
     definitions = 0
     for number, (name, content) in enumerate(sources.items()):
         step.update(number, len(sources), name)
         try:
             tree = ast.parse(content, name)
-        except SyntaxError:  # lib2to3 keeps files of an older Python
+        except SyntaxError:  # lib2to3 has files for older Pythons
             continue
         definitions += sum(
             isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
@@ -92,7 +90,7 @@ def _parse(sources: dict[str, bytes], step: Step) -> int:
 
 
 def _count_words(sources: dict[str, bytes], step: Step) -> dict[str, Counter[str]]:
-    """Step 3: how often each file says each name."""
+    """Step 3: count the names in each file."""
     words: dict[str, Counter[str]] = {}
     for number, (name, content) in enumerate(sources.items()):
         step.update(number, len(sources), name)
@@ -105,7 +103,7 @@ def _names(content: bytes) -> Iterator[str]:
         for token in tokenize.tokenize(BytesIO(content).readline):
             if token.type == tokenize.NAME:
                 yield token.string
-    except (tokenize.TokenError, SyntaxError):  # as above: what was read until there counts
+    except (tokenize.TokenError, SyntaxError):  # as above: keep the names so far
         return
 
 
@@ -119,9 +117,10 @@ def _new_index() -> Iterator[sqlite3.Connection]:
 
 
 def _write(index: sqlite3.Connection, words: dict[str, Counter[str]], step: Step) -> int:
-    """Step 4: one row for each word of each file."""
+    """Step 4: write one row for each word of each file."""
     index.execute(
-        "CREATE TABLE posting (word TEXT, file TEXT, times INTEGER, PRIMARY KEY (word, file)) WITHOUT ROWID"
+        "CREATE TABLE posting "
+        "(word TEXT, file TEXT, times INTEGER, PRIMARY KEY (word, file)) WITHOUT ROWID"
     )
     rows = 0
     for number, (name, counts) in enumerate(words.items()):
@@ -136,18 +135,16 @@ def _write(index: sqlite3.Connection, words: dict[str, Counter[str]], step: Step
 
 
 def _check(index: sqlite3.Connection, words: dict[str, Counter[str]], step: Step) -> int:
-    """Step 5: what the index answers is what was counted. Returns how many different words it
-    knows.
-    """
+    """Step 5: compare the index with the counts. Returns the number of different words."""
     for number, (name, counts) in enumerate(words.items()):
         step.update(number, len(words), name)
         word, times = counts.most_common(1)[0] if counts else ("", None)
-        answer = index.execute(
+        row = index.execute(
             "SELECT times FROM posting WHERE word = ? AND file = ?", (word, name)
         ).fetchone()
-        if answer != (times and (times,)):
+        if row != (times and (times,)):
             raise AssertionError(
-                f"The index says {answer} for {word!r} in {name}, counted were {times}"
+                f"The index has {row} for {word!r} in {name}, but {times} were counted"
             )
     return int(index.execute("SELECT count(DISTINCT word) FROM posting").fetchone()[0])
 

@@ -1,5 +1,5 @@
-"""``track``: a loop over things that can be counted, reported by one word around the iterable. This
-one breaks, as jobs do.
+"""``track``: a loop over a list, with one call around the iterable. This job fails half way, as an
+example.
 """
 
 from __future__ import annotations
@@ -13,21 +13,19 @@ from celery import shared_task
 import headway
 from tasks.data import python_sources
 
-#: Modules to pack: even, so that half way is a whole number.
+#: Modules to pack. An even number, so that half of it is a whole one.
 FILES = 300
 
 
 class DamagedArchiveError(Exception):
-    """What was unpacked isn't what was packed."""
+    """The unpacked content differs from the packed one."""
 
 
 @shared_task(name="tasks.fails_half_way")
 def fails_half_way(files: int = FILES) -> dict[str, Any]:
-    """Pack modules of the standard library and check each archive; the one in the middle was
-    damaged in between.
+    """Pack modules of the standard library and check each archive. The middle one is damaged.
 
-    Never returns: raises ``DamagedArchiveError`` when half of the archives are checked, and the bar
-    must keep its 50 %.
+    Raises ``DamagedArchiveError`` after half of the archives. The bar must stay at 50 %.
     """
     sources = python_sources()[: max(2, files // 2 * 2)]
     damaged = sources[len(sources) // 2]
@@ -50,4 +48,4 @@ def _check(name: str, archive: bytes, digest: bytes) -> None:
     except lzma.LZMAError as exc:
         raise DamagedArchiveError(f"The archive of {name} is damaged: {exc}") from exc
     if not same:
-        raise DamagedArchiveError(f"The archive of {name} unpacks to something else")
+        raise DamagedArchiveError(f"The archive of {name} has other content")

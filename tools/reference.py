@@ -1,8 +1,6 @@
-"""``python tools/reference.py``: docs/reference.md, made from the docstrings of what is public.
-``make reference`` calls it.
+"""Generate docs/reference.md from the docstrings of the public API. ``make reference`` calls it.
 
-``--check`` writes nothing and exits with 1 if the page isn't what it would write
-(tests/test_docs.py).
+``--check`` only compares, and exits with 1 if the page is out of date (tests/test_docs.py).
 """
 
 from __future__ import annotations
@@ -22,8 +20,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reference.md"
 
-#: Heading -> the names below it, as ``module:name`` or ``module:Class.member``. What is public
-#: stands here, or isn't.
+#: The public API: heading -> names, as ``module:name`` or ``module:Class.member``.
 SECTIONS: dict[str, tuple[str, ...]] = {
     "In the Celery app": (
         "headway:install",
@@ -70,49 +67,51 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Reading what others wrote": ("headway:progress_from_meta",),
 }
 
-#: What a member of a class is called by those who use it.
-SPOKEN = {"Reporter": "ctx.progress"}
-#: Classes that their users make themselves; of the others the constructor is nobody's business.
-MADE = ("Headway", "Client")
-#: The members that are told of a class where others are public for Celery's or the package's own
-#: use only.
+#: How users write a class, if not by its name.
+DISPLAY_NAMES = {"Reporter": "ctx.progress"}
+#: Classes that users instantiate. The constructors of the others are not documented.
+CONSTRUCTED = ("Headway", "Client")
+#: The documented members of classes that also have public members for Celery or for this package.
 MEMBERS: dict[str, tuple[str, ...]] = {"ProgressTask": (), "Headway": ("init_app", "look")}
 
 
 def main() -> int:
-    """Write the page, or with ``--check`` say whether it is up to date."""
+    """Write the page, or with ``--check`` compare it."""
     page = "\n".join(lines()).rstrip() + "\n"
     if "--check" not in sys.argv:
         PAGE.write_text(page)
         return 0
     if PAGE.exists() and PAGE.read_text() == page:
         return 0
-    sys.stderr.write("docs/reference.md isn't what the code says: run make reference\n")
+    sys.stderr.write("docs/reference.md is out of date: run make reference\n")
     return 1
 
 
 def lines() -> Iterator[str]:
-    """The page."""
+    """The lines of the page."""
     yield "# Reference"
     yield ""
-    yield "Made from the code by `make reference`. `/openapi.json` and [contract.md](contract.md) describe HTTP and WebSocket."
+    yield (
+        "Generated from the code by `make reference`. "
+        "`/openapi.json` and [contract.md](contract.md) describe HTTP and WebSocket."
+    )
     for heading, names in SECTIONS.items():
         yield from ("", f"## {heading}")
         for name in names:
-            yield from ("", *entry(name))
+            yield from ("", *section(name))
     yield from ("", "## Errors", "", *docstring(import_module("headway.errors")))
 
 
-def entry(name: str) -> Iterator[str]:
-    """One public thing: how it is called, what its docstring says, and its members."""
+def section(name: str) -> Iterator[str]:
+    """One public object: its signature, its docstring and its members."""
     module_name, _, path = name.partition(":")
     module = import_module(module_name)
     first, *rest = path.split(".")
-    thing: Any = getattr(module, first)  # some are imported when they are asked for
+    thing: Any = getattr(module, first)  # some modules import it on first access
     for part in rest:
         thing = inspect.getattr_static(thing, part)
     holder, _, last = path.rpartition(".")
-    shown = f"{SPOKEN.get(holder, holder)}.{last}" if holder else f"{module_name}.{path}"
+    shown = f"{DISPLAY_NAMES.get(holder, holder)}.{last}" if holder else f"{module_name}.{path}"
     yield f"### `{shown}{signature(thing)}`"
     yield from ("", *docstring(thing))
     if not inspect.isclass(thing):
@@ -120,9 +119,9 @@ def entry(name: str) -> Iterator[str]:
     if is_dataclass(thing) or issubclass(thing, Enum):
         yield from ("", *table(thing))
     else:
-        told = MEMBERS.get(thing.__name__)
+        documented = MEMBERS.get(thing.__name__)
         for key, member in vars(thing).items():
-            if told is not None and key not in told:
+            if documented is not None and key not in documented:
                 continue
             if not key.startswith("_") and (
                 inspect.isfunction(member)
@@ -132,22 +131,20 @@ def entry(name: str) -> Iterator[str]:
 
 
 def signature(thing: Any) -> str:
-    """The parameters, without ``self`` and with quotes off the annotations; nothing for what isn't
-    called.
-    """
-    if isinstance(thing, property) or (inspect.isclass(thing) and thing.__name__ not in MADE):
+    """The parameters without ``self`` and without quotes in annotations. Empty if not callable."""
+    if isinstance(thing, property) or (
+        inspect.isclass(thing) and thing.__name__ not in CONSTRUCTED
+    ):
         return ""
     function = thing.__func__ if isinstance(thing, classmethod | staticmethod) else thing
-    made = inspect.signature(function)
-    kept = [each for each in made.parameters.values() if each.name not in ("self", "cls")]
-    text = re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(made.replace(parameters=kept)))
+    full = inspect.signature(function)
+    kept = [each for each in full.parameters.values() if each.name not in ("self", "cls")]
+    text = re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(full.replace(parameters=kept)))
     return re.sub(r"<function .*? at 0x\w+>|<object object at 0x\w+>", "...", text)
 
 
 def docstring(thing: Any) -> Iterator[str]:
-    """The docstring as Markdown: double backticks become single, ``::`` introduces an indented
-    block in both.
-    """
+    """The docstring as Markdown: double backticks become single ones, and ``::`` a colon."""
     text = inspect.getdoc(thing)
     if not text:
         raise SystemExit(f"{thing!r} is public and has no docstring")
@@ -157,25 +154,25 @@ def docstring(thing: Any) -> Iterator[str]:
 
 
 def table(thing: type) -> Iterator[str]:
-    """The fields of a dataclass or an enum, each with its ``#:`` comment."""
-    told = comments(thing)
-    if issubclass(thing, Enum) and not any(told.values()):
+    """The fields of a dataclass or enum, each with its ``#:`` comment."""
+    meanings = comments(thing)
+    if issubclass(thing, Enum) and not any(meanings.values()):
         yield "`" + "`, `".join(member.value for member in thing) + "`"
         return
     if issubclass(thing, Enum):
         yield from ("| value | meaning |", "|---|---|")
-        yield from (f"| `{member.value}` | {told.get(member.name, '')} |" for member in thing)
+        yield from (f"| `{member.value}` | {meanings.get(member.name, '')} |" for member in thing)
         return
     yield from ("| field | type | default | meaning |", "|---|---|---|---|")
     for each in fields(thing):
         missing = type(each.default).__name__ == "_MISSING_TYPE"
         default = "" if missing else f"`{each.default!r}`"
         kind = str(each.type).replace("|", "\\|")
-        yield f"| `{each.name}` | `{kind}` | {default} | {told.get(each.name, '')} |"
+        yield f"| `{each.name}` | `{kind}` | {default} | {meanings.get(each.name, '')} |"
 
 
 def comments(thing: type) -> dict[str, str]:
-    """The ``#:`` comment above each field of a class, or behind it; or the docstring below."""
+    """The ``#:`` comment above each field of a class."""
     source = textwrap.dedent(inspect.getsource(thing))
     code = source.splitlines()
     found: dict[str, str] = {}

@@ -1,18 +1,20 @@
-"""Make .venv and keep it right: what `make` calls before anything else.
+"""Create and update .venv. `make` calls this first.
 
-    python3 tools/venv.py service    what the service runs on: requirements.txt
-    python3 tools/venv.py dev        that, and what tests and lint need: requirements-dev.txt
-    python3 tools/venv.py bench      that, and what benchmarks put beside Headway: requirements-bench.txt
-    python3 tools/venv.py faults     that of dev, and an older Celery in a folder of its own: requirements-celery56.txt
+    python3 tools/venv.py service    what the service needs: requirements.txt
+    python3 tools/venv.py dev        also tests and lint: requirements-dev.txt
+    python3 tools/venv.py bench      also the benchmarks' baselines: requirements-bench.txt
+    python3 tools/venv.py faults     like dev, and an older Celery in its own folder:
+                                     requirements-celery56.txt
 
-The second call is instant and needs no network: a stamp remembers what was installed. Two calls at
-once wait for each other. HEADWAY=dist/x.whl installs that wheel in place of the checkout.
+A stamp file remembers what is installed, so the second call is instant and needs no network. Two
+calls at the same time wait for each other. HEADWAY=dist/x.whl installs that wheel instead of the
+checkout.
 
-Written for any Python 3, so that an old one gets a sentence and not a SyntaxError; standard library
-only.
+Runs on any Python 3, so that an old one prints a message and not a SyntaxError. Uses only the
+standard library.
 """
 
-# ruff: noqa: S603 - every command is made here, of nothing that anybody typed
+# ruff: noqa: S603 - no command contains user input
 
 import contextlib
 import hashlib
@@ -32,17 +34,18 @@ LISTS = {
     "bench": ["requirements.txt", "requirements-dev.txt", "requirements-bench.txt"],
     "faults": ["requirements.txt", "requirements-dev.txt", "requirements-celery56.txt"],
 }
-#: Lists that go into a folder of .venv, for whoever puts that on PYTHONPATH: all else stays the
-#: same in one environment.
+#: Lists that are installed into a folder of .venv. Tests put the folder on PYTHONPATH, and share
+#: all other packages.
 OVERLAYS = {"requirements-celery56.txt": "celery-5.6"}
 
 
 def main(kind):
-    """Bring .venv to what ``kind`` needs."""
+    """Install what ``kind`` needs into .venv."""
     if sys.version_info < OLDEST:
-        have = ".".join(map(str, sys.version_info[:3]))
+        version = ".".join(map(str, sys.version_info[:3]))
         stop(
-            f"Headway needs Python 3.11 or newer, and {sys.executable} is {have}. Name a newer one: make PYTHON=python3.12 ..."
+            f"Headway needs Python 3.11 or newer, and {sys.executable} is {version}. "
+            "Choose a newer one: make PYTHON=python3.12 ..."
         )
     with one_at_a_time():
         if works(PYTHON):
@@ -54,31 +57,32 @@ def main(kind):
 
 
 def create():
-    """A fresh virtual environment in place of none or of a broken one."""
-    lacking = [name for name in ("venv", "ensurepip") if importlib.util.find_spec(name) is None]
-    if lacking:
+    """Create a new virtual environment, or replace a broken one."""
+    missing = [name for name in ("venv", "ensurepip") if importlib.util.find_spec(name) is None]
+    if missing:
         stop(
-            f"This Python comes without {' and '.join(lacking)}. On Debian and Ubuntu: apt install python3-venv"
+            f"This Python has no {' and '.join(missing)}. "
+            "On Debian and Ubuntu: apt install python3-venv"
         )
-    say("making .venv")
+    say("creating .venv")
     result = subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=False)
     if result.returncode:
         stop(
-            "Python could not make .venv (see above). On Debian and Ubuntu: apt install python3-venv"
+            "Python could not create .venv (see above). "
+            "On Debian and Ubuntu: apt install python3-venv"
         )
 
 
 def install(kind):
-    """Everything that is pinned, then Headway itself."""
-    say("installing what it stands on (once; the network is needed for this alone)")
+    """Install all pinned packages, then Headway itself."""
+    say("installing dependencies (only this first call needs the network)")
     pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     lists = [
         word for name in LISTS[kind] if name not in OVERLAYS for word in ("-r", str(ROOT / name))
     ]
     wheel = os.environ.get("HEADWAY")
-    # The build's own needs are installed too, so that an editable install asks the network for
-    # nothing more.
-    steps = [[*pip, *build_needs(), *lists]]
+    # With the build requirements installed, the editable install needs no network.
+    steps = [[*pip, *build_requirements(), *lists]]
     if wheel:
         steps.append([*pip, "--no-deps", "--force-reinstall", str(Path(wheel).resolve())])
     else:
@@ -100,20 +104,18 @@ def install(kind):
             stop("pip could not install everything (see above). Is the package index reachable?")
     for name, contained in LISTS.items():
         if set(contained) <= set(LISTS[kind]):
-            stamp(name).write_text(wanted(name))
+            stamp(name).write_text(fingerprint(name))
 
 
-def build_needs():
+def build_requirements():
     """`build-system.requires` of pyproject.toml."""
-    import tomllib  # noqa: PLC0415 - an old Python has none, and has been told so by now
+    import tomllib  # noqa: PLC0415 - not in old Pythons, which don't get here
 
     return tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
 
 
-def wanted(kind):
-    """A fingerprint of what `install` would do: the lists, the project's own file, the place, the
-    wheel.
-    """
+def fingerprint(kind):
+    """A fingerprint of what `install` does: the lists, pyproject.toml, the folder, the wheel."""
     digest = hashlib.sha256(str(ROOT).encode())
     for name in [*LISTS[kind], "pyproject.toml"]:
         digest.update((ROOT / name).read_bytes())
@@ -124,18 +126,18 @@ def wanted(kind):
 
 
 def stamp(kind):
-    """Where the fingerprint of what is installed is kept."""
+    """The file with the fingerprint of what is installed."""
     return VENV / f".headway-{kind}"
 
 
 def is_current(kind):
-    """Whether what is installed is what is wanted."""
-    return stamp(kind).is_file() and stamp(kind).read_text() == wanted(kind)
+    """Whether the installed packages are up to date."""
+    return stamp(kind).is_file() and stamp(kind).read_text() == fingerprint(kind)
 
 
 def works(python):
-    """Whether the environment's Python runs (its folder may have moved, its base may be gone) and
-    is new enough.
+    """Whether the environment's Python runs and is new enough. The folder may have been moved, or
+    its base Python removed.
     """
     check = f"import sys, pip; sys.exit(sys.version_info < {OLDEST})"
     try:
@@ -151,15 +153,15 @@ def works(python):
 
 @contextlib.contextmanager
 def one_at_a_time():
-    """Hold a lock on this folder; it goes with its process, however that ends, and leaves no file."""
-    import fcntl  # noqa: PLC0415 - Windows has none
+    """Hold a lock on this folder. The system releases it with the process, and no file remains."""
+    import fcntl  # noqa: PLC0415 - not on Windows
 
     folder = os.open(ROOT, os.O_RDONLY)
     try:
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            say("another call is making .venv; waiting for it")
+            say("waiting for another call that updates .venv")
             fcntl.flock(folder, fcntl.LOCK_EX)
         yield
     finally:
@@ -167,12 +169,12 @@ def one_at_a_time():
 
 
 def say(text):
-    """A word to whoever waits."""
-    print(f"headway: {text}", file=sys.stderr, flush=True)  # noqa: T201 - it is a command
+    """Print a message."""
+    print(f"headway: {text}", file=sys.stderr, flush=True)  # noqa: T201 - a command prints
 
 
 def stop(text):
-    """End with a sentence."""
+    """Print a message and exit with 1."""
     say(text)
     sys.exit(1)
 
@@ -183,4 +185,4 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1])
     except KeyboardInterrupt:
-        stop("interrupted; the next call goes on from here")
+        stop("interrupted; run it again to continue")

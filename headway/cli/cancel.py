@@ -6,7 +6,7 @@ import click
 
 from headway.cli import format
 from headway.cli.output import Call, as_json, print_error, print_json, to_cli_error
-from headway.core.frames import execution_json
+from headway.core.serialize import execution_json
 from headway.errors import HeadwayError
 
 

@@ -12,7 +12,7 @@ import click
 
 from headway.cli import format
 from headway.cli.output import Call, as_json, print_error, print_json, styled
-from headway.core.frames import execution_json
+from headway.core.serialize import execution_json
 from headway.models import Execution, Phase, Query, Status
 
 

@@ -10,7 +10,7 @@ import click
 
 from headway.cli import format
 from headway.cli.output import Call, as_json, print_json, styled
-from headway.core.frames import execution_json, history_json, json_safe
+from headway.core.serialize import execution_json, history_json, json_safe
 from headway.models import Execution, History
 
 #: Characters of what a task returned; --json has all of it.

@@ -11,7 +11,7 @@ from typing import Any, Self
 from headway.client.http import TIMEOUT, Http, body_of, checked_id
 from headway.client.stream import PATIENCE, EventStream, reading
 from headway.core.events import AnyEvent, Completed, Failed
-from headway.core.serialize import execution_of, history_of, progress_of
+from headway.core.serialize import execution_from_json, history_from_json, progress_from_json
 from headway.errors import ExecutionCancelled, ExecutionFailed, UsageError
 from headway.models import Execution, History, Phase, Progress, Status
 
@@ -53,15 +53,15 @@ class Client:
 
     def get(self, execution_id: str) -> Execution:
         """What an execution is now; ``outputs`` as JSON says it."""
-        return reading(execution_of, self._about("GET", execution_id))
+        return reading(execution_from_json, self._about("GET", execution_id))
 
     def progress(self, execution_id: str) -> Progress | None:
         """Its last progress; None while nothing was reported."""
-        return reading(progress_of, self._about("GET", execution_id, "progress"))
+        return reading(progress_from_json, self._about("GET", execution_id, "progress"))
 
     def history(self, execution_id: str) -> History:
         """The reports that are kept of it, oldest first."""
-        return reading(history_of, self._about("GET", execution_id, "history"))
+        return reading(history_from_json, self._about("GET", execution_id, "history"))
 
     def list(
         self,
@@ -100,7 +100,9 @@ class Client:
                 "executions",
                 params=asked | {"limit": PAGE if left is None else min(left, PAGE)},
             )
-            found = reading(lambda body: [execution_of(line) for line in body["executions"]], page)
+            found = reading(
+                lambda body: [execution_from_json(line) for line in body["executions"]], page
+            )
             yield from found
             left = None if left is None else left - len(found)
             asked["cursor"] = reading(lambda body: body["cursor"], page)
@@ -112,7 +114,7 @@ class Client:
         ``ExecutionConflict`` where it has ended.
         """
         return reading(
-            execution_of,
+            execution_from_json,
             self._about(
                 "POST", execution_id, "cancel", body={"terminate": True} if terminate else None
             ),

@@ -20,7 +20,7 @@ from headway.client.error_mapping import CLOSES, CODES, error_from_code
 from headway.client.http import Http, body_of
 from headway.core import frames
 from headway.core.events import AnyEvent, Interrupted, event_of, events_of
-from headway.core.serialize import execution_of
+from headway.core.serialize import execution_from_json
 from headway.errors import (
     ExecutionExpired,
     ExecutionNotFound,
@@ -228,7 +228,7 @@ class EventStream:
             return None
         if "ETag" in answer.headers:
             self._tags[execution_id] = answer.headers["ETag"]
-        return reading(execution_of, body_of(answer))
+        return reading(execution_from_json, body_of(answer))
 
     def _told(self, now: Execution) -> Iterator[AnyEvent]:
         """What a viewer of the stream would be told of it."""

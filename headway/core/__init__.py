@@ -1,3 +1,1 @@
-"""The pure core: no Celery, Redis, Flask, socket or clock of its own. What needs the time is given
-it.
-"""
+"""The pure core: no Celery, Redis, Flask, sockets or clock. Callers pass the time in."""

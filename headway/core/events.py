@@ -1,7 +1,6 @@
-"""What a stream says, as frozen data: one class for each frame type of the contract's section 4,
-and `event_of` to read one.
+"""The frames of a stream as frozen data: one class for each frame type (contract, section 4).
 
-Past tense: each tells of something that has happened. ``match`` on the class, or ask
+Class names are in the past tense: an event has happened. ``match`` on the class, or read
 ``event.terminal``.
 """
 
@@ -10,29 +9,29 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
-from headway.core.serialize import failure_of, progress_of, time_of
+from headway.core.serialize import Body, error_from_json, progress_from_json, time_from_json
 from headway.models import Failure, Phase, Progress, Status
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What every frame has."""
+    """The fields of every frame."""
 
-    #: Whether the stream of this execution ends with it.
+    #: Whether the stream of this execution ends with this event.
     terminal: ClassVar[bool] = False
 
     execution_id: str
     status: Status
-    #: When the server said so, by its clock.
+    #: When the server sent it, by the server's clock.
     timestamp: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class StatusChanged(Event):
-    """What it is now: always the first, and again after a gap, and where its phase or attempt
-    changes (``status``).
+    """The current state (``status``). The first event of a stream, sent again after a gap and after
+    a change of phase or attempt.
     """
 
     phase: Phase
@@ -41,146 +40,115 @@ class StatusChanged(Event):
 
 @dataclass(frozen=True, slots=True)
 class Started(Event):
-    """Its first attempt has begun (``started``)."""
+    """The first attempt has started (``started``)."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProgressReported(Event):
-    """Its progress changed (``progress``)."""
+    """The progress has changed (``progress``)."""
 
     progress: Progress
 
 
 @dataclass(frozen=True, slots=True)
 class Completed(Event):
-    """It has ended, and well (``completed``)."""
+    """The task has succeeded (``completed``)."""
 
     terminal: ClassVar[bool] = True
 
-    #: What the task returned, as JSON says it.
+    #: What the task returned, as JSON.
     outputs: Any
     progress: Progress | None
 
 
 @dataclass(frozen=True, slots=True)
 class Failed(Event):
-    """It has failed (``failed``)."""
+    """The task has failed (``failed``)."""
 
     terminal: ClassVar[bool] = True
 
     error: Failure
-    #: How far it was.
+    #: The last progress.
     progress: Progress | None
 
 
 @dataclass(frozen=True, slots=True)
 class Cancelled(Event):
-    """Its cancel was asked for, and is confirmed (``cancelled``)."""
+    """A cancel was requested and is confirmed (``cancelled``)."""
 
     terminal: ClassVar[bool] = True
 
-    #: How far it was.
+    #: The last progress.
     progress: Progress | None
 
 
 @dataclass(frozen=True, slots=True)
 class Interrupted:
-    """Something is wrong with the stream itself, not with the execution (``error``). What follows
-    begins with `StatusChanged`.
+    """A problem of the stream, not of the execution (``error``). The next event is a
+    `StatusChanged`.
     """
 
     terminal: ClassVar[bool] = False
 
-    #: ``unavailable``: the backend is away, or the server. The contract's codes, see
-    #: ``docs/streams.md``.
+    #: A code of the contract (``docs/streams.md``), such as ``unavailable``: the result backend or
+    #: the server can't be reached.
     code: str
     message: str
     timestamp: datetime
-    #: None: it is about the whole stream.
+    #: None: the problem concerns the whole stream.
     execution_id: str | None = None
-    #: None where it isn't known.
+    #: None if unknown.
     status: Status | None = None
 
 
+T = TypeVar("T")
 AnyEvent = StatusChanged | Started | ProgressReported | Completed | Failed | Cancelled | Interrupted
 
 
-def event_of(frame: Mapping[str, Any]) -> AnyEvent:
-    """Read a frame: the inverse of ``core.frames``.
+def event_of(frame: Body) -> AnyEvent:
+    """Parse a frame: the inverse of ``core.frames``.
 
-    Raises ``KeyError``, ``TypeError`` or ``ValueError`` for what is no frame of the contract.
+    Raises ``KeyError``, ``TypeError`` or ``ValueError`` if it doesn't follow the contract.
     """
-    at = time_of(frame["timestamp"])
-    if at is None:
-        raise ValueError("a frame without a time")
+    at = _required(time_from_json(frame["timestamp"]))
     if frame["type"] == "error":
         status = frame.get("status")
-        code, message, whose = frame["code"], frame["message"], frame.get("execution_id")
-        return Interrupted(code, message, at, whose, None if status is None else Status(status))
-    return _KINDS[frame["type"]](frame, frame["execution_id"], Status(frame["status"]), at)
+        known = None if status is None else Status(status)
+        return Interrupted(frame["code"], frame["message"], at, frame.get("execution_id"), known)
+    return _PARSERS[frame["type"]](frame, (frame["execution_id"], Status(frame["status"]), at))
 
 
-def events_of(frame: Mapping[str, Any]) -> list[AnyEvent]:
-    """What a frame tells of each execution that it names: mostly of one. Raises what `event_of`
-    raises.
+def events_of(frame: Body) -> list[AnyEvent]:
+    """One event for each execution in the frame (usually one). Raises what `event_of` raises.
 
-    Of a type that a later version knows it is nothing: who doesn't know it needn't end for it.
+    A frame type of a later version yields no events, so that an older client keeps its stream.
     """
-    if frame["type"] not in _KINDS and frame["type"] != "error":
+    if frame["type"] not in _PARSERS and frame["type"] != "error":
         return []
-    named = frame.get("execution_ids")
-    return (
-        [event_of(frame)]
-        if named is None
-        else [event_of({**frame, "execution_id": str(each)}) for each in named]
-    )
+    ids = frame.get("execution_ids")
+    if ids is None:
+        return [event_of(frame)]
+    return [event_of({**frame, "execution_id": str(each)}) for each in ids]
 
 
-def _seen(
-    frame: Mapping[str, Any], execution_id: str, status: Status, at: datetime
-) -> StatusChanged:
-    return StatusChanged(
-        execution_id, status, at, Phase(frame["phase"]), progress_of(frame["progress"])
-    )
+def _required(value: T | None) -> T:
+    if value is None:
+        raise ValueError("A required field of the frame is null")
+    return value
 
 
-def _started(_frame: Mapping[str, Any], execution_id: str, status: Status, at: datetime) -> Started:
-    return Started(execution_id, status, at)
+def _progress(frame: Body) -> Progress | None:
+    return progress_from_json(frame["progress"])
 
 
-def _reported(
-    frame: Mapping[str, Any], execution_id: str, status: Status, at: datetime
-) -> ProgressReported:
-    progress = progress_of(frame["progress"])
-    if progress is None:
-        raise ValueError("a progress frame without progress")
-    return ProgressReported(execution_id, status, at, progress)
-
-
-def _completed(
-    frame: Mapping[str, Any], execution_id: str, status: Status, at: datetime
-) -> Completed:
-    return Completed(execution_id, status, at, frame["outputs"], progress_of(frame["progress"]))
-
-
-def _failed(frame: Mapping[str, Any], execution_id: str, status: Status, at: datetime) -> Failed:
-    error = failure_of(frame["error"])
-    if error is None:
-        raise ValueError("a failed frame without an error")
-    return Failed(execution_id, status, at, error, progress_of(frame["progress"]))
-
-
-def _cancelled(
-    frame: Mapping[str, Any], execution_id: str, status: Status, at: datetime
-) -> Cancelled:
-    return Cancelled(execution_id, status, at, progress_of(frame["progress"]))
-
-
-_KINDS: Mapping[str, Callable[[Mapping[str, Any], str, Status, datetime], AnyEvent]] = {
-    "status": _seen,
-    "started": _started,
-    "progress": _reported,
-    "completed": _completed,
-    "failed": _failed,
-    "cancelled": _cancelled,
+_Common = tuple[str, Status, datetime]
+_PARSERS: Mapping[str, Callable[[Body, _Common], AnyEvent]] = {
+    "status": lambda frame, common: StatusChanged(*common, Phase(frame["phase"]), _progress(frame)),
+    "started": lambda frame, common: Started(*common),
+    "progress": lambda frame, common: ProgressReported(*common, _required(_progress(frame))),
+    "completed": lambda frame, common: Completed(*common, frame["outputs"], _progress(frame)),
+    "failed": lambda frame, common: Failed(
+        *common, _required(error_from_json(frame["error"])), _progress(frame)
+    ),
+    "cancelled": lambda frame, common: Cancelled(*common, _progress(frame)),
 }

@@ -1,50 +1,48 @@
-"""Which reports of an execution are kept: all of them at first; when the place is full, every
-second of them, and so on.
+"""Which reports of an execution are kept: first all of them. When `MAX_BYTES` is reached, every
+second one, and so on.
 
-The course of a long job shall be there from its begin to its end, in a bounded place. So nothing is
-cut off at the beginning, and no age of it is thinner than another: what is kept is halved, and from
-then on no more is taken than stays, which is one report in each `gap` of time. A report that isn't
-taken costs nothing; halving looks at all that is kept, and makes room for as much again.
+The history of a long job must show it from its start to its end in bounded space. So no part is cut
+off, and old reports are not thinner than new ones: what is kept is halved, and from then on at most
+one report is kept in each ``min_interval``. A report that isn't kept costs nothing. Halving reads
+everything that is kept, and makes space for as much again.
 
-The first report is always there. The newest is in the registry's record anyway, and is put at the
-end by whoever reads.
+The first report is always kept. The newest one is in the registry's record, and readers append it.
 
-The Redis store has the same rule in Lua (``stores/history.lua``; one conformance suite holds all to
-it).
+The Redis store has the same rule in Lua (``stores/lua/_history.lua``). One conformance suite tests
+both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-#: Bytes that the reports of an execution may take together, as they are stored. No more than 1,000
-#: go into it: none is smaller than 24 bytes.
+#: Bytes that the stored reports of an execution may take together. That is at most 1,000 reports:
+#: none is smaller than 24 bytes.
 MAX_BYTES = 24_000
 
 
 def starts_new_history(before: str | None, after: str | None) -> bool:
-    """Whether an id is used again after its success (states before and after): another story, with
-    a history of its own.
-    """
+    """Whether an id is used again after its success. ``before`` and ``after`` are Celery states."""
     return before == "SUCCESS" and after != "SUCCESS"
 
 
-def should_keep(gap: int, before: int | None, at: int) -> bool:
-    """Whether a report is kept. All in microseconds: ``gap`` 0 while nothing was thinned out,
-    ``before`` the last thing heard.
+def should_keep(min_interval: int, last: int | None, at: int) -> bool:
+    """Whether a report made ``at`` is kept. ``last`` is the time of the record's last update.
+
+    All in microseconds. ``min_interval`` is 0 until the history is thinned out.
     """
-    return not gap or before is None or at // gap != before // gap
+    return not min_interval or last is None or at // min_interval != last // min_interval
 
 
-def thin_out(sizes: Sequence[int], gap: int, span: int) -> tuple[range, int]:
-    """Which stay of reports of these sizes, oldest first, and the gap from now on. ``span``:
-    microseconds since the begin.
+def thin_out(sizes: Sequence[int], min_interval: int, span: int) -> tuple[range, int]:
+    """Which reports stay, and the ``min_interval`` from now on.
 
-    Until half of the room is free, so that it is full again only after as much has come.
+    ``sizes`` are in bytes, oldest report first. ``span`` is the time since the start, in
+    microseconds. Thins out to half of `MAX_BYTES`, so that thinning is rare.
     """
-    step, staying = 1, range(len(sizes))
-    while len(staying) > 1 and (step == 1 or sum(sizes[n] for n in staying) > MAX_BYTES // 2):
-        gap = max(1, 2 * gap, 2 * span // len(staying))
+    step, kept = 1, range(len(sizes))
+    while len(kept) > 1 and (step == 1 or sum(sizes[n] for n in kept) > MAX_BYTES // 2):
+        min_interval = max(1, 2 * min_interval, 2 * span // len(kept))
         step *= 2
-        staying = range(0, len(sizes), step)
-    return staying, gap
+        kept = range(0, len(sizes), step)
+    return kept, min_interval

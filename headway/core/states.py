@@ -1,11 +1,12 @@
-"""The state machine: which writes are let in, and what an execution is, given what was seen.
+"""The state machine: which writes are accepted, and what state an execution is in.
 
-Pure functions and one table. `allows_write` is the fence that every state write passes (the Redis store
-has the same rule in Lua, ``stores/write.lua``; one conformance suite holds both to it). `resolve`
-turns what was read into what is shown.
+Pure functions and one table. `allows_write` is the fence that every state write passes. The Redis
+store has the same rule in Lua (``stores/lua/write_state.lua``), and one conformance suite tests
+both. `resolve` turns the records that were read into an `Execution`.
 
-Why there is a fence at all: Celery keeps progress and state in one record and the last write wins,
-so a late report un-ends a task (facts 2-4), and Celery does so itself (fact 42).
+The fence is necessary because Celery keeps progress and state in one record, and the last write
+wins. A late report replaces a terminal state (celery-facts#late-progress-replaces-failure), and
+Celery does so itself (celery-facts#celery-undoes-its-own-ends).
 """
 
 from __future__ import annotations
@@ -29,73 +30,74 @@ from headway.core.registry import (
 from headway.errors import ExecutionExpired, ExecutionNotFound
 from headway.models import Execution, Failure, Phase, Progress, Status
 
-#: Celery's state -> what the API calls it. Every other word is a task's own and means that it runs
-#: (contract, section 3). IGNORED and REJECTED are stored by nobody but Headway: the run ended and
-#: said nothing, which is an end without a fault; a message that was rejected for good is a job that
-#: was not done.
+# fmt: off
+#: Celery's state -> status and phase in the API. Any other state is a custom one of the task, which
+#: then is running (contract, section 3). Only Headway stores IGNORED and REJECTED: an ignored task
+#: ended without an error, a rejected one did not do its job.
 PHASES: Mapping[str | None, tuple[Status, Phase]] = {
-    None: (Status.PENDING, Phase.QUEUED),
-    "PENDING": (Status.PENDING, Phase.QUEUED),
-    "RECEIVED": (Status.PENDING, Phase.QUEUED),
-    "RETRY": (Status.RUNNING, Phase.RETRYING),
-    "SUCCESS": (Status.COMPLETED, Phase.SUCCEEDED),
-    "IGNORED": (Status.COMPLETED, Phase.SUCCEEDED),
-    "FAILURE": (Status.FAILED, Phase.FAILED),
-    "REJECTED": (Status.FAILED, Phase.FAILED),
-    "REVOKED": (Status.CANCELLED, Phase.CANCELLED),
+    None:       (Status.PENDING,   Phase.QUEUED),
+    "PENDING":  (Status.PENDING,   Phase.QUEUED),
+    "RECEIVED": (Status.PENDING,   Phase.QUEUED),
+    "RETRY":    (Status.RUNNING,   Phase.RETRYING),
+    "SUCCESS":  (Status.COMPLETED, Phase.SUCCEEDED),
+    "IGNORED":  (Status.COMPLETED, Phase.SUCCEEDED),
+    "FAILURE":  (Status.FAILED,    Phase.FAILED),
+    "REJECTED": (Status.FAILED,    Phase.FAILED),
+    "REVOKED":  (Status.CANCELLED, Phase.CANCELLED),
 }
+# fmt: on
 RUNNING = (Status.RUNNING, Phase.RUNNING)
 
-#: How long a registry that isn't written in one step with the result may be ahead of it (stores
-#: without ``keeps_results``).
+#: How long the registry may be ahead of the result backend if two steps write them (stores without
+#: ``keeps_results``).
 RESULT_GRACE = timedelta(seconds=10)
 
 
 def allows_write(record: TaskRecord | None, write: StateWrite) -> bool:
-    """Whether a write may be stored, given what is known.
+    """Whether a write may be stored. Nothing replaces a terminal state.
 
-    An attempt may write while it is the newest one and hasn't ended. A bystander (a worker's main
-    process that saw its child die, a revoke) doesn't know the attempt's number: it may end what is
-    open if it speaks of the same run, and what was never begun. Nobody may write over an end.
+    An attempt may write while it is the newest one and has not ended. An external writer (a
+    worker's main process whose child died, a revoke) doesn't know the attempt's number: it may end
+    an open attempt of the same delivery, and a task that never started.
     """
     known = record if record is not None else TaskRecord(write.task_id)
     if write.attempt is not None:
         if write.attempt == known.attempt:
             return known.is_open
-        # Only a store gives out numbers: one above the newest known was given out before the store
-        # lost its data.
+        # Only a store assigns numbers. A number above the newest known one was assigned before the
+        # store lost its data.
         return write.attempt > known.attempt and known.state not in READY_STATES
     if known.state in READY_STATES:
         return False
     if write.retries is not None and known.attempt:
-        # That run has ended in RETRY; its time limit may still fire in the worker's main process
-        # (fact 42).
+        # That attempt has ended in RETRY, but its time limit may still fire in the worker's main
+        # process (celery-facts#celery-undoes-its-own-ends).
         ended = write.retries == known.retries and not known.is_open
         if write.retries < known.retries or ended:
             return False
     if write.state == "REVOKED" and write.retries is None and known.is_open:
-        # Celery 5.6 says so of every task that is flagged, and one that runs already goes on (fact
-        # 14)
+        # Celery 5.6 stores REVOKED for every flagged task, but a running task continues
+        # (celery-facts#revoke-does-not-stop-a-running-task).
         return False
-    # The same message, delivered twice: who lost it speaks of its own run, not of the newer one
-    # (fact 13). Of two runs on one worker only the mark tells which.
+    # The same message may be delivered twice (celery-facts#redelivery-runs-the-same-id-twice). A
+    # worker that lost its child means its own delivery, not the newer one. On one worker only the
+    # delivery id distinguishes them.
     return not (
         known.is_open
         and (_differ(write.worker, known.worker) or _differ(write.delivery_id, known.delivery_id))
     )
 
 
-def _differ(said: str | None, known: str | None) -> bool:
-    return said is not None and known is not None and said != known
+def _differ(written: str | None, known: str | None) -> bool:
+    return written is not None and known is not None and written != known
 
 
 def allows_start(record: TaskRecord | None, *, result_gone: bool = False) -> bool:
-    """Whether a new attempt may begin: always, but after a success, and after a cancel that was
-    asked for and has had its end.
+    """Whether a new attempt may start: unless the task has succeeded, or its cancel is confirmed.
 
-    ``result_gone``: the success's result has expired or was forgotten. Then an id that is used
-    again (a nightly job with a fixed id) begins anew, as it would without Headway: the registry
-    outlives the result, and may not hold the id hostage.
+    ``result_gone``: the success's result has expired or was forgotten. Then the id may be used
+    again (a nightly job with a fixed id), as it could without Headway. The registry outlives the
+    result and must not block the id.
     """
     if record is None:
         return True
@@ -104,24 +106,22 @@ def allows_start(record: TaskRecord | None, *, result_gone: bool = False) -> boo
     return record.state != "SUCCESS" or (record.result_stored and result_gone)
 
 
-def is_same_delivery(record: TaskRecord | None, opening: AttemptStart) -> bool:
-    """Whether this very run has been opened already: its worker got no answer in time, and asks
-    again.
-    """
+def is_same_delivery(record: TaskRecord | None, start: AttemptStart) -> bool:
+    """Whether this delivery has started already: its worker got no reply in time, and retries."""
     return (
         record is not None
-        and opening.delivery_id is not None
-        and record.delivery_id == opening.delivery_id
+        and start.delivery_id is not None
+        and record.delivery_id == start.delivery_id
     )
 
 
 def apply_registration(record: TaskRecord | None, registration: Registration) -> TaskRecord:
-    """What is known after a publish: what was missing is filled in, and nothing that is known is
-    lost (fact 45).
+    """The record after a publish: it fills in missing fields and overwrites none
+    (celery-facts#before-task-publish-comes-first).
 
-    But for a cancel that has had its end, and for a success that left no result
-    (``ignore_result``), which nothing would ever open again: who publishes the same id once more
-    wants it to run. A retry publishes before its end; a redelivery doesn't.
+    There are two exceptions, which no attempt could follow otherwise: a confirmed cancel, and a
+    success without a result (``ignore_result``). Publishing the same id again resets them. A retry
+    is published before its attempt ends, and a redelivery isn't published.
     """
     known = record if record is not None else TaskRecord(registration.task_id)
     cancel = None if known.state in READY_STATES else known.cancel_requested_at
@@ -134,9 +134,8 @@ def apply_registration(record: TaskRecord | None, registration: Registration) ->
             progress=None,
             progress_attempt=0,
         )
-    # First heard of from its worker, and published again by a retry: it was made before it began,
-    # not now.
-    begun = known.started_at or registration.created_at
+    # If the store first saw the task from its worker, a retry registers it after its start.
+    started = known.started_at or registration.created_at
     return replace(
         known,
         task=known.task or registration.task,
@@ -144,72 +143,69 @@ def apply_registration(record: TaskRecord | None, registration: Registration) ->
         root_id=known.root_id or registration.root_id,
         parent_id=known.parent_id or registration.parent_id,
         group_id=known.group_id or registration.group_id,
-        created_at=known.created_at or min(registration.created_at, begun),
+        created_at=known.created_at or min(registration.created_at, started),
         cancel_requested_at=cancel,
         expected_by=registration.expected_by,
     )
 
 
-def apply_start(record: TaskRecord | None, opening: AttemptStart) -> TaskRecord:
-    """What is known after a new attempt was let in (`allows_start`, and not `is_same_delivery`)."""
-    known = record if record is not None else TaskRecord(opening.task_id)
+def apply_start(record: TaskRecord | None, start: AttemptStart) -> TaskRecord:
+    """The record after an accepted start (`allows_start`, and not `is_same_delivery`)."""
+    known = record if record is not None else TaskRecord(start.task_id)
     previous = _own_progress(known)
-    # Celery's own count is right too where the store lost its data, or the runs before were not
-    # Headway's.
-    attempt = max(known.attempt, opening.retries) + 1
-    if opening.heartbeat_ttl is not None:
+    # Celery's own count is also right if the store lost its data, or earlier attempts ran without
+    # Headway.
+    attempt = max(known.attempt, start.retries) + 1
+    if start.heartbeat_ttl is not None:
         known = replace(
             known,
             heartbeat_attempt=attempt,
-            heartbeat_ttl=opening.heartbeat_ttl,
-            heartbeat_at=opening.at,
+            heartbeat_ttl=start.heartbeat_ttl,
+            heartbeat_at=start.at,
         )
     return replace(
         known,
-        task=opening.task or known.task,
+        task=start.task or known.task,
         attempt=attempt,
         state="STARTED",
-        retries=opening.retries,
-        worker=opening.worker,
-        delivery_id=opening.delivery_id,
-        owner=known.owner or opening.owner,
+        retries=start.retries,
+        worker=start.worker,
+        delivery_id=start.delivery_id,
+        owner=known.owner or start.owner,
         progress=previous,
         progress_attempt=known.attempt if previous is not None else 0,
-        started_at=known.started_at or opening.at,
-        updated_at=opening.at,
+        started_at=known.started_at or start.at,
+        updated_at=start.at,
         finished_at=None,
         result_stored=False,
         expected_by=None,
-        first_seen_at=_first_seen_at(known, opening.at),
+        first_seen_at=_first_seen_at(known, start.at),
     )
 
 
 def start_reply(
-    record: TaskRecord | None, opening: AttemptStart, *, result_gone: bool = False
+    record: TaskRecord | None, start: AttemptStart, *, result_gone: bool = False
 ) -> AttemptStarted:
-    """What its worker is told of a new attempt, given what was known before it."""
-    known = record if record is not None else TaskRecord(opening.task_id)
+    """The reply to a start, given the record before it."""
+    known = record if record is not None else TaskRecord(start.task_id)
     cancel = known.cancel_requested_at is not None
-    if is_same_delivery(
-        known, opening
-    ):  # what it was told: of the attempts before it only the last one's progress was kept
-        return AttemptStarted(
-            known.attempt,
-            cancel,
-            known.progress if known.progress_attempt != known.attempt else None,
-        )
+    if is_same_delivery(known, start):
+        # The first reply again. It had the progress of the attempt before, unless the attempt has
+        # reported its own since.
+        previous = known.progress if known.progress_attempt != known.attempt else None
+        return AttemptStarted(known.attempt, cancel, previous)
     if not allows_start(record, result_gone=result_gone) or (
-        opening.retry_published and known.retries > opening.retries
+        start.retry_published and known.retries > start.retries
     ):
         return AttemptStarted(0, cancel)
-    return AttemptStarted(apply_start(record, opening).attempt, cancel, _own_progress(known))
+    return AttemptStarted(apply_start(record, start).attempt, cancel, _own_progress(known))
 
 
 def apply_write(record: TaskRecord | None, write: StateWrite) -> TaskRecord:
-    """What is known after a write was let in (`allows_write`)."""
+    """The record after an accepted write (`allows_write`)."""
     known = record if record is not None else TaskRecord(write.task_id)
-    # The number that a write carries outlives the store's data: the fence stands again with the
-    # first write.
+    # A write carries its attempt's number: if the store loses its data, the first write restores
+    # the fence.
     attempt = max(known.attempt, write.attempt or 0)
     ends = write.state in READY_STATES
     changed = replace(
@@ -224,7 +220,7 @@ def apply_write(record: TaskRecord | None, write: StateWrite) -> TaskRecord:
         and not write.no_result
         and (write.result is not None or write.result_follows),
         first_seen_at=_first_seen_at(known, write.at),
-        # Whoever reports lives: also the child of a worker that was killed.
+        # A report counts as a heartbeat, also from the child of a killed worker.
         heartbeat_at=_latest(known.heartbeat_at, write.at)
         if known.heartbeat_at and write.attempt is not None
         else known.heartbeat_at,
@@ -242,25 +238,23 @@ def _first_seen_at(known: TaskRecord, at: datetime) -> datetime | None:
 
 
 def write_reply(record: TaskRecord | None, write: StateWrite) -> WriteResult:
-    """What the writer is told, given what was known before."""
+    """The reply to a write, given the record before it."""
     return WriteResult(
         allows_write(record, write), record is not None and record.cancel_requested_at is not None
     )
 
 
 def apply_heartbeat(
-    record: TaskRecord | None, worker: str, lifetime: float, at: datetime
+    record: TaskRecord | None, worker: str, ttl: float, at: datetime
 ) -> TaskRecord | None:
-    """What is known after a sign of life; None where it isn't one."""
+    """The record after a heartbeat, or None if the worker doesn't run this task."""
     if record is None or not record.is_open or record.worker not in (None, worker):
         return None
-    return replace(
-        record, heartbeat_attempt=record.attempt, heartbeat_ttl=lifetime, heartbeat_at=at
-    )
+    return replace(record, heartbeat_attempt=record.attempt, heartbeat_ttl=ttl, heartbeat_at=at)
 
 
 def is_alive(record: TaskRecord | None, now: datetime) -> bool | None:
-    """``Snapshot.is_alive``, for a store that keeps the time of the last sign."""
+    """``Snapshot.alive``, for a store that keeps the time of the last heartbeat."""
     if (
         record is None
         or not record.is_open
@@ -272,9 +266,7 @@ def is_alive(record: TaskRecord | None, now: datetime) -> bool | None:
 
 
 def apply_cancel_request(record: TaskRecord | None, task_id: str, at: datetime) -> TaskRecord:
-    """What is known after a cancel was asked for: what has ended can't be cancelled, and the first
-    request is the one.
-    """
+    """The record after a cancel request. Ignored after an end and after a first request."""
     known = record if record is not None else TaskRecord(task_id)
     if known.state in READY_STATES or known.cancel_requested_at is not None:
         return known
@@ -282,56 +274,54 @@ def apply_cancel_request(record: TaskRecord | None, task_id: str, at: datetime) 
 
 
 def progress_of(write: StateWrite) -> Progress | None:
-    """The progress that a write carries; None for an end or a retry, which carry a result or an
-    exception.
-    """
+    """The progress in a write. An end and a retry have none, but a result or an exception."""
     if write.meta is None or write.state == "RETRY" or write.state in READY_STATES:
         return None
     return progress_from_meta(write.state, write.meta)
 
 
-def heard(snapshot: Snapshot, meta: Mapping[str, Any], at: datetime) -> Snapshot | None:
-    """What is known after the result backend published ``meta``, without another read; None where
-    only a read can tell.
-
-    A report of the open attempt speaks for itself. All else (a start, an end, a retry, what names
-    no attempt) changes the registry too, which the message doesn't carry.
+def supersedes(before: Execution, after: Execution) -> bool:
+    """Whether a viewer that has ``before`` may be shown ``after``: only a new attempt replaces a
+    terminal state. `allows_write` is the same rule for what is stored.
     """
-    record, state, result = snapshot.record, meta.get("status"), meta.get("result")
-    if (
-        record is None
-        or not record.is_open
-        or not isinstance(state, str)
-        or not isinstance(result, Mapping)
-    ):
-        return None
-    if (
-        state in READY_STATES
-        or state in ("STARTED", "RETRY")
-        or result.get("attempt") != record.attempt
-    ):
-        return None
-    write = StateWrite(record.task_id, state, at, attempt=record.attempt, meta=result)
-    beats = None if snapshot.alive is None else True  # who reports lives
-    return replace(snapshot, record=apply_write(record, write), meta=meta, alive=beats)
+    return not before.status.terminal or after.attempt > before.attempt
+
+
+def is_current_report(shown: Execution, meta: Mapping[str, Any]) -> bool:
+    """Whether a published meta is a report of the attempt that ``shown`` has as running.
+
+    Such a report is complete in itself. Everything else (a start, an end, a retry, a report
+    without an attempt) also changes the registry, which the message doesn't carry, so it requires
+    a read.
+    """
+    state, result = meta.get("status"), meta.get("result")
+    return (
+        shown.status is Status.RUNNING
+        and shown.phase in (Phase.RUNNING, Phase.CANCELLING)
+        and isinstance(state, str)
+        and state not in PHASES
+        and state != "STARTED"
+        and isinstance(result, Mapping)
+        and result.get("attempt") == shown.attempt
+    )
 
 
 def backend_is_ahead(record: TaskRecord | None, meta: Mapping[str, Any] | None) -> bool:
-    """Whether the result backend speaks of what this record of the registry doesn't know: an end,
-    or a later attempt.
+    """Whether the result backend is ahead of the registry: it has a terminal state or a later
+    attempt.
     """
     if meta is None:
         return False
     known = record if record is not None else TaskRecord("")
     result = meta.get("result")
-    said = result.get("attempt") if isinstance(result, Mapping) else None
-    later = isinstance(said, int) and said > known.attempt
+    attempt = result.get("attempt") if isinstance(result, Mapping) else None
+    later = isinstance(attempt, int) and attempt > known.attempt
     return later or (meta.get("status") in READY_STATES and known.state not in READY_STATES)
 
 
 def empty_meta(task_id: str, state: str) -> dict[str, Any]:
-    """Celery's record of a state with nothing in it, for a store to tell watchers of what is kept
-    nowhere else.
+    """Celery's record of a state without a result. A store publishes it for a change that is not in
+    the result backend.
     """
     return {
         "status": state,
@@ -344,10 +334,10 @@ def empty_meta(task_id: str, state: str) -> dict[str, Any]:
 
 
 def resolve(snapshot: Snapshot, now: datetime) -> Execution:
-    """What an execution is now.
+    """The execution as readers get it.
 
-    Raises ``ExecutionNotFound`` where neither registry nor result backend knows it,
-    ``ExecutionExpired`` where it ended with a result that is gone.
+    Raises ``ExecutionNotFound`` if neither registry nor result backend has a record, and
+    ``ExecutionExpired`` if it has ended and its result has expired.
     """
     if snapshot.record is None and snapshot.meta is None:
         raise ExecutionNotFound(snapshot.task_id)
@@ -356,8 +346,8 @@ def resolve(snapshot: Snapshot, now: datetime) -> Execution:
     state = _effective_state(record, snapshot, now)
     if state in READY_STATES and snapshot.meta is None and record.result_stored:
         raise ExecutionExpired(snapshot.task_id)
-    # The backend's record explains the state only where it speaks of the same one, and not of a
-    # report of an attempt before it.
+    # Use the backend's record only if it has the same state and isn't a report of an earlier
+    # attempt.
     result = (
         meta.get("result")
         if _stored_state(snapshot) == state and not _from_earlier_attempt(meta, record)
@@ -366,17 +356,18 @@ def resolve(snapshot: Snapshot, now: datetime) -> Execution:
     progress = _progress(record, state, result)
     status, phase = PHASES.get(state, RUNNING)
     if status is Status.PENDING and (record.is_open or progress is not None):
-        status, phase = RUNNING  # a task's own word happens to be PENDING: what reports has begun
+        status, phase = RUNNING  # the task reports with a custom state named PENDING
     if phase is Phase.RUNNING and record.is_open and snapshot.alive is False:
         phase = Phase.STALLED
-    # Cancelling says that the run will confirm it. Where nothing of it lives, nobody will, and that
-    # is what a person must see.
+    # "Cancelling" promises that the attempt will confirm the cancel. A stalled attempt won't, and
+    # people must see that it is stalled.
     if (
         record.cancel_requested_at is not None
         and not status.terminal
         and phase is not Phase.STALLED
     ):
         phase = Phase.CANCELLING
+    failed = status is Status.FAILED
     finished_at = (record.finished_at or _date_done(meta)) if status.terminal else None
     return Execution(
         execution_id=snapshot.task_id,
@@ -386,7 +377,7 @@ def resolve(snapshot: Snapshot, now: datetime) -> Execution:
         task=record.task or _text(meta.get("name")),
         attempt=record.attempt or _guessed_attempt(record, status, meta),
         outputs=result if status is Status.COMPLETED else None,
-        error=failure(state, result, began=record.attempt > 0) if status is Status.FAILED else None,
+        error=_failure(state, result, started=record.attempt > 0) if failed else None,
         created_at=record.created_at,
         started_at=record.started_at,
         updated_at=_latest(
@@ -401,18 +392,18 @@ def resolve(snapshot: Snapshot, now: datetime) -> Execution:
 
 
 def _effective_state(record: TaskRecord, snapshot: Snapshot, now: datetime) -> str | None:
-    """Registry and backend may disagree: the registry is right about every end it admitted, the
-    backend about all else.
+    """The state if registry and backend disagree: the registry is right about each end that it
+    accepted, the backend about everything else.
 
-    A backend's end that the registry doesn't have comes from a process without the fence (a
-    publisher or a worker without Headway). Where the two aren't written in one step, the backend's
-    record may also be an older one that is about to be overwritten.
+    If only the backend has an end, a process without the fence stored it (a publisher or a worker
+    without Headway). If two steps write the records, the backend's may also be an older one that is
+    about to be overwritten.
     """
     stored = _stored_state(snapshot)
     if record.state in READY_STATES:
         return (
-            _before_the_end(record, stored)
-            if _result_is_due(record, snapshot, stored, now)
+            _state_before_end(record, stored)
+            if _result_is_pending(record, snapshot, stored, now)
             else record.state
         )
     if (
@@ -420,10 +411,11 @@ def _effective_state(record: TaskRecord, snapshot: Snapshot, now: datetime) -> s
         or (stored == "PENDING" and record.state is not None)
         or (stored == "RETRY" and record.is_open)
     ):
-        return record.state  # RETRY: an old attempt's word (fact 42), the next one has begun
+        # RETRY: an earlier attempt's late write (celery-facts#celery-undoes-its-own-ends)
+        return record.state
     if record.state is None and record.attempt:
-        # Published again after an end that left no result: what stands there is of that run, unless
-        # others have ended it since.
+        # Published again after an end without a result: the stored state is that of the attempt
+        # before, unless a process without Headway has ended the new one.
         return (
             stored if stored in READY_STATES and _newer_than_record(snapshot.meta, record) else None
         )
@@ -432,7 +424,7 @@ def _effective_state(record: TaskRecord, snapshot: Snapshot, now: datetime) -> s
             return record.state if record.state in ("STARTED", "RETRY") else stored
         done = _date_done(snapshot.meta)
         if done is not None and record.updated_at is not None and done < record.updated_at:
-            return record.state  # the end of the attempt before
+            return record.state  # the end of an earlier attempt
     return stored
 
 
@@ -443,10 +435,10 @@ def _from_earlier_attempt(meta: Mapping[str, Any], record: TaskRecord) -> bool:
         or result.keys() != OWN_KEYS
         or meta.get("status") in READY_STATES
     ):
-        # what a task stores by itself may call anything an attempt: its retries, counted from 0
+        # A task's own meta may use "attempt" for anything, such as retries that start at 0.
         return False
-    said = result["attempt"]
-    return isinstance(said, int) and said < record.attempt
+    attempt = result["attempt"]
+    return isinstance(attempt, int) and attempt < record.attempt
 
 
 def _newer_than_record(meta: Mapping[str, Any] | None, record: TaskRecord) -> bool:
@@ -454,10 +446,10 @@ def _newer_than_record(meta: Mapping[str, Any] | None, record: TaskRecord) -> bo
     return done is not None and record.updated_at is not None and done > record.updated_at
 
 
-def _result_is_due(
+def _result_is_pending(
     record: TaskRecord, snapshot: Snapshot, stored: str | None, now: datetime
 ) -> bool:
-    """Whether the result of an end is still on its way into the result backend."""
+    """Whether the result of an end isn't stored yet, within `RESULT_GRACE`."""
     if (
         snapshot.atomic
         or not record.result_stored
@@ -468,9 +460,9 @@ def _result_is_due(
     return now - record.finished_at < RESULT_GRACE
 
 
-def _before_the_end(record: TaskRecord, stored: str | None) -> str | None:
-    """What an execution was before the end whose result isn't there yet: an end is told once, and
-    with its result.
+def _state_before_end(record: TaskRecord, stored: str | None) -> str | None:
+    """The state before an end whose result isn't stored yet. The end is shown once, with its
+    result.
     """
     if stored is not None and stored not in READY_STATES and stored != "PENDING":
         return stored
@@ -478,17 +470,14 @@ def _before_the_end(record: TaskRecord, stored: str | None) -> str | None:
 
 
 def _progress(record: TaskRecord, state: str | None, result: object) -> Progress | None:
-    """The last report of the newest attempt: a failed job says how far it came, a new attempt not
-    how far the last one did.
-    """
+    """The last report of the newest attempt. A failed one keeps it, a new one starts without."""
     own = _own_progress(record)
     exception = isinstance(result, Mapping) and "exc_type" in result
-    said = None if exception or state in ("SUCCESS", None) else progress_from_meta(state, result)
+    stored = None if exception or state in ("SUCCESS", None) else progress_from_meta(state, result)
     if state in READY_STATES or state in ("RETRY", "STARTED", "RECEIVED", None):
-        return (
-            own if own is not None else said
-        )  # said: a task that never heard of Headway, and whose end has a payload
-    return said if said is not None else own
+        # Without a report of its own: a task without Headway, whose end has a payload.
+        return own if own is not None else stored
+    return stored if stored is not None else own
 
 
 def _own_progress(record: TaskRecord) -> Progress | None:
@@ -496,8 +485,8 @@ def _own_progress(record: TaskRecord) -> Progress | None:
 
 
 def _guessed_attempt(record: TaskRecord, status: Status, meta: Mapping[str, Any]) -> int:
-    """The attempt of a task whose worker has no Headway: Celery counts retries where
-    ``result_extended`` is set.
+    """The attempt of a task whose worker has no Headway. Celery stores the number of retries only
+    with ``result_extended``.
     """
     if record.state is not None or status in (Status.PENDING, Status.CANCELLED):
         return 0
@@ -505,28 +494,28 @@ def _guessed_attempt(record: TaskRecord, status: Status, meta: Mapping[str, Any]
     return retries + 1 if isinstance(retries, int) else 1
 
 
-def failure(state: str | None, result: object, *, began: bool = True) -> Failure:
-    """Why it failed, from the backend's record. A hand-made FAILURE (fact 8) may hold anything."""
+def _failure(state: str | None, result: object, *, started: bool) -> Failure:
+    """The failure in the backend's record. A FAILURE of ``update_state`` may have any result
+    (celery-facts#failure-meta-breaks-readers).
+    """
     if isinstance(result, Mapping) and "exc_type" in result:
         module = result.get("exc_module")
         return Failure(
             str(result["exc_type"]),
-            _sentence(result.get("exc_message")),
+            _exception_message(result.get("exc_message")),
             {"module": str(module)} if module else None,
         )
     if state == "REJECTED":
         never = "It never ran: its message could not be published, or a worker rejected it"
-        return Failure("Reject", "The worker rejected the message" if began else never)
-    said = progress_from_meta("FAILURE", result)
-    return Failure(
-        "Failure",
-        (said.message if said is not None else None) or "The task failed without saying why",
-    )
+        return Failure("Reject", "The worker rejected the message" if started else never)
+    progress = progress_from_meta("FAILURE", result)
+    message = progress.message if progress is not None else None
+    return Failure("Failure", message or "The task failed without saying why")
 
 
-def _sentence(message: object) -> str:
-    """Celery stores an exception's ``args``: one argument is the message, several are joined as
-    ``str(exc)`` would not.
+def _exception_message(message: object) -> str:
+    """Celery stores an exception's ``args``. One argument is the message. Several are joined, which
+    reads better than ``str(exc)``.
     """
     if isinstance(message, (list, tuple)):
         return str(message[0]) if len(message) == 1 else ", ".join(str(part) for part in message)

@@ -1,19 +1,18 @@
-"""When a report is written, and when nobody asks the backend: two small machines without a clock of
-their own.
+"""When a report is written, and when the backend is left alone: two state machines without a clock.
 
-All times are seconds of one monotonic clock, given by the caller.
+All times are seconds of one monotonic clock, passed in by the caller.
 """
 
 from __future__ import annotations
 
 
 class Throttle:
-    """When the newest report of one attempt is written.
+    """Decides when the newest report of one attempt is written.
 
-    At rest, a report is to be written at once by whoever brings it: the task's own thread, so that
-    it is out before sixteen seconds of C code that hold the interpreter (fact 47). Then the
-    throttle is *armed*: reports are only left behind, and at ``due`` a timer looks whether there is
-    a newer one. It writes that and stays armed, or comes to rest.
+    At rest, the task's own thread writes a report at once. A timer thread would be too late: C code
+    may hold the interpreter for sixteen seconds (celery-facts#heartbeats-under-each-pool). That
+    write *arms* the throttle: later reports are only kept in memory. At ``due`` a timer writes the
+    newest one and stays armed. If there is no new report, the throttle returns to rest.
     """
 
     __slots__ = ("armed", "due", "interval")
@@ -23,65 +22,65 @@ class Throttle:
         self.interval = interval
         #: Whether a timer is set.
         self.armed = False
-        #: When the timer looks, while armed.
+        #: When the timer fires, while armed.
         self.due = 0.0
 
-    def arm(self, now: float, held_until: float) -> bool:
-        """A report came at rest: set the timer. True: write it now; False: the backend is away,
-        leave it to the timer.
+    def on_report(self, now: float, retry_at: float) -> bool:
+        """A report arrived at rest: arm the timer. True: write the report now. False: the backend
+        is unavailable until ``retry_at``, so leave the report to the timer.
         """
         self.armed = True
-        self.due = max(now + self.interval, held_until)
-        return held_until <= now
+        return self._schedule(now, retry_at)
 
-    def look(self, now: float, news: bool, held_until: float) -> bool:
-        """The timer went off: True: write now, and look again at ``due``. False: look again at
-        ``due`` if still armed.
-        """
-        if not news:
+    def on_timer(self, now: float, has_unwritten: bool, retry_at: float) -> bool:
+        """The timer fired. True: write now. If still armed, the timer fires again at ``due``."""
+        if not has_unwritten:
             self.armed = False
             return False
-        self.due = max(now + self.interval, held_until)
-        return held_until <= now
+        return self._schedule(now, retry_at)
 
-    def later(self, now: float, held_until: float) -> None:
-        """A write is over, well or not: count the interval from its end, so that a slow backend
-        isn't asked without a pause.
+    def postpone(self, now: float, retry_at: float) -> None:
+        """A write has returned or failed: count the interval from its end, so that a slow backend
+        gets a pause between two writes.
         """
-        self.due = max(now + self.interval, held_until)
+        self._schedule(now, retry_at)
+
+    def _schedule(self, now: float, retry_at: float) -> bool:
+        self.due = max(now + self.interval, retry_at)
+        return retry_at <= now
 
 
 class CircuitBreaker:
-    """Keeps a process from asking a backend that doesn't answer, again and again and one bounded
-    wait each time.
+    """Stops a process from calling an unavailable backend again and again, with a timeout each
+    time.
 
-    One for each store and process: after a failure nobody asks until ``held_until``, then one does,
-    and every further failure doubles the pause.
+    One for each store and process. After a failure no call is made until ``retry_at``. Then one
+    call is tried, and each further failure doubles the pause.
     """
 
-    __slots__ = ("_longest", "_shortest", "failures", "held_until")
+    __slots__ = ("_longest", "_shortest", "failures", "retry_at")
 
     def __init__(self, shortest: float = 0.5, longest: float = 5.0) -> None:
         self._shortest = shortest
         self._longest = longest
-        #: Failures in a row, 0 while all is well.
+        #: Failures in a row. 0: the backend is available.
         self.failures = 0
-        #: Nobody asks before this time.
-        self.held_until = float("-inf")
+        #: No call is made before this time.
+        self.retry_at = float("-inf")
 
     def failed(self, now: float) -> bool:
-        """Note a failure. True where it is the first one of an outage."""
+        """Record a failure. True: it is the first one of an outage."""
         pause = self._shortest
         for _ in range(self.failures):
             pause = min(self._longest, pause * 2)
-        self.held_until = now + pause
+        self.retry_at = now + pause
         self.failures = min(self.failures + 1, 64)
         return self.failures == 1
 
     def succeeded(self) -> bool:
-        """Note that it answered. True where that ends an outage."""
+        """Record a success. True: it ends an outage."""
         if not self.failures:
             return False
         self.failures = 0
-        self.held_until = float("-inf")
+        self.retry_at = float("-inf")
         return True

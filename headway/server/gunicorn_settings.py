@@ -1,6 +1,9 @@
-"""How gunicorn runs `standalone`: loaded by its path, so that nothing of Celery, Redis or Headway
-is imported before gevent has patched the standard library (web fact 23). The same as the service's
-own ``gunicorn.conf.py``, which has the reasons.
+"""How gunicorn runs `standalone`.
+
+gunicorn loads this file by its path, so that nothing of Celery, Redis or Headway is imported before
+gevent patches the standard library (web-facts#gunicorn-gevent-extra).
+
+The service's ``gunicorn.conf.py`` has the same settings, with the reasons.
 """
 
 from __future__ import annotations
@@ -16,13 +19,11 @@ preload_app = False
 
 
 def post_worker_init(worker: Any) -> None:
-    """Ctrl-C ends as TERM does: streams are told, and the terminal isn't.
+    """Handle Ctrl-C like SIGTERM: close the streams, without a traceback.
 
-    gunicorn's own way out is ``sys.exit`` in a greenlet, 0.1 s later and with a traceback (web fact
-    12).
+    gunicorn calls ``sys.exit`` in a greenlet 0.1 s later, which prints a traceback
+    (web-facts#sigterm-waits-for-streams).
     """
-    for number in (
-        signal.SIGINT,
-        signal.SIGQUIT,
-    ):  # the terminal's, and what gunicorn's master makes of it
+    # SIGINT is the terminal's, SIGQUIT is sent by gunicorn's master.
+    for number in (signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, worker.handle_exit)

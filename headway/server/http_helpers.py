@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from flask import Response, request
 from werkzeug.exceptions import LengthRequired, RequestEntityTooLarge, UnsupportedMediaType
 
-from headway.core import frames
+from headway.core import serialize
 from headway.errors import InvalidRequest
 
 #: Characters of an id, at most. Celery's own ids are UUIDs (36 characters).
@@ -57,20 +57,20 @@ def read_body(max_body: int) -> dict[str, Any]:
     return body
 
 
-def uncached(body: frames.Json, status: int = 200) -> Response:
+def uncached(body: serialize.Json, status: int = 200) -> Response:
     """A JSON response that no cache may store."""
-    response = Response(frames.encode(body), status=status, mimetype="application/json")
+    response = Response(serialize.encode(body), status=status, mimetype="application/json")
     response.headers["Cache-Control"] = "no-store"
     return response
 
 
-def conditional(body: frames.Json | None) -> Response:
+def conditional(body: serialize.Json | None) -> Response:
     """A JSON response with an ETag: 304 if the client has it already, 204 if ``body`` is None."""
     if body is None:
         response = Response(status=204)
         del response.headers["Content-Type"]
     else:
-        encoded = frames.encode(body)
+        encoded = serialize.encode(body)
         response = Response(encoded, mimetype="application/json")
         response.set_etag(etag(encoded))
         response.make_conditional(request)
@@ -78,9 +78,9 @@ def conditional(body: frames.Json | None) -> Response:
     return response
 
 
-def client_has(body: frames.Json) -> bool:
+def client_has(body: serialize.Json) -> bool:
     """Whether the request's ``If-None-Match`` names this body."""
-    return request.if_none_match.contains_weak(etag(frames.encode(body)))
+    return request.if_none_match.contains_weak(etag(serialize.encode(body)))
 
 
 def etag(encoded: bytes) -> str:

@@ -17,7 +17,7 @@ from flask import Blueprint, Flask, Response, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, default_exceptions
 
 from headway import errors
-from headway.core import frames
+from headway.core import serialize
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,9 @@ def problem(
         "detail": detail,
         **more,
     }
-    response = Response(frames.encode(body), status=code.value, mimetype="application/problem+json")
+    response = Response(
+        serialize.encode(body), status=code.value, mimetype="application/problem+json"
+    )
     response.headers["Cache-Control"] = "no-store"
     response.headers.update(headers or {})
     return response

@@ -110,7 +110,7 @@ class AppState:
 
     def asks_now(self) -> bool:
         """Whether the store is worth asking: not just after it failed."""
-        return self.breaker.held_until <= time.monotonic()
+        return self.breaker.retry_at <= time.monotonic()
 
     @contextmanager
     def faults(self) -> Iterator[None]:

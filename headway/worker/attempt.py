@@ -196,9 +196,9 @@ class Attempt:
     def _open_later(self) -> None:
         """Have the timer open it as soon as the store may be asked again, if that isn't done."""
         if self.number is None and self.entered:
-            now, held_until = time.monotonic(), self.installation.breaker.held_until
+            now, retry_at = time.monotonic(), self.installation.breaker.retry_at
             shared.call_at(
-                held_until if held_until > now else now + self.installation.heartbeat_interval,
+                retry_at if retry_at > now else now + self.installation.heartbeat_interval,
                 self._open_again,
             )
 

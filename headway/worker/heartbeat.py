@@ -57,11 +57,9 @@ class Heartbeat:
         finally:
             # A backend that is away is asked again as soon as it may be: the signs shall be back
             # when it is.
-            held_until = self._installation.breaker.held_until
+            retry_at = self._installation.breaker.retry_at
             later = self._clock() + self._installation.heartbeat_interval
-            self._scheduler.call_at(
-                min(later, held_until) if held_until > now else later, self._look
-            )
+            self._scheduler.call_at(min(later, retry_at) if retry_at > now else later, self._look)
 
     def _give(self, task_ids: list[str]) -> None:
         installation = self._installation

@@ -248,10 +248,10 @@ class Reporter:
             )  # a write is under way: `close`, or a first one that takes long
             return
         try:
-            news = self._newest is not self._written
-            if self._throttle.look(now, news, self._breaker.held_until):
+            has_unwritten = self._newest is not self._written
+            if self._throttle.on_timer(now, has_unwritten, self._breaker.retry_at):
                 self._write(now)
-            if news:
+            if has_unwritten:
                 self._again(self._throttle.due)
         finally:
             self._lock.release()
@@ -290,7 +290,7 @@ class Reporter:
                 return
             now = self._clock()
             try:
-                if self._throttle.arm(now, self._breaker.held_until):
+                if self._throttle.on_report(now, self._breaker.retry_at):
                     self._write(now)
             finally:
                 self._again(self._throttle.due)
@@ -326,7 +326,7 @@ class Reporter:
             if self._breaker.succeeded():
                 logger.info("Progress can be stored again")
         finally:
-            self._throttle.later(self._clock(), self._breaker.held_until)
+            self._throttle.postpone(self._clock(), self._breaker.retry_at)
 
     def _meta(self, report: Update, now: float) -> dict[str, object]:
         """The report as it is stored. One that is tried again keeps the time at which it was first

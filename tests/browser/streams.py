@@ -21,7 +21,7 @@ def frame(kind: str, execution_id: str, **more: Any) -> Json:
 
 
 def progress(current: float, total: float | None, message: str | None = None, **more: Any) -> Json:
-    """A progress report, as `frames.progress_json` returns it."""
+    """A progress report, as `serialize.progress_json` returns it."""
     return {
         "current_step": int(current),
         "total_steps": int(total or 0),

@@ -1,4 +1,4 @@
-"""Which servers the service uses, from what the environment says."""
+"""The service's Celery settings."""
 
 from __future__ import annotations
 
@@ -20,15 +20,13 @@ import celeryconfig
         ("", "", ("other", "other")),
     ],
 )
-def test_one_server_for_both_where_it_can_be_both(
+def test_missing_url_is_that_of_the_other_server(
     monkeypatch: pytest.MonkeyPatch,
     broker: str | None,
     backend: str | None,
     expected: tuple[str, str],
 ) -> None:
-    """What is set is used; what isn't is the other one's server if that can keep results and carry
-    messages, else the default.
-    """
+    """If only one URL is set, its server is used for both if it can be, else the default."""
     for name, value in (("CELERY_BROKER_URL", broker), ("CELERY_RESULT_BACKEND", backend)):
         monkeypatch.delenv(name, raising=False)
         if value is not None:
@@ -36,14 +34,14 @@ def test_one_server_for_both_where_it_can_be_both(
     assert celeryconfig.urls("other") == expected
 
 
-def test_nothing_but_json_is_read() -> None:
-    """Neither a message nor a result can carry a pickle into a process of the service."""
+def test_only_json_is_accepted() -> None:
+    """Neither a message nor a result can bring a pickle into the service."""
     assert celeryconfig.accept_content == celeryconfig.result_accept_content == ["json"]
     assert celeryconfig.task_serializer == celeryconfig.result_serializer == "json"
 
 
-def test_no_running_job_is_delivered_twice() -> None:
-    """The hard limit ends a job before Redis would hand it to another worker."""
+def test_time_limit_is_below_visibility_timeout() -> None:
+    """The hard limit ends a job before Redis delivers it again."""
     assert celeryconfig.task_soft_time_limit < celeryconfig.task_time_limit
     assert (
         celeryconfig.task_time_limit < celeryconfig.broker_transport_options["visibility_timeout"]

@@ -58,7 +58,9 @@ def test_backlog(items: list[tuple[str, str]]) -> None:
     out.
     """
     backlog: Backlog[Frame] = Backlog()
-    enqueue = [frame(kind, execution_id, number) for number, (kind, execution_id) in enumerate(items)]
+    enqueue = [
+        frame(kind, execution_id, number) for number, (kind, execution_id) in enumerate(items)
+    ]
     for each in enqueue:
         backlog.enqueue(each)
     taken = list(iter(backlog.take, None))

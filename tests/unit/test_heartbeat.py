@@ -90,9 +90,7 @@ def test_a_store_that_is_away_is_asked_as_soon_as_it_may_be(ward: Ward) -> None:
     ward.signs._clock = monotonic  # the breaker's time is the real one
     ward.signs.start()
     ward.timer.pass_to(ward.timer.due[0][0])
-    assert ward.timer.due[0][0] == ward.installation.breaker.held_until, (
-        "and not five seconds later"
-    )
+    assert ward.timer.due[0][0] == ward.installation.breaker.retry_at, "and not five seconds later"
     ward.store.away = False
     until(ward.installation.asks_now)
     ward.timer.pass_to(ward.timer.due[0][0])

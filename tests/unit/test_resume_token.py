@@ -95,7 +95,9 @@ def test_the_same_report_has_the_same_mark() -> None:
     )
     assert one.progress is not None
     other = replace(one, progress=replace(one.progress, timestamp=None, rate=2.0), updated_at=NOW)
-    assert str(ResumeToken.after_frame("progress", one)) == str(ResumeToken.after_frame("progress", other))
+    assert str(ResumeToken.after_frame("progress", one)) == str(
+        ResumeToken.after_frame("progress", other)
+    )
 
 
 @pytest.mark.parametrize(

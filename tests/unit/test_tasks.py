@@ -1,6 +1,4 @@
-"""The service's jobs, called directly: what they do to their input, and what they would have
-reported.
-"""
+"""The service's jobs, called directly: their results and their reports."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ from tasks.packing import DamagedArchiveError
 
 @dataclass
 class Reports:
-    """Stands in the place of ``RequestContext`` and keeps what a task reports."""
+    """Replaces ``RequestContext`` and records what a task reports."""
 
     seen: list[tuple[float, float, str | None, dict[str, str] | None]] = field(default_factory=list)
 
@@ -67,13 +65,13 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def reports(monkeypatch: pytest.MonkeyPatch) -> Reports:
     """What the task under test reports."""
-    kept = Reports()
-    monkeypatch.setattr(headway, "RequestContext", kept)
-    return kept
+    recorded = Reports()
+    monkeypatch.setattr(headway, "RequestContext", recorded)
+    return recorded
 
 
-def test_names() -> None:
-    """The five jobs carry the contract's names, and the service's app knows them under these."""
+def test_jobs_have_the_names_of_contract() -> None:
+    """The service's app registers the five jobs under their names."""
     names = {
         f"tasks.{name}"
         for name in ("checksum", "import_csv", "pipeline", "fails_half_way", "unknown_length")
@@ -82,35 +80,33 @@ def test_names() -> None:
     assert names <= set(app.celery.tasks)
 
 
-# --- where they may read ---
+# --- the data folder ---
 
 
 @pytest.mark.parametrize("path", ["..", "../secret", "/etc", "a/../../secret", "link", "link/file"])
-def test_a_path_outside_the_data_folder_is_refused(data: Path, path: str) -> None:
-    """No path leads out of HEADWAY_DATA, neither upwards nor absolute nor through a link, and
-    whether it exists isn't told.
-    """
+def test_path_outside_data_folder_is_refused(data: Path, path: str) -> None:
+    """No path leads out of HEADWAY_DATA, and the error doesn't reveal whether it exists."""
     (data / "link").symlink_to(data.parent)
     with pytest.raises(OutsideDataError):
         inside(path)
 
 
-def test_a_missing_path_inside_is_named(data: Path) -> None:
-    """A path inside that isn't there is told as it was given."""
+def test_missing_path_in_data_folder_is_named(data: Path) -> None:
+    """The error has the path as the caller gave it."""
     with pytest.raises(FileNotFoundError, match="nothing-here"):
         inside("nothing-here")
 
 
-def test_the_data_folder_is_the_users_alone(data: Path) -> None:
-    """What people upload can't be read by other users of the machine."""
+def test_data_folder_is_private(data: Path) -> None:
+    """Other users of the machine can't read uploads."""
     assert data.stat().st_mode & 0o077 == 0
 
 
 # --- tasks.checksum ---
 
 
-def test_checksum(data: Path, reports: Reports) -> None:
-    """Every file counts once, links lead nowhere, and the progress ends at all bytes of all passes."""
+def test_checksum_reads_each_file_and_skips_links(data: Path, reports: Reports) -> None:
+    """The progress ends at all bytes of all passes."""
     (data / "folder" / "deep").mkdir(parents=True)
     (data / "folder" / "a").write_bytes(b"one")
     (data / "folder" / "deep" / "b").write_bytes(b"three")
@@ -136,20 +132,18 @@ def test_checksum(data: Path, reports: Reports) -> None:
     assert reports.seen[-1][:2] == (24, 24)
 
 
-def test_checksum_tells_what_it_could_not_read_and_what_changed(
+def test_checksum_names_unreadable_and_changed_files(
     data: Path, reports: Reports, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that can't be read and one that isn't the same twice are named in the result; the
-    others are read all the same.
-    """
+    """The other files are read."""
     for name in ("changing", "forbidden", "good"):
         (data / name).write_text(name)
-    really = checksums._read
+    original = checksums._read
 
     def read(file: Path, digest: Any) -> Iterator[int]:
         if file.name == "forbidden":
             raise PermissionError(13, "Permission denied")
-        yield from really(file, digest)
+        yield from original(file, digest)
         if file.name == "changing":
             file.write_text("changed!")
 
@@ -159,43 +153,41 @@ def test_checksum_tells_what_it_could_not_read_and_what_changed(
     assert reports.seen[-1][3] == {"files": "2", "changed": "1"}
 
 
-def test_checksum_wants_a_folder(data: Path, reports: Reports) -> None:
-    """A file is refused by a sentence that says what to name instead."""
+def test_checksum_of_a_file_is_refused(data: Path, reports: Reports) -> None:
+    """The error says what to name instead."""
     (data / "file").touch()
     with pytest.raises(NotADirectoryError, match="folder"):
         tasks.checksum("file")
 
 
-def test_checksum_of_the_standard_library_is_worth_watching(
+def test_checksum_of_standard_library_adapts_passes_to_speed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With no path, the number of passes follows from the speed of the machine, and is never none."""
-    speed = {"clock": 0.0}
-    monkeypatch.setattr(checksums.time, "perf_counter", lambda: speed["clock"])
+    """Without a path there is at least one pass, and more on a fast machine."""
+    now = {"clock": 0.0}
+    monkeypatch.setattr(checksums.time, "perf_counter", lambda: now["clock"])
 
     def read(file: Path, digest: Any) -> Iterator[int]:
-        speed["clock"] += 1.0
+        now["clock"] += 1.0
         yield 100
 
     monkeypatch.setattr(checksums, "_read", read)
     sizes = {Path("a"): 100, Path("b"): 500}  # the first is read at 100 bytes a second
-    assert checksums._passes_worth_watching(sizes) == 2
-    assert checksums._passes_worth_watching({Path("a"): 100, Path("b"): 10**9}) == 1
+    assert checksums._passes_for_demo(sizes) == 2
+    assert checksums._passes_for_demo({Path("a"): 100, Path("b"): 10**9}) == 1
 
 
 # --- tasks.import_csv ---
 
 
 def rows_of(data: Path, table: str, name: str = "it.sqlite3") -> list[tuple[Any, ...]]:
-    """All rows of a table, in the order of their lines."""
+    """All rows of a table by line."""
     with closing(sqlite3.connect(data / name)) as connection:
         return connection.execute(f"SELECT * FROM {table} ORDER BY 1").fetchall()
 
 
-def test_import_keeps_every_row(data: Path, reports: Reports) -> None:
-    """Good rows and rejects together are the file: each bad one is kept with its line, its reason
-    and its text.
-    """
+def test_import_keeps_each_row_or_its_reject(data: Path, reports: Reports) -> None:
+    """A rejected row is kept with its line, its reason and its text."""
     (data / "it.csv").write_bytes(
         b'\xef\xbb\xbfid,"name of it"\r\n1,one\r\n\r\n2\r\n3,"two\r\nlines"\r\n'
         b'4,\xff\xfe\r\n5,five,more\r\n6,"broken"quote\r\n7,seven\r\n'
@@ -215,41 +207,43 @@ def test_import_keeps_every_row(data: Path, reports: Reports) -> None:
     assert reports.seen[-1] == (7, 7, "Importing rows", {"imported": "3", "rejected": "4"})
 
 
-def test_an_open_quote_swallows_nothing(data: Path, reports: Reports) -> None:
-    """A quote that is never closed makes a reject of what follows, not a silent end."""
+def test_import_rejects_unclosed_quote(data: Path, reports: Reports) -> None:
+    """The rest of the file becomes a reject and isn't lost."""
     (data / "it.csv").write_text('id,name\n1,one\n2,"never closed\n3,three\n')
     assert tasks.import_csv("it.csv") == {"rows": 1, "rejected": 1, "database": "it.sqlite3"}
     assert rows_of(data, "rejects")[0][::2] == (3, '2,"never closed\n3,three')
 
 
-def test_import_again(data: Path, reports: Reports) -> None:
-    """A second delivery of the same job leaves the same rows, not twice as many."""
+def test_second_delivery_of_import_writes_the_same_rows(data: Path, reports: Reports) -> None:
+    """No row is written twice."""
     (data / "it.csv").write_text("id,name\n1,one\n2\n3,three\n")
     assert tasks.import_csv("it.csv") == tasks.import_csv("it.csv")
     assert [len(rows_of(data, table)) for table in ("rows", "rejects")] == [2, 1]
 
 
-def test_import_after_a_cut(data: Path, reports: Reports, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A job that was cut off in the middle is completed by its next delivery."""
+def test_interrupted_import_is_completed_by_next_delivery(
+    data: Path, reports: Reports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All rows are there after the second delivery."""
     (data / "it.csv").write_text("id,name\n" + "".join(f"{number},x\n" for number in range(1000)))
-    really = reports.update
+    original = reports.update
 
     def cut(current: float, *rest: Any) -> None:
         if current == 500:
             raise SystemExit
-        really(current, *rest)
+        original(current, *rest)
 
     monkeypatch.setattr(reports, "update", cut)
     with pytest.raises(SystemExit):
         tasks.import_csv("it.csv")
     assert 0 < len(rows_of(data, "rows")) < 1000
-    monkeypatch.setattr(reports, "update", really)
+    monkeypatch.setattr(reports, "update", original)
     assert tasks.import_csv("it.csv")["rows"] == 1000
     assert len(rows_of(data, "rows")) == 1000
 
 
-def test_names_of_columns_are_only_names(data: Path, reports: Reports) -> None:
-    """A header can't become SQL."""
+def test_column_names_are_escaped(data: Path, reports: Reports) -> None:
+    """A header can't inject SQL."""
     (data / "it.csv").write_text('"a""); DROP TABLE rejects; --",select\n1,2\n')
     assert tasks.import_csv("it.csv")["rows"] == 1
     assert rows_of(data, "rejects") == []
@@ -262,14 +256,14 @@ def test_names_of_columns_are_only_names(data: Path, reports: Reports) -> None:
         ("a,A\n1,2\n", "twice"),
         ("a,,c\n", "without a name"),
         ("_line,b\n", "_line"),
-        (",".join(f"c{number}" for number in range(imports.COLUMNS + 1)), "columns"),
+        (",".join(f"c{number}" for number in range(imports.MAX_COLUMNS + 1)), "columns"),
         ('"a', "header"),
     ],
 )
-def test_a_file_that_cannot_be_imported_says_why(
+def test_file_without_usable_header_is_refused(
     data: Path, reports: Reports, content: str, why: str
 ) -> None:
-    """Without a usable header nothing is imported, and the error says what is wrong."""
+    """Nothing is imported, and the error has the reason."""
     (data / "it.csv").write_text(content)
     with pytest.raises(NotImportableError, match=why):
         tasks.import_csv("it.csv")
@@ -278,8 +272,8 @@ def test_a_file_that_cannot_be_imported_says_why(
 # --- the others ---
 
 
-def test_pipeline(reports: Reports) -> None:
-    """The steps come one after another, never backwards, each with its message, and end at 5 of 5."""
+def test_pipeline_reports_five_steps_in_order(reports: Reports) -> None:
+    """The progress never goes back, has each step's message and ends at 5 of 5."""
     done = tasks.pipeline(files=12)
     assert done["files"] > 0
     assert done["words"] > 0
@@ -290,31 +284,27 @@ def test_pipeline(reports: Reports) -> None:
     assert any(message and message.startswith("Parsing: ") for _, _, message, _ in reports.seen)
 
 
-def test_fails_half_way(reports: Reports) -> None:
-    """It raises when exactly half is done."""
+def test_fails_half_way_raises_at_half(reports: Reports) -> None:
+    """It raises after exactly half of the archives."""
     with pytest.raises(DamagedArchiveError, match="archive of"):
         tasks.fails_half_way(files=10)
     assert reports.seen[-1][:2] == (5, 10)
 
 
-def test_unknown_length(reports: Reports) -> None:
-    """It never says a total, and what it found is counted."""
+def test_unknown_length_reports_no_total(reports: Reports) -> None:
+    """The total is always 0, and modules are counted."""
     done = tasks.unknown_length(roots=["json"], limit=12)
     assert done["modules"] == 12  # json, its decoder, encoder, scanner, re ...
     assert done["instructions"] > done["functions"] > 0
     assert {total for _, total, _, _ in reports.seen} == {0}
     assert reports.seen[-1][0] == done["modules"]
-    assert tasks.unknown_length(roots=["keyword"])["modules"] == 1, (
-        "it ends where nothing is left to follow"
-    )
+    assert tasks.unknown_length(roots=["keyword"])["modules"] == 1, "it ends when no import is left"
 
 
-def test_direct_calls_are_harmless(data: Path) -> None:
-    """Called as plain functions, outside any worker and with no server there, the jobs do their
-    work all the same.
-    """
+def test_jobs_work_as_plain_functions(data: Path) -> None:
+    """Without a worker and a server they do the same work."""
     (data / "it.csv").write_text("id\n1\n")
-    # shared tasks are the current app's, and other tests made apps of their own
+    # Shared tasks belong to the current app, which other tests may have changed.
     app.celery.set_current()
     assert os.environ.get("CELERY_RESULT_BACKEND") is None
     assert tasks.import_csv("it.csv")["rows"] == 1

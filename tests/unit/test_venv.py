@@ -1,6 +1,4 @@
-"""What `make` calls first: it makes .venv once, says what is wrong in a sentence, and does nothing
-when nothing has changed.
-"""
+"""`make` calls tools/venv.py first: it creates .venv once, and reports problems in one line."""
 
 from __future__ import annotations
 
@@ -22,15 +20,13 @@ SCRIPT = ROOT / "tools" / "venv.py"
 
 @pytest.fixture
 def calls() -> list[list[str]]:
-    """The commands that the script ran."""
+    """The commands of the script."""
     return []
 
 
 @pytest.fixture
 def venv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: list[list[str]]) -> ModuleType:
-    """The script over an empty folder, its commands noted and not run; a "venv" command makes the
-    folder.
-    """
+    """The script in an empty folder. Its commands are recorded and not run."""
     spec = importlib.util.spec_from_file_location("headway_venv", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
@@ -60,12 +56,10 @@ def installs(calls: list[list[str]]) -> list[list[str]]:
     return [call for call in calls if "pip" in call]
 
 
-def test_the_first_call_makes_and_installs(
+def test_first_call_creates_and_installs(
     venv: ModuleType, calls: list[list[str]], tmp_path: Path
 ) -> None:
-    """An environment is made, the pinned lists and the build's needs go in, then the checkout
-    itself.
-    """
+    """It installs the pinned lists and the build requirements, then the checkout."""
     venv.main("dev")
     pinned, itself = installs(calls)
     assert "builder>=3" in pinned
@@ -79,10 +73,8 @@ def test_the_first_call_makes_and_installs(
     assert {"--no-deps", "--no-build-isolation"} <= set(itself)
 
 
-def test_the_second_call_does_nothing(venv: ModuleType, calls: list[list[str]]) -> None:
-    """With everything as it was nothing is installed; what the tests need includes what the service
-    needs.
-    """
+def test_second_call_does_nothing(venv: ModuleType, calls: list[list[str]]) -> None:
+    """Nothing is installed again. The list for tests includes the one for the service."""
     venv.main("dev")
     calls.clear()
     venv.main("dev")
@@ -91,10 +83,10 @@ def test_the_second_call_does_nothing(venv: ModuleType, calls: list[list[str]]) 
 
 
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt", "pyproject.toml"])
-def test_a_changed_list_is_installed(
+def test_changed_list_is_installed_again(
     venv: ModuleType, calls: list[list[str]], tmp_path: Path, name: str
 ) -> None:
-    """Each file that says what is needed is watched."""
+    """Each file with requirements is compared."""
     venv.main("dev")
     calls.clear()
     with (tmp_path / name).open("a") as file:
@@ -103,12 +95,10 @@ def test_a_changed_list_is_installed(
     assert len(installs(calls)) == 2
 
 
-def test_a_wheel_takes_the_checkouts_place(
+def test_wheel_replaces_checkout(
     venv: ModuleType, calls: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """HEADWAY names a wheel to install in place of the checkout, and the checkout comes back
-    without it.
-    """
+    """HEADWAY names a wheel to install, and without it the checkout is installed again."""
     wheel = tmp_path / "x.whl"
     wheel.write_bytes(b"1")
     venv.main("dev")
@@ -120,13 +110,13 @@ def test_a_wheel_takes_the_checkouts_place(
     assert calls[-1][-2:] == ["--editable", str(tmp_path)]
 
 
-def test_a_failed_install_is_tried_again(
+def test_failed_install_is_repeated(
     venv: ModuleType,
     calls: list[list[str]],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """An install that fails ends with a sentence and leaves no stamp."""
+    """A failed install prints a message and leaves no stamp."""
     venv.create()
     run = venv.subprocess.run
 
@@ -145,7 +135,7 @@ def test_a_failed_install_is_tried_again(
 
 
 @pytest.mark.parametrize(
-    ("spoil", "sentence"),
+    ("spoil", "message"),
     [
         (
             lambda patch, venv: patch.setattr(sys, "version_info", (3, 9, 1)),
@@ -158,26 +148,24 @@ def test_a_failed_install_is_tried_again(
     ],
     ids=["old", "no ensurepip"],
 )
-def test_what_is_wrong_is_said(
+def test_unusable_python_is_reported(
     *,
     venv: ModuleType,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     spoil: Callable[[pytest.MonkeyPatch, ModuleType], None],
-    sentence: str,
+    message: str,
 ) -> None:
-    """A Python that is too old, or one without ensurepip, gets one sentence that says what to do,
-    and no traceback.
-    """
+    """An old Python, or one without ensurepip, prints one line and no traceback."""
     with monkeypatch.context() as patch:
         spoil(patch, venv)
         with pytest.raises(SystemExit, match="1"):
             venv.main("service")
-    told = capsys.readouterr().err.strip()
-    assert sentence in told
-    assert len(told.splitlines()) == 1
+    output = capsys.readouterr().err.strip()
+    assert message in output
+    assert len(output.splitlines()) == 1
 
 
-def test_an_old_python_can_read_it() -> None:
-    """The script parses under Python 3.6: an old one has to get as far as the sentence."""
+def test_script_parses_under_python_36() -> None:
+    """An old Python must be able to print the message."""
     ast.parse(SCRIPT.read_text(), feature_version=(3, 6))

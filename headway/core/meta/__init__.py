@@ -1,25 +1,21 @@
-"""Any progress meta found in the wild -> Progress.
+"""Read progress from any meta that Celery tasks store.
 
-Tasks that never heard of Headway store whatever their authors thought of: counts, percentages,
-fractions, texts, in several languages and under a thousand names. The rules here are about words
-and shapes, not about particular programs:
+Tasks without Headway store counts, percentages, fractions and texts, in several languages and under
+many names. The rules are about words and shapes, not about particular programs:
 
-1. A key is split into its words (``totalFiles``, ``total-files``, ``Total files`` are the same),
-   which give the key its role.
-2. A count and a total make a fraction if they speak of the same thing: both of nothing in
-   particular (``done``/``total``), of the same noun (``pages_crawled``/``total_pages``), or one of
-   a noun and one general.
-3. A given percentage wins over counts that disagree with it: counts may be of one stage, the
-   percentage was meant for a bar.
-4. Numbers whose key names something else (ids, times, sizes, errors, settings) are never progress.
-   **No percentage is better than a wrong one**: a bar that lies is the worst that this module can
-   do, so whatever isn't known stays out.
-5. Of several texts the one that was written for people wins: messages, then what is going on now,
-   then names, then errors (in a failure: errors before names).
+1. A key is split into its words (``totalFiles``, ``total-files`` and ``Total files`` are the same).
+   The words give the key its role.
+2. A count and a total are a fraction if they match: both without a noun (``done``/``total``), both
+   with the same noun (``pages_crawled``/``total_pages``), or one with a noun and one without.
+3. A percentage wins over counts that disagree with it. Counts may be those of one stage, but a
+   percentage was made for a bar.
+4. Numbers under other keys (ids, times, sizes, errors, settings) are never progress. **No
+   percentage is better than a wrong one**, so an unknown number is ignored.
+5. The text that was written for people wins: first messages, then the current step, then names,
+   then errors. In a failure errors come before names.
 
-The vocabulary is in `meta_words`, single values are read in `meta_values`, the numbers of a dict in
-`meta_counts`. Pure, total (no object makes it raise) and bounded (`MAX_KEYS`, `MAX_TEXT`,
-`MAX_DEPTH`, `MAX_DICTS`).
+`vocabulary` has the words, `values` reads single values, `counts` the numbers of a dict. The
+functions are pure, never raise, and are bounded (`MAX_KEYS`, `MAX_TEXT`, `MAX_DEPTH`, `MAX_DICTS`).
 """
 
 from __future__ import annotations
@@ -41,8 +37,8 @@ from headway.core.meta.values import (
     measure_in,
     number_in,
     pair_in,
+    parse_time,
     percents_of,
-    time_of,
     with_prose,
 )
 from headway.core.meta.vocabulary import (
@@ -63,23 +59,23 @@ from headway.core.meta.vocabulary import (
 )
 from headway.models import Progress
 
-Entry = tuple[tuple[str, ...], Any]
+#: The words of a key, and its value.
+MetaItem = tuple[tuple[str, ...], Any]
 
 MAX_KEY = 64  # characters of a key
 MAX_DEPTH = 3  # dicts within dicts
-MAX_DICTS = 40  # that are read in one payload
+MAX_DICTS = 40  # dicts in one payload
 
 OWN_KEYS = frozenset({"current", "total", "message", "attributes", "timestamp", "rate", "attempt"})
 REQUIRED_KEYS = frozenset({"current", "total"})
-MARKER_KEYS = frozenset({"attempt", "attributes", "timestamp"})  # of which at least one is there
+MARKER_KEYS = frozenset({"attempt", "attributes", "timestamp"})  # at least one of them is there
 
 
 def progress_from_meta(state: str | None, meta: object) -> Progress | None:
-    """Read what a task stored: ``state`` and ``meta`` as in ``update_state``, or as the result
-    backend gives them.
+    """The progress in ``meta``, which has the shape of ``update_state``'s or the result backend's.
 
-    None where it says nothing. What it says is in the payload's own units; where only a percentage
-    is given, ``total`` is 100. Never raises.
+    None if it has none. Counts are in the payload's own units. If it has only a percentage,
+    ``total`` is 100. Never raises.
     """
     try:
         own = _own(meta) if isinstance(meta, dict) else None
@@ -87,20 +83,20 @@ def progress_from_meta(state: str | None, meta: object) -> Progress | None:
             return own
         reading = _read(_Context(state if isinstance(state, str) else ""), meta, 0)
         return reading.progress() if reading is not None else None
-    except Exception:  # noqa: BLE001 - objects with a mind of their own (pickled results): their methods may raise anything
+    except Exception:  # noqa: BLE001 (methods of a pickled result may raise anything)
         return None
 
 
 @dataclass(slots=True)
 class _Context:
-    """What the state says about the payload, and how much may still be read of it."""
+    """The state of the payload, and how many more dicts may be read."""
 
     state: str
     dicts_left: int = MAX_DICTS
 
     @property
     def succeeded(self) -> bool:
-        """The payload may be a task's result: only what is plainly progress is read."""
+        """Whether the payload may be a result, in which only unmistakable progress is read."""
         return self.state == "SUCCESS"
 
     @property
@@ -123,7 +119,7 @@ def _read(context: _Context, meta: object, depth: int) -> Reading | None:
     number = number_in(meta)
     if number is None:
         return None
-    # A bare float is a percentage or a fraction; a bare int may as well be a count.
+    # A single float is a percentage or a fraction. A single int may also be a count.
     return (
         Reading(percents=percents_of(number))
         if isinstance(number, float)
@@ -138,7 +134,7 @@ def _from_text(context: _Context, raw: str, depth: int) -> Reading | None:
         return _read(context, inner, depth + 1)
     if context.succeeded or not text:
         return None
-    return measure_in(text) or _said(context, Reading(message=text))
+    return measure_in(text) or _with_prose_numbers(context, Reading(message=text))
 
 
 def _from_list(context: _Context, items: list[Any] | tuple[Any, ...], depth: int) -> Reading | None:
@@ -146,11 +142,11 @@ def _from_list(context: _Context, items: list[Any] | tuple[Any, ...], depth: int
         return pair
     if not items or depth >= MAX_DEPTH or not isinstance(items[-1], (dict, str)):
         return None
-    return _read(context, items[-1], depth + 1)  # a log: the last one is the newest
+    return _read(context, items[-1], depth + 1)  # a log: the last item is the newest
 
 
 def _parsed(text: str) -> dict[Any, Any] | None:
-    """A dict that somebody turned into a string, as JSON or as Python prints it."""
+    """Parse a dict that was stored as JSON or as its ``repr``."""
     if not (text.startswith("{") and text.endswith("}") and len(text) < MAX_TEXT):
         return None
     for parse in (json.loads, ast.literal_eval):
@@ -163,9 +159,9 @@ def _parsed(text: str) -> dict[Any, Any] | None:
 
 
 def _own(meta: dict[Any, Any]) -> Progress | None:
-    """Headway's own payload, to be given back exactly (``message=""`` and a total of 0 included).
+    """Read Headway's own payload exactly (``message=""`` and a total of 0 included).
 
-    On the way of every update to every viewer, so in plain steps.
+    This runs for each update on its way to each viewer, so the steps are simple and fast.
     """
     names = meta.keys()
     if not (REQUIRED_KEYS <= names <= OWN_KEYS) or MARKER_KEYS.isdisjoint(names):
@@ -186,80 +182,78 @@ def _own(meta: dict[Any, Any]) -> Progress | None:
     ):
         return None
     return Progress(
-        current, total, message, attributes, None if stamp is None else time_of(stamp), rate
+        current, total, message, attributes, None if stamp is None else parse_time(stamp), rate
     )
 
 
-# --- dicts: roles of keys, then the best fraction and the best text ---
+# --- dicts: the roles of the keys, then the best fraction and the best text ---
 
 
 def _from_dict(context: _Context, payload: dict[Any, Any], depth: int) -> Reading:
     context.dicts_left -= 1
     if context.dicts_left < 0:
         return Reading()
-    entries = _entries(payload)
-    reading = fraction_of(entries, strict=context.succeeded)
-    for tokens, value in entries:
+    items = _items(payload)
+    reading = fraction_of(items, strict=context.succeeded)
+    for tokens, value in items:
         if tokens == ("timestamp",):
-            reading.timestamp = time_of(value)
+            reading.timestamp = parse_time(value)
         elif tokens == ("attributes",) and is_str_dict(value):
             reading.attributes = value
-    if not reading.tells_fraction and depth < MAX_DEPTH:
-        _look_inside(context, reading, entries, depth)
-    reading.message = _best_text(context, entries, depth)
-    return _said(context, reading)
+    if not reading.has_fraction and depth < MAX_DEPTH:
+        _read_nested(context, reading, items, depth)
+    reading.message = _best_text(context, items, depth)
+    return _with_prose_numbers(context, reading)
 
 
-def _entries(payload: dict[Any, Any]) -> list[Entry]:
-    items = islice(payload.items(), MAX_KEYS)
+def _items(payload: dict[Any, Any]) -> list[MetaItem]:
+    first = islice(payload.items(), MAX_KEYS)
     return [
-        (tokens_of(key), value) for key, value in items if type(key) is str and len(key) <= MAX_KEY
+        (tokens_of(key), value) for key, value in first if type(key) is str and len(key) <= MAX_KEY
     ]
 
 
-def _said(context: _Context, reading: Reading) -> Reading:
-    """Numbers in prose, where the prose is of work that goes on: "row 3/10 is broken" is none."""
+def _with_prose_numbers(context: _Context, reading: Reading) -> Reading:
+    """Read numbers in the message, but not in a failure: "row 3/10 is broken" is no progress."""
     return reading if context.succeeded or context.failing else with_prose(reading)
 
 
-def _look_inside(context: _Context, reading: Reading, entries: list[Entry], depth: int) -> None:
-    """A payload within the payload, where the outer one tells no fraction: the first that does,
-    those named progress first.
-    """
-    for tokens, value in sorted(entries, key=lambda entry: not PROGRESS & set(entry[0])):
+def _read_nested(context: _Context, reading: Reading, items: list[MetaItem], depth: int) -> None:
+    """Use the first nested payload with a fraction. Keys named "progress" come first."""
+    for tokens, value in sorted(items, key=lambda item: not PROGRESS & set(item[0])):
         inner = value[-1] if isinstance(value, (list, tuple)) and value else value
         if not CONTAINER & set(tokens) or NO_TEXT & set(tokens) or not isinstance(inner, dict):
             continue
         found = _read(context, inner, depth + 1)
         if found is not None and (
-            found.tells_fraction or (reading.current is None and reading.total is None)
+            found.has_fraction or (reading.current is None and reading.total is None)
         ):
             reading.current, reading.total, reading.percents = (
                 found.current,
                 found.total,
                 found.percents,
             )
-        if reading.tells_fraction:
+        if reading.has_fraction:
             return
 
 
 # --- texts ---
 
 
-def _best_text(context: _Context, entries: list[Entry], depth: int) -> str | None:
+def _best_text(context: _Context, items: list[MetaItem], depth: int) -> str | None:
     best: tuple[tuple[float, ...], str] | None = None
-    for position, (tokens, value) in enumerate(entries):
+    for position, (tokens, value) in enumerate(items):
         group = _text_group(context, frozenset(tokens))
         if group is None:
             continue
         text = _text_in(context, value, tokens, depth)
-        if not text or _says_nothing(context, text):
+        if not text or _is_no_text(context, text):
             continue
         if group == 2 and text.lower() in GENERIC:
             group = 3.5
         prose = 0 if " " in text or group not in (2, 3.5) else 1
         rank = (
-            9 if text in CELERY or _measure(text) else group,
+            9 if text in CELERY or _is_measure(text) else group,
             prose,
             not set(tokens) & STATUS,
             len(tokens),
@@ -271,7 +265,7 @@ def _best_text(context: _Context, entries: list[Entry], depth: int) -> str | Non
 
 
 def _text_group(context: _Context, words: frozenset[str]) -> float | None:
-    """The lower the better. None: no text for people."""
+    """The rank of a text, 0 is best. None: no text for people."""
     if words & NO_TEXT:
         return None
     if words & ERROR:
@@ -298,21 +292,21 @@ def _text_in(context: _Context, value: object, tokens: tuple[str, ...], depth: i
         value = value[-1]  # a log: the last line is the newest
     if isinstance(value, str):
         text = clean(value)
-        return text if MESSAGE & set(tokens) or not _measure(text) else None
+        return text if MESSAGE & set(tokens) or not _is_measure(text) else None
     if isinstance(value, dict) and depth < MAX_DEPTH and context.dicts_left > 0:
         context.dicts_left -= 1
-        return _best_text(context, _entries(value), depth + 1)
+        return _best_text(context, _items(value), depth + 1)
     return None
 
 
-def _measure(text: str) -> bool:
-    """ "12/30" or "45 %", and nothing more."""
+def _is_measure(text: str) -> bool:
+    """Whether the text is only a measure, such as "12/30" or "45 %"."""
     found = measure_in(text)
     return found is not None and found.message is None
 
 
-def _says_nothing(context: _Context, text: str) -> bool:
-    """Celery's word for the state, an address, a number."""
+def _is_no_text(context: _Context, text: str) -> bool:
+    """Whether the text is Celery's own state, an address or a number."""
     return (
         (text == context.state and text in CELERY)
         or "://" in text[:12]

@@ -1,5 +1,5 @@
-"""The fraction that the numbers of one dict make: roles of keys, then the pair that belongs
-together, then percentages.
+"""The fraction in the numbers of one dict: first the roles of the keys, then the pair that matches
+best, then percentages.
 """
 
 from __future__ import annotations
@@ -41,23 +41,22 @@ from headway.core.meta.vocabulary import (
     stem,
 )
 
-#: A listing that names these tells with "page" where it reads, not how far it is.
-PAGED = {("per", "page"), ("page", "size")}
-#: Under these a text that is nothing but "45 %" tells how far it is; under other keys it may be a
-#: humidity.
-SPEAKING = CONTAINER | STEP | {"value", "per"}
+#: With one of these keys, "page" is the position in a listing and no progress.
+PAGINATION = {("per", "page"), ("page", "size")}
+#: Under these keys the text "45 %" is progress. Under other keys it may be a humidity.
+MEASURED = CONTAINER | STEP | {"value", "per"}
 
 
 @dataclass(frozen=True, slots=True)
 class _Count:
-    """A number with a role: how many are done, or how many there are."""
+    """A number with a role: completed units, or all units."""
 
     value: Number
-    #: What is counted, in the singular; empty: nothing in particular.
+    #: What is counted, in the singular. Empty: nothing in particular.
     nouns: frozenset[str]
-    #: How sure the word is, the lower the surer. Of what is done: 0 a core word, 1 another word of
-    #: work done, 2 an index, 3 a bare unit ("page": 3). Of how many there are: 0 a total, 1 an
-    #: estimate or a maximum, 2 an extent ("page_count", "pages").
+    #: How certain the role is, 0 is best. Completed units: 0 a core word, 1 another word for
+    #: finished work, 2 an index, 3 a bare unit ("page": 3). All units: 0 a total, 1 an estimate or
+    #: a maximum, 2 an extent ("page_count", "pages").
     rank: int
     key: tuple[str, ...]
 
@@ -67,53 +66,53 @@ class _Counts:
     done: list[_Count] = field(default_factory=list)
     total: list[_Count] = field(default_factory=list)
     left: list[_Count] = field(default_factory=list)
-    well: list[_Count] = field(default_factory=list)
-    badly: list[_Count] = field(default_factory=list)
-    #: "progress" alone: a percentage, but a count where there is a total beside it.
+    succeeded: list[_Count] = field(default_factory=list)
+    failed: list[_Count] = field(default_factory=list)
+    #: "progress" alone: a percentage, or a count if there is a total.
     bare: list[Number] = field(default_factory=list)
-    #: (rank, percentages): 0 for the whole, more for a part.
+    #: (rank, percentages). Rank 0 is for the whole, a higher one for a part.
     percents: list[tuple[int, tuple[float, ...]]] = field(default_factory=list)
-    #: A lone number that was written as text was made for showing: a percentage.
-    shown: tuple[float, ...] = ()
+    #: A single number as text was formatted for people: a percentage.
+    formatted: tuple[float, ...] = ()
 
 
-def fraction_of(entries: Iterable[tuple[tuple[str, ...], Any]], *, strict: bool) -> Reading:
-    """What the numbers of one dict (keys split into words) say. ``strict``: only what is plainly
+def fraction_of(items: Iterable[tuple[tuple[str, ...], Any]], *, strict: bool) -> Reading:
+    """Read the numbers of one dict, whose keys are split into words. ``strict``: only unmistakable
     progress.
     """
     counts = _Counts()
-    entries = list(entries)
-    paged = any(tokens in PAGED for tokens, _ in entries)
-    for tokens, value in entries:
+    items = list(items)
+    paged = any(tokens in PAGINATION for tokens, _ in items)
+    for tokens, value in items:
         if not (paged and "page" in tokens):  # a listing's own page number
-            _note(counts, tokens, value)
-    return _settled(counts, strict=strict)
+            _add(counts, tokens, value)
+    return _best_reading(counts, strict=strict)
 
 
-def _note(counts: _Counts, tokens: tuple[str, ...], value: object) -> None:
-    """Give the number of one key its role."""
+def _add(counts: _Counts, tokens: tuple[str, ...], value: object) -> None:
+    """Add the number of one key under its role."""
     words = frozenset(tokens)
     if not words or words & NO_NUMBER:
         return
     number = number_in(value)
     if number is None:
-        _note_text(counts, tokens, words, value)
+        _add_text(counts, tokens, words, value)
     elif words & (PERCENT | FRACTION) or (words & PROGRESS and tokens[-1] not in TOTAL | CORE):
-        _note_percent(counts, words, number)
+        _add_percent(counts, words, number)
     elif words & FAILURE_WORDS:
-        counts.badly.append(_Count(number, frozenset(), 0, tokens))
+        counts.failed.append(_Count(number, frozenset(), 0, tokens))
     elif words & SUCCESS_WORDS and not words & DONE:
-        counts.well.append(_Count(number, frozenset(), 0, tokens))
+        counts.succeeded.append(_Count(number, frozenset(), 0, tokens))
     else:
-        _note_count(counts, tokens, words, number)
+        _add_count(counts, tokens, words, number)
         if words <= CURRENT | DONE and issubclass(type(value), str):
-            counts.shown = percents_of(number)
+            counts.formatted = percents_of(number)
 
 
-def _note_text(
+def _add_text(
     counts: _Counts, tokens: tuple[str, ...], words: frozenset[str], value: object
 ) -> None:
-    """Numbers that are written out: "12/30", "45 %", [12, 30]."""
+    """Add formatted numbers: "12/30", "45 %", [12, 30]."""
     if words & (FAILURE_WORDS | SUCCESS_WORDS):
         return
     counting = bool(words & (PROGRESS | PERCENT | CURRENT | DONE)) or words <= UNITS
@@ -123,14 +122,14 @@ def _note_text(
         found = pair_in(value) if isinstance(value, (list, tuple)) and words & PROGRESS else None
     if found is None:
         return
-    if found.percents and (counting or (found.message is None and words & SPEAKING)):
+    if found.percents and (counting or (found.message is None and words & MEASURED)):
         counts.percents.append((_percent_rank(words) + (0 if counting else 5), found.percents))
     elif found.current is not None and found.total is not None and counting:
         counts.done.append(_Count(found.current, frozenset(), 0, tokens))
         counts.total.append(_Count(found.total, frozenset(), 0, ()))
 
 
-def _note_percent(counts: _Counts, words: frozenset[str], number: Number) -> None:
+def _add_percent(counts: _Counts, words: frozenset[str], number: Number) -> None:
     if words & (FAILURE_WORDS | SUCCESS_WORDS):
         return  # "success_percentage"
     if words & FRACTION:
@@ -147,14 +146,14 @@ def _percent_rank(words: frozenset[str]) -> int:
     return 0 if words <= PERCENT | PROGRESS | FRACTION | OVERALL | DONE else 3
 
 
-def _note_count(
+def _add_count(
     counts: _Counts, tokens: tuple[str, ...], words: frozenset[str], number: Number
 ) -> None:
     nouns = frozenset(stem(word) for word in words - NO_NOUN if not is_past_participle(word))
     if words & DONE or any(map(is_past_participle, words)) or words & CURRENT:
         counts.done.append(_Count(number, nouns, 0 if words & CORE else 1, tokens))
     elif words & LEFT:
-        if isinstance(number, int):  # a decimal number is of seconds
+        if isinstance(number, int):  # a float is a number of seconds
             counts.left.append(_Count(number, nouns, 0, tokens))
     elif words & TOTAL:
         counts.total.append(
@@ -177,8 +176,8 @@ def _note_count(
         )
 
 
-def _settled(counts: _Counts, *, strict: bool) -> Reading:
-    """The best fraction that the counts and percentages of one dict give."""
+def _best_reading(counts: _Counts, *, strict: bool) -> Reading:
+    """The best fraction in the counts and percentages of one dict."""
     pair = _best_pair(counts, strict=strict)
     total = next((t for t in counts.total if not t.nouns and t.rank == 0), None)
     if pair is None and total is not None:
@@ -204,8 +203,8 @@ def _settled(counts: _Counts, *, strict: bool) -> Reading:
     done = min(counts.done, key=lambda count: (count.rank, len(count.nouns)), default=None)
     if done is None:
         return Reading(total=total.value if total is not None else None)
-    # A count and a total of different things make no fraction: only the count is told.
-    return Reading(current=done.value, percents=counts.shown if total is None else ())
+    # A count and a total of different things are no fraction. Use only the count.
+    return Reading(current=done.value, percents=counts.formatted if total is None else ())
 
 
 def _best_pair(counts: _Counts, *, strict: bool) -> tuple[Number, Number] | None:
@@ -216,7 +215,7 @@ def _best_pair(counts: _Counts, *, strict: bool) -> tuple[Number, Number] | None
         (cost, -d.value, -t.value)
         for d in done
         for t in totals
-        if d.key != t.key and (cost := _kinship(d, t)) is not None
+        if d.key != t.key and (cost := _mismatch(d, t)) is not None
     ]
     if not ranked:
         return None
@@ -224,10 +223,10 @@ def _best_pair(counts: _Counts, *, strict: bool) -> tuple[Number, Number] | None
     return -current, -total
 
 
-def _kinship(done: _Count, total: _Count) -> int | None:
-    """How little the two have to do with each other; None: nothing."""
-    sure = done.rank == 0 and total.rank == 0
-    if not sure and done.value > total.value:
+def _mismatch(done: _Count, total: _Count) -> int | None:
+    """How badly the two match, 0 is best. None: they don't."""
+    certain = done.rank == 0 and total.rank == 0
+    if not certain and done.value > total.value:
         return None
     if done.nouns & total.nouns:
         return 10 + done.rank * 2 + total.rank
@@ -235,8 +234,8 @@ def _kinship(done: _Count, total: _Count) -> int | None:
         return None
     if not done.nouns and not total.nouns:
         return done.rank + total.rank
-    # "max_results", "match_count": of that noun only; but "current" of "num_files" is how one
-    # numbers a loop
+    # "max_results" and "match_count" match only a count of that noun. But "current" and "num_files"
+    # are the usual names in a loop.
     if total.rank:
         return (
             30
@@ -250,13 +249,15 @@ def _kinship(done: _Count, total: _Count) -> int | None:
 
 
 def _sum_of(counts: _Counts, total: _Count) -> tuple[Number, Number] | None:
-    """What is done where only what is left is told, or how each ended ("success", "failed")."""
+    """Completed units from the remaining ones, or from results ("success", "failed")."""
     left = next((count for count in counts.left if not count.nouns), None)
     if left is not None and left.value <= total.value:
         return total.value - left.value, total.value
-    ended = sum(count.value for count in (*counts.well, *counts.badly))
+    ended = sum(count.value for count in (*counts.succeeded, *counts.failed))
     return (
-        (ended, total.value) if counts.well and not counts.done and ended <= total.value else None
+        (ended, total.value)
+        if counts.succeeded and not counts.done and ended <= total.value
+        else None
     )
 
 

@@ -1,6 +1,4 @@
-"""The numbers, measures and times that `core.meta` finds in values: how far a single value tells
-anything.
-"""
+"""The numbers, measures and times that `core.meta` reads from single values."""
 
 from __future__ import annotations
 
@@ -15,14 +13,14 @@ from typing import Any, TypeGuard
 
 from headway.models import Progress
 
-MAX_KEYS = 200  # keys that are looked at in one dict
+MAX_KEYS = 200  # keys that are read in one dict
 MAX_TEXT = 2048  # characters of a message, and of a text that is parsed
 
-MAX_COUNT = 10**18  # what is more counts nothing, and sums of it could leave the range of a float
+MAX_COUNT = 10**18  # a larger number is no count, and sums of it could exceed the range of a float
 
 Number = int | float
 
-WRITTEN = re.compile(r"\d{1,15}(?:[.,]\d{1,15})?")
+NUMBER_TEXT = re.compile(r"\d{1,15}(?:[.,]\d{1,15})?")
 NUM = r"(\d{1,3}(?:[ ,]\d{3})+(?:\.\d+)?|\d+(?:[.,]\d+)?)"
 ONE_NUMBER = re.compile(rf"{NUM}\s*(%|percent|prozent|por ciento)?")
 TWO_NUMBERS = re.compile(
@@ -36,40 +34,40 @@ PROSE_PERCENT = re.compile(
     r"(?<![\w.,-])(\d{1,3}(?:\.\d{1,4})?) ?%|percent complete:? (\d{1,3}(?:\.\d{1,4})?)(?![\w%])",
     re.I,
 )
-#: Where these stand the numbers are of something else.
-PAIR_DECOY = re.compile(r"\b(?:attempt|retry|retrying|try|tries|worker|shard|score|rated)\b", re.I)
-PERCENT_DECOY = re.compile(
-    r"\b(?:cpu|memory|ram|disk|gpu|usage|used|rate|accuracy|confidence|discount|threshold|battery|quality|similarity|match|success\w*|"
-    r"humidity|loss|failed|errors?|off)\b",
+#: Texts with one of these words have numbers of something else.
+NOT_A_PAIR = re.compile(r"\b(?:attempt|retry|retrying|try|tries|worker|shard|score|rated)\b", re.I)
+NOT_A_PERCENT = re.compile(
+    r"\b(?:cpu|memory|ram|disk|gpu|usage|used|rate|accuracy|confidence|discount|threshold|battery|"
+    r"quality|similarity|match|success\w*|humidity|loss|failed|errors?|off)\b",
     re.I,
 )
 ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MAX_EPOCH_MS = 250e12  # milliseconds: what a datetime can hold
+MAX_EPOCH_MS = 250e12  # the largest time of a datetime, in milliseconds
 
 
 @dataclass(slots=True)
 class Reading:
-    """What was found in a payload so far."""
+    """The progress that was found in a payload so far."""
 
     current: Number | None = None
     total: Number | None = None
-    #: Possible percentages, the likeliest first: 0.5 may be half, or half a percent where the
-    #: counts say so.
+    #: Possible percentages, the likeliest first. 0.5 is half, or half a percent if the counts
+    #: agree.
     percents: tuple[float, ...] = ()
     message: str | None = None
     timestamp: datetime | None = None
     attributes: dict[str, str] | None = None
 
     @property
-    def tells_fraction(self) -> bool:
+    def has_fraction(self) -> bool:
         return bool(self.percents) or (self.current is not None and bool(self.total))
 
     def progress(self) -> Progress | None:
         current, total = self.current, self.total
         if self.percents:
             counted = min(100.0, current / total * 100) if current is not None and total else None
-            # Within one percent it is the same number rounded, and the counts are the finer ones.
+            # Counts within one percent of the percentage are the same number, but not rounded.
             if counted is None or not any(
                 abs(counted - percent) <= 1.0 for percent in self.percents
             ):
@@ -80,15 +78,15 @@ class Reading:
 
 
 def with_prose(reading: Reading) -> Reading:
-    """The last resort: a message that says "Row 3/10" or "40 %", once, of the work itself, in a
-    payload without any count.
+    """The last resort: a message such as "Row 3/10" or "40 %", in a payload without any count. It
+    must have one such number, and about the work itself.
     """
     text = reading.message
-    silent = reading.current is None and reading.total is None and not reading.percents
-    if not text or not silent:
+    has_numbers = reading.current is not None or reading.total is not None or bool(reading.percents)
+    if not text or has_numbers:
         return reading
-    pairs = PROSE_PAIR.findall(text) if not PAIR_DECOY.search(text) else []
-    percents = PROSE_PERCENT.findall(text) if not PERCENT_DECOY.search(text) else []
+    pairs = PROSE_PAIR.findall(text) if not NOT_A_PAIR.search(text) else []
+    percents = PROSE_PERCENT.findall(text) if not NOT_A_PERCENT.search(text) else []
     if len(pairs) > 1 or len(percents) > 1:
         return reading
     percent = float(percents[0][0] or percents[0][1]) if percents else None
@@ -107,7 +105,7 @@ def with_prose(reading: Reading) -> Reading:
 
 
 def measure_in(text: str) -> Reading | None:
-    """ "45 %", "12/30", "40% done": a text that is, or begins with, a measure of progress."""
+    """Read "45 %", "12/30" or "40% done": a text that is, or starts with, a measure of progress."""
     if len(text) > 200:
         return None
     if match := ONE_NUMBER.fullmatch(text):
@@ -121,7 +119,7 @@ def measure_in(text: str) -> Reading | None:
         return pair
     if (
         (match := STARTS_WITH_PERCENT.match(text))
-        and not PERCENT_DECOY.search(text)
+        and not NOT_A_PERCENT.search(text)
         and parse_number(match[1]) <= 100
     ):
         return Reading(percents=(parse_number(match[1]),), message=text)
@@ -129,13 +127,13 @@ def measure_in(text: str) -> Reading | None:
 
 
 def number_in(value: object) -> Number | None:
-    """A finite number that isn't negative, also where it is written as text; a bool is none."""
+    """A finite number that isn't negative, also written as text. A bool is no number."""
     kind = type(value)
     if issubclass(kind, bool):
         return None
     if issubclass(kind, str):
         text = clean(value) if len(value) <= 40 else ""  # type: ignore[arg-type]
-        if not WRITTEN.fullmatch(text):
+        if not NUMBER_TEXT.fullmatch(text):
             return None
         return float(text) if "." in text else simplify(parse_number(text))
     if isinstance(value, Decimal):
@@ -144,7 +142,7 @@ def number_in(value: object) -> Number | None:
 
 
 def is_number(value: object) -> TypeGuard[Number]:
-    """Whether it may be a count: finite, at least 0, small enough to divide."""
+    """Whether it may be a count: finite, at least 0, and within the range of a float."""
     kind = type(value)
     if kind is float or (kind is int and value < MAX_COUNT):  # type: ignore[operator]
         return 0 <= value < math.inf  # type: ignore[operator]  # NaN is in no range
@@ -163,7 +161,7 @@ def is_str_dict(value: object) -> TypeGuard[dict[str, str]]:
 
 
 def percents_of(number: Number) -> tuple[float, ...]:
-    """What a number may mean as a percentage, the likeliest first: a float within 0..1 is a
+    """The percentages that a number may mean, the likeliest first. A float within 0..1 is a
     fraction, an int never is.
     """
     if isinstance(number, float) and 0 < number <= 1:
@@ -172,19 +170,19 @@ def percents_of(number: Number) -> tuple[float, ...]:
 
 
 def simplify(number: float) -> Number:
-    """30 for 30.0, 28.57 for 28.570000000000004: what a person would have written."""
+    """30 for 30.0, 28.57 for 28.570000000000004: as a person writes it."""
     rounded = round(number, 9)
     return int(rounded) if rounded == int(rounded) else rounded
 
 
 def parse_number(text: str) -> float:
-    """ "1,234" is a thousand and more, "12,5" is twelve and a half."""
+    """Parse "1,234" as 1234, and "12,5" as 12.5."""
     thousands = re.fullmatch(r"\d{1,3}(?:[ ,]\d{3})+(?:\.\d+)?", text)
     return float(re.sub(r"[ ,]", "", text) if thousands else text.replace(",", "."))
 
 
 def pair_in(items: Sequence[Any]) -> Reading | None:
-    """[12, 30]: how many of how many."""
+    """Read [12, 30] as 12 of 30."""
     if len(items) != 2:
         return None
     current, total = number_in(items[0]), number_in(items[1])
@@ -193,8 +191,8 @@ def pair_in(items: Sequence[Any]) -> Reading | None:
     return Reading(simplify(current), simplify(total))
 
 
-def time_of(value: object) -> datetime | None:
-    """Milliseconds or seconds since the epoch, or ISO 8601 with an offset."""
+def parse_time(value: object) -> datetime | None:
+    """Parse milliseconds or seconds since the epoch, or ISO 8601 with an offset."""
     if isinstance(value, str) and len(value) <= 40:
         try:
             time = datetime.fromisoformat(value)
@@ -207,5 +205,5 @@ def time_of(value: object) -> datetime | None:
 
 
 def clean(text: str) -> str:
-    """Without terminal colours and outer space, at most ``MAX_TEXT`` characters."""
+    """Strip terminal colours and outer spaces, and cut to ``MAX_TEXT`` characters."""
     return ANSI.sub("", str.__str__(text)[: MAX_TEXT * 2]).strip()[:MAX_TEXT]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from flask import Blueprint, Response, request
 
 from headway.cancellation import request_cancel
-from headway.core import frames
+from headway.core import serialize
 from headway.errors import InvalidRequest
 from headway.models import Execution
 from headway.server.auth import Action
@@ -16,7 +16,7 @@ from headway.server.http_helpers import checked_id, client_has, conditional, rea
 from headway.server.services import Services
 
 #: An execution as a response body; None if there is nothing to show yet (204).
-ExecutionSerializer = Callable[[Execution], frames.Json | None]
+ExecutionSerializer = Callable[[Execution], serialize.Json | None]
 
 
 def register(blueprint: Blueprint, services: Services) -> None:
@@ -24,12 +24,12 @@ def register(blueprint: Blueprint, services: Services) -> None:
 
     @blueprint.get("/executions/<execution_id>")
     def execution(execution_id: str) -> Response:
-        return get_response(services, execution_id, frames.execution_json)
+        return get_response(services, execution_id, serialize.execution_json)
 
     @blueprint.get("/executions/<execution_id>/progress")
     def progress(execution_id: str) -> Response:
         return get_response(
-            services, execution_id, lambda found: frames.progress_json(found.progress)
+            services, execution_id, lambda found: serialize.progress_json(found.progress)
         )
 
     @blueprint.get("/executions/<execution_id>/history")
@@ -37,7 +37,7 @@ def register(blueprint: Blueprint, services: Services) -> None:
         services.policy.authorize(request, Action.READ, checked_id(execution_id))
         found = services.get_execution(execution_id)
         kept = services.store.history(execution_id)
-        return _response(services, found, lambda execution: frames.history_json(execution, kept))
+        return _response(services, found, lambda execution: serialize.history_json(execution, kept))
 
     @blueprint.post("/executions/<execution_id>/cancel")
     def cancel(execution_id: str) -> Response:
@@ -51,7 +51,7 @@ def register(blueprint: Blueprint, services: Services) -> None:
             timeout=services.settings.broker_timeout,
             at=services.clock(),
         )
-        response = uncached(frames.execution_json(execution), 202)
+        response = uncached(serialize.execution_json(execution), 202)
         if not execution.status.terminal:
             response.headers["Retry-After"] = str(services.settings.retry_after)
         return response
@@ -63,25 +63,29 @@ def register(blueprint: Blueprint, services: Services) -> None:
         return uncached({"ticket": made, "expires_in": lifetime})
 
 
-def get_response(services: Services, execution_id: str, serialize: ExecutionSerializer) -> Response:
+def get_response(
+    services: Services, execution_id: str, serializer: ExecutionSerializer
+) -> Response:
     """Respond with one execution: at once, or with ``?wait=`` when it differs from what the client
     has.
     """
     services.policy.authorize(request, Action.READ, checked_id(execution_id))
     wait = _wait(services.settings.max_wait)
     if wait is None:
-        return _response(services, services.get_execution(execution_id), serialize)
+        return _response(services, services.get_execution(execution_id), serializer)
 
     def accept(found: Execution) -> bool:
         # A terminal state is never followed by anything newer: do not hold the poll.
-        body = serialize(found)
+        body = serializer(found)
         return found.status.terminal or (body is not None and not client_has(body))
 
-    return _response(services, services.hub.wait(execution_id, accept, wait), serialize)
+    return _response(services, services.hub.wait(execution_id, accept, wait), serializer)
 
 
-def _response(services: Services, execution: Execution, serialize: ExecutionSerializer) -> Response:
-    response = conditional(serialize(execution))
+def _response(
+    services: Services, execution: Execution, serializer: ExecutionSerializer
+) -> Response:
+    response = conditional(serializer(execution))
     if not execution.status.terminal:
         response.headers["Retry-After"] = str(services.settings.retry_after)
     return response

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from flask import Blueprint, Response, request
 
-from headway.core import frames
+from headway.core import serialize
 from headway.core.registry import Snapshot
 from headway.core.states import resolve
 from headway.errors import (
@@ -46,13 +46,16 @@ def register(blueprint: Blueprint, services: Services) -> None:
         services.policy.authorize(request, Action.LIST)
         query, wants_counts = read_query(), _flag("counts")
         shown, cursor = _permitted(services, query)
-        body: frames.Json = {"executions": [listing_json(each) for each in shown], "cursor": cursor}
+        body: serialize.Json = {
+            "executions": [listing_json(each) for each in shown],
+            "cursor": cursor,
+        }
         return uncached(body | ({"counts": _counts(services)} if wants_counts else {}))
 
 
-def listing_json(execution: Execution) -> frames.Json:
+def listing_json(execution: Execution) -> serialize.Json:
     """One line of a listing: the execution without its outputs, which may have any size."""
-    line = frames.execution_json(execution)
+    line = serialize.execution_json(execution)
     del line["outputs"]
     return line
 
@@ -113,7 +116,7 @@ def _permitted(services: Services, query: Query) -> tuple[list[Execution], str |
         walk = replace(query, cursor=page.cursor, limit=MOST)
 
 
-def _counts(services: Services) -> frames.Json | None:
+def _counts(services: Services) -> serialize.Json | None:
     """The number of executions per status; None for a caller who may not see all of them.
 
     Checking each execution would cost more than any page.

@@ -10,7 +10,7 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 import headway as package
-from headway.core import frames
+from headway.core import serialize
 from headway.models import Phase, Status
 from headway.server.api import listing, tensorlake
 from headway.server.http_helpers import uncached
@@ -29,7 +29,7 @@ def register(blueprint: Blueprint, services: Services) -> None:
         return uncached(described | {"servers": [{"url": request.script_root or "/"}]})
 
 
-def description(prefix: str, with_tensorlake: bool, wants_token: bool) -> frames.Json:
+def description(prefix: str, with_tensorlake: bool, wants_token: bool) -> serialize.Json:
     """The document without its servers."""
     paths = {
         f"{prefix}/executions/{{execution_id}}": {"get": _get_execution()},

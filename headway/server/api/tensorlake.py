@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from flask import Blueprint, request
 
-from headway.core import frames
+from headway.core import serialize
 from headway.models import Execution
 from headway.server.api.executions import get_response
 from headway.server.auth import Action
@@ -41,7 +41,9 @@ def register(blueprint: Blueprint, services: Services) -> None:
         checked_id(request_id, "request id")
         if wants_stream():
             services.policy.authorize(request, Action.WATCH, request_id)
-            stream: ResponseReturnValue = sse.stream(services, request_id, frames.tensorlake_json)
+            stream: ResponseReturnValue = sse.stream(
+                services, request_id, serialize.tensorlake_json
+            )
             return stream
         response = get_response(services, request_id, _serialize)
         response.headers.add("Vary", "Accept")
@@ -64,5 +66,5 @@ def wants_stream() -> bool:
     return request.accept_mimetypes.best_match(offered) == "text/event-stream"
 
 
-def _serialize(execution: Execution) -> frames.Json | None:
-    return None if execution.progress is None else frames.tensorlake_json(execution.progress)
+def _serialize(execution: Execution) -> serialize.Json | None:
+    return None if execution.progress is None else serialize.tensorlake_json(execution.progress)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
-from headway.core import frames
-from headway.core.frames import TERMINAL_FRAMES, Json
+from headway.core import serialize
+from headway.core.frames import TERMINAL_FRAMES
+from headway.core.serialize import Json
 from headway.errors import HeadwayError
 from headway.models import Execution, Progress
 from headway.server.streams import rfc6455
@@ -40,7 +41,7 @@ class Frame:
     @cached_property
     def body(self) -> bytes:
         """As JSON."""
-        return frames.encode(self.content)
+        return serialize.encode(self.content)
 
     @cached_property
     def on_wire(self) -> bytes:

@@ -28,7 +28,7 @@ from headway.core.meta import progress_from_meta
 from headway.core.registry import Snapshot
 from headway.errors import ExecutionExpired, ExecutionNotFound, HeadwayError, Unavailable
 from headway.feeds.base import Feed
-from headway.models import Execution, Phase, Status
+from headway.models import Execution
 from headway.server.counters import Count, Counts
 from headway.server.streams.changes import Change, Frame, ProgressChange, Viewer
 from headway.server.streams.fanout import Fanout
@@ -370,23 +370,14 @@ class Hub:
         The message may be older than the last read, which can overtake it. The reporter's own time
         tells; if it does not (equal times, or a clock that jumped back), the store is read.
         """
-        shown, state, said = watched.execution, meta.get("status"), meta.get("result")
+        shown = watched.execution
         if (
             shown is None
             or watched.reported_unavailable
-            or shown.phase not in (Phase.RUNNING, Phase.CANCELLING)
-            or shown.status is not Status.RUNNING
+            or not states.is_current_report(shown, meta)
         ):
             return False
-        if (
-            state in states.PHASES
-            or state in ("STARTED", "PENDING")
-            or not isinstance(said, Mapping)
-        ):
-            return False
-        if said.get("attempt") != shown.attempt:
-            return False
-        progress = progress_from_meta(state, said)
+        progress = progress_from_meta(meta["status"], meta["result"])
         if progress is None or progress.timestamp is None:
             return False
         if shown.progress is not None and (
@@ -437,9 +428,8 @@ class Hub:
             return
         watched.missing_since = None
         shown = watched.execution
-        if shown is not None and shown.status.terminal and execution.attempt <= shown.attempt:
-            # Terminal is terminal: a publisher without the fence may have stored a later state.
-            execution = shown
+        if shown is not None and not states.supersedes(shown, execution):
+            execution = shown  # a publisher without the fence may have stored a later state
         self._publish(watched, execution)
 
     def _handle_missing(self, watched: _Watched, error: HeadwayError) -> None:

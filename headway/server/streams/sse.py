@@ -16,8 +16,8 @@ from hashlib import blake2b
 
 from flask import Blueprint, Response, request
 
-from headway.core import frames
-from headway.core.frames import Json
+from headway.core import frames, serialize
+from headway.core.serialize import Json
 from headway.errors import HeadwayError
 from headway.models import Execution, Phase, Progress, Status
 from headway.server.auth import Action
@@ -53,12 +53,12 @@ def register(blueprint: Blueprint, services: Services) -> None:
 
 
 def stream(
-    services: Services, execution_id: str, serialize: ProgressSerializer | None = None
+    services: Services, execution_id: str, serializer: ProgressSerializer | None = None
 ) -> Response:
     """Respond with an event stream. The caller has authorized the request.
 
-    Without ``serialize``, the events are the contract's frames, each named by its ``type``. With
-    it, the events are unnamed and hold what ``serialize`` makes of each report. A client that
+    Without ``serializer``, the events are the contract's frames, each named by its ``type``. With
+    it, the events are unnamed and hold what ``serializer`` makes of each report. A client that
     returns with ``Last-Event-ID`` receives only what it has missed. The stream ends after the
     execution's end.
 
@@ -71,7 +71,7 @@ def stream(
     hub = services.hub
     last_event_id = request.headers.get("Last-Event-ID", "")
     viewer = EventViewer(
-        serialize, services.settings.ping_interval, hub.counts, last_event_id, services.clock
+        serializer, services.settings.ping_interval, hub.counts, last_event_id, services.clock
     )
     with ExitStack() as leaving:
         leaving.enter_context(hub.limiter.slot(Transport.EVENTS))
@@ -151,7 +151,7 @@ def _digest(progress: Progress | None) -> str | None:
     if progress is None:
         return None
     compared = [progress.current, progress.total, progress.message, progress.attributes]
-    return blake2b(frames.encode(frames.json_safe(compared)), digest_size=6).hexdigest()
+    return blake2b(serialize.encode(serialize.json_safe(compared)), digest_size=6).hexdigest()
 
 
 class EventViewer:
@@ -159,7 +159,7 @@ class EventViewer:
 
     def __init__(
         self,
-        serialize: ProgressSerializer | None,
+        serializer: ProgressSerializer | None,
         heartbeat: float,
         counts: Counts,
         last_event_id: str,
@@ -167,7 +167,7 @@ class EventViewer:
         *,
         first_read: float = FIRST_READ,
     ) -> None:
-        self._serialize = serialize
+        self._serializer = serializer
         self._heartbeat = heartbeat
         self._counts = counts
         self._clock = clock
@@ -185,7 +185,7 @@ class EventViewer:
         self._ended = False
         #: The client has seen the execution's end already.
         self._knows_the_end = False
-        #: The last progress sent with ``serialize``.
+        #: The last progress sent with ``serializer``.
         self._shown: Progress | None = None
         #: When the server started to write the current event; None while it waits for the next one.
         self._writing: float | None = None
@@ -273,21 +273,21 @@ class EventViewer:
                 # Only a write shows that a client is gone (web-facts#sse-notices-on-write).
                 yield b":\n\n"
                 continue
-            if self._serialize is None:
+            if self._serializer is None:
                 kind = f"event: {event.frame.kind}\ndata: ".encode()
                 yield event.id_line + kind + event.frame.body + b"\n\n"
             elif event.execution is not None:
-                yield from self._serialized(event, event.execution, self._serialize)
+                yield from self._serialized(event, event.execution, self._serializer)
             if event.frame.terminal:
                 return
 
     def _serialized(
-        self, event: _Event, execution: Execution, serialize: ProgressSerializer
+        self, event: _Event, execution: Execution, serializer: ProgressSerializer
     ) -> Iterator[bytes]:
         progress = execution.progress
         if progress is not None and not progress.same_as(self._shown):
             self._shown = progress
-            yield event.id_line + b"data: " + frames.encode(serialize(progress)) + b"\n\n"
+            yield event.id_line + b"data: " + serialize.encode(serializer(progress)) + b"\n\n"
         elif event.frame.terminal:
             yield event.id_line + b"\n"  # no event, but an id for the next connection
 

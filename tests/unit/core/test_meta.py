@@ -1,6 +1,4 @@
-"""The reader of foreign payloads: what it gets right, and that it never lies, never raises, never
-takes long.
-"""
+"""Reading progress from any meta: mostly right, never wrong, without errors and in bounded time."""
 
 from __future__ import annotations
 
@@ -18,6 +16,7 @@ from hypothesis import strategies as st
 from headway import progress_from_meta
 from headway.core import meta as reader
 from headway.models import Progress
+from tests.unit.core.examples import examples
 
 DATA = Path(__file__).parents[2] / "data"
 
@@ -32,11 +31,9 @@ def percentage(progress: Progress | None) -> float | None:
 
 
 def score(labelled: list[dict[str, Any]]) -> tuple[float, float, list[str]]:
-    """The weighted share of right percentages and right messages, and the lines that show a bar
-    where there is none.
-    """
+    """The weighted share of correct percentages and messages, and the ids with an invented bar."""
     weights = right_percentages = right_messages = 0
-    lies = []
+    invented = []
     for line in labelled:
         if line["ambiguous"]:
             continue
@@ -51,18 +48,16 @@ def score(labelled: list[dict[str, Any]]) -> tuple[float, float, list[str]]:
             (message or None) == ((expected["message"] or "").strip() or None)
         )
         if got is not None and want is None:
-            lies.append(line["id"])
-    return right_percentages / weights, right_messages / weights, lies
+            invented.append(line["id"])
+    return right_percentages / weights, right_messages / weights, invented
 
 
 @pytest.mark.parametrize(("name", "least"), [("metas.jsonl", 0.995), ("metas_more.jsonl", 0.99)])
-def test_labelled_payloads(name: str, least: float) -> None:
-    """Of what tasks in public code store, nearly everything is read as a person would, and no bar
-    is made up.
-    """
-    percentages, messages, lies = score(lines(name))
-    print(f"{name}: percentages {percentages:.4f}, messages {messages:.4f}, lies {lies}")  # noqa: T201 - the score is what one runs this for (-s)
-    assert lies == []
+def test_labelled_payloads_are_read_as_a_person_would(name: str, least: float) -> None:
+    """Nearly all payloads from public code are read as labelled, and no bar is invented."""
+    percentages, messages, invented = score(lines(name))
+    print(f"{name}: percentages {percentages:.4f}, messages {messages:.4f}, invented {invented}")  # noqa: T201 (shown with -s)
+    assert invented == []
     assert percentages >= least
     assert messages >= least
 
@@ -83,9 +78,10 @@ OWN = st.fixed_dictionaries(
 )
 
 
+@examples
 @given(OWN, st.sampled_from(["PROGRESS", "RETRY", "SUCCESS", "FAILURE", None]))
-def test_own_payload(meta: dict[str, Any], state: str | None) -> None:
-    """What Headway itself stored comes back exactly, whatever the state."""
+def test_own_payload_is_read_exactly(meta: dict[str, Any], state: str | None) -> None:
+    """A report that Headway stored is read back exactly, in any state."""
     stamp = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=meta["timestamp"])
     assert progress_from_meta(state, meta) == Progress(
         meta["current"], meta["total"], meta["message"], meta["attributes"], stamp, meta["rate"]
@@ -93,8 +89,8 @@ def test_own_payload(meta: dict[str, Any], state: str | None) -> None:
 
 
 NAMES = (
-    "current total progress percent done remaining status message i n count pages total_pages failed success data details logs "
-    "fraction timestamp attributes max value exc_message step"
+    "current total progress percent done remaining status message i n count pages total_pages "
+    "failed success data details logs fraction timestamp attributes max value exc_message step"
 )
 KEYS = st.text(max_size=12) | st.sampled_from(NAMES.split())
 NUMERALS = st.integers(0, 10**16)
@@ -131,14 +127,13 @@ ANYTHING = st.recursive(
 )
 
 
+@examples
 @given(
     st.none() | st.text(max_size=9) | st.sampled_from(["PROGRESS", "SUCCESS", "FAILURE", "RETRY"]),
     ANYTHING,
 )
-def test_anything(state: str | None, meta: object) -> None:
-    """Whatever is stored: nothing is raised, a percentage lies within 0..100, no number is
-    negative, NaN or infinite.
-    """
+def test_any_payload_gives_valid_progress_or_none(state: str | None, meta: object) -> None:
+    """Any payload: nothing is raised, and the percentage and all numbers are valid."""
     progress = progress_from_meta(state, meta)
     if progress is None:
         return
@@ -151,7 +146,7 @@ def test_anything(state: str | None, meta: object) -> None:
 
 
 class Hostile(dict[str, Any]):
-    """An object of somebody's pickle whose methods raise."""
+    """An unpickled object whose methods raise."""
 
     def items(self) -> Any:
         raise RuntimeError("items")
@@ -160,45 +155,43 @@ class Hostile(dict[str, Any]):
         raise RuntimeError("keys")
 
 
-class Unnameable:
-    """An object that can't even say what it is."""
+class WithoutClass:
+    """An object whose class can't be read."""
 
     @property
     def __class__(self) -> type:
         raise RuntimeError("__class__")
 
 
-def test_hostile_objects() -> None:
-    """Objects whose own methods raise say nothing."""
+def test_objects_whose_methods_raise_give_none() -> None:
+    """Objects whose own methods raise have no progress."""
     assert progress_from_meta("PROGRESS", Hostile(current=1, total=2)) is None
-    assert progress_from_meta("PROGRESS", Unnameable()) is None
-    assert progress_from_meta("PROGRESS", {"progress": Unnameable(), "message": "x"}) is None
-    assert progress_from_meta(Unnameable(), {"progress": 5}) is None  # type: ignore[arg-type]
+    assert progress_from_meta("PROGRESS", WithoutClass()) is None
+    assert progress_from_meta("PROGRESS", {"progress": WithoutClass(), "message": "x"}) is None
+    assert progress_from_meta(WithoutClass(), {"progress": 5}) is None  # type: ignore[arg-type]
 
 
-def test_cycles_and_giants(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A payload that holds itself, and one of millions of values, are read in part: the number of
-    keys looked at is bounded.
-    """
+def test_cyclic_and_huge_payloads_are_read_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of keys that are read is bounded, for a cycle and for millions of values."""
     cycle: dict[str, Any] = {"message": "round"}
     cycle["data"] = cycle["details"] = cycle["progress"] = cycle
     assert progress_from_meta("PROGRESS", cycle) is not None
 
-    looked_at = 0
-    entries = reader._entries
+    items_read = 0
+    items = reader._items
 
-    def counted(payload: dict[Any, Any]) -> list[reader.Entry]:
-        nonlocal looked_at
-        found = entries(payload)
-        looked_at += len(found)
+    def counted(payload: dict[Any, Any]) -> list[reader.MetaItem]:
+        nonlocal items_read
+        found = items(payload)
+        items_read += len(found)
         return found
 
-    monkeypatch.setattr(reader, "_entries", counted)
+    monkeypatch.setattr(reader, "_items", counted)
     wide: Any = {"x": 1}
     for _ in range(3):
         wide = {f"progress_{number}": wide for number in range(500)}
     progress_from_meta("PROGRESS", wide)
-    assert looked_at <= reader.MAX_DICTS * reader.MAX_KEYS
+    assert items_read <= reader.MAX_DICTS * reader.MAX_KEYS
     long = progress_from_meta(
         "PROGRESS", {"message": "a" * 10**6, "9" * 10**5: 3, "progress": "9" * 10**5}
     )
@@ -240,8 +233,8 @@ def test_cycles_and_giants(monkeypatch: pytest.MonkeyPatch) -> None:
         {"done": 1e308, "remaining": 10**308},
     ],
 )
-def test_no_made_up_bar(meta: dict[str, Any]) -> None:
-    """Ids, times, sizes, settings and shares of something else never become a bar."""
+def test_unrelated_numbers_give_no_percentage(meta: dict[str, Any]) -> None:
+    """Ids, times, sizes, settings and other shares never become a bar."""
     assert percentage(progress_from_meta("PROGRESS", meta)) is None
 
 
@@ -252,14 +245,14 @@ def test_no_made_up_bar(meta: dict[str, Any]) -> None:
             "PROGRESS",
             {"percent": 0.5, "done": 10, "total": 2000},
             0.5,
-        ),  # the counts settle the scale
+        ),  # the counts decide the scale
         (
             "PROGRESS",
             {"percent": 50, "done": 1, "total": 10},
             50.0,
-        ),  # the percentage is of the whole, the counts of a part
-        ("PROGRESS", {"progress": 5, "total": 20}, 25.0),  # beside a total it is a count
-        ("PROGRESS", {"progress": 50, "total": 20}, 50.0),  # more than there are: no count
+        ),  # percentage of the whole, counts of a part
+        ("PROGRESS", {"progress": 5, "total": 20}, 25.0),  # with a total it is a count
+        ("PROGRESS", {"progress": 50, "total": 20}, 50.0),  # more than the total: no count
         ("PROGRESS", {"progress": 1}, 1.0),
         ("PROGRESS", {"progress": 104}, 100.0),
         ("PROGRESS", {"progress": 1.0}, 100.0),
@@ -273,8 +266,8 @@ def test_no_made_up_bar(meta: dict[str, Any]) -> None:
         ("SUCCESS", 0.5, None),
     ],
 )
-def test_rules(state: str, meta: object, expected: float | None) -> None:
-    """The rules of the module's text, one by one."""
+def test_percentage_follows_rules(state: str, meta: object, expected: float | None) -> None:
+    """The rules in the module's docstring, one by one."""
     assert percentage(progress_from_meta(state, meta)) == (
         pytest.approx(expected) if expected is not None else None
     )
@@ -302,7 +295,7 @@ def test_rules(state: str, meta: object, expected: float | None) -> None:
         ("SUCCESS", "/exports/report.pdf", None),
     ],
 )
-def test_messages(state: str, meta: object, expected: str | None) -> None:
-    """Of several texts the one for people is shown; a result's text is none."""
+def test_message_is_text_for_people(state: str, meta: object, expected: str | None) -> None:
+    """Of several texts the one for people wins; the text of a result is no message."""
     progress = progress_from_meta(state, meta)
     assert (progress.message if progress is not None else None) == expected

@@ -1,13 +1,13 @@
-"""The state machine: the contract's section 3, row by row, and who is right where registry and
-result differ.
+"""The state machine: the table of the contract's section 3, and what counts if registry and result
+backend differ.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import celery.states
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,8 +23,18 @@ from headway.core.registry import (
 )
 from headway.errors import ExecutionExpired, ExecutionNotFound
 from headway.models import Execution, Failure, Phase, Progress, Status
-from headway.worker.validation import to_meta
-from tests.support.stores import at, report
+from tests.unit.core.examples import examples
+
+
+def at(seconds: float) -> datetime:
+    return datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC) + timedelta(seconds=seconds)
+
+
+def report(current: float = 3, total: float = 10, **more: Any) -> dict[str, Any]:
+    """A meta as Headway's own reports have it, without an attempt."""
+    fields = ("message", "attributes", "timestamp", "rate")
+    return {"current": current, "total": total} | dict.fromkeys(fields) | more
+
 
 NOW = at(100)
 OPEN = TaskRecord("x", "tasks.t", attempt=1, state="STARTED", started_at=at(1), updated_at=at(1))
@@ -40,7 +50,7 @@ def meta(state: str, result: object = None, **more: object) -> dict[str, Any]:
     return {"status": state, "result": result, **more}
 
 
-class TestTable:
+class TestPhases:
     @pytest.mark.parametrize(
         ("state", "status", "phase"),
         [
@@ -56,10 +66,10 @@ class TestTable:
             ("REVOKED", "cancelled", "cancelled"),
         ],
     )
-    def test_each_row(self, state: str | None, status: str, phase: str) -> None:
-        """Each state of Celery's, and a task's own word, has its status and its phase, from the
-        registry or the backend alone.
-        """
+    def test_each_state_has_status_and_phase(
+        self, state: str | None, status: str, phase: str
+    ) -> None:
+        """Each Celery state and a custom one, read from the registry or from the backend alone."""
         record = TaskRecord(
             "x",
             state=state,
@@ -80,31 +90,25 @@ class TestTable:
     @pytest.mark.parametrize(
         ("record", "status"), [(TaskRecord("x"), Status.PENDING), (OPEN, Status.RUNNING)]
     )
-    def test_cancelling(self, record: TaskRecord, status: Status) -> None:
-        """A cancel that was asked for shows until the end is there, and not after it."""
-        asked = replace(record, cancel_requested_at=at(2))
-        assert (resolve(asked).status, resolve(asked).phase) == (status, Phase.CANCELLING)
-        assert resolve(replace(asked, state="REVOKED")).phase is Phase.CANCELLED
+    def test_requested_cancel_shows_until_end(self, record: TaskRecord, status: Status) -> None:
+        """The phase is cancelling until the execution has ended."""
+        requested = replace(record, cancel_requested_at=at(2))
+        assert (resolve(requested).status, resolve(requested).phase) == (status, Phase.CANCELLING)
+        assert resolve(replace(requested, state="REVOKED")).phase is Phase.CANCELLED
 
-    def test_nobody_is_left_to_confirm_a_cancel(self) -> None:
-        """A run whose signs of life have stopped is stalled, its cancel asked for or not, until the
-        next sign.
+    def test_stalled_attempt_with_requested_cancel_is_stalled(self) -> None:
+        """An attempt without heartbeats is stalled until the next one, even if a cancel is
+        requested.
         """
-        asked = replace(OPEN, cancel_requested_at=at(2))
+        requested = replace(OPEN, cancel_requested_at=at(2))
         phases = [
-            states.resolve(Snapshot("x", asked, None, alive=alive), at(9)).phase
+            states.resolve(Snapshot("x", requested, None, alive=alive), at(9)).phase
             for alive in (False, True)
         ]
         assert phases == [Phase.STALLED, Phase.CANCELLING]
 
-    def test_the_words_are_celerys(self) -> None:
-        """The states that end an attempt are Celery's, and the two that it stores nowhere."""
-        assert READY_STATES - {"IGNORED", "REJECTED"} == celery.states.READY_STATES
-
-    def test_pending_as_a_tasks_own_word(self) -> None:
-        """What reports has begun, whatever it calls itself; PENDING without a report is the
-        backend's word for nothing.
-        """
+    def test_pending_with_report_is_running(self) -> None:
+        """A task that reports has started, even with a custom state named PENDING."""
         assert resolve(None, meta("PENDING", report())).status is Status.RUNNING
         assert resolve(None, meta("PENDING")).status is Status.PENDING
         assert (
@@ -114,14 +118,14 @@ class TestTable:
         assert resolve(OPEN, meta("PENDING")).status is Status.RUNNING
 
 
-class TestKnown:
-    def test_unknown(self) -> None:
-        """What neither registry nor backend knows is not found."""
+class TestMissing:
+    def test_execution_without_any_record_is_not_found(self) -> None:
+        """Neither registry nor backend has a record."""
         with pytest.raises(ExecutionNotFound, match="Execution 'x' not found"):
             resolve(None)
 
-    def test_expired(self) -> None:
-        """What ended with a result that is gone has expired; what ended with none has not."""
+    def test_end_whose_result_is_gone_is_expired(self) -> None:
+        """An end that stored no result is not expired."""
         ended = replace(
             OPEN, state="SUCCESS", last_ended_attempt=1, finished_at=at(2), result_stored=True
         )
@@ -130,8 +134,8 @@ class TestKnown:
         assert resolve(replace(ended, result_stored=False)).status is Status.COMPLETED
         assert resolve(OPEN).status is Status.RUNNING
 
-    def test_an_unreadable_result(self) -> None:
-        """A result that can't be decoded is there: the end shows, without outputs."""
+    def test_end_with_unreadable_result_has_no_outputs(self) -> None:
+        """A result that can't be decoded exists: the end is shown."""
         ended = replace(
             OPEN, state="SUCCESS", last_ended_attempt=1, finished_at=at(2), result_stored=True
         )
@@ -140,8 +144,8 @@ class TestKnown:
 
 
 class TestFields:
-    def test_a_success(self) -> None:
-        """Outputs, times, task, attempt, worker and owner come from where they are known."""
+    def test_success_has_all_fields(self) -> None:
+        """Outputs, times, task, attempt, worker and owner come from registry and backend."""
         record = TaskRecord(
             "x",
             "tasks.t",
@@ -177,10 +181,8 @@ class TestFields:
             "ann",
         )
 
-    def test_a_stranger(self) -> None:
-        """A task that never heard of Headway has what Celery's record says, ``result_extended``
-        included.
-        """
+    def test_task_without_headway_has_fields_of_celery(self) -> None:
+        """A task without Headway has what Celery stores, with ``result_extended``."""
         done = "2026-03-01T12:00:09+00:00"
         execution = resolve(
             None, meta("SUCCESS", 42, date_done=done, name="tasks.t", worker="w1", retries=2)
@@ -198,10 +200,8 @@ class TestFields:
         assert resolve(None, meta("PROGRESS", report())).attempt == 1
         assert resolve(None, meta("SUCCESS", date_done="yesterday", name=7)).finished_at is None
 
-    def test_outputs_and_errors_only_where_they_belong(self) -> None:
-        """A running execution has neither outputs nor an error, and no end, whatever the record
-        holds.
-        """
+    def test_running_execution_has_no_outputs_error_or_end(self) -> None:
+        """Even if the record has them."""
         running = resolve(replace(OPEN, finished_at=at(2)), meta("PROGRESS", report()))
         assert (running.outputs, running.error, running.finished_at) == (None, None, None)
 
@@ -222,18 +222,18 @@ class TestFields:
             ("REJECTED", None, ("Reject", "The worker rejected the message", None)),
         ],
     )
-    def test_failures(self, state: str, result: object, failure: tuple[Any, ...]) -> None:
-        """Whatever a FAILURE holds (fact 8), the error says it as data."""
+    def test_failure_result_becomes_error(
+        self, state: str, result: object, failure: tuple[Any, ...]
+    ) -> None:
+        """Any FAILURE result is shown as data (celery-facts#failure-meta-breaks-readers)."""
         assert resolve(
             replace(OPEN, state=state, last_ended_attempt=1), meta(state, result)
         ).error == Failure(*failure)
 
 
 class TestProgress:
-    def test_the_last_progress_is_kept(self) -> None:
-        """A job that failed at 30 % says 30 %, and so does one that was revoked, or waits for its
-        retry.
-        """
+    def test_last_progress_is_kept_after_end(self) -> None:
+        """A job that failed, was revoked or waits for its retry at 30 % shows 30 %."""
         for state in ("FAILURE", "REVOKED", "RETRY", "SUCCESS", "IGNORED"):
             record = replace(
                 OPEN,
@@ -245,65 +245,63 @@ class TestProgress:
             exception = {"exc_type": "E", "exc_message": ["m"]}
             assert resolve(record, meta(state, exception)).progress == Progress(3, 10)
 
-    def test_a_new_attempt_has_said_nothing_yet(self) -> None:
+    def test_new_attempt_starts_without_progress(self) -> None:
         """The progress of one attempt isn't shown for the next."""
         record = replace(OPEN, attempt=2, progress=Progress(3, 10), progress_attempt=1)
         assert resolve(record).progress is None
         assert resolve(replace(record, state="FAILURE", last_ended_attempt=2)).progress is None
 
-    def test_an_exception_is_no_progress(self) -> None:
-        """The message of an exception stands in the error alone."""
+    def test_exception_is_no_progress(self) -> None:
+        """The message of an exception is only in the error."""
         for state in ("FAILURE", "RETRY"):
             assert (
                 resolve(None, meta(state, {"exc_type": "E", "exc_message": ["3 of 10"]})).progress
                 is None
             )
 
-    def test_a_state_without_progress_keeps_the_last(self) -> None:
-        """A word of the task's own that counts nothing leaves the bar where it was."""
+    def test_state_without_progress_keeps_last_progress(self) -> None:
+        """A custom state without a count leaves the bar unchanged."""
         record = replace(OPEN, state="UPLOADING", progress=Progress(3, 10), progress_attempt=1)
         assert resolve(record, meta("UPLOADING")).progress == Progress(3, 10)
 
-    def test_a_strangers_report(self) -> None:
-        """Progress that existing tasks store is read as it is (contract, section 7)."""
+    def test_report_of_task_without_headway_is_read(self) -> None:
+        """Progress that existing tasks store is shown (contract, section 7)."""
         assert resolve(None, meta("PROGRESS", {"current": 4, "total": 10})).progress == Progress(
             4, 10
         )
 
 
 class TestDisagreement:
-    def test_the_registry_is_right_about_ends(self) -> None:
-        """A late PROGRESS in the backend doesn't un-end what the registry saw end, not for a moment
-        (facts 2, 3).
-        """
+    def test_late_progress_in_backend_does_not_undo_end(self) -> None:
+        """An end in the registry wins at once (celery-facts#late-progress-replaces-failure)."""
         ended = replace(
             OPEN, state="FAILURE", last_ended_attempt=1, finished_at=NOW, result_stored=True
         )
         assert resolve(ended, meta("PROGRESS", report())).status is Status.FAILED
 
-    def test_an_end_that_the_registry_missed(self) -> None:
-        """An end that a process without Headway stored is an end."""
+    def test_end_in_backend_alone_is_an_end(self) -> None:
+        """A process without Headway stored it."""
         assert resolve(OPEN, meta("FAILURE")).status is Status.FAILED
         assert resolve(TaskRecord("x", created_at=at(0)), meta("SUCCESS", 1)).outputs == 1
 
-    def test_a_late_retry(self) -> None:
-        """RETRY in the backend is an old attempt's word once the next one has begun (fact 42)."""
+    def test_late_retry_in_backend_is_ignored(self) -> None:
+        """The next attempt has started already (celery-facts#celery-undoes-its-own-ends)."""
         assert (
             resolve(replace(OPEN, attempt=2, last_ended_attempt=1), meta("RETRY")).phase
             is Phase.RUNNING
         )
 
-    def test_an_unfenced_report(self) -> None:
-        """A helper process may report past the fence, and is shown."""
+    def test_report_past_the_fence_is_shown(self) -> None:
+        """A child process of a task may report without the fence."""
         assert resolve(OPEN, meta("PROGRESS", report(3))).progress == Progress(3, 10)
 
     @pytest.mark.parametrize(
         "stored", [None, meta("PROGRESS", report()), meta("FAILURE"), meta("PENDING")]
     )
-    def test_a_result_on_its_way(self, stored: dict[str, Any] | None) -> None:
-        """Where the result follows its registry entry, the end shows with its result, or when the
-        grace is over without it.
-        """
+    def test_end_is_shown_with_its_result_or_after_grace(
+        self, stored: dict[str, Any] | None
+    ) -> None:
+        """If the result follows the registry's entry, the end waits for it for the grace period."""
         ended = replace(
             OPEN,
             attempt=2,
@@ -325,9 +323,9 @@ class TestDisagreement:
             is Status.PENDING
         )
 
-    def test_the_end_of_the_attempt_before(self) -> None:
-        """Where the result follows its registry entry, an older end in the backend doesn't end a
-        newer attempt.
+    def test_older_end_in_backend_does_not_end_newer_attempt(self) -> None:
+        """If the result follows the registry's entry, the backend may have the earlier attempt's
+        end.
         """
         second = replace(OPEN, attempt=2, last_ended_attempt=1, updated_at=at(50))
         older, newer = at(10).isoformat(), at(60).isoformat()
@@ -339,32 +337,25 @@ class TestDisagreement:
         )
         assert resolve(second, meta("PROGRESS", report(9)), atomic=False).progress is None
 
-    def test_a_report_of_the_attempt_before(self) -> None:
-        """A report of ours names its attempt. What a task stores by itself may call anything so,
-        such as its retries.
-        """
+    def test_report_of_earlier_attempt_is_ignored(self) -> None:
+        """Only Headway's own report names an attempt; other meta may use the key for anything."""
         second = replace(OPEN, attempt=2, last_ended_attempt=1, state="PROGRESS")
-        ours = to_meta((9, 10, None, None), 1.0, None, 1)
-        assert resolve(second, meta("PROGRESS", ours), atomic=False).progress is None
+        own = report(9, timestamp=1000, attempt=1)
+        assert resolve(second, meta("PROGRESS", own), atomic=False).progress is None
         assert (
-            resolve(second, meta("PROGRESS", ours | {"attempt": 2}), atomic=False).progress
+            resolve(second, meta("PROGRESS", own | {"attempt": 2}), atomic=False).progress
             is not None
         )
-        theirs = {"current": 9, "total": 10, "attempt": 1}
-        assert resolve(second, meta("PROGRESS", theirs)).progress == Progress(9, 10)
+        custom = {"current": 9, "total": 10, "attempt": 1}
+        assert resolve(second, meta("PROGRESS", custom)).progress == Progress(9, 10)
 
 
-class TestHeard:
-    SNAPSHOT = Snapshot("x", replace(OPEN, attempt=2, last_ended_attempt=1), meta("STARTED"))
+class TestCurrentReport:
+    SHOWN = Execution("x", Status.RUNNING, Phase.RUNNING, attempt=2)
 
-    def test_a_report_of_the_open_attempt(self) -> None:
-        """A published report needs no further read."""
-        said = report(4, attempt=2)
-        after = states.heard(self.SNAPSHOT, meta("PROGRESS", said), at(7))
-        assert after is not None
-        assert states.resolve(after, NOW).progress == Progress(4, 10)
-        assert after.record is not None
-        assert (after.record.updated_at, after.record.progress_attempt) == (at(7), 2)
+    def test_report_of_running_attempt_is_current(self) -> None:
+        """A published report of the running attempt needs no further read."""
+        assert states.is_current_report(self.SHOWN, meta("PROGRESS", report(4, attempt=2)))
 
     @pytest.mark.parametrize(
         "published",
@@ -378,18 +369,38 @@ class TestHeard:
             {"status": None, "result": report(4, attempt=2)},
         ],
     )
-    def test_all_else_wants_a_read(self, published: dict[str, Any]) -> None:
-        """A start, an end, another attempt's word: the registry has changed too."""
-        assert states.heard(self.SNAPSHOT, published, NOW) is None
+    def test_other_meta_is_not_current(self, published: dict[str, Any]) -> None:
+        """A start, an end or another attempt's report needs a read: the registry changed too."""
+        assert not states.is_current_report(self.SHOWN, published)
 
-    def test_nothing_is_heard_after_an_end(self) -> None:
-        """A message that was overtaken by the end is no news."""
-        ended = Snapshot("x", replace(OPEN, state="FAILURE", last_ended_attempt=1), meta("FAILURE"))
-        assert states.heard(ended, meta("PROGRESS", report(4, attempt=1)), NOW) is None
-        assert (
-            states.heard(Snapshot("x", None, None), meta("PROGRESS", report(4, attempt=1)), NOW)
-            is None
-        )
+    @pytest.mark.parametrize(
+        ("status", "phase"),
+        [
+            (Status.FAILED, Phase.FAILED),
+            (Status.PENDING, Phase.QUEUED),
+            (Status.RUNNING, Phase.STALLED),
+            (Status.RUNNING, Phase.RETRYING),
+        ],
+    )
+    def test_report_is_not_current_unless_running(self, status: Status, phase: Phase) -> None:
+        """A report that arrives after an end, or before a start, needs a read."""
+        shown = replace(self.SHOWN, status=status, phase=phase)
+        assert not states.is_current_report(shown, meta("PROGRESS", report(4, attempt=2)))
+
+
+class TestSupersedes:
+    @pytest.mark.parametrize("attempt", [1, 2])
+    def test_running_execution_is_superseded_by_any_state(self, attempt: int) -> None:
+        """A state that isn't terminal may change to any other."""
+        running = Execution("x", Status.RUNNING, Phase.RUNNING, attempt=2)
+        assert states.supersedes(running, replace(running, attempt=attempt))
+
+    def test_terminal_execution_is_superseded_by_new_attempt_only(self) -> None:
+        """Terminal is terminal, except for a later attempt."""
+        failed = Execution("x", Status.FAILED, Phase.FAILED, attempt=1)
+        running = Execution("x", Status.RUNNING, Phase.RUNNING, attempt=1)
+        assert not states.supersedes(failed, running)
+        assert states.supersedes(failed, replace(running, attempt=2))
 
 
 WRITES = st.builds(
@@ -403,7 +414,7 @@ WRITES = st.builds(
     meta=st.sampled_from([None, report(1), report(2)]),
     result=st.sampled_from([None, b"r"]),
 )
-OPENINGS = st.builds(
+STARTS = st.builds(
     AttemptStart,
     st.just("x"),
     st.just("t"),
@@ -411,7 +422,7 @@ OPENINGS = st.builds(
     st.integers(0, 3),
     st.sampled_from([None, "w1", "w2"]),
 )
-STEPS = st.lists(st.one_of(WRITES, WRITES, OPENINGS), max_size=20)
+STEPS = st.lists(st.one_of(WRITES, WRITES, STARTS), max_size=20)
 
 
 def after(record: TaskRecord | None, step: StateWrite | AttemptStart) -> TaskRecord | None:
@@ -421,11 +432,10 @@ def after(record: TaskRecord | None, step: StateWrite | AttemptStart) -> TaskRec
 
 
 class TestProperties:
+    @examples
     @given(STEPS)
-    def test_terminal_is_terminal(self, steps: list[StateWrite | AttemptStart]) -> None:
-        """Nothing that anybody writes after an end changes it: only a new attempt does, and nothing
-        does after a success.
-        """
+    def test_write_after_end_changes_nothing(self, steps: list[StateWrite | AttemptStart]) -> None:
+        """Only a new attempt follows an end, and nothing follows a success."""
         record: TaskRecord | None = None
         for step in steps:
             before, record = record, after(record, step)
@@ -433,9 +443,10 @@ class TestProperties:
                 assert isinstance(step, AttemptStart)
                 assert before.state != "SUCCESS"
 
+    @examples
     @given(STEPS)
-    def test_attempts_only_grow(self, steps: list[StateWrite | AttemptStart]) -> None:
-        """An attempt's number is never given out twice, and none ends that hasn't begun."""
+    def test_attempt_numbers_only_grow(self, steps: list[StateWrite | AttemptStart]) -> None:
+        """No attempt number is used twice, and no attempt ends before it starts."""
         record = TaskRecord("x")
         for step in steps:
             new = after(record, step) or record
@@ -446,11 +457,12 @@ class TestProperties:
                 assert new.is_open
             record = new
 
+    @examples
     @given(STEPS, st.integers(0, 3))
-    def test_no_older_attempt_is_let_in(
+    def test_write_of_older_attempt_is_refused(
         self, steps: list[StateWrite | AttemptStart], attempt: int
     ) -> None:
-        """However it came to it, an attempt that isn't the newest may not write."""
+        """Only the newest attempt may write, after any sequence of steps."""
         record: TaskRecord | None = None
         for step in steps:
             record = after(record, step)
@@ -459,6 +471,7 @@ class TestProperties:
                 record, StateWrite("x", "PROGRESS", NOW, attempt=attempt)
             )
 
+    @examples
     @given(
         STEPS,
         st.sampled_from(
@@ -468,12 +481,10 @@ class TestProperties:
             ]
         ),
     )
-    def test_an_execution_never_contradicts_itself(
+    def test_fields_of_execution_are_consistent(
         self, steps: list[StateWrite | AttemptStart], stored: dict[str, Any] | None
     ) -> None:
-        """Whatever was written and whatever is stored: phase and status fit, ends have their end,
-        and only they.
-        """
+        """Phase and status match, and only ends have an end, after any sequence of steps."""
         record: TaskRecord | None = None
         for step in steps:
             record = after(record, step)
@@ -489,11 +500,9 @@ class TestProperties:
             assert execution.outputs is None or execution.status is Status.COMPLETED
 
 
-class TestRegistered:
-    def test_created_no_later_than_begun(self) -> None:
-        """A task that was first heard of from its worker, and is published again by a retry, was
-        made before it began.
-        """
+class TestRegistration:
+    def test_created_at_is_not_after_started_at(self) -> None:
+        """A retry may register a task that the store first saw from its worker."""
         registration = Registration("x", "tasks.t", at(5), owner="ann")
         assert states.apply_registration(OPEN, registration).created_at == at(1)
         assert states.apply_registration(None, registration).created_at == at(5)
@@ -501,8 +510,8 @@ class TestRegistered:
             replace(OPEN, created_at=at(0)), registration
         ).created_at == at(0)
 
-    def test_the_result_that_has_expired(self) -> None:
-        """Only the success of a result that was stored and is gone may be opened."""
+    def test_success_may_start_again_if_stored_result_is_gone(self) -> None:
+        """A success that stored no result may not."""
         success = replace(OPEN, state="SUCCESS", last_ended_attempt=1, result_stored=True)
         assert not states.allows_start(success)
         assert states.allows_start(success, result_gone=True)

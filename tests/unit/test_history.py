@@ -1,4 +1,4 @@
-"""``GET /executions/{id}/history``, over the fakes."""
+"""``GET /executions/{id}/history`` over the in-memory store and feed."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def server() -> Iterator[MountedApp]:
         yield made
 
 
-def begun(server: MountedApp) -> None:
+def publish_and_start(server: MountedApp) -> None:
     server.publish("x")
     server.begin("x")
 
 
-def test_the_course_over_two_attempts(server: MountedApp) -> None:
-    """Each report with its attempt and its time, oldest first, after the end as well."""
-    begun(server)
+def test_history_has_reports_of_all_attempts(server: MountedApp) -> None:
+    """Each report with its attempt and time, oldest first, also after the end."""
+    publish_and_start(server)
     server.report("x", 3, 10, "Fetching", batch="3")
     server.clock.tick(1.5)
     server.report("x", 4, 0)
@@ -64,14 +64,14 @@ def test_the_course_over_two_attempts(server: MountedApp) -> None:
     }
 
 
-def test_nothing_yet(server: MountedApp) -> None:
-    """A queued job has a history, of nothing."""
+def test_history_of_queued_task_is_empty(server: MountedApp) -> None:
+    """An empty history is complete."""
     server.publish("x")
     assert server.client.get(HISTORY).json == {"execution_id": "x", "complete": True, "reports": []}
 
 
-def test_what_was_not_kept_is_not_complete(server: MountedApp) -> None:
-    """A task of a worker without Headway: its progress is known, the way to it isn't."""
+def test_history_of_task_without_headway_is_incomplete(server: MountedApp) -> None:
+    """Its progress is known, its earlier reports aren't."""
     server.store.put_result("x", {"status": "PROGRESS", "result": {"current": 3, "total": 10}})
     assert server.client.get(HISTORY).json == {
         "execution_id": "x",
@@ -80,9 +80,9 @@ def test_what_was_not_kept_is_not_complete(server: MountedApp) -> None:
     }
 
 
-def test_thinned_out(server: MountedApp) -> None:
-    """A long course says that some are missing, and has its begin and its end."""
-    begun(server)
+def test_long_history_is_thinned_out(server: MountedApp) -> None:
+    """A thinned out history is marked as incomplete, and has its first and last report."""
+    publish_and_start(server)
     for number in range(1500):
         server.clock.tick(1)
         server.report("x", number, 1500)
@@ -92,34 +92,34 @@ def test_thinned_out(server: MountedApp) -> None:
     assert (body["reports"][0]["current"], body["reports"][-1]["current"]) == (0, 1499)
 
 
-def test_who_has_it_already(server: MountedApp) -> None:
-    """The same history is a 304; it changes with a report, and not with the end."""
-    begun(server)
+def test_unchanged_history_is_304(server: MountedApp) -> None:
+    """The ETag changes with a report, and not with the end."""
+    publish_and_start(server)
     server.report("x", 1, 5)
-    known = {"If-None-Match": server.client.get(HISTORY).headers["ETag"]}
-    assert server.client.get(HISTORY, headers=known).status_code == 304
+    cached = {"If-None-Match": server.client.get(HISTORY).headers["ETag"]}
+    assert server.client.get(HISTORY, headers=cached).status_code == 304
     server.end("x")
-    answer = server.client.get(HISTORY, headers=known)
-    assert (answer.status_code, answer.headers["Cache-Control"]) == (304, "no-cache")
-    assert "Retry-After" not in answer.headers
+    response = server.client.get(HISTORY, headers=cached)
+    assert (response.status_code, response.headers["Cache-Control"]) == (304, "no-cache")
+    assert "Retry-After" not in response.headers
 
 
-def test_a_report_is_news(server: MountedApp) -> None:
-    """With one more report it is another history, and while it runs it says when to come back."""
-    begun(server)
+def test_new_report_changes_etag(server: MountedApp) -> None:
+    """While the task runs, the response says when to ask again."""
+    publish_and_start(server)
     server.report("x", 1, 5)
-    known = {"If-None-Match": server.client.get(HISTORY).headers["ETag"]}
+    cached = {"If-None-Match": server.client.get(HISTORY).headers["ETag"]}
     server.report("x", 2, 5)
-    answer = server.client.get(HISTORY, headers=known)
-    assert answer.status_code == 200
-    assert "Retry-After" in answer.headers
+    response = server.client.get(HISTORY, headers=cached)
+    assert response.status_code == 200
+    assert "Retry-After" in response.headers
 
 
-def test_faults(server: MountedApp) -> None:
-    """Unknown, malformed, expired and away: as the execution itself."""
+def test_history_has_problems_of_execution(server: MountedApp) -> None:
+    """Unknown, malformed, expired and unavailable: as for the execution itself."""
     assert_problem(server.client.get(HISTORY), 404, "Execution 'x' not found")
     assert_problem(server.client.get(HISTORY.replace("x/h", "%0A/h")), 422, "printable")
-    begun(server)
+    publish_and_start(server)
     server.report("x", 1, 5)
     server.end("x")
     server.clock.tick(86401)
@@ -128,15 +128,15 @@ def test_faults(server: MountedApp) -> None:
     assert_problem(server.client.get(HISTORY), 503)
 
 
-def test_only_for_who_may_read_it() -> None:
-    """It is asked for as the execution itself is."""
-    asked: list[tuple[Action, str | None]] = []
+def test_history_requires_read_permission() -> None:
+    """Authorization asks for the same action as for the execution."""
+    requested: list[tuple[Action, str | None]] = []
 
-    def authorize(who: object, action: Action, execution_id: str | None) -> bool:
-        asked.append((action, execution_id))
+    def authorize(identity: object, action: Action, execution_id: str | None) -> bool:
+        requested.append((action, execution_id))
         return False
 
     with mounted_app(authorize=authorize) as server:
-        begun(server)
+        publish_and_start(server)
         assert_problem(server.client.get(HISTORY), 403)
-    assert asked == [(Action.READ, "x")]
+    assert requested == [(Action.READ, "x")]
