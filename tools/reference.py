@@ -72,7 +72,7 @@ DISPLAY_NAMES = {"Reporter": "ctx.progress"}
 #: Classes that users instantiate. The constructors of the others are not documented.
 CONSTRUCTED = ("Headway", "Client")
 #: The documented members of classes that also have public members for Celery or for this package.
-MEMBERS: dict[str, tuple[str, ...]] = {"ProgressTask": (), "Headway": ("init_app", "look")}
+MEMBERS: dict[str, tuple[str, ...]] = {"ProgressTask": (), "Headway": ("init_app", "get_execution")}
 
 
 def main() -> int:

@@ -90,8 +90,8 @@ class Settings:
         for origin in self.origins:
             if "://" not in origin or origin.count("/") != 2:
                 raise ConfigurationError(
-                    "An origin is scheme://host[:port], such as https://app.example.com; "
-                    f"{origin!r} is not valid"
+                    f"origins: {origin!r} is not valid; an origin is scheme://host[:port], such as "
+                    "https://app.example.com"
                 )
         for name in (
             "max_wait",

@@ -35,7 +35,7 @@ class TestRegister:
         )
         subject.store.register([registration])
         assert subject.record("a") == states.apply_registration(None, registration)
-        assert states.resolve(subject.look("a"), at(1)).status is Status.PENDING
+        assert states.resolve(subject.snapshot("a"), at(1)).status is Status.PENDING
 
     def test_many_at_once(self, subject: StoreUnderTest) -> None:
         """All tasks of one call are known after it, an id that is named twice and an empty call
@@ -75,13 +75,13 @@ class TestRegister:
             subject.write("a", "SUCCESS", now + 3, attempt=1, no_result=True)
         else:
             subject.store.write(StateWrite("a", "SUCCESS", at(now + 3), attempt=1))
-        assert states.resolve(subject.look("a"), at(now + 60)).status is Status.COMPLETED
+        assert states.resolve(subject.snapshot("a"), at(now + 60)).status is Status.COMPLETED
         assert subject.open("a", now + 61).attempt == 0, "a redelivery"
         subject.store.register([replace(publish[0], created_at=at(now + 62))])
-        again = states.resolve(subject.look("a"), at(now + 63))
+        again = states.resolve(subject.snapshot("a"), at(now + 63))
         assert (again.status, again.progress, again.finished_at) == (Status.PENDING, None, None)
         assert subject.open("a", now + 64).attempt == 2
-        assert states.resolve(subject.look("a"), at(now + 65)).status is Status.RUNNING
+        assert states.resolve(subject.snapshot("a"), at(now + 65)).status is Status.RUNNING
         assert subject.write("a", "PROGRESS", now + 66, attempt=2, result=report(4, attempt=2))
 
     def test_a_success_with_a_result_is_not_taken_back(self, subject: StoreUnderTest) -> None:
@@ -177,7 +177,7 @@ class TestOpen:
         assert not subject.write("a", "PROGRESS", 3, attempt=0, result=report())
         assert not subject.write("a", "SUCCESS", 3, attempt=0, result=43)
         assert subject.record("a") == before
-        assert subject.look("a").meta["result"] == 42  # type: ignore[index]
+        assert subject.snapshot("a").meta["result"] == 42  # type: ignore[index]
 
     def test_a_success_whose_result_has_expired_holds_its_id_no_longer(
         self, subject: StoreUnderTest
@@ -200,9 +200,9 @@ class TestOpen:
         subject.write("a", "RETRY", 2, attempt=1)
         answer = subject.open("a", 3, retries=1, delivery_id="r2")
         assert answer == AttemptStarted(2, previous=Progress(4, 10))
-        before = subject.look("a")
+        before = subject.snapshot("a")
         assert subject.open("a", 4, retries=1, delivery_id="r2") == answer
-        assert subject.look("a") == before
+        assert subject.snapshot("a") == before
         subject.write(
             "a", "FAILURE", 5, retries=1, result={"exc_type": "WorkerLostError", "exc_message": []}
         )
@@ -215,10 +215,10 @@ class TestOpen:
         that one.
         """
         assert subject.open("a", 0, retries=1, delivery_id="r2").attempt == 2
-        before = subject.look("a")
+        before = subject.snapshot("a")
         assert subject.open("a", 1, delivery_id="r1", retry_published=True) == AttemptStarted(0)
         assert not subject.write("a", "RETRY", 1, attempt=0)
-        assert subject.look("a") == before
+        assert subject.snapshot("a") == before
         assert subject.open("b", 0, delivery_id="r1", retry_published=True).attempt == 1, (
             "it has not begun"
         )
@@ -259,11 +259,11 @@ class TestOpen:
         )
         subject.open("a", 100)
         assert (
-            states.resolve(subject.look("a"), at(101)).status is Status.RUNNING
+            states.resolve(subject.snapshot("a"), at(101)).status is Status.RUNNING
             or not subject.store.keeps_results
         )
         if subject.store.keeps_results:
-            assert subject.look("a").meta["status"] == "STARTED"  # type: ignore[index]
+            assert subject.snapshot("a").meta["status"] == "STARTED"  # type: ignore[index]
 
     def test_the_start_is_kept_where_asked(self, subject: StoreUnderTest) -> None:
         """The STARTED record is the result where Celery tracks starts; else the execution has none
@@ -291,7 +291,7 @@ class TestWrite:
             at(2),
             0,
         )
-        assert subject.look("a").meta["result"]["current"] == 4  # type: ignore[index]
+        assert subject.snapshot("a").meta["result"]["current"] == 4  # type: ignore[index]
 
     @pytest.mark.parametrize("end", ENDS)
     @pytest.mark.parametrize(
@@ -303,11 +303,11 @@ class TestWrite:
         """
         subject.open("a", 0, worker="w1")
         subject.write("a", end, 1, attempt=1, result="the end")
-        before = subject.look("a")
+        before = subject.snapshot("a")
         assert not subject.write("a", late, 2, attempt=1, result=report())
         assert not subject.write("a", late, 2, retries=0, worker="w1", result=report())
         assert not subject.write("a", late, 2, result=report())
-        assert subject.look("a") == before
+        assert subject.snapshot("a") == before
 
     def test_an_older_attempt_is_refused(self, subject: StoreUnderTest) -> None:
         """Of two runs of one message the newer one writes: progress doesn't go back (fact 13)."""
@@ -346,7 +346,7 @@ class TestWrite:
             result={"exc_type": "TimeLimitExceeded", "exc_message": []},
         )
         assert not subject.write("a", "PROGRESS", 3, attempt=1, result=report(9))
-        execution = states.resolve(subject.look("a"), at(4))
+        execution = states.resolve(subject.snapshot("a"), at(4))
         assert (execution.status, execution.progress) == (Status.FAILED, Progress(3, 10))
 
     def test_a_bystander_of_an_older_run_is_refused(self, subject: StoreUnderTest) -> None:
@@ -397,7 +397,7 @@ class TestWrite:
         """
         subject.store.register([Registration("a", "tasks.t", at(0))])
         assert subject.write("a", "REVOKED", 1, retries=0, worker="w1")
-        assert states.resolve(subject.look("a"), at(2)).status is Status.CANCELLED
+        assert states.resolve(subject.snapshot("a"), at(2)).status is Status.CANCELLED
         subject.open("b", 0)
         subject.write("b", "RETRY", 1, attempt=1)
         assert subject.write("b", "REVOKED", 2, retries=1, worker="w2")
@@ -413,7 +413,7 @@ class TestWrite:
         subject.store.request_cancel("a", at(4))
         assert subject.store.revoke("a", "cancelled", at(5))
         assert not subject.store.revoke("a", "cancelled", at(6))
-        execution = states.resolve(subject.look("a"), at(7))
+        execution = states.resolve(subject.snapshot("a"), at(7))
         assert (execution.status, execution.progress, execution.finished_at) == (
             Status.CANCELLED,
             Progress(3, 10),
@@ -442,7 +442,7 @@ class TestWrite:
             False,
             Progress(3, 10),
         )
-        assert states.resolve(subject.look("a"), at(60)).status is Status.COMPLETED
+        assert states.resolve(subject.snapshot("a"), at(60)).status is Status.COMPLETED
         subject.forget("a")
         assert subject.record("a").progress == Progress(3, 10)
 
@@ -502,7 +502,7 @@ class TestWrite:
 class TestRead:
     def test_unknown(self, subject: StoreUnderTest) -> None:
         """An id that was never seen is an empty answer."""
-        snapshot = subject.look("never")
+        snapshot = subject.snapshot("never")
         assert (snapshot.task_id, snapshot.record, snapshot.meta) == ("never", None, None)
         assert subject.store.read([]) == []
 
@@ -563,7 +563,7 @@ class TestRead:
     def test_what_others_stored_is_read(self, subject: StoreUnderTest) -> None:
         """A task that no Headway ever saw has a snapshot without a record."""
         subject.put("a", "PROGRESS", report(3))
-        snapshot = subject.look("a")
+        snapshot = subject.snapshot("a")
         assert snapshot.record is None
         assert states.resolve(snapshot, at(0)).progress == Progress(3, 10)
 
@@ -580,7 +580,7 @@ class TestRead:
         with ThreadPoolExecutor(2) as pool:
             done = pool.submit(reports)
             while not done.done():
-                snapshot = subject.look("a")
+                snapshot = subject.snapshot("a")
                 record = snapshot.record
                 assert record is not None
                 if record.state == "PROGRESS":
@@ -665,7 +665,7 @@ class TestMemoryStore:
         subject.write("a", "SUCCESS", 1, attempt=1, result=1)
         assert subject.meta("a") is not None
         now[0] = at(3601)
-        assert subject.look("a") == replace(subject.look("a"), meta=None)
+        assert subject.snapshot("a") == replace(subject.snapshot("a"), meta=None)
 
     def test_subscribers_hear_what_is_let_in(self) -> None:
         """Starts, reports and ends are told in order, with Celery's record; what is refused is not."""

@@ -25,19 +25,19 @@ LONG, SHORT = 600.0, 0.05
 
 
 def phase(subject: StoreUnderTest, task_id: str = "a") -> Phase:
-    return states.resolve(subject.look(task_id), at(1)).phase
+    return states.resolve(subject.snapshot(task_id), at(1)).phase
 
 
 def falls_silent(subject: StoreUnderTest) -> None:
     """The last sign of "a" is over."""
-    until(lambda: subject.look("a").alive is False, what="the signs to stop")
+    until(lambda: subject.snapshot("a").alive is False, what="the signs to stop")
 
 
 class TestSigns:
     def test_silence_means_nothing_at_first(self, subject: StoreUnderTest) -> None:
         """An attempt whose worker never gave a sign isn't stalled."""
         subject.open("a", worker="w")
-        assert subject.look("a").alive is None
+        assert subject.snapshot("a").alive is None
         assert phase(subject) is Phase.RUNNING
 
     def test_signs_that_stop(self, subject: StoreUnderTest) -> None:
@@ -47,7 +47,7 @@ class TestSigns:
         falls_silent(subject)
         assert phase(subject) is Phase.STALLED
         subject.store.heartbeat(["a"], "w", LONG)
-        assert subject.look("a").alive is True
+        assert subject.snapshot("a").alive is True
         assert phase(subject) is Phase.RUNNING
 
     def test_who_reports_lives(self, subject: StoreUnderTest) -> None:
@@ -64,7 +64,7 @@ class TestSigns:
             falls_silent(subject)
             now = (datetime.now(UTC) - at(0)).total_seconds()
             assert subject.write("a", "PROGRESS", now, attempt=1, result=report())
-            return subject.look("a").alive is True
+            return subject.snapshot("a").alive is True
 
         until(reported, what="a report that is a sign")
 
@@ -74,7 +74,7 @@ class TestSigns:
         subject.store.heartbeat(["a"], "w", SHORT)
         falls_silent(subject)
         subject.write("a", "PROGRESS", 1, result=report())
-        assert subject.look("a").alive is False
+        assert subject.snapshot("a").alive is False
 
     def test_a_new_attempt_begins_without(self, subject: StoreUnderTest) -> None:
         """The signs of the attempt before say nothing of the new one, neither while they last nor
@@ -83,15 +83,15 @@ class TestSigns:
         subject.open("a", worker="w")
         subject.store.heartbeat(["a"], "w", LONG)
         subject.open("a", 1, worker="w")
-        assert subject.look("a").alive is None
+        assert subject.snapshot("a").alive is None
         subject.store.heartbeat(["a"], "w", LONG)
-        assert subject.look("a").alive is True
+        assert subject.snapshot("a").alive is True
 
     def test_only_its_own_worker(self, subject: StoreUnderTest) -> None:
         """The worker that lost a task (fact 13) gives no sign for the one that has it now."""
         subject.open("a", worker="w2")
         subject.store.heartbeat(["a"], "w1", LONG)
-        assert subject.look("a").alive is None
+        assert subject.snapshot("a").alive is None
 
     @pytest.mark.parametrize("state", ["RETRY", *sorted(READY_STATES)])
     def test_what_has_ended_has_no_life(self, subject: StoreUnderTest, state: str) -> None:
@@ -102,7 +102,7 @@ class TestSigns:
         before = subject.record("a")
         subject.store.heartbeat(["a"], "w", LONG)
         assert subject.record("a") == before
-        assert subject.look("a").alive is None
+        assert subject.snapshot("a").alive is None
 
     def test_many_at_once_and_who_is_unknown(self, subject: StoreUnderTest) -> None:
         """One call serves all; ids that nobody knows stay unknown, and none at all is fine."""
@@ -112,7 +112,7 @@ class TestSigns:
         assert [each.alive for each in subject.store.read([f"t{n}" for n in range(20)])] == [
             True
         ] * 20
-        assert subject.look("t20").record is None
+        assert subject.snapshot("t20").record is None
         assert subject.store.heartbeat([], "w", LONG) == frozenset()
 
     def test_the_cancel_comes_back(self, subject: StoreUnderTest) -> None:
@@ -129,7 +129,7 @@ class TestCancel:
     def test_an_unknown_id(self, subject: StoreUnderTest) -> None:
         """Nobody knows it: nothing is noted."""
         assert subject.store.request_cancel("a", at(0)) is None
-        assert subject.look("a").record is None
+        assert subject.snapshot("a").record is None
 
     def test_a_queued_one(self, subject: StoreUnderTest) -> None:
         """It is cancelling, and the attempt that opens is told."""

@@ -283,7 +283,7 @@ class Machine(RuleBasedStateMachine):
 
     def status(self, task_id: str) -> Status | None:
         try:
-            return states.resolve(self.subject.look(task_id), at(0)).status
+            return states.resolve(self.subject.snapshot(task_id), at(0)).status
         except ExecutionExpired:
             return None
 

@@ -661,7 +661,7 @@ class TestResults:
         subject.open("a")
         subject.write("a", "PROGRESS", attempt=1, result=report())
         subject.write("a", "FAILURE", attempt=1, result=ValueError("no"))
-        execution = states.resolve(subject.look("a"), at(2))
+        execution = states.resolve(subject.snapshot("a"), at(2))
         assert (execution.status, execution.progress) == (Status.FAILED, Progress(3, 10))
         assert execution.error is not None
         assert (execution.error.type, execution.error.message) == ("ValueError", "no")
@@ -679,7 +679,7 @@ class TestResults:
             b"\x00celery-compressed\x00application/x-gzip\x00rubbish",
         ):
             client_of(redis).set(KEY, garbage)
-            assert states.resolve(redis.look("a"), at(2)).status is Status.COMPLETED
+            assert states.resolve(redis.snapshot("a"), at(2)).status is Status.COMPLETED
         assert "unreadable" in caplog.text
 
     @pytest.mark.parametrize(

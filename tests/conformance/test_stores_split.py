@@ -48,7 +48,7 @@ def test_what_happens_between_two_reads(
         return results(task_ids)
 
     monkeypatch.setattr(subject.store, "_results", meanwhile)
-    execution = states.resolve(subject.look("a"), at(4))
+    execution = states.resolve(subject.snapshot("a"), at(4))
     subject.store.close()
     assert (execution.status, execution.attempt) == (
         (Status.COMPLETED, 2) if state == "SUCCESS" else (Status.RUNNING, 2)
@@ -68,7 +68,7 @@ def test_a_report_whose_result_is_on_its_way(tmp_path: Path) -> None:
             "a", "PROGRESS", at(3), attempt=2, meta=report(1, attempt=2), result_follows=True
         )
     )
-    execution = states.resolve(subject.look("a"), at(4))
+    execution = states.resolve(subject.snapshot("a"), at(4))
     subject.store.close()
     assert (execution.attempt, execution.progress) == (2, Progress(1, 10))
 

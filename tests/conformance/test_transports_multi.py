@@ -86,22 +86,22 @@ def test_who_asks_again_at_once(
     answered again.
     """
     order = {"subscribe": [run.succeed().id if known else "nobody"]}
-    put, last = ViewerConnection.put, "completed" if known else "error"
+    enqueue, last = ViewerConnection.enqueue, "completed" if known else "error"
     asked: list[bool] = []
 
     def put_and_ask(line: ViewerConnection, item: Any) -> Any:
-        answer = put(line, item)
+        answer = enqueue(line, item)
         if getattr(item, "kind", "") == last and not asked:
             asked.append(True)
             [viewer] = home.webs[0].headway.hub.supervisor._streams
-            assert isinstance(viewer, websocket_multi.ManyViewer)
+            assert isinstance(viewer, websocket_multi.MultiViewer)
             viewer.on_message(json.dumps(order))
         return answer
 
     monkeypatch.setattr(
         home.webs[0].headway.policy, "permit", lambda *_: None
     )  # it would want the request's own thread
-    monkeypatch.setattr(ViewerConnection, "put", put_and_ask)
+    monkeypatch.setattr(ViewerConnection, "enqueue", put_and_ask)
     talker.say(**order)
     once = [("status", run.id), ("completed", run.id)] if known else [("not_found", "nobody")]
     assert talker.told(2 * len(once)) == once * 2
@@ -164,7 +164,7 @@ def test_ten_thousand_ids(home: InprocessServer, talker: Talker, run: FakeExecut
     goes makes room.
     """
     ids = [home.runs.publish().id for _ in range(10_000)]
-    assert len(json.dumps({"subscribe": ids})) < websocket_multi.ManyViewer.max_message
+    assert len(json.dumps({"subscribe": ids})) < websocket_multi.MultiViewer.max_message
     talker.say(subscribe=ids)
     frames = [talker.next() for _ in range(websocket_multi.MAX_WATCHED + 1)]
     [refusal] = [frame for frame in frames if frame["type"] == "error"]

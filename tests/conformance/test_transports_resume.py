@@ -8,7 +8,6 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from unittest import mock
 
 import pytest
 import requests
@@ -192,7 +191,8 @@ def test_who_has_seen_the_end_before_it_is_read(monkeypatch: pytest.MonkeyPatch)
                 return read(task_ids)
 
         monkeypatch.setattr(home.store, "read", held)
-        with gate, mock.patch.object(sse, "FIRST_READ", 0.0):
+        home.webs[0].headway.hub.first_read = 0.0
+        with gate:
             viewer.come_back(home.url)
         assert viewer._answer.status_code == 200
         lines = viewer._answer.iter_lines(chunk_size=1)
@@ -204,7 +204,7 @@ def test_a_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
     fact 14).
     """
     monkeypatch.setattr(
-        supervisor, "CHECK_INTERVAL", PATIENCE
+        supervisor, "STREAM_CHECK_INTERVAL", PATIENCE
     )  # it would take a held up server for a client that reads nothing
     with inprocess_server(ping_interval=0.05) as home:
         run = home.runs.begin()

@@ -154,13 +154,13 @@ class StoreUnderTest:
 
     def record(self, task_id: str) -> TaskRecord:
         """What the registry knows of a task that it knows."""
-        record = self.look(task_id).record
+        record = self.snapshot(task_id).record
         assert record is not None
         return record
 
     def meta(self, task_id: str) -> Mapping[str, Any] | None:
         """What the result backend has."""
-        return self.look(task_id).meta
+        return self.snapshot(task_id).meta
 
 
 def slow_tolerant(waits: T, timeout: float = PATIENCE) -> T:

@@ -194,7 +194,7 @@ class TestWorkers:
         """Force that reaches nobody is a 503; the wish stands."""
         response = cancel(cut_off, "running", {"terminate": True})
         assert_problem(response, 503, "broker")
-        assert cut_off.headway.look("running").phase is Phase.CANCELLING
+        assert cut_off.headway.get_execution("running").phase is Phase.CANCELLING
 
 
 class TestRefused:
@@ -227,7 +227,7 @@ class TestRefused:
     def test_ended(self, server: MountedApp, execution_id: str, word: str) -> None:
         """409 for what has ended: it stays what it is."""
         assert_problem(cancel(server, execution_id), 409, f"is {word} already")
-        assert server.headway.look(execution_id).status.value == word
+        assert server.headway.get_execution(execution_id).status.value == word
 
     @pytest.mark.parametrize("published", [True, False])
     def test_ended_by_a_worker_without_headway(
@@ -250,7 +250,7 @@ class TestRefused:
         response = cancel(server, "running", {"terminate": True})
         server.store.away = False
         assert response.status_code == 503
-        assert server.headway.look("running").phase is Phase.RUNNING
+        assert server.headway.get_execution("running").phase is Phase.RUNNING
         assert workers.told() == []
 
     @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ class TestRefused:
     def test_a_wrong_body(self, server: MountedApp, body: Any, sentence: str) -> None:
         """422 says what is wrong, and nothing is asked."""
         assert_problem(cancel(server, "running", body), 422, sentence)
-        assert server.headway.look("running").phase is Phase.RUNNING
+        assert server.headway.get_execution("running").phase is Phase.RUNNING
 
     def test_an_empty_body_is_none(self, server: MountedApp) -> None:
         """`{}`, no body, and an empty one say the same."""
@@ -286,7 +286,7 @@ class TestRefused:
     def test_a_foreign_page(self, server: MountedApp) -> None:
         """Another site's page can't cancel."""
         assert_problem(cancel(server, "running", headers={"Origin": "https://evil.example"}), 403)
-        assert server.headway.look("running").phase is Phase.RUNNING
+        assert server.headway.get_execution("running").phase is Phase.RUNNING
 
 
 class TestWhoMay:
@@ -303,7 +303,7 @@ class TestWhoMay:
             assert_problem(
                 cancel(server, "running", data=b"not json"),
                 403,
-                "You may not cancel execution 'running'",
+                "Not allowed to cancel execution 'running'",
             )
         assert asked == [(Action.CANCEL, "running")]
 

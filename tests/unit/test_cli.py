@@ -432,10 +432,10 @@ class TestCancel:
         """Without --yes it asks; what isn't a yes cancels nothing."""
         way.server.publish("a")
         assert way.run("cancel", "a", input="n\n").exit_code == 2
-        assert way.server.headway.look("a").phase == "queued"
+        assert way.server.headway.get_execution("a").phase == "queued"
         result = way.run("cancel", "a", input="y\n")
         assert result.exit_code == 0, result.output
-        assert way.server.headway.look("a").phase == "cancelling"
+        assert way.server.headway.get_execution("a").phase == "cancelling"
 
     def test_nobody_answers(self, way: Way) -> None:
         """Where nobody is there to answer, nothing is cancelled, and --yes is what would help."""
@@ -443,7 +443,7 @@ class TestCancel:
         result = way.run("cancel", "a", input="")
         assert result.exit_code == 2
         assert "give --yes" in result.stderr
-        assert way.server.headway.look("a").phase == "queued"
+        assert way.server.headway.get_execution("a").phase == "queued"
 
     def test_each_is_told(self, way: Way) -> None:
         """Each is asked, whatever becomes of the others: 1 where one had ended, 2 where one is

@@ -110,12 +110,12 @@ class TestAsking:
     def test_get_and_progress(self, server: MountedApp, client: Client) -> None:
         """An execution and its progress are Headway's own records, as the server has them."""
         server.publish("a")
-        assert client.get("a") == server.headway.look("a")
+        assert client.get("a") == server.headway.get_execution("a")
         assert client.progress("a") is None
         server.begin("a")
         server.report("a", 2, 5, "two", rows="7")
-        assert client.get("a") == server.headway.look("a")
-        assert client.progress("a") == server.headway.look("a").progress
+        assert client.get("a") == server.headway.get_execution("a")
+        assert client.progress("a") == server.headway.get_execution("a").progress
 
     def test_history(self, server: MountedApp, client: Client) -> None:
         """The history is Headway's own record, as the server's store has it."""
@@ -144,7 +144,7 @@ class TestAsking:
         assert len(list(client.list(status=["running", "pending"], task="tasks.odd"))) == 3
         assert list(client.list(limit=0)) == []
         assert [
-            each.execution_id for each in client.list(since=server.headway.look("e6").created_at)
+            each.execution_id for each in client.list(since=server.headway.get_execution("e6").created_at)
         ] == ["e7", "e6"]
 
     def test_cancel(self, server: MountedApp, client: Client) -> None:

@@ -19,7 +19,8 @@ from headway.core.frames import error_frame
 from headway.errors import TooManyRequests
 from headway.server.counters import Count, Counts
 from headway.server.streams import limits, rfc6455
-from headway.server.streams.changes import Backlog, Frame
+from headway.server.streams.backlog import Backlog
+from headway.server.streams.changes import Frame
 from headway.server.streams.connection import MAX_WAITING, Bytes, ViewerConnection
 from headway.server.streams.flusher import SelectorFlusher
 from headway.server.streams.hub import utc_now
@@ -62,7 +63,7 @@ def test_backlog(items: list[tuple[str, str]]) -> None:
         frame(kind, execution_id, number) for number, (kind, execution_id) in enumerate(items)
     ]
     for each in enqueue:
-        backlog.enqueue(each)
+        backlog.put(each)
     taken = list(iter(backlog.take, None))
     for execution_id in "ab":
         of_it = [each for each in enqueue if each.execution_id == execution_id]
@@ -108,7 +109,7 @@ class Pair:
 def pair() -> Iterator[Pair]:
     pair = Pair()
     yield pair
-    pair.line.shutdown_both()
+    pair.line.shutdown()
     pair.ours.close()
     pair.viewer.close()
 
@@ -183,7 +184,7 @@ def test_nothing_follows_a_close(pair: Pair) -> None:
     pair.line.send(pong + close)
     pair.line.enqueue(frame("progress", "x", 3))
     pair.line.send(pong)
-    pair.line.shutdown_both()
+    pair.line.shutdown()
     assert pair.viewer.recv(65536).endswith(pong + end.on_wire + pong + close)
 
 
@@ -195,7 +196,7 @@ def test_line_of_a_viewer_that_left(pair: Pair) -> None:
     pair.line.enqueue(frame("status", "x", 1))
     pair.line.enqueue(Bytes(PING))
     pair.viewer.close()
-    until(lambda: pair.line.broken and not pair.line.waiting)
+    until(lambda: pair.line.closed and not pair.line.waiting)
     pair.line.enqueue(frame("status", "x", 2))
     assert not pair.line.waiting
     assert pair.counts[Count.DROPPED] == 3
@@ -205,7 +206,7 @@ def test_line_that_is_shut_while_it_waits(pair: Pair) -> None:
     """A line that is given up takes its flusher's thread along (the room is left empty)."""
     pair.line.enqueue(Bytes(b"-" * 500_000))
     assert pair.line.waiting
-    pair.line.shutdown_both()
+    pair.line.shutdown()
     assert not pair.line.waiting
 
 
@@ -219,7 +220,7 @@ def test_slow_lines_share_one_flusher() -> None:
     for pair in reversed(pairs):
         assert len(pair.read(300_000)) == 300_000
     for pair in pairs:
-        pair.line.shutdown_both()
+        pair.line.shutdown()
         pair.ours.close()
         pair.viewer.close()
 
@@ -270,7 +271,7 @@ def test_budget() -> None:
         limiter.slot(Transport.POLL),
     ):
         pass
-    assert limiter.taken == 0
+    assert limiter.in_use == 0
     assert (limiter.refused(Transport.SOCKET), limiter.refused(Transport.POLL)) == (0, 1)
     assert ConnectionLimiter(10**9).limit == limits.DEFAULT_CAPACITY
     assert ConnectionLimiter().limit == limits.DEFAULT_CAPACITY
@@ -328,8 +329,8 @@ def test_keeper_checks_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each stream is looked after again and again, and one that fails doesn't keep the others from
     it.
     """
-    monkeypatch.setattr("headway.server.streams.supervisor.CHECK_INTERVAL", 0.01)
-    monkeypatch.setattr("headway.server.streams.supervisor.WATCH_INTERVAL", 0.01)
+    monkeypatch.setattr("headway.server.streams.supervisor.STREAM_CHECK_INTERVAL", 0.01)
+    monkeypatch.setattr("headway.server.streams.supervisor.SERVER_CHECK_INTERVAL", 0.01)
     supervisor, bad, good = StreamSupervisor(), Recorded(), Recorded()
     bad.fails = True
     with supervisor.supervise(bad), supervisor.supervise(good):

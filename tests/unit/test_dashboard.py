@@ -73,7 +73,7 @@ def test_path_of_an_existing_page_is_a_configuration_error() -> None:
     """The dashboard does not hide a page of the app."""
     app = Flask("taken")
     app.add_url_rule("/jobs/", "jobs", lambda: "mine")
-    with pytest.raises(ConfigurationError, match="page of its own at /jobs/"):
+    with pytest.raises(ConfigurationError, match="already has a page at /jobs/"):
         MountedApp(app, dashboard="/jobs")
 
 

@@ -323,9 +323,9 @@ class TestWait:
         assert answer.status_code == 304
         assert "Retry-After" not in answer.headers
 
-    def test_time_runs_out(self, server: MountedApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_time_runs_out(self, server: MountedApp) -> None:
         """With no news in time the answer is what it would have been without waiting."""
-        monkeypatch.setattr("headway.server.streams.long_poll.FIRST_READ", 60.0)
+        server.headway.hub.first_read = 60.0
         running(server)
         tag = server.client.get(PROGRESS).headers["ETag"]
         assert (
@@ -345,7 +345,7 @@ class TestWait:
 
             def wait(execution_id: str, is_news: object, timeout: float) -> object:
                 asked.append(timeout)
-                return server.headway.look(execution_id)
+                return server.headway.get_execution(execution_id)
 
             monkeypatch.setattr(server.headway.hub, "wait", wait)
             for seconds in ("3600", "30", "20"):

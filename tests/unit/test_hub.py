@@ -24,8 +24,8 @@ from headway.feeds.memory import MemoryFeed
 from headway.models import Execution, Status
 from headway.server.counters import Count
 from headway.server.streams import hub as hub_module
-from headway.server.streams import long_poll
-from headway.server.streams.changes import Backlog, Change, Frame
+from headway.server.streams.backlog import Backlog
+from headway.server.streams.changes import Change, Frame
 from headway.server.streams.hub import Hub
 from headway.stores.memory import MemoryStore
 from tests.support.fake_worker import FakeExecution, FakeWorker
@@ -127,8 +127,8 @@ class House:
 
 
 @pytest.fixture
-def house() -> Iterator[House]:
-    house = House()
+def house(request: pytest.FixtureRequest) -> Iterator[House]:
+    house = House(**getattr(request, "param", {}))
     yield house
     house.hub.close()
 
@@ -391,7 +391,7 @@ def test_who_knows_more_is_not_led_back(house: House, monkeypatch: pytest.Monkey
     """
     run = house.runs.begin().report(1, 10)
     eye, newcomer = house.looking(run), Eye()
-    tell = house.hub._show
+    tell = house.hub._publish
 
     def meanwhile(watched: Any, execution: Execution) -> None:
         monkeypatch.undo()
@@ -399,7 +399,7 @@ def test_who_knows_more_is_not_led_back(house: House, monkeypatch: pytest.Monkey
         house.hub.attach(run.id, newcomer, fresh=True)
         tell(watched, execution)
 
-    monkeypatch.setattr(house.hub, "_show", meanwhile)
+    monkeypatch.setattr(house.hub, "_publish", meanwhile)
     run.report(2, 10)
     until(lambda: newcomer.frames)
     until(lambda: eye.currents[-1] == 3)
@@ -484,9 +484,9 @@ def test_after_an_outage_all_are_read_in_batches(house: House) -> None:
     assert len(house.store.asked) <= 4
 
 
-def test_backend_away_at_connect(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("house", [{"retry_after": 0.02}], indirect=True)
+def test_backend_away_at_connect(house: House) -> None:
     """With the backend away a newcomer is told so once, stays, and gets ``status`` when it is back."""
-    monkeypatch.setattr(hub_module, "RETRY_AFTER", 0.02)
     run = house.runs.begin().report(1, 10)
     house.store.away = True
     eye = house.look(run)
@@ -527,9 +527,9 @@ def test_a_store_that_lost_its_data(house: House, monkeypatch: pytest.MonkeyPatc
     assert eye.refused is None
 
 
-def test_vanished_for_good(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("house", [{"missing_grace": 0.05}], indirect=True)
+def test_vanished_for_good(house: House) -> None:
     """One that stays gone is refused to its viewers too, after the grace."""
-    monkeypatch.setattr(hub_module, "MISSING_GRACE", 0.05)
     run = house.runs.begin()
     eye = house.looking(run)
     house.store.forget()
@@ -607,7 +607,7 @@ def test_a_fault_in_a_round_is_not_the_end(house: House, monkeypatch: pytest.Mon
         raise ZeroDivisionError
 
     with monkeypatch.context() as broken:
-        broken.setattr(house.hub, "_show", fail)
+        broken.setattr(house.hub, "_publish", fail)
         run.report(1, 3)
         until(lambda: faults)
     run.report(2, 3)
@@ -657,7 +657,7 @@ def test_wait_returns_news_at_once(house: House) -> None:
     assert house.hub.wait(run.id, lambda execution: True, 30).progress.current == 1  # type: ignore[union-attr]
     assert not house.hub.watched
     assert not house.feed.watched
-    assert house.hub.limiter.taken == 0
+    assert house.hub.limiter.in_use == 0
 
 
 def test_wait_is_held_until_there_is_news(house: House) -> None:
@@ -680,9 +680,9 @@ def test_wait_is_held_until_there_is_news(house: House) -> None:
     assert askers == {thread}
 
 
-def test_wait_ends_with_the_newest(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wait_ends_with_the_newest(house: House) -> None:
     """A held poll without news answers with what there is when its time is over."""
-    monkeypatch.setattr(long_poll, "FIRST_READ", 60.0)
+    house.hub.first_read = 60.0
     run = house.runs.begin().report(1, 3)
     execution = house.hub.wait(run.id, lambda execution: False, 0.05)
     assert execution.status is Status.RUNNING
@@ -701,7 +701,7 @@ def test_wait_backend_away(house: House) -> None:
     house.store.away = True
     with pytest.raises(Unavailable):
         house.hub.wait(run.id, lambda execution: True, 30)
-    assert house.hub.limiter.taken == 0
+    assert house.hub.limiter.in_use == 0
 
 
 def test_wait_takes_a_seat() -> None:

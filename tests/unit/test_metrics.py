@@ -20,7 +20,7 @@ def test_metrics_of_the_streams() -> None:
     with mounted_app(max_viewers=1) as server:
         hub = server.headway.hub
         hub._sweep_interval = 3600.0  # its reads are counted too
-        eye = LongPoll()
+        eye = LongPoll(60.0)
         sample = server.headway.metrics.registry.get_sample_value
         server.publish("some-id")
         attempt = server.begin("some-id")
@@ -35,9 +35,9 @@ def test_metrics_of_the_streams() -> None:
             server.clock.tick(1)
             server.report("some-id", 1, 2)
             until(lambda: sample("headway_frames_total") == 2.0)
-            assert sample("headway_viewers", {"skin": "websocket"}) == 1.0
-            assert sample("headway_viewers", {"skin": "poll"}) == 0.0
-            assert sample("headway_viewers_refused_total", {"skin": "poll"}) == 1.0
+            assert sample("headway_viewers", {"transport": "websocket"}) == 1.0
+            assert sample("headway_viewers", {"transport": "poll"}) == 0.0
+            assert sample("headway_viewers_refused_total", {"transport": "poll"}) == 1.0
             assert sample("headway_viewers_limit") == 1.0
             assert sample("headway_watched_executions") == 1.0
             server.feed.cut()
@@ -45,7 +45,7 @@ def test_metrics_of_the_streams() -> None:
             until(lambda: sample("headway_feed_reconnects_total") == 1.0)
             assert sample("headway_feed_outages_total") == 1.0
             hub.detach("some-id", eye)
-        assert sample("headway_viewers", {"skin": "websocket"}) == 0.0
+        assert sample("headway_viewers", {"transport": "websocket"}) == 0.0
 
 
 def test_feed_lag() -> None:
@@ -53,7 +53,7 @@ def test_feed_lag() -> None:
     0, and not less.
     """
     with mounted_app() as server:
-        eye = LongPoll()
+        eye = LongPoll(60.0)
         sample = server.headway.metrics.registry.get_sample_value
         server.headway.hub._sweep_interval = 3600.0  # what a sweep finds is no report
         server.publish("some-id")

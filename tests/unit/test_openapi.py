@@ -36,11 +36,8 @@ CALLS = [(*each, GenerationMode.POSITIVE) for each in OPERATIONS] + [
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[MountedApp]:
+def server() -> Iterator[MountedApp]:
     """An app with an execution in every state."""
-    monkeypatch.setattr(
-        "headway.server.streams.long_poll.FIRST_READ", 60.0
-    )  # a held poll whose hub is held up as long is a 503
     celery = Celery("described", broker="memory://", set_as_current=False)
     celery.task(name="tasks.any", shared=False)(lambda *args, **kwargs: None)
     # The lock stands open, or all that made-up calls saw would be 403. Waiting would hold the test

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from headway.core.frames import frames_between, opening_frames
 from headway.models import Execution, Phase, Progress, Status
-from headway.server.streams.bookmark import ResumeToken
 from headway.server.streams.long_poll import LongPoll
+from headway.server.streams.sse import ResumeToken
 from tests.support.flask_app import mounted_app
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -125,7 +125,7 @@ def test_who_knows_more_than_this_process() -> None:
         server.publish("a")
         server.begin("a")
         server.report("a", 1, 4)
-        eye = LongPoll()
+        eye = LongPoll(60.0)
         server.headway.hub.attach("a", eye)
         eye.wait(lambda seen: seen.progress is not None, 60)
         callbacks, server.store._callbacks = (
@@ -134,7 +134,7 @@ def test_who_knows_more_than_this_process() -> None:
         )  # a message that is still on its way here
         server.report("a", 2, 4)
         server.store._callbacks = callbacks
-        known = ResumeToken.after_frame("progress", server.headway.look("a"))
+        known = ResumeToken.after_frame("progress", server.headway.get_execution("a"))
         answer = server.client.get(
             "/api/v1/executions/a/progress/events", headers={"Last-Event-ID": str(known)}
         )

@@ -14,10 +14,10 @@ def test_an_argument_beats_the_config_which_beats_the_environment() -> None:
     """Three places are asked in this order, and each setting by itself."""
     environ = {
         "HEADWAY_TOKENS": "env",
-        "HEADWAY_STARTABLE": "tasks.env",
+        "HEADWAY_STARTABLE_TASKS": "tasks.env",
         "HEADWAY_MAX_VIEWERS": "7",
     }
-    config = {"HEADWAY_TOKENS": ["config"], "HEADWAY_STARTABLE": "tasks.config"}
+    config = {"HEADWAY_TOKENS": ["config"], "HEADWAY_STARTABLE_TASKS": "tasks.config"}
     settings = Settings.load({"tokens": ["argument"]}, config, environ)
     assert (settings.tokens, settings.startable_tasks, settings.max_viewers) == (
         ("argument",),

@@ -461,7 +461,7 @@ class TestIdempotency:
             bearer = {"Authorization": "Bearer a-token"}
             first = start(server, "tasks.loose", key="k", headers=bearer).get_json()
             refused = start(server, "tasks.loose", key="k", headers=bearer)
-            assert_problem(refused, 403, "You may not read")
+            assert_problem(refused, 403, "Not allowed to read")
             readable.add(first["execution_id"])
             assert start(server, "tasks.loose", key="k", headers=bearer).get_json() == first
             assert len(messages(server)) == 1

@@ -42,9 +42,9 @@ class Ended(SocketViewer):
 @pytest.fixture
 def pair() -> Iterator[Pair]:
     pair = Pair()
-    pair.line.put(Bytes(b"-" * 500_000))
+    pair.line.enqueue(Bytes(b"-" * 500_000))
     yield pair
-    pair.line.shut()
+    pair.line.shutdown()
     pair.ours.close()
     pair.viewer.close()
 
@@ -55,10 +55,10 @@ def test_pongs_that_pile_up(pair: Pair) -> None:
     """
     viewer = Ended(pair.line)
     for _ in range(MAX_WAITING):
-        pair.line.put(Bytes(PING))
+        pair.line.enqueue(Bytes(PING))
     viewer.check(pair.line.last_sent_at)
     assert viewer.ended is None
-    pair.line.put(Bytes(PING))
+    pair.line.enqueue(Bytes(PING))
     viewer.check(pair.line.last_sent_at)
     assert viewer.ended == TOO_SLOW
 
@@ -81,7 +81,7 @@ def test_one_that_catches_up_stays(pair: Pair) -> None:
     """Much that waited once is no reason to let go of a viewer that has read it since."""
     viewer = Ended(pair.line)
     for _ in range(MAX_WAITING + 1):
-        pair.line.put(Bytes(PING))
+        pair.line.enqueue(Bytes(PING))
     pair.read(500_000 + (MAX_WAITING + 1) * len(PING))
     viewer.check(pair.line.last_sent_at)
     assert viewer.ended is None
@@ -102,7 +102,7 @@ def test_no_frame_follows_an_end() -> None:
         with pytest.raises(BlockingIOError):
             pair.viewer.recv(100)
     finally:
-        pair.line.shut()
+        pair.line.shutdown()
         pair.ours.close()
         pair.viewer.close()
 
@@ -120,7 +120,7 @@ def test_no_ping_follows_an_end() -> None:
         with pytest.raises(BlockingIOError):
             pair.viewer.recv(100)
     finally:
-        pair.line.shut()
+        pair.line.shutdown()
         pair.ours.close()
         pair.viewer.close()
 
@@ -134,7 +134,7 @@ def test_an_event_stream_that_nobody_reads_is_cut_off() -> None:
     counts = Counts()
     execution = Execution("a", Status.RUNNING, Phase.RUNNING, attempt=1)
     with here, there, Flask("a").test_request_context(environ_overrides={SOCKETS[0]: here}):
-        viewer = EventViewer(None, 1000.0, counts, "", utc_now)
+        viewer = EventViewer(None, 1000.0, counts, "", utc_now, first_read=60.0)
         body = viewer.events()
         next(body)
         viewer.check(time.monotonic() + 60_000)

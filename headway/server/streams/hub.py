@@ -51,6 +51,8 @@ RETRY_AFTER = 1.0
 #: Redis that restarted without its data has it again after the attempt's next write.
 MISSING_GRACE = 60.0
 JOIN_TIMEOUT = 5.0
+#: Seconds that the first read may take; then a held poll or an event stream responds without it.
+FIRST_READ = 5.0
 #: Seconds. A healthy feed takes milliseconds, and a worker may hold a report for its interval. A
 #: longer lag is a fault.
 LAG_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -96,7 +98,7 @@ class Hub:
     """See the module's docstring.
 
     The extension makes one per process. Its thread starts with the first viewer.
-    ``sweep_interval``, ``retry_after`` and ``missing_grace`` in seconds.
+    ``sweep_interval``, ``retry_after``, ``missing_grace`` and ``first_read`` in seconds.
     """
 
     def __init__(
@@ -109,12 +111,15 @@ class Hub:
         sweep_interval: float = SWEEP_INTERVAL,
         retry_after: float = RETRY_AFTER,
         missing_grace: float = MISSING_GRACE,
+        first_read: float = FIRST_READ,
     ) -> None:
         self.store = store
         self.feed = feed
         self.clock = clock
         self.limiter = ConnectionLimiter(max_viewers)
         self.supervisor = StreamSupervisor()
+        #: Seconds that the first read of a held poll or event stream may take.
+        self.first_read = first_read
         self._sweep_interval = sweep_interval
         self._retry_after, self._missing_grace = retry_after, missing_grace
         self._changed = threading.Condition()
@@ -203,7 +208,7 @@ class Hub:
         Raises what `states.resolve` raises, ``Unavailable``, and ``TooManyRequests`` if the limit of
         viewers is reached.
         """
-        poll = LongPoll()
+        poll = LongPoll(self.first_read)
         with self.limiter.slot(Transport.POLL), self.supervisor.supervise(poll):
             self.attach(execution_id, poll, fresh=True)
             try:

@@ -10,17 +10,15 @@ from headway.errors import HeadwayError, Unavailable
 from headway.models import Execution
 from headway.server.streams.changes import Change
 
-#: Seconds that the first read may take, even if less time is left to wait.
-FIRST_READ = 5.0
-
 
 class LongPoll:
     """A held poll.
 
     The condition that it waits for is evaluated in the request's own thread: it may need the request.
+    The first read may take ``first_read`` seconds, even if less time is left to wait.
     """
 
-    def __init__(self, first_read: float = FIRST_READ) -> None:
+    def __init__(self, first_read: float) -> None:
         self._changed = threading.Condition()
         self._first_read = first_read
         self._delivered = False

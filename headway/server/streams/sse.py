@@ -33,8 +33,6 @@ log = logging.getLogger(__name__)
 
 PATH = "/executions/<execution_id>/progress/events"
 
-#: Seconds that the first read may take; then the response starts without it.
-FIRST_READ = 5.0
 #: Milliseconds until a browser reconnects. Each stream draws its own value, so that clients do not
 #: reconnect all at once.
 RETRY = (2000, 10000)
@@ -71,7 +69,12 @@ def stream(
     hub = services.hub
     last_event_id = request.headers.get("Last-Event-ID", "")
     viewer = EventViewer(
-        serializer, services.settings.ping_interval, hub.counts, last_event_id, services.clock
+        serializer,
+        services.settings.ping_interval,
+        hub.counts,
+        last_event_id,
+        services.clock,
+        first_read=hub.first_read,
     )
     with ExitStack() as leaving:
         leaving.enter_context(hub.limiter.slot(Transport.EVENTS))
@@ -165,7 +168,7 @@ class EventViewer:
         last_event_id: str,
         clock: Callable[[], datetime],
         *,
-        first_read: float = FIRST_READ,
+        first_read: float,
     ) -> None:
         self._serializer = serializer
         self._heartbeat = heartbeat
