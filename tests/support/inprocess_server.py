@@ -158,13 +158,13 @@ class MemoryInprocessServer(InprocessServer):
 
     def cut(self) -> None:
         self.store.away = True
-        self._each(MemoryFeed.cut)
+        self._each(MemoryFeed.disconnect)
 
     def mend(self, then: Callable[[], object]) -> None:
         self.all_know()
         self.store.away = False
         then()
-        self._each(MemoryFeed.mend)
+        self._each(MemoryFeed.reconnect)
 
     def expire(self, execution_id: str) -> None:
         del self.store._results[execution_id]

@@ -295,7 +295,7 @@ class TestOperations:
             "status": "ready",
             "checks": {"backend": True, "feed": True},
         }
-        server.feed.cut()
+        server.feed.disconnect()
         response = server.client.get("/api/v1/readyz")
         assert assert_problem(response, 503, "feed")["checks"] == {"backend": True, "feed": False}
         server.store.away = True

@@ -156,9 +156,9 @@ def test_at_once_from_pending_to_its_end(house: House) -> None:
     """A run that is over before anybody could look still gives ``started`` before its end."""
     run = house.runs.publish()
     eye = house.looking(run)
-    house.feed.cut()  # nothing of what happens in between is heard
+    house.feed.disconnect()  # nothing of what happens in between is heard
     until(lambda: eye.kinds[-1] == "error")
-    house.feed.mend()
+    house.feed.reconnect()
     until(lambda: eye.kinds[-1] == "status")
     house.store.gate.clear()
     run.open()
@@ -412,13 +412,13 @@ def test_feed_lost_and_restored(house: House) -> None:
     """
     run = house.runs.begin().report(1, 10)
     eyes = [house.looking(run), house.looking(run)]
-    house.feed.cut()
+    house.feed.disconnect()
     until(lambda: all(eye.kinds == ["status", "error"] for eye in eyes))
     assert eyes[0].frames[1].content["code"] == "unavailable"
     run.report(7, 10)
     late = house.look(run)
     until(lambda: late.kinds == ["error"])
-    house.feed.mend()
+    house.feed.reconnect()
     until(lambda: all(eye.kinds == ["status", "error", "status"] for eye in eyes))
     until(lambda: late.kinds == ["error", "status"])
     assert [eye.currents[-1] for eye in (*eyes, late)] == [7, 7, 7]
@@ -430,10 +430,10 @@ def test_an_end_during_an_outage(house: House) -> None:
     """Who looks on through an outage is told the end that came meanwhile."""
     run = house.runs.begin().report(1, 10)
     eye = house.looking(run)
-    house.feed.cut()
+    house.feed.disconnect()
     until(lambda: eye.kinds[-1] == "error")
     run.succeed()
-    house.feed.mend()
+    house.feed.reconnect()
     until(lambda: eye.kinds[-1] == "completed")
     assert eye.kinds == ["status", "error", "status", "completed"]
 
@@ -444,10 +444,10 @@ def test_begun_and_ended_during_an_outage(house: House) -> None:
     """
     run = house.runs.publish()
     eye = house.looking(run)
-    house.feed.cut()
+    house.feed.disconnect()
     until(lambda: eye.kinds == ["status", "error"])
     run.open().succeed()
-    house.feed.mend()
+    house.feed.reconnect()
     until(lambda: eye.kinds == ["status", "error", "status", "started", "completed"])
     late = house.look(run)
     until(lambda: late.kinds == ["status", "completed"])
@@ -476,10 +476,10 @@ def test_after_an_outage_all_are_read_in_batches(house: House) -> None:
     runs = [house.runs.begin() for _ in range(450)]
     eyes = [house.look(run) for run in runs]
     until(lambda: all(eye.frames for eye in eyes))
-    house.feed.cut()
+    house.feed.disconnect()
     until(lambda: all(eye.kinds == ["status", "error"] for eye in eyes))
     house.store.asked.clear()
-    house.feed.mend()
+    house.feed.reconnect()
     until(lambda: all(eye.kinds == ["status", "error", "status"] for eye in eyes))
     assert len(house.store.asked) <= 4
 
@@ -504,9 +504,9 @@ def test_one_record_that_cannot_be_read(house: House, caplog: pytest.LogCaptureF
     good, bad = house.runs.begin(), house.runs.begin()
     eyes = {run.id: house.looking(run) for run in (good, bad)}
     house.store.poisoned = {bad.id}
-    house.feed.cut()
+    house.feed.disconnect()
     until(lambda: all(eye.kinds[-1] == "error" for eye in eyes.values()))
-    house.feed.mend()
+    house.feed.reconnect()
     until(lambda: eyes[good.id].kinds == ["status", "error", "status"])
     assert eyes[bad.id].kinds == ["status", "error"]
 

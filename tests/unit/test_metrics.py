@@ -40,8 +40,8 @@ def test_metrics_of_the_streams() -> None:
             assert sample("headway_viewers_refused_total", {"transport": "poll"}) == 1.0
             assert sample("headway_viewers_limit") == 1.0
             assert sample("headway_watched_executions") == 1.0
-            server.feed.cut()
-            server.feed.mend()
+            server.feed.disconnect()
+            server.feed.reconnect()
             until(lambda: sample("headway_feed_reconnects_total") == 1.0)
             assert sample("headway_feed_outages_total") == 1.0
             hub.detach("some-id", eye)
