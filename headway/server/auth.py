@@ -1,4 +1,4 @@
-"""Authorization: `Policy.authorize` decides every request, `Policy.check_origin` refuses other sites.
+"""Authorization: `Policy.authorize` decides requests, `Policy.check_origin` refuses other sites.
 
 There are three configurations:
 
@@ -129,9 +129,9 @@ class Policy:
         if origin is None or self.allows_origin(origin) or origin.lower() == _own_origin(request):
             return
         raise NotAllowed(
-            f"Pages of the origin {origin[:200]!r} may not use this API at {_own_origin(request)!r}. "
-            "List the origin in HEADWAY_ORIGINS (or origins=). Behind a proxy, use werkzeug's "
-            "ProxyFix, so that the app knows its public address."
+            f"Pages of the origin {origin[:200]!r} may not use this API at "
+            f"{_own_origin(request)!r}. List the origin in HEADWAY_ORIGINS (or origins=). Behind a "
+            "proxy, use werkzeug's ProxyFix, so that the app knows its public address."
         )
 
     def allows_origin(self, origin: str) -> bool:

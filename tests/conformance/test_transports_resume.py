@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from headway.core.registry import Snapshot
-from headway.server.streams import sse, supervisor
+from headway.server.streams import sse
 from tests.support.inprocess_server import InprocessServer, inprocess_server
 from tests.support.transports import PATIENCE, Belief, Events, TensorlakeEvents, Transport
 from tests.support.valkey import ValkeyServer
@@ -203,10 +203,9 @@ def test_a_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
     """A quiet stream says a comment now and then: only a write shows that a client has gone (web
     fact 14).
     """
-    monkeypatch.setattr(
-        supervisor, "STREAM_CHECK_INTERVAL", PATIENCE
-    )  # it would take a held up server for a client that reads nothing
     with inprocess_server(ping_interval=0.05) as home:
+        # A busy server must not look like a client that reads nothing.
+        home.webs[0].headway.hub.supervisor.stream_check_interval = PATIENCE
         run = home.runs.begin()
         url = f"{home.url}/api/v1/executions/{run.id}/progress/events"
         with requests.get(url, stream=True, timeout=PATIENCE) as answer:

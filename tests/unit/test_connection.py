@@ -329,9 +329,8 @@ def test_keeper_checks_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each stream is looked after again and again, and one that fails doesn't keep the others from
     it.
     """
-    monkeypatch.setattr("headway.server.streams.supervisor.STREAM_CHECK_INTERVAL", 0.01)
-    monkeypatch.setattr("headway.server.streams.supervisor.SERVER_CHECK_INTERVAL", 0.01)
-    supervisor, bad, good = StreamSupervisor(), Recorded(), Recorded()
+    supervisor = StreamSupervisor(stream_check_interval=0.01, server_check_interval=0.01)
+    bad, good = Recorded(), Recorded()
     bad.fails = True
     with supervisor.supervise(bad), supervisor.supervise(good):
         until(lambda: bad.checks > 2 and good.checks > 2)

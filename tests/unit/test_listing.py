@@ -218,7 +218,7 @@ class TestWhoMaySee:
         """No cursor holds an id that the caller may not read; page by page each that it may is seen
         once.
         """
-        monkeypatch.setattr("headway.server.api.listing.MOST", most)
+        monkeypatch.setattr("headway.server.api.listing.MAX_LIMIT", most)
         allowed = {f"e{n:02}" for n in mine}
         with mounted_app(
             authorize=lambda _, action, execution_id: (

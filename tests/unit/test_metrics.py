@@ -19,7 +19,7 @@ def test_metrics_of_the_streams() -> None:
     """
     with mounted_app(max_viewers=1) as server:
         hub = server.headway.hub
-        hub._sweep_interval = 3600.0  # its reads are counted too
+        hub.sweep_interval = 3600.0  # its reads are counted too
         eye = LongPoll(60.0)
         sample = server.headway.metrics.registry.get_sample_value
         server.publish("some-id")
@@ -55,7 +55,7 @@ def test_feed_lag() -> None:
     with mounted_app() as server:
         eye = LongPoll(60.0)
         sample = server.headway.metrics.registry.get_sample_value
-        server.headway.hub._sweep_interval = 3600.0  # what a sweep finds is no report
+        server.headway.hub.sweep_interval = 3600.0  # what a sweep finds is no report
         server.publish("some-id")
         server.begin("some-id")
         server.headway.hub.attach("some-id", eye)

@@ -199,7 +199,7 @@ PROBLEM: Json = {
 }
 
 _ETAG = {"ETag": {"required": True, "schema": {"type": "string"}}}
-_NOT_MODIFIED: Json = {"304": {"description": "The client has it already (If-None-Match)"}}
+_NOT_MODIFIED: Json = {"304": {"description": "Not changed since If-None-Match"}}
 _NOTHING_YET: Json = {"204": {"description": "No report yet"}}
 _ERRORS = {
     401: "No valid token",
@@ -249,8 +249,8 @@ def _id(name: str) -> Json:
 _WAIT: Json = {
     "name": "wait",
     "in": "query",
-    "description": "Hold the response for up to this many seconds (30 at most), until the state differs "
-    "from If-None-Match",
+    "description": "Hold the response for up to this many seconds (30 at most), until the state "
+    "differs from If-None-Match",
     "schema": {"type": "number", "minimum": 0},
 }
 _IF_NONE_MATCH: Json = {"name": "If-None-Match", "in": "header", "schema": {"type": "string"}}
@@ -304,7 +304,12 @@ def _list() -> Json:
         "until": ("First seen before this time", time),
         "limit": (
             "Executions per page",
-            {"type": "integer", "minimum": 1, "maximum": listing.MOST, "default": listing.LIMIT},
+            {
+                "type": "integer",
+                "minimum": 1,
+                "maximum": listing.MAX_LIMIT,
+                "default": listing.DEFAULT_LIMIT,
+            },
         ),
         "cursor": ("The cursor of the previous page", {"type": "string"}),
         "counts": (
@@ -350,6 +355,7 @@ def _start(prefix: str) -> Json:
         "required": ["task"],
         "additionalProperties": False,
     }
+    path = f"{prefix}/executions/{{execution_id}}".replace("/", "~1")
     accepted = _json(
         "Published now, or before with the same Idempotency-Key",
         _object(
@@ -362,7 +368,7 @@ def _start(prefix: str) -> Json:
         headers={"Location": {"required": True, "schema": {"type": "string"}}},
         links={
             "execution": {
-                "operationRef": f"#/paths/{prefix.replace('/', '~1')}~1executions~1{{execution_id}}/get",
+                "operationRef": f"#/paths/{path}/get",
                 "parameters": {"execution_id": "$response.body#/execution_id"},
             }
         },
@@ -387,8 +393,8 @@ def _cancel() -> Json:
         "additionalProperties": False,
     }
     accepted = _json(
-        "Requested; the phase is cancelling until the task confirms it. An execution that waits for "
-        "a retry is cancelled at once",
+        "Requested; the phase is cancelling until the task confirms it. An execution that waits "
+        "for a retry is cancelled at once",
         {"$ref": "#/components/schemas/Execution"},
         headers={
             "Retry-After": {

@@ -1,10 +1,11 @@
 """What a WebSocket needs from flask-sock and from the web server, around its handler.
 
 Before the handler: a broken handshake is refused while HTTP is still possible
-(web-facts#refuse-before-the-upgrade); a `ViewerConnection` replaces the socket that simple-websocket
-would use; extensions are removed from the handshake, so that nothing is compressed: frames can be
-shared, and there are no decompression bombs (web-facts#no-websocket-compression). After the handler:
-HTTP is over on this connection, and the server must not write a response after the close.
+(web-facts#refuse-before-the-upgrade); a `ViewerConnection` replaces the socket that
+simple-websocket would use; extensions are removed from the handshake, so that nothing is
+compressed: frames can be shared, and there are no decompression bombs
+(web-facts#no-websocket-compression). After the handler: HTTP is over on this connection, and the
+server must not write a response after the close.
 """
 
 from __future__ import annotations

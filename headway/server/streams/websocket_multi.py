@@ -33,7 +33,7 @@ from headway.server.streams.websocket import (
 
 PATH = "/progress/ws"
 
-#: Executions that one socket may watch at a time. Bounds what the socket remembers and sends at once.
+#: Executions that one socket may watch at a time: bounds what it remembers and sends at once.
 MAX_WATCHED = 1000
 
 #: The ``code`` of the ``error`` frame of an execution that cannot be watched.
@@ -104,7 +104,7 @@ class MultiViewer(SocketViewer):
         self._subscribe(wanted.get("subscribe", ()))
 
     def refuse(self, execution_id: str | None, error: HeadwayError) -> None:
-        """Refuse one execution with an ``error`` frame; close only if the socket itself is refused."""
+        """Refuse one execution with an ``error`` frame, or the socket itself with a close."""
         if execution_id is None:
             super().refuse(None, error)
             return
@@ -133,7 +133,7 @@ class MultiViewer(SocketViewer):
     def _subscribe(self, ids: Iterable[str]) -> None:
         """Watch what is not watched yet. One frame names all ids beyond the limit."""
         wanted = [each for each in dict.fromkeys(ids) if each not in self._watched]
-        # Counted once: a place that a refusal frees meanwhile is free for the next message.
+        # Counted once: a place that a refusal frees meanwhile is for the next message.
         places = MAX_WATCHED - len(self._watched)
         for execution_id in wanted[:places]:
             self._watch(execution_id)
