@@ -167,7 +167,7 @@ class TestTickets:
             guard.authorize(sent, Action.WATCH, "x")
 
     def test_identity_outlives_its_ticket(self) -> None:
-        """A stream outlives the ticket that opened it: `permit` takes the identity, not the ticket."""
+        """A stream outlives its ticket: `permit` takes the identity, not the ticket."""
         clock = Clock()
         guard = policy(clock, tokens=TOKENS, ticket_lifetime=30)
         sent = make_request(f"/?ticket={self.ticket(guard)}")

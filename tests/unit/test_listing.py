@@ -271,7 +271,7 @@ class TestUnavailable:
     ) -> None:
         """A result backend that can read by key only is a 501."""
         monkeypatch.setattr(server.store, "query", KeyValueStore(server.celery).query)
-        assert_problem(server.client.get(LIST), 501, "can't list executions")
+        assert_problem(server.client.get(LIST), 501, "cannot list executions")
 
 
 class FakeIndexReader(IndexReader):
@@ -283,20 +283,20 @@ class FakeIndexReader(IndexReader):
         self.peeked = 0
         self.repaired: list[tuple[IndexEntry, Status | None]] = []
 
-    def places(self, indexes: Sequence[str], part: Slice) -> Sequence[Sequence[Position]]:
+    def scan(self, indexes: Sequence[str], part: Slice) -> Sequence[Sequence[Position]]:
         """All of them, in every index."""
         found = [place for place in self.all if part.after is None or place < part.after][
             : part.most
         ]
         return [found for _ in indexes]
 
-    def looks(self, task_ids: Sequence[str]) -> Sequence[Snapshot]:
+    def peek_many(self, task_ids: Sequence[str]) -> Sequence[Snapshot]:
         """Nothing is found, except the oldest ones, which an external writer has ended."""
         self.peeked += len(task_ids)
         ended = {"status": "SUCCESS", "result": None}
         return [Snapshot(t, None, ended if int(t[1:]) < self.visible else None) for t in task_ids]
 
-    def mend(self, stale: Sequence[tuple[IndexEntry, Status | None]]) -> None:
+    def repair(self, stale: Sequence[tuple[IndexEntry, Status | None]]) -> None:
         """Record the repairs."""
         self.repaired += stale
 
@@ -338,7 +338,7 @@ class TestIndexWalk:
         ]
 
     def test_full_page_peeks_at_one_entry_more(self) -> None:
-        """If everything matches, one more entry than shown is read, to find out whether to go on."""
+        """If everything matches, one more entry than shown is read: is there another page?"""
         reader = FakeIndexReader(1000, visible=1000)
         page = pagination.page(reader, Query(status=frozenset({Status.COMPLETED}), limit=50), at(0))
         assert (len(page.snapshots), reader.peeked) == (50, 51)

@@ -209,7 +209,7 @@ def test_backend_outage_is_503_with_retry_after(server: MountedApp) -> None:
         response = server.client.get(path)
         assert_problem(response, 503)
         assert int(response.headers["Retry-After"]) >= 1
-        assert b"told to be away" not in response.data
+        assert b"set to be unavailable" not in response.data
 
 
 def test_errors_are_not_cacheable(server: MountedApp) -> None:

@@ -490,7 +490,7 @@ class TestIdempotency:
 
     @pytest.mark.parametrize("when", ["register", "send"])
     def test_concurrent_call_returns_the_pending_id(self, server: MountedApp, when: str) -> None:
-        """A second call during the first one, however slow, returns its id and publishes nothing."""
+        """A second call during the first one, however slow, only returns its id."""
         inner: list[TestResponse] = []
 
         def slow() -> None:

@@ -29,7 +29,7 @@ def register(blueprint: Blueprint, services: Services) -> None:
         return uncached(described | {"servers": [{"url": request.script_root or "/"}]})
 
 
-def description(prefix: str, with_tensorlake: bool, wants_token: bool) -> serialize.Json:
+def description(prefix: str, with_tensorlake: bool, needs_token: bool) -> serialize.Json:
     """The document without its servers."""
     paths = {
         f"{prefix}/executions/{{execution_id}}": {"get": _get_execution()},
@@ -72,7 +72,7 @@ def description(prefix: str, with_tensorlake: bool, wants_token: bool) -> serial
             },
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
-        "security": [{"token": []}] if wants_token else [],
+        "security": [{"token": []}] if needs_token else [],
     }
 
 
@@ -289,17 +289,21 @@ def _get_tensorlake(names: list[str]) -> Json:
 
 
 def _list() -> Json:
-    def several(words: type[Status | Phase]) -> Json:
-        return {"type": "array", "items": {"enum": [word.value for word in words]}, "minItems": 1}
+    def several(values: type[Status | Phase]) -> Json:
+        return {
+            "type": "array",
+            "items": {"enum": [value.value for value in values]},
+            "minItems": 1,
+        }
 
-    word = {"type": "string", "minLength": 1, "maxLength": listing.MAX_TEXT}
+    text = {"type": "string", "minLength": 1, "maxLength": listing.MAX_TEXT}
     time = {"type": "string", "format": "date-time"}
     filters: dict[str, tuple[str, Json]] = {
         "status": ("One or more, separated by commas", several(Status)),
         "phase": ("One or more, separated by commas", several(Phase)),
-        "task": ("The full name of the task", word),
-        "owner": ("The owner", word),
-        "q": ("Part of the id or of the task's name; case does not matter", word),
+        "task": ("The full name of the task", text),
+        "owner": ("The owner", text),
+        "q": ("Part of the id or of the task's name; case does not matter", text),
         "since": ("First seen at this time or later", time),
         "until": ("First seen before this time", time),
         "limit": (

@@ -151,9 +151,9 @@ class _NoResponse(Response):
     """Replaces the response that must not be written."""
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        # Tell each server in its own way that the connection is finished. Otherwise werkzeug would
-        # write a body after the close frame, and browsers would see 1006
-        # (web-facts#development-server-breaks-the-close); gunicorn would wait for another request.
+        # Each server has its own way to end a connection without a response. Otherwise werkzeug
+        # would write a body after the close frame, and browsers would see 1006
+        # (web-facts#development-server-breaks-the-close); gunicorn would wait for a request.
         if "werkzeug.socket" in environ:
             raise ConnectionAbortedError
         raise StopIteration

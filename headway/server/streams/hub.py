@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two sweeps, at most. A sweep is one pipelined read of everything that is watched
 #: and not terminal. It finds lost messages (pub/sub guarantees no delivery), and heartbeats that
-#: have stopped, of which no message tells.
+#: have stopped, which no message reports.
 SWEEP_INTERVAL = 5.0
 #: Executions in one read.
 BATCH = 200
@@ -84,7 +84,7 @@ class _Watched:
     #: A message may have been lost since the last delivery.
     missed_changes: bool = False
     queued: bool = False
-    #: The feed was asked to watch it.
+    #: `Feed.watch` was called.
     subscribed: bool = False
 
     #: What the viewers were last shown; None before the first read.
@@ -372,8 +372,8 @@ class Hub:
     def _apply_report(self, watched: _Watched, meta: Mapping[str, Any]) -> bool:
         """Deliver a report of the open attempt without a read. Returns False if a read is needed.
 
-        The message may be older than the last read, which can overtake it. The reporter's own time
-        tells; if it does not (equal times, or a clock that jumped back), the store is read.
+        The message may be older than the last read, which can overtake it. Their own times
+        decide; if those are equal, or a clock jumped back, the store is read.
         """
         shown = watched.execution
         if (

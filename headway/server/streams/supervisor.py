@@ -94,7 +94,7 @@ class StreamSupervisor:
                     self._thread = None
                     return
             if worker is not None and not worker.alive and not self._going_down:
-                log.info("The server is going down: closing %d streams", len(self._streams))
+                log.info("The server is shutting down; closing %d streams", len(self._streams))
                 self.close_all()
             now = time.monotonic()
             if now >= check_at:
