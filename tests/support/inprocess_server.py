@@ -51,7 +51,7 @@ class Web:
     def __init__(self, celery: Celery, store: Store, feed: Feed, **settings: Any) -> None:
         app = Flask("house")
         self.headway = Headway(app, celery, store=store, feed=feed, **settings)
-        self.headway.hub._sweep_interval = SWEEP
+        self.headway.hub.sweep_interval = SWEEP
         self._serving = WsgiServer(app).start()
 
     @property
