@@ -16,17 +16,17 @@ from headway.core.registry import Snapshot
 from headway.server.streams.limits import Transport as Seat
 from tests.support.fake_worker import FakeExecution
 from tests.support.inprocess_server import InprocessServer, inprocess_server
-from tests.support.transports import TRANSPORTS, Belief, Transport
+from tests.support.transports import TRANSPORTS, ShownState, TransportClient
 from tests.support.valkey import ValkeyServer
 from tests.support.wait import until
 
-Look = Callable[..., Transport]
+Look = Callable[..., TransportClient]
 
-QUEUED, BEGUN = Belief("pending", "queued", None), Belief("running", "running", None)
+QUEUED, BEGUN = ShownState("pending", "queued", None), ShownState("running", "running", None)
 
 
-def at(current: float | None) -> Belief:
-    return Belief("running", "running", current)
+def at(current: float | None) -> ShownState:
+    return ShownState("running", "running", current)
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +55,9 @@ def home(make: Callable[..., InprocessServer]) -> InprocessServer:
 @pytest.fixture(params=TRANSPORTS)
 def look(request: pytest.FixtureRequest) -> Iterator[Look]:
     """Begins to look on through the skin in turn; whoever still looks at the end of the test goes."""
-    skins: list[Transport] = []
+    skins: list[TransportClient] = []
 
-    def look(home: InprocessServer, run: FakeExecution | str, **options: Any) -> Transport:
+    def look(home: InprocessServer, run: FakeExecution | str, **options: Any) -> TransportClient:
         skin = TRANSPORTS[request.param](
             home.url, run if isinstance(run, str) else run.id, **options
         )
@@ -69,11 +69,11 @@ def look(request: pytest.FixtureRequest) -> Iterator[Look]:
         skin.close()
 
 
-def told(viewer: Transport, beliefs: list[Belief], kinds: str) -> None:
+def told(viewer: TransportClient, beliefs: list[ShownState], kinds: str) -> None:
     """Fail unless this is all that it was told."""
-    assert viewer.was_told(beliefs, kinds.split()), (
-        viewer.kinds if viewer.frames else "",
-        viewer.beliefs,
+    assert viewer.received_only(beliefs, kinds.split()), (
+        viewer.kinds if viewer.sends_frames else "",
+        viewer.shown,
     )
 
 
@@ -84,29 +84,29 @@ def test_from_publish_to_completed(home: InprocessServer, look: Look) -> None:
     """A viewer is told where it stands, the begin, each report, and the end; then its stream is
     over.
     """
-    run = home.runs.publish()
+    run = home.worker.publish()
     viewer = look(home, run)
-    viewer.sees("pending", "queued")
+    viewer.wait_for("pending", "queued")
     run.open()
-    viewer.sees("running")
+    viewer.wait_for("running")
     for number in range(1, 4):
         run.report(number, 3, f"step {number}", {"bad": "0"})
-        viewer.sees("running", "running", number)
+        viewer.wait_for("running", "running", number)
     run.succeed({"rows": 3})
-    assert viewer.ends() == "over"
-    beliefs = [QUEUED, BEGUN, at(1), at(2), at(3), Belief("completed", "succeeded", 3)]
+    assert viewer.wait_for_end() == "over"
+    beliefs = [QUEUED, BEGUN, at(1), at(2), at(3), ShownState("completed", "succeeded", 3)]
     told(viewer, beliefs, "status started progress progress progress completed")
-    if viewer.frames:
-        assert viewer.told[-1]["outputs"] == {"rows": 3}
+    if viewer.sends_frames:
+        assert viewer.received[-1]["outputs"] == {"rows": 3}
 
 
 def test_a_short_run(home: InprocessServer, look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a run that went from pending to its end while nothing could be heard, the begin is told as
     well.
     """
-    run = home.runs.publish()
+    run = home.worker.publish()
     viewer = look(home, run)
-    viewer.sees("pending", "queued")
+    viewer.wait_for("pending", "queued")
     gate, read = threading.Lock(), home.store.read
 
     def held(task_ids: Sequence[str]) -> list[Snapshot]:
@@ -117,24 +117,28 @@ def test_a_short_run(home: InprocessServer, look: Look, monkeypatch: pytest.Monk
     with gate:  # who looks sees nothing of it, or all
         run.open()
         run.succeed()
-    assert viewer.ends() == "over"
+    assert viewer.wait_for_end() == "over"
     told(
         viewer,
-        [QUEUED, *([BEGUN] if viewer.frames else []), Belief("completed", "succeeded", None)],
+        [
+            QUEUED,
+            *([BEGUN] if viewer.sends_frames else []),
+            ShownState("completed", "succeeded", None),
+        ],
         "status started completed",
     )
 
 
 def test_failed(home: InprocessServer, look: Look) -> None:
     """A failure keeps the last progress, and says why."""
-    run = home.runs.begin().report(3, 10)
+    run = home.worker.begin().report(3, 10)
     viewer = look(home, run)
-    viewer.sees("running", "running", 3)
+    viewer.wait_for("running", "running", 3)
     run.fail("ValueError", "row 4 is no row")
-    assert viewer.ends() == "over"
-    told(viewer, [at(3), Belief("failed", "failed", 3)], "status failed")
-    if viewer.frames:
-        assert viewer.told[-1]["error"] == {
+    assert viewer.wait_for_end() == "over"
+    told(viewer, [at(3), ShownState("failed", "failed", 3)], "status failed")
+    if viewer.sends_frames:
+        assert viewer.received[-1]["error"] == {
             "type": "ValueError",
             "message": "row 4 is no row",
             "details": {"module": "builtins"},
@@ -145,11 +149,11 @@ def test_cancelled(home: InprocessServer, look: Look) -> None:
     """A cancel is shown from when it is asked for, and its confirmation is the end; the last
     progress is kept.
     """
-    run = home.runs.begin().report(3, 10)
+    run = home.worker.begin().report(3, 10)
     viewer = look(home, run)
-    viewer.sees("running", "running", 3)
+    viewer.wait_for("running", "running", 3)
     home.store.request_cancel(run.id, datetime.now(UTC))
-    viewer.sees("running", "cancelling", 3)
+    viewer.wait_for("running", "cancelling", 3)
     run.write(
         "REVOKED",
         {
@@ -158,73 +162,77 @@ def test_cancelled(home: InprocessServer, look: Look) -> None:
             "exc_module": "celery.exceptions",
         },
     )
-    assert viewer.ends() == "over"
-    beliefs = [at(3), Belief("running", "cancelling", 3), Belief("cancelled", "cancelled", 3)]
+    assert viewer.wait_for_end() == "over"
+    beliefs = [
+        at(3),
+        ShownState("running", "cancelling", 3),
+        ShownState("cancelled", "cancelled", 3),
+    ]
     told(viewer, beliefs, "status status cancelled")
 
 
 @pytest.mark.parametrize("end", ["succeed", "fail"])
 def test_already_over(home: InprocessServer, look: Look, end: str) -> None:
     """Who comes after the end is told where it stands, and the end."""
-    run = home.runs.begin().report(3, 10)
+    run = home.worker.begin().report(3, 10)
     getattr(run, end)()
     viewer = look(home, run)
-    assert viewer.ends() == "over"
+    assert viewer.wait_for_end() == "over"
     word, phase = {"succeed": ("completed", "succeeded"), "fail": ("failed", "failed")}[end]
-    told(viewer, [Belief(word, phase, 3)], f"status {word}")
+    told(viewer, [ShownState(word, phase, 3)], f"status {word}")
 
 
 def test_a_retry(home: InprocessServer, look: Look) -> None:
     """A retry and the attempt that follows are told, and progress starts anew with it."""
-    run = home.runs.begin().report(5, 10)
+    run = home.worker.begin().report(5, 10)
     viewer = look(home, run)
-    viewer.sees("running", "running", 5)
+    viewer.wait_for("running", "running", 5)
     run.write("RETRY", {"exc_type": "ValueError", "exc_message": ["no"], "exc_module": "builtins"})
-    viewer.sees("running", "retrying", 5)
+    viewer.wait_for("running", "retrying", 5)
     run.open()
-    viewer.sees("running", "running", None)
+    viewer.wait_for("running", "running", None)
     run.report(1, 10)
-    viewer.sees("running", "running", 1)
+    viewer.wait_for("running", "running", 1)
     run.succeed()
-    assert viewer.ends() == "over"
+    assert viewer.wait_for_end() == "over"
     beliefs = [
         at(5),
-        Belief("running", "retrying", 5),
+        ShownState("running", "retrying", 5),
         BEGUN,
         at(1),
-        Belief("completed", "succeeded", 1),
+        ShownState("completed", "succeeded", 1),
     ]
     told(viewer, beliefs, "status status status progress completed")
 
 
 def test_stalled(home: InprocessServer, look: Look) -> None:
     """That signs of life have stopped is told, though nothing happens; and that they are back."""
-    run = home.runs.begin().report(1, 10)
+    run = home.worker.begin().report(1, 10)
     viewer = look(home, run)
-    viewer.sees("running", "running", 1)
+    viewer.wait_for("running", "running", 1)
     home.store.heartbeat([run.id], "w1@test", 0.05)
-    viewer.sees("running", "stalled", 1)
+    viewer.wait_for("running", "stalled", 1)
     home.store.heartbeat([run.id], "w1@test", 60)
-    viewer.sees("running", "running", 1)
+    viewer.wait_for("running", "running", 1)
     run.report(2, 10)
-    viewer.sees("running", "running", 2)
-    beliefs = [at(1), Belief("running", "stalled", 1), at(1), at(2)]
+    viewer.wait_for("running", "running", 2)
+    beliefs = [at(1), ShownState("running", "stalled", 1), at(1), at(2)]
     told(viewer, beliefs, "status status status progress")
 
 
 def test_never_twice_the_same(home: InprocessServer, look: Look) -> None:
     """A report that says what the last one said is told to nobody."""
-    run = home.runs.begin()
+    run = home.worker.begin()
     viewer = look(home, run)
-    viewer.sees("running")
+    viewer.wait_for("running")
     for number in (1, 1, 2, 2, 2, 3):
         run.report(number, 3, "same")
-        viewer.sees("running", "running", number)
+        viewer.wait_for("running", "running", number)
     run.succeed()
-    assert viewer.ends() == "over"
+    assert viewer.wait_for_end() == "over"
     told(
         viewer,
-        [BEGUN, at(1), at(2), at(3), Belief("completed", "succeeded", 3)],
+        [BEGUN, at(1), at(2), at(3), ShownState("completed", "succeeded", 3)],
         "status progress progress progress completed",
     )
 
@@ -233,7 +241,7 @@ def test_nothing_is_lost_on_the_way_in(home: InprocessServer, look: Look) -> Non
     """Whoever comes while reports are written sees no step twice and none after a later one, and
     always the end.
     """
-    runs = [home.runs.begin() for _ in range(5)]
+    runs = [home.worker.begin() for _ in range(5)]
     viewers = []
     for run in runs:
         for number in range(1, 6):
@@ -241,11 +249,14 @@ def test_nothing_is_lost_on_the_way_in(home: InprocessServer, look: Look) -> Non
             viewers.append(look(home, run))
         run.succeed(number)
     for viewer in viewers:
-        assert viewer.ends() == "over"
-        currents = [belief.current for belief in viewer.beliefs if belief.current is not None]
+        assert viewer.wait_for_end() == "over"
+        currents = [belief.current for belief in viewer.shown if belief.current is not None]
         assert currents == sorted(currents)
         assert currents[-1] == 5
-        assert not viewer.frames or (viewer.kinds[0], viewer.kinds[-1]) == ("status", "completed")
+        assert not viewer.sends_frames or (viewer.kinds[0], viewer.kinds[-1]) == (
+            "status",
+            "completed",
+        )
 
 
 # When something is wrong
@@ -255,67 +266,67 @@ def test_nothing_is_lost_on_the_way_in(home: InprocessServer, look: Look) -> Non
 def test_unknown(home: InprocessServer, look: Look, execution_id: str) -> None:
     """An id that nobody published, or that can be none, is unknown, and holds nothing open."""
     viewer = look(home, execution_id)
-    assert viewer.ends() == "unknown"
-    assert not viewer.told
+    assert viewer.wait_for_end() == "unknown"
+    assert not viewer.received
     until(lambda: not home.webs[0].viewers)
 
 
 def test_expired(home: InprocessServer, look: Look) -> None:
     """An execution whose result is gone has expired, which is not unknown."""
-    run = home.runs.begin().succeed()
+    run = home.worker.begin().succeed()
     home.expire(run.id)
     viewer = look(home, run)
-    assert viewer.ends() == "expired"
-    assert not viewer.told
+    assert viewer.wait_for_end() == "expired"
+    assert not viewer.received
 
 
 def test_an_outage(home: InprocessServer, look: Look) -> None:
     """An outage is told once; who was there stays, who comes waits, and both go on with what is
     true then.
     """
-    run = home.runs.begin().report(1, 10)
+    run = home.worker.begin().report(1, 10)
     early = look(home, run)
-    early.sees("running", "running", 1)
-    home.cut()
-    early.is_told_of_an_outage()
+    early.wait_for("running", "running", 1)
+    home.disconnect()
+    early.wait_for_outage()
     late = look(home, run)
-    late.is_told_of_an_outage()
-    home.mend(lambda: run.report(7, 10))
+    late.wait_for_outage()
+    home.reconnect(lambda: run.report(7, 10))
     for viewer in (early, late):
-        viewer.sees("running", "running", 7)
+        viewer.wait_for("running", "running", 7)
     run.succeed()
     for viewer, kinds in ((early, ["status", "error", "status"]), (late, ["error", "status"])):
-        assert viewer.ends() == "over"
-        if viewer.frames:
+        assert viewer.wait_for_end() == "over"
+        if viewer.sends_frames:
             # The feed may have been back before the report.
             assert viewer.kinds in ([*kinds, "completed"], [*kinds, "progress", "completed"])
         assert viewer.outages <= 1
-        assert [belief.current for belief in viewer.beliefs][-1] == 7
+        assert [belief.current for belief in viewer.shown][-1] == 7
 
 
 def test_an_end_during_an_outage(home: InprocessServer, look: Look) -> None:
     """The end of which nobody could hear is told when the backend is back."""
-    run = home.runs.begin().report(1, 10)
+    run = home.worker.begin().report(1, 10)
     viewer = look(home, run)
-    viewer.sees("running", "running", 1)
-    home.cut()
-    viewer.is_told_of_an_outage()
-    home.mend(lambda: run.report(2, 10).succeed())
-    assert viewer.ends() == "over"
-    if viewer.frames:
+    viewer.wait_for("running", "running", 1)
+    home.disconnect()
+    viewer.wait_for_outage()
+    home.reconnect(lambda: run.report(2, 10).succeed())
+    assert viewer.wait_for_end() == "over"
+    if viewer.sends_frames:
         assert viewer.kinds[:3] == ["status", "error", "status"]
         assert viewer.kinds.count("completed") == 1
-    assert viewer.beliefs[-1].current == 2
+    assert viewer.shown[-1].current == 2
 
 
 def test_too_many(make: Callable[..., InprocessServer], look: Look) -> None:
     """Beyond the limit a viewer is told so, and a place that is left can be taken."""
     home = make(max_viewers=1)
-    run = home.runs.begin().report(1, 10)
+    run = home.worker.begin().report(1, 10)
     with ExitStack() as slot:
         slot.enter_context(home.webs[0].headway.hub.limiter.slot(Seat.POLL))
-        assert look(home, run).ends() == "full"
-    look(home, run).sees("running", "running", 1)
+        assert look(home, run).wait_for_end() == "full"
+    look(home, run).wait_for("running", "running", 1)
 
 
 def test_not_allowed(make: Callable[..., InprocessServer], look: Look) -> None:
@@ -324,26 +335,29 @@ def test_not_allowed(make: Callable[..., InprocessServer], look: Look) -> None:
     """
     secret: set[Any] = set()
     home = make(authorize=lambda _who, _action, execution_id: execution_id not in secret)
-    run, hidden = home.runs.begin().report(1, 10), home.runs.begin().report(1, 10)
+    run, hidden = home.worker.begin().report(1, 10), home.worker.begin().report(1, 10)
     secret.add(hidden.id)
-    assert look(home, hidden).ends() == "forbidden"
-    look(home, run).sees("running", "running", 1)
+    assert look(home, hidden).wait_for_end() == "forbidden"
+    look(home, run).wait_for("running", "running", 1)
 
 
 def test_not_authenticated(make: Callable[..., InprocessServer], look: Look) -> None:
     """Where tokens are set, nothing is shown without one."""
     home = make(tokens="sesame")
-    run = home.runs.begin().report(1, 10)
-    assert look(home, run).ends() == "unauthenticated"
-    assert look(home, run, headers={"Authorization": "Bearer wrong"}).ends() == "unauthenticated"
-    look(home, run, headers={"Authorization": "Bearer sesame"}).sees("running", "running", 1)
+    run = home.worker.begin().report(1, 10)
+    assert look(home, run).wait_for_end() == "unauthenticated"
+    assert (
+        look(home, run, headers={"Authorization": "Bearer wrong"}).wait_for_end()
+        == "unauthenticated"
+    )
+    look(home, run, headers={"Authorization": "Bearer sesame"}).wait_for("running", "running", 1)
 
 
 def test_going_down(home: InprocessServer, look: Look) -> None:
     """A server that goes down sends its viewers away, to come back; it says nothing that isn't so."""
-    run = home.runs.begin().report(1, 10)
+    run = home.worker.begin().report(1, 10)
     viewer = look(home, run)
-    viewer.sees("running", "running", 1)
+    viewer.wait_for("running", "running", 1)
     home.webs[0].headway.hub.supervisor.close_all()
-    assert viewer.ends() == "back"
+    assert viewer.wait_for_end() == "back"
     told(viewer, [at(1)], "status")

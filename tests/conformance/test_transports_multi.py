@@ -15,7 +15,7 @@ from headway.server.streams import websocket_multi
 from headway.server.streams.connection import ViewerConnection
 from tests.support.fake_worker import FakeExecution
 from tests.support.inprocess_server import InprocessServer, inprocess_server
-from tests.support.transports import PATIENCE
+from tests.support.timing import RESPONSE_TIMEOUT
 from tests.support.wait import until
 
 
@@ -24,7 +24,7 @@ class Talker:
 
     def __init__(self, home: InprocessServer) -> None:
         self.socket = websocket.create_connection(
-            home.url.replace("http", "ws") + "/api/v1/progress/ws", timeout=PATIENCE
+            home.url.replace("http", "ws") + "/api/v1/progress/ws", timeout=RESPONSE_TIMEOUT
         )
 
     def say(self, **orders: list[str]) -> None:
@@ -60,7 +60,7 @@ def talker(home: InprocessServer) -> Iterator[Talker]:
 
 @pytest.fixture
 def run(home: InprocessServer) -> FakeExecution:
-    return home.runs.begin()
+    return home.worker.begin()
 
 
 def test_an_execution_that_has_ended(
@@ -111,7 +111,7 @@ def test_what_cannot_be_watched(home: InprocessServer, talker: Talker, run: Fake
     """An id that nobody knows, that has expired, or that can be none is told as that; the others of
     the message go on.
     """
-    gone = home.runs.begin().succeed()
+    gone = home.worker.begin().succeed()
     home.expire(gone.id)
     bad = ["nobody", "", "a/b", "a\nb", "\ufffd", "x" * 1000]
     talker.say(subscribe=[*bad, gone.id, run.id])
@@ -151,10 +151,10 @@ def test_during_an_outage(home: InprocessServer, talker: Talker, run: FakeExecut
     """With the backend away each id is told so once, and all get ``status`` when it is back; only
     then one is found unknown.
     """
-    home.cut()
+    home.disconnect()
     talker.say(subscribe=[run.id, "nobody"])
     assert set(talker.told(2)) == {("unavailable", run.id), ("unavailable", "nobody")}
-    home.mend(lambda: None)
+    home.reconnect(lambda: None)
     assert set(talker.told(2)) == {("status", run.id), ("not_found", "nobody")}
     talker.is_quiet()
 
@@ -163,7 +163,7 @@ def test_ten_thousand_ids(home: InprocessServer, talker: Talker, run: FakeExecut
     """As many as there is room for are watched; of the others one frame says that they aren't. What
     goes makes room.
     """
-    ids = [home.runs.publish().id for _ in range(10_000)]
+    ids = [home.worker.publish().id for _ in range(10_000)]
     assert len(json.dumps({"subscribe": ids})) < websocket_multi.MultiViewer.max_message
     talker.say(subscribe=ids)
     frames = [talker.next() for _ in range(websocket_multi.MAX_WATCHED + 1)]

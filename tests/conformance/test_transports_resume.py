@@ -15,7 +15,8 @@ import requests
 from headway.core.registry import Snapshot
 from headway.server.streams import sse, supervisor
 from tests.support.inprocess_server import InprocessServer, inprocess_server
-from tests.support.transports import PATIENCE, Belief, Events, TensorlakeEvents, Transport
+from tests.support.timing import RESPONSE_TIMEOUT
+from tests.support.transports import Events, ShownState, TensorlakeEvents, TransportClient
 from tests.support.valkey import ValkeyServer
 from tests.support.wait import until
 
@@ -49,17 +50,17 @@ def begin(
 
 
 #: What happens to an execution, one after the other, and what a viewer takes for true after each.
-LIFE: list[tuple[Callable[..., object], Belief]] = [
-    (lambda run: run.open(), Belief("running", "running", None)),
-    (lambda run: run.report(1, 4), Belief("running", "running", 1)),
-    (lambda run: run.report(2, 4, "two", {"a": "b"}), Belief("running", "running", 2)),
+LIFE: list[tuple[Callable[..., object], ShownState]] = [
+    (lambda run: run.open(), ShownState("running", "running", None)),
+    (lambda run: run.report(1, 4), ShownState("running", "running", 1)),
+    (lambda run: run.report(2, 4, "two", {"a": "b"}), ShownState("running", "running", 2)),
     (
         lambda run: run.write("RETRY", {"exc_type": "E", "exc_message": [], "exc_module": "m"}),
-        Belief("running", "retrying", 2),
+        ShownState("running", "retrying", 2),
     ),
-    (lambda run: run.open(), Belief("running", "running", None)),
-    (lambda run: run.report(3, 4), Belief("running", "running", 3)),
-    (lambda run: run.fail(), Belief("failed", "failed", 3)),
+    (lambda run: run.open(), ShownState("running", "running", None)),
+    (lambda run: run.report(3, 4), ShownState("running", "running", 3)),
+    (lambda run: run.fail(), ShownState("failed", "failed", 3)),
 ]
 KINDS = ["status", "started", "progress", "progress", "status", "status", "progress", "failed"]
 
@@ -72,51 +73,51 @@ def test_a_stream_that_is_cut_again_and_again(
     gives, and nothing twice.
     """
     webs = itertools.cycle(web.url for web in home.webs)
-    run = home.runs.publish()
+    run = home.worker.publish()
     viewer = begin(home, stack, run.id)
-    viewer.sees("pending", "queued")
+    viewer.wait_for("pending", "queued")
     for number, (act, belief) in enumerate(LIFE):
         if number % every == 0:
-            viewer.come_back(next(webs))
+            viewer.reconnect(next(webs))
         act(run)
-        viewer.sees(*belief)
+        viewer.wait_for(*belief)
     assert viewer.kinds == KINDS
-    assert viewer.ends() == "over"
+    assert viewer.wait_for_end() == "over"
 
 
 def test_what_came_while_it_was_away(home: InprocessServer, stack: ExitStack) -> None:
     """A change of state that a client was not there for is told when it is back, merged to the
     newest, and once.
     """
-    run = home.runs.publish()
+    run = home.worker.publish()
     viewer = begin(home, stack, run.id)
-    viewer.sees("pending", "queued")
+    viewer.wait_for("pending", "queued")
     away = [slice(0, 1), slice(1, 3), slice(3, 6), slice(6, 7)]
     for part in away:
         viewer.close()
         for act, _ in LIFE[part]:
             act(run)
-        viewer.come_back(home.webs[1].url)
-        viewer.sees(*LIFE[part][-1][1])
+        viewer.reconnect(home.webs[1].url)
+        viewer.wait_for(*LIFE[part][-1][1])
     # Of the second attempt, which began while it was away, a `status` tells.
     assert viewer.kinds == ["status", "started", "progress", "status", "failed"]
-    assert viewer.ends() == "over"
+    assert viewer.wait_for_end() == "over"
 
 
 def test_tensorlakes_stream_is_cut(home: InprocessServer, stack: ExitStack) -> None:
     """Tensorlake's stream has ids too: no report is told twice, and who has seen the last one is
     told to stay away.
     """
-    run = home.runs.begin().report(1, 4)
+    run = home.worker.begin().report(1, 4)
     viewer = begin(home, stack, run.id, TensorlakeEvents)
-    viewer.sees("", current=1)
-    viewer.come_back(home.webs[1].url)
+    viewer.wait_for("", current=1)
+    viewer.reconnect(home.webs[1].url)
     run.report(2, 4)
-    viewer.sees("", current=2)
-    viewer.come_back(home.webs[0].url)
+    viewer.wait_for("", current=2)
+    viewer.reconnect(home.webs[0].url)
     run.succeed()
-    assert viewer.ends() == "over"
-    assert [belief.current for belief in viewer.beliefs] == [1, 2]
+    assert viewer.wait_for_end() == "over"
+    assert [belief.current for belief in viewer.shown] == [1, 2]
 
 
 @pytest.mark.parametrize("last_id", ["", "some garbage", "1-completed"])
@@ -124,13 +125,13 @@ def test_who_cannot_say_what_it_knows(
     home: InprocessServer, stack: ExitStack, last_id: str
 ) -> None:
     """With an id that nobody here wrote, a client is told everything, as a newcomer is."""
-    run = home.runs.begin().report(1, 4)
+    run = home.worker.begin().report(1, 4)
     viewer = begin(home, stack, run.id)
     viewer.last_id = last_id
-    viewer.come_back(home.url)
-    viewer.sees("running", "running", 1)
+    viewer.reconnect(home.url)
+    viewer.wait_for("running", "running", 1)
     run.succeed()
-    assert viewer.ends() == "over"
+    assert viewer.wait_for_end() == "over"
     assert viewer.kinds == ["status", "completed"]
 
 
@@ -138,14 +139,14 @@ def test_who_comes_back_into_an_outage(home: InprocessServer, stack: ExitStack) 
     """It isn't refused (a browser would never come back), but told; and then what is true, though
     it may have known.
     """
-    run = home.runs.begin().report(1, 4)
+    run = home.worker.begin().report(1, 4)
     viewer = begin(home, stack, run.id)
-    viewer.sees("running", "running", 1)
-    home.cut()
-    viewer.is_told_of_an_outage()
-    viewer.come_back(home.webs[1].url)
-    viewer.is_told_of_an_outage()
-    home.mend(lambda: None)
+    viewer.wait_for("running", "running", 1)
+    home.disconnect()
+    viewer.wait_for_outage()
+    viewer.reconnect(home.webs[1].url)
+    viewer.wait_for_outage()
+    home.reconnect(lambda: None)
     while viewer.kinds[-1] != "status":
         assert viewer.next()
     assert viewer.kinds == ["status", "error", "error", "status"]
@@ -155,21 +156,21 @@ def test_who_waits_through_an_outage_for_nothing(home: InprocessServer, stack: E
     """An id that turns out to be unknown when the backend is back ends the stream; who comes back
     is told why, by a 404.
     """
-    home.cut()
+    home.disconnect()
     viewer = begin(home, stack, "nobody")
-    viewer.is_told_of_an_outage()
-    home.mend(lambda: None)
-    assert viewer.ends() == "unknown"
+    viewer.wait_for_outage()
+    home.reconnect(lambda: None)
+    assert viewer.wait_for_end() == "unknown"
 
 
 def test_all_come_back_at_another_time(home: InprocessServer, stack: ExitStack) -> None:
     """Each stream draws its own pause for the coming back, so that not all come at once; a quiet
     one has a heartbeat.
     """
-    run = home.runs.begin()
-    viewers: list[Transport] = [begin(home, stack, run.id) for _ in range(20)]
+    run = home.worker.begin()
+    viewers: list[TransportClient] = [begin(home, stack, run.id) for _ in range(20)]
     for viewer in viewers:
-        viewer.sees("running")
+        viewer.wait_for("running")
     pauses = [viewer.retry for viewer in viewers if isinstance(viewer, Events)]
     assert all(pause is not None and sse.RETRY[0] <= pause <= sse.RETRY[1] for pause in pauses)
     assert len(set(pauses)) > 10
@@ -180,7 +181,7 @@ def test_who_has_seen_the_end_before_it_is_read(monkeypatch: pytest.MonkeyPatch)
     nobody is held for nothing.
     """
     with inprocess_server() as home, ExitStack() as stack:
-        run = home.runs.begin().succeed()
+        run = home.worker.begin().succeed()
         viewer = begin(home, stack, run.id)
         while viewer.next() and viewer.kinds[-1] != "completed":
             pass
@@ -193,9 +194,9 @@ def test_who_has_seen_the_end_before_it_is_read(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(home.store, "read", held)
         home.webs[0].headway.hub.first_read = 0.0
         with gate:
-            viewer.come_back(home.url)
-        assert viewer._answer.status_code == 200
-        lines = viewer._answer.iter_lines(chunk_size=1)
+            viewer.reconnect(home.url)
+        assert viewer._response.status_code == 200
+        lines = viewer._response.iter_lines(chunk_size=1)
         until(lambda: next(lines, None) is None, what="the stream to end")
 
 
@@ -204,12 +205,12 @@ def test_a_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
     fact 14).
     """
     monkeypatch.setattr(
-        supervisor, "STREAM_CHECK_INTERVAL", PATIENCE
+        supervisor, "STREAM_CHECK_INTERVAL", RESPONSE_TIMEOUT
     )  # it would take a held up server for a client that reads nothing
     with inprocess_server(ping_interval=0.05) as home:
-        run = home.runs.begin()
+        run = home.worker.begin()
         url = f"{home.url}/api/v1/executions/{run.id}/progress/events"
-        with requests.get(url, stream=True, timeout=PATIENCE) as answer:
+        with requests.get(url, stream=True, timeout=RESPONSE_TIMEOUT) as answer:
             lines = answer.iter_lines(chunk_size=1)
             until(lambda: next(lines) == b":")
         until(lambda: not home.webs[0].viewers)
