@@ -355,7 +355,7 @@ def test_redis_feed_that_is_held_up(
         "selectors",
         SimpleNamespace(DefaultSelector=Held, EVENT_READ=selectors.EVENT_READ),
     )
-    monkeypatch.setattr(redis_feed._PubSubConnection, "_patience", patience)
+    monkeypatch.setattr(redis_feed._PubSubConnection, "_select_timeout", patience)
     bench = redis_bench(own_valkey, ping_interval=60.0, pong_within=60.0)
     try:
         bench.feed.watch(new_id())

@@ -13,7 +13,7 @@ from headway.server.streams import websocket_multi
 from headway.server.streams.connection import ViewerConnection
 from tests.support.fake_worker import FakeExecution
 from tests.support.inprocess_server import InprocessServer, inprocess_server
-from tests.support.transports import PATIENCE
+from tests.support.transports import RESPONSE_TIMEOUT
 from tests.support.wait import until
 
 
@@ -22,7 +22,7 @@ class MultiClient:
 
     def __init__(self, server: InprocessServer) -> None:
         self.socket = websocket.create_connection(
-            server.url.replace("http", "ws") + "/api/v1/progress/ws", timeout=PATIENCE
+            server.url.replace("http", "ws") + "/api/v1/progress/ws", timeout=RESPONSE_TIMEOUT
         )
 
     def send(self, **commands: list[str]) -> None:
@@ -58,7 +58,7 @@ def client(server: InprocessServer) -> Iterator[MultiClient]:
 
 @pytest.fixture
 def run(server: InprocessServer) -> FakeExecution:
-    return server.runs.begin()
+    return server.worker.begin()
 
 
 def test_terminal_execution_ends_its_subscription(
@@ -105,7 +105,7 @@ def test_refused_ids_do_not_affect_the_others(
     server: InprocessServer, client: MultiClient, run: FakeExecution
 ) -> None:
     """Unknown, expired and invalid ids get an error each; the other ids of the message stream."""
-    expired = server.runs.begin().succeed()
+    expired = server.worker.begin().succeed()
     server.expire(expired.id)
     bad = ["unknown", "", "a/b", "a\nb", "\ufffd", "x" * 1000]
     client.send(subscribe=[*bad, expired.id, run.id])
@@ -149,10 +149,10 @@ def test_outage_is_reported_per_execution(
     server: InprocessServer, client: MultiClient, run: FakeExecution
 ) -> None:
     """In an outage each id gets one error, and ``status`` or its refusal afterwards."""
-    server.cut()
+    server.disconnect()
     client.send(subscribe=[run.id, "unknown"])
     assert set(client.received(2)) == {("unavailable", run.id), ("unavailable", "unknown")}
-    server.mend(lambda: None)
+    server.reconnect(lambda: None)
     assert set(client.received(2)) == {("status", run.id), ("not_found", "unknown")}
     client.assert_no_frame()
 
@@ -161,7 +161,7 @@ def test_ids_beyond_the_limit_are_refused_in_one_frame(
     server: InprocessServer, client: MultiClient, run: FakeExecution
 ) -> None:
     """One frame names the ids beyond the limit, and an unsubscription frees a place."""
-    ids = [server.runs.publish().id for _ in range(10_000)]
+    ids = [server.worker.publish().id for _ in range(10_000)]
     assert len(json.dumps({"subscribe": ids})) < websocket_multi.MultiViewer.max_message
     client.send(subscribe=ids)
     frames = [client.next() for _ in range(websocket_multi.MAX_WATCHED + 1)]

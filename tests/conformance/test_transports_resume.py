@@ -13,7 +13,13 @@ import requests
 from headway.core.registry import Snapshot
 from headway.server.streams import sse
 from tests.support.inprocess_server import InprocessServer, inprocess_server
-from tests.support.transports import PATIENCE, Belief, Events, TensorlakeEvents, Transport
+from tests.support.transports import (
+    RESPONSE_TIMEOUT,
+    Events,
+    ShownState,
+    TensorlakeEvents,
+    TransportClient,
+)
 from tests.support.valkey import ValkeyServer
 from tests.support.wait import until
 
@@ -47,17 +53,17 @@ def begin(
 
 
 #: The steps of an execution, and the state that a viewer knows after each.
-STEPS: list[tuple[Callable[..., object], Belief]] = [
-    (lambda run: run.open(), Belief("running", "running", None)),
-    (lambda run: run.report(1, 4), Belief("running", "running", 1)),
-    (lambda run: run.report(2, 4, "two", {"a": "b"}), Belief("running", "running", 2)),
+STEPS: list[tuple[Callable[..., object], ShownState]] = [
+    (lambda run: run.open(), ShownState("running", "running", None)),
+    (lambda run: run.report(1, 4), ShownState("running", "running", 1)),
+    (lambda run: run.report(2, 4, "two", {"a": "b"}), ShownState("running", "running", 2)),
     (
         lambda run: run.write("RETRY", {"exc_type": "E", "exc_message": [], "exc_module": "m"}),
-        Belief("running", "retrying", 2),
+        ShownState("running", "retrying", 2),
     ),
-    (lambda run: run.open(), Belief("running", "running", None)),
-    (lambda run: run.report(3, 4), Belief("running", "running", 3)),
-    (lambda run: run.fail(), Belief("failed", "failed", 3)),
+    (lambda run: run.open(), ShownState("running", "running", None)),
+    (lambda run: run.report(3, 4), ShownState("running", "running", 3)),
+    (lambda run: run.fail(), ShownState("failed", "failed", 3)),
 ]
 KINDS = ["status", "started", "progress", "progress", "status", "status", "progress", "failed"]
 
@@ -68,47 +74,47 @@ def test_reconnecting_client_gets_the_uncut_stream(
 ) -> None:
     """Cut off after every first, second or third event, a client gets the same frames once."""
     webs = itertools.cycle(web.url for web in server.webs)
-    run = server.runs.publish()
+    run = server.worker.publish()
     viewer = begin(server, stack, run.id)
-    viewer.sees("pending", "queued")
+    viewer.wait_for("pending", "queued")
     for number, (act, belief) in enumerate(STEPS):
         if number % every == 0:
-            viewer.come_back(next(webs))
+            viewer.reconnect(next(webs))
         act(run)
-        viewer.sees(*belief)
+        viewer.wait_for(*belief)
     assert viewer.kinds == KINDS
-    assert viewer.ends() == "over"
+    assert viewer.wait_for_end() == "over"
 
 
 def test_changes_while_disconnected_are_merged(server: InprocessServer, stack: ExitStack) -> None:
     """Changes while a client is disconnected are sent after its reconnect, merged, once."""
-    run = server.runs.publish()
+    run = server.worker.publish()
     viewer = begin(server, stack, run.id)
-    viewer.sees("pending", "queued")
+    viewer.wait_for("pending", "queued")
     missed = [slice(0, 1), slice(1, 3), slice(3, 6), slice(6, 7)]
     for part in missed:
         viewer.close()
         for act, _ in STEPS[part]:
             act(run)
-        viewer.come_back(server.webs[1].url)
-        viewer.sees(*STEPS[part][-1][1])
+        viewer.reconnect(server.webs[1].url)
+        viewer.wait_for(*STEPS[part][-1][1])
     # The second attempt started while it was disconnected: it is in a `status`.
     assert viewer.kinds == ["status", "started", "progress", "status", "failed"]
-    assert viewer.ends() == "over"
+    assert viewer.wait_for_end() == "over"
 
 
 def test_tensorlake_stream_resumes(server: InprocessServer, stack: ExitStack) -> None:
     """Tensorlake's stream has ids too: no report comes twice, and after the last one a 204."""
-    run = server.runs.begin().report(1, 4)
+    run = server.worker.begin().report(1, 4)
     viewer = begin(server, stack, run.id, TensorlakeEvents)
-    viewer.sees("", current=1)
-    viewer.come_back(server.webs[1].url)
+    viewer.wait_for("", current=1)
+    viewer.reconnect(server.webs[1].url)
     run.report(2, 4)
-    viewer.sees("", current=2)
-    viewer.come_back(server.webs[0].url)
+    viewer.wait_for("", current=2)
+    viewer.reconnect(server.webs[0].url)
     run.succeed()
-    assert viewer.ends() == "over"
-    assert [belief.current for belief in viewer.beliefs] == [1, 2]
+    assert viewer.wait_for_end() == "over"
+    assert [belief.current for belief in viewer.shown] == [1, 2]
 
 
 @pytest.mark.parametrize("last_id", ["", "some garbage", "1-completed"])
@@ -116,13 +122,13 @@ def test_unknown_event_id_gives_everything(
     server: InprocessServer, stack: ExitStack, last_id: str
 ) -> None:
     """With an id that Headway did not write, a client gets everything, like a new one."""
-    run = server.runs.begin().report(1, 4)
+    run = server.worker.begin().report(1, 4)
     viewer = begin(server, stack, run.id)
     viewer.last_id = last_id
-    viewer.come_back(server.url)
-    viewer.sees("running", "running", 1)
+    viewer.reconnect(server.url)
+    viewer.wait_for("running", "running", 1)
     run.succeed()
-    assert viewer.ends() == "over"
+    assert viewer.wait_for_end() == "over"
     assert viewer.kinds == ["status", "completed"]
 
 
@@ -130,14 +136,14 @@ def test_reconnect_during_outage_gets_error_then_status(
     server: InprocessServer, stack: ExitStack
 ) -> None:
     """A reconnect in an outage is not refused: browsers would not retry after a refusal."""
-    run = server.runs.begin().report(1, 4)
+    run = server.worker.begin().report(1, 4)
     viewer = begin(server, stack, run.id)
-    viewer.sees("running", "running", 1)
-    server.cut()
-    viewer.is_told_of_an_outage()
-    viewer.come_back(server.webs[1].url)
-    viewer.is_told_of_an_outage()
-    server.mend(lambda: None)
+    viewer.wait_for("running", "running", 1)
+    server.disconnect()
+    viewer.wait_for_outage()
+    viewer.reconnect(server.webs[1].url)
+    viewer.wait_for_outage()
+    server.reconnect(lambda: None)
     while viewer.kinds[-1] != "status":
         assert viewer.next()
     assert viewer.kinds == ["status", "error", "error", "status"]
@@ -145,19 +151,19 @@ def test_reconnect_during_outage_gets_error_then_status(
 
 def test_unknown_id_after_outage_ends_the_stream(server: InprocessServer, stack: ExitStack) -> None:
     """An id that is unknown after the outage ends the stream; the reconnect gets a 404."""
-    server.cut()
+    server.disconnect()
     viewer = begin(server, stack, "unknown")
-    viewer.is_told_of_an_outage()
-    server.mend(lambda: None)
-    assert viewer.ends() == "unknown"
+    viewer.wait_for_outage()
+    server.reconnect(lambda: None)
+    assert viewer.wait_for_end() == "unknown"
 
 
 def test_streams_have_different_retry_times(server: InprocessServer, stack: ExitStack) -> None:
     """Each stream draws its own retry time, so that clients do not reconnect all at once."""
-    run = server.runs.begin()
-    viewers: list[Transport] = [begin(server, stack, run.id) for _ in range(20)]
+    run = server.worker.begin()
+    viewers: list[TransportClient] = [begin(server, stack, run.id) for _ in range(20)]
     for viewer in viewers:
-        viewer.sees("running")
+        viewer.wait_for("running")
     retries = [viewer.retry for viewer in viewers if isinstance(viewer, Events)]
     assert all(retry is not None and sse.RETRY[0] <= retry <= sse.RETRY[1] for retry in retries)
     assert len(set(retries)) > 10
@@ -166,7 +172,7 @@ def test_streams_have_different_retry_times(server: InprocessServer, stack: Exit
 def test_stream_without_anything_to_send_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """If the response started before the first read and nothing is left to send, it ends."""
     with inprocess_server() as server, ExitStack() as stack:
-        run = server.runs.begin().succeed()
+        run = server.worker.begin().succeed()
         viewer = begin(server, stack, run.id)
         while viewer.next() and viewer.kinds[-1] != "completed":
             pass
@@ -179,9 +185,9 @@ def test_stream_without_anything_to_send_ends(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(server.store, "read", held)
         server.webs[0].headway.hub.first_read = 0.0
         with gate:
-            viewer.come_back(server.url)
-        assert viewer._answer.status_code == 200
-        lines = viewer._answer.iter_lines(chunk_size=1)
+            viewer.reconnect(server.url)
+        assert viewer._response.status_code == 200
+        lines = viewer._response.iter_lines(chunk_size=1)
         until(lambda: next(lines, None) is None, what="the stream to end")
 
 
@@ -191,10 +197,10 @@ def test_quiet_stream_has_heartbeats() -> None:
     """
     with inprocess_server(ping_interval=0.05) as server:
         # A busy server must not look like a client that reads nothing.
-        server.webs[0].headway.hub.supervisor.stream_check_interval = PATIENCE
-        run = server.runs.begin()
+        server.webs[0].headway.hub.supervisor.stream_check_interval = RESPONSE_TIMEOUT
+        run = server.worker.begin()
         url = f"{server.url}/api/v1/executions/{run.id}/progress/events"
-        with requests.get(url, stream=True, timeout=PATIENCE) as response:
+        with requests.get(url, stream=True, timeout=RESPONSE_TIMEOUT) as response:
             lines = response.iter_lines(chunk_size=1)
             until(lambda: next(lines) == b":")
         until(lambda: not server.webs[0].viewers)

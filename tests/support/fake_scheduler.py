@@ -1,4 +1,4 @@
-"""A scheduler for unit tests: time passes when the test says so."""
+"""A scheduler for unit tests. Time passes when the test says so."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 class FakeScheduler:
-    """A scheduler whose time the test makes."""
+    """Has the interface of `worker.scheduler`. The test sets its clock."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -16,14 +16,14 @@ class FakeScheduler:
         self.due.append((due, call))
 
     def pass_to(self, then: float) -> None:
-        """Let the time pass, with every call in time."""
+        """Let time pass, and make each call at its time."""
         while self.due and self.due[0][0] <= then:
             self.now, call = self.due.pop(0)
             call(self.now)
         self.now = then
 
     def jump_to(self, then: float) -> None:
-        """Let the time pass with nothing called meanwhile, as where the process was stopped."""
+        """Let time pass, and make all calls late, as after a suspended process resumes."""
         self.now = then
         for _, call in [self.due.pop(0) for _ in range(len(self.due))]:
             call(then)
