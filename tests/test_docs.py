@@ -13,13 +13,19 @@ from urllib.parse import urlsplit
 
 import pytest
 
+import headway
 from tests.support.markdown import Block, blocks
 from tests.support.processes import ROOT, Process
 from tests.support.service import Service
 
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
+#: The installed package: the folder of the checkout, or that of the wheel.
+PACKAGE = Path(headway.__file__).parent
 PAGES = [README, *sorted(set(ROOT.glob("*.md")) - {README}), *sorted(DOCS.glob("**/*.md"))]
+
+#: Pages for people who change Headway.
+INTERNALS = [ROOT / "CONTRIBUTING.md", DOCS / "architecture.md", *sorted(DOCS.glob("decisions/*"))]
 
 #: Absolute addresses of this repository's files: of pages, and of pictures. The README uses them
 #: because a package index shows it without the files beside it. docs/ uses them for files outside
@@ -47,7 +53,7 @@ REDIS = (
 )
 
 #: A reference to a fact, in code or in a document.
-FACT = re.compile(r"\b(celery-facts|web-facts)(?:\.md)?#([a-z0-9-]*[a-z0-9])\b(?!-)")
+FACT = re.compile(r"\b(celery-facts|web-facts)(?:\.md)?#([A-Za-z0-9-]*[A-Za-z0-9])\b(?!-)")
 
 
 def name_of(path: Path) -> str:
@@ -191,6 +197,18 @@ def test_every_named_fact_has_an_entry() -> None:
         if path.suffix in {".py", ".lua", ".js", ".md"}
         for match in FACT.finditer(path.read_text())
         if match[2] not in known[match[1]]
+    ]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", INTERNALS, ids=name_of)
+def test_internal_pages_name_files_that_exist(page: Path) -> None:
+    """A file that a page about the code names exists, in the package or in the repository."""
+    named = set(re.findall(r"`([\w.-]+/[\w./-]*\w\.(?:py|lua|md|ts|jsonl|yml))`", page.read_text()))
+    missing = [
+        name
+        for name in sorted(named)
+        if not any((root / name).exists() for root in (PACKAGE, ROOT))
     ]
     assert not missing
 
