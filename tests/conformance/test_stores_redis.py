@@ -696,9 +696,9 @@ class TestResults:
                 "allow_pickle",
             ),
             ("redis://h", {"result_serializer": "yaml"}, "result_accept_content"),
-            ("nonsense://h", {}, "can't be used"),
-            ("nonsense://u:se/cr@et@h", {}, r"'nonsense://u:\*\*@h' can't be used"),
-            ("redis://:secret@h:port", {}, r"'redis://:\*\*@h:port' can't be used"),
+            ("nonsense://h", {}, "cannot be used"),
+            ("nonsense://u:se/cr@et@h", {}, r"'nonsense://u:\*\*@h' cannot be used"),
+            ("redis://:secret@h:port", {}, r"'redis://:\*\*@h:port' cannot be used"),
         ],
     )
     def test_backends_that_nobody_else_can_read(

@@ -51,7 +51,7 @@ class Web:
     def __init__(self, celery: Celery, store: Store, feed: Feed, **settings: Any) -> None:
         app = Flask("house")
         self.headway = Headway(app, celery, store=store, feed=feed, **settings)
-        self.headway.hub._sweep_interval = SWEEP
+        self.headway.hub.sweep_interval = SWEEP
         self._serving = WsgiServer(app).start()
 
     @property
@@ -158,13 +158,13 @@ class MemoryInprocessServer(InprocessServer):
 
     def cut(self) -> None:
         self.store.away = True
-        self._each(MemoryFeed.cut)
+        self._each(MemoryFeed.disconnect)
 
     def mend(self, then: Callable[[], object]) -> None:
         self.all_know()
         self.store.away = False
         then()
-        self._each(MemoryFeed.mend)
+        self._each(MemoryFeed.reconnect)
 
     def expire(self, execution_id: str) -> None:
         del self.store._results[execution_id]

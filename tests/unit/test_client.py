@@ -583,10 +583,10 @@ class TestWatching:
         server.begin("a")
         following = Following(client, "a")
         following.until("StatusChanged")
-        server.feed.cut()
+        server.feed.disconnect()
         following.until("StatusChanged", "Interrupted")
         assert following.events[-1].code == "unavailable"
-        server.feed.mend()
+        server.feed.reconnect()
         following.until("StatusChanged", "Interrupted", "StatusChanged")
         server.end("a")
         following.end()
