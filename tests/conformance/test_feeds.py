@@ -342,7 +342,7 @@ def test_redis_feed_that_is_held_up(
 
     def patience(line: Any) -> float | None:
         nonlocal asked, late
-        if line._asked is not None:
+        if line._ping_sent_at is not None:
             return None
         late, asked = late + 100, asked + 1  # nothing comes: it is time to ask
         return 0.0
