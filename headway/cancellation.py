@@ -58,7 +58,7 @@ def request_cancel(
         raise ExecutionNotFound(execution_id)
     execution, record = resolve(snapshot, at), snapshot.record
     if record is not None and record.state in READY_STATES and record.cancel_requested_at == at:
-        # it went on until this very wish was noted, and was done with it before it was read again
+        # It ended between the request and the read.
         return execution
     _check_open(execution)
     running = record is not None and record.is_open

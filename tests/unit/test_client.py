@@ -155,7 +155,7 @@ class TestAsking:
         server.publish("b")
         server.begin("b")
         server.end("b")
-        with pytest.raises(errors.ExecutionConflict, match="completed already"):
+        with pytest.raises(errors.ExecutionConflict, match="already completed"):
             client.cancel("b")
 
     @pytest.mark.parametrize("execution_id", ["a/b", "../healthz", "a?b=c", "a#b", "ä %2f"])

@@ -159,7 +159,7 @@ def test_a_fork_that_unwinds_ends_nothing(lab: Lab) -> None:
     def body(self: Any) -> str:
         attempt = self.request._headway
         attempt.pid += 1  # what a fork's copy sees: another process than its own
-        attempt.leave(SystemExit(0))
+        attempt.finish(SystemExit(0))
         attempt.pid -= 1
         said.append(lab.record("x").state)
         return "the parent's"
@@ -410,7 +410,7 @@ def test_a_start_with_the_store_away_is_made_up_for(
     assert record.started_at is not None
     assert record.finished_at is not None
     assert record.started_at <= record.finished_at
-    assert caplog.text.count("is away") == 1
+    assert caplog.text.count("is unavailable") == 1
 
 
 def test_a_start_that_is_made_up_for_without_a_word_of_the_task(lab: Lab) -> None:
@@ -720,7 +720,7 @@ def test_an_end_that_cannot_be_recorded_is_told(lab: Lab, caplog: pytest.LogCapt
     with caplog.at_level(logging.WARNING):
         lab.run(task, "x")
     lab.store.away = False
-    assert "can't be recorded" in caplog.text
+    assert "cannot be recorded" in caplog.text
     assert lab.record("x").state == "STARTED"
 
 
@@ -780,7 +780,7 @@ def test_a_defect_of_the_store_loses_no_result(
         == "fine"
     )
     assert backend._get_task_meta_for("x")["result"] == "fine"
-    assert "has a defect" in caplog.text
+    assert "Unexpected error" in caplog.text
     backend.delete(backend.get_key_for_task("x"))
 
 

@@ -234,7 +234,7 @@ def test_a_task_that_cannot_be_covered_is_told(lab: Lab, caplog: pytest.LogCaptu
             return "as before"
 
     task = lab.app.register_task(Picky())
-    assert "Task picky can't report progress" in caplog.text
+    assert "Task picky cannot report progress" in caplog.text
     assert lab.run(task) == "as before"
 
 
