@@ -1,4 +1,4 @@
-"""The web process of the soak test: nothing but the extension, and a look at what is in its memory."""
+"""The web process of the soak test: the extension, and a route that counts its objects."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from headway.server import Headway
 
 celery = Celery("soak", broker="memory://", backend=os.environ["SOAK_BACKEND"])
 
-#: What belongs to a viewer, by class name. One that is left is a leak, and tells which.
-OF_VIEWERS = frozenset(
+#: Classes with one or more objects for each viewer. An object that is left is a leak.
+CLASSES_PER_VIEWER = frozenset(
     {
         "Greenlet",
         "SocketViewer",
         "EventViewer",
-        "Line",
+        "ViewerConnection",
         "Frame",
         "Server",
         "WSConnection",
@@ -30,19 +30,19 @@ OF_VIEWERS = frozenset(
 
 
 def create_app() -> Flask:
-    """For gunicorn."""
+    """The app, for gunicorn."""
     app = Flask(__name__)
     Headway(app, celery=celery)
 
-    @app.get("/room")
-    def room() -> dict[str, dict[str, int]]:
+    @app.get("/resources")
+    def resources() -> dict[str, dict[str, int]]:
         gc.collect()
-        kinds = Counter(type(each).__name__ for each in gc.get_objects())
+        classes = Counter(type(each).__name__ for each in gc.get_objects())
         threads = Counter(
             thread.name.rpartition("-")[0] or thread.name for thread in threading.enumerate()
         )
         return {
-            "objects": {name: kinds[name] for name in sorted(OF_VIEWERS)},
+            "objects": {name: classes[name] for name in sorted(CLASSES_PER_VIEWER)},
             "threads": dict(threads),
         }
 
