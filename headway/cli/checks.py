@@ -281,7 +281,7 @@ def _redis(app: Any, url: str) -> Iterator[Finding]:
             client.info("memory").get(key) for key in ("maxmemory_policy", "maxmemory")
         )
         before = time.time()
-        seconds, micros = client.time()
+        seconds, to_micros = client.time()
         after = time.time()
     if limit and isinstance(policy, str) and policy != "noeviction":
         # volatile-* too: whatever Celery and Headway keep there has a time to live.
@@ -293,7 +293,7 @@ def _redis(app: Any, url: str) -> Iterator[Finding]:
             problem,
             "set maxmemory-policy noeviction, and a cache on a server of its own",
         )
-    skew = seconds + micros / 1e6 - (before + after) / 2
+    skew = seconds + to_micros / 1e6 - (before + after) / 2
     # The server looked at its clock at some moment in between: what took long proves no more than
     # it took.
     if abs(skew) - (after - before) / 2 > SKEW:

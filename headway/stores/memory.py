@@ -1,8 +1,7 @@
-"""A store in the memory of one process: the fake, documented, and held to the same suite as the
-real ones.
+"""The fake: a store in the memory of one process. It passes the same suite as the real stores.
 
-For tests of whatever stands on a store: no server, and nothing to clean up. It keeps results as the
-Redis store does, tells `subscribe`\\ d callbacks what is published, and can be `away`.
+For tests of code that uses a store: no server, nothing to clean up. It keeps results like the Redis
+store, calls subscribers with everything that is published, and can be made unavailable (``away``).
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from headway.core.registry import (
 from headway.errors import ExecutionExpired, Unavailable
 from headway.models import History, Query, Status
 from headway.stores.base import Store
-from headway.stores.codec import micros
+from headway.stores.codec import decode_reports, encode_report_of, to_micros
 from headway.stores.pagination import (
     IndexEntry,
     IndexReader,
@@ -37,21 +36,20 @@ from headway.stores.pagination import (
     indexed_status,
     owner_index,
     page,
-    place_of,
+    position_of,
     status_index,
     task_index,
 )
-from headway.stores.reports import entry_of, reports_in
 
-#: Told of each state that was let in: the task's id and Celery's record as plain data.
+#: Called with each accepted state: the task's id and Celery's record as plain data.
 Callback = Callable[[str, Mapping[str, Any]], None]
 
 
 class MemoryStore(Store, IndexReader):
-    """What is known of executions, in this process.
+    """The state of executions, in this process.
 
-    ``decode`` and ``encode`` turn a result into bytes and back (JSON unless told otherwise, as
-    Celery does); ``clock`` says what the time is, for results that expire.
+    ``decode`` and ``encode`` convert results from and to bytes (by default JSON, like Celery);
+    ``clock`` returns the current time, for results that expire.
     """
 
     keeps_results = True
@@ -64,20 +62,21 @@ class MemoryStore(Store, IndexReader):
         encode: Callable[[Mapping[str, Any]], bytes] = lambda meta: json.dumps(meta).encode(),
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        #: While True, every call raises ``Unavailable``: the server can't be reached.
+        #: While True, every call raises ``Unavailable``, as without a server.
         self.away = False
         self._decode, self._encode, self._clock = decode, encode, clock
         self._lock = RLock()
         self._records: dict[str, TaskRecord] = {}
         self._results: dict[str, tuple[bytes, float | None]] = {}
-        #: What is kept of the reports, and the gap.
+        #: The reports that are kept, and ``min_interval`` (`core.history`).
         self._histories: dict[str, tuple[Sequence[bytes], int]] = {}
         self._claims: dict[str, tuple[str, float]] = {}
         self._callbacks: list[Callback] = []
 
     def subscribe(self, callback: Callback) -> Callable[[], None]:
-        """Call ``callback`` with each record that is published from now on, in order; returns the
-        way to stop it.
+        """Call ``callback`` with each record that is published from now on, in order.
+
+        Returns a function that ends the subscription.
         """
         self._callbacks.append(callback)
         return lambda: self._callbacks.remove(callback)
@@ -85,7 +84,7 @@ class MemoryStore(Store, IndexReader):
     def put_result(
         self, task_id: str, meta: Mapping[str, Any], expires: float | None = None
     ) -> None:
-        """Store a result as a process without Headway does: past the fence, and published."""
+        """Store and publish a result without the fence, like a process without Headway."""
         with self._lock:
             self._check()
             self._store(task_id, self._encode(meta), expires)
@@ -97,20 +96,20 @@ class MemoryStore(Store, IndexReader):
                 known = self._records.get(each.task_id)
                 self._change(known, states.apply_registration(known, each))
 
-    def start_attempt(self, opening: AttemptStart, *, full_timeout: bool = False) -> AttemptStarted:
+    def start_attempt(self, start: AttemptStart, *, full_timeout: bool = False) -> AttemptStarted:
         with self._lock:
             self._check()
-            record = self._records.get(opening.task_id)
-            there = self._result(opening.task_id)
-            answer = states.start_reply(record, opening, result_gone=there is None)
-            if not answer.attempt or states.is_same_delivery(record, opening):
+            record = self._records.get(start.task_id)
+            there = self._result(start.task_id)
+            answer = states.start_reply(record, start, result_gone=there is None)
+            if not answer.attempt or states.is_same_delivery(record, start):
                 return answer
-            self._change(record, states.apply_start(record, opening))
-            raw = opening.result or self._encode(states.empty_meta(opening.task_id, "STARTED"))
-            if opening.store_result or there is not None:
-                self._store(opening.task_id, raw, None)
+            self._change(record, states.apply_start(record, start))
+            raw = start.result or self._encode(states.empty_meta(start.task_id, "STARTED"))
+            if start.store_result or there is not None:
+                self._store(start.task_id, raw, None)
             else:
-                self._publish(opening.task_id, raw)
+                self._publish(start.task_id, raw)
             return answer
 
     def write(self, write: StateWrite, *, full_timeout: bool = False) -> WriteResult:
@@ -131,12 +130,12 @@ class MemoryStore(Store, IndexReader):
             return answer
 
     def revoke(self, task_id: str, reason: str, at: datetime) -> bool:
-        said = {
+        error = {
             "exc_type": "TaskRevokedError",
             "exc_message": [reason],
             "exc_module": "celery.exceptions",
         }
-        raw = self._encode(states.empty_meta(task_id, "REVOKED") | {"result": said})
+        raw = self._encode(states.empty_meta(task_id, "REVOKED") | {"result": error})
         return self.write(StateWrite(task_id, "REVOKED", at, result=raw)).accepted
 
     def heartbeat(self, task_ids: Sequence[str], worker: str, lifetime: float) -> frozenset[str]:
@@ -174,27 +173,27 @@ class MemoryStore(Store, IndexReader):
         with self._lock:
             return page(self, query, self._clock())
 
-    def places(self, indexes: Sequence[str], part: Slice) -> Sequence[Sequence[Position]]:
+    def scan(self, indexes: Sequence[str], part: Slice) -> Sequence[Sequence[Position]]:
         self._check()
         found: dict[str, list[Position]] = {index: [] for index in indexes}
         for record in self._records.values():
-            place = place_of(record)
-            if place.at >= part.since and (part.after is None or place < part.after):
+            position = position_of(record)
+            if position.at >= part.since and (part.after is None or position < part.after):
                 for index in found.keys() & self._indexes(record):
-                    found[index].append(place)
+                    found[index].append(position)
         return [sorted(found[index], reverse=True)[: part.most] for index in indexes]
 
-    def looks(self, task_ids: Sequence[str]) -> Sequence[Snapshot]:
+    def peek_many(self, task_ids: Sequence[str]) -> Sequence[Snapshot]:
         return self.read(task_ids)
 
-    def mend(self, stale: Sequence[tuple[IndexEntry, Status | None]]) -> None:
-        """There is nothing to mend: its indexes are made anew for each page."""
+    def repair(self, stale: Sequence[tuple[IndexEntry, Status | None]]) -> None:
+        """Nothing to repair: the indexes are computed for each page."""
 
     def _reports(self, task_id: str) -> History:
         with self._lock:
             self._check()
-            kept, gap = self._histories.get(task_id, ((), 0))
-            return History(tuple(reports_in(b"".join(kept))), not gap)
+            kept, min_interval = self._histories.get(task_id, ((), 0))
+            return History(tuple(decode_reports(b"".join(kept))), not min_interval)
 
     def counts(self) -> Mapping[Status, int]:
         with self._lock:
@@ -218,7 +217,7 @@ class MemoryStore(Store, IndexReader):
         self._check()
 
     def close(self) -> None:
-        """Nothing to give back: what is known stays for whoever asks next."""
+        """Nothing to close: the state is kept."""
 
     def _change(self, before: TaskRecord | None, after: TaskRecord) -> None:
         self._records[after.task_id] = after
@@ -226,19 +225,21 @@ class MemoryStore(Store, IndexReader):
             self._histories.pop(after.task_id, None)
 
     def _remember(self, before: TaskRecord | None, write: StateWrite) -> None:
-        record, at = self._records[write.task_id], micros(write.at)
-        report = entry_of(write, record.attempt)
-        kept, gap = self._histories.get(write.task_id, ((), 0))
+        record, at = self._records[write.task_id], to_micros(write.at)
+        report = encode_report_of(write, record.attempt)
+        kept, min_interval = self._histories.get(write.task_id, ((), 0))
         last = before.updated_at if before is not None else None
-        if report and should_keep(gap, None if last is None else micros(last), at):
+        if report and should_keep(min_interval, None if last is None else to_micros(last), at):
             kept = [*kept, report]
             sizes = [len(each) for each in kept]
             if sum(sizes) > MAX_BYTES:
-                staying, gap = thin_out(
-                    sizes, gap, at - micros(record.started_at or record.listed_at or write.at)
+                staying, min_interval = thin_out(
+                    sizes,
+                    min_interval,
+                    at - to_micros(record.started_at or record.listed_at or write.at),
                 )
                 kept = [kept[n] for n in staying]
-            self._histories[write.task_id] = kept, gap
+            self._histories[write.task_id] = kept, min_interval
 
     def _indexes(self, record: TaskRecord) -> set[str]:
         try:
@@ -256,7 +257,7 @@ class MemoryStore(Store, IndexReader):
 
     def _check(self) -> None:
         if self.away:
-            raise Unavailable from ConnectionError("this store was told to be away")
+            raise Unavailable from ConnectionError("this store is set to be unavailable")
 
     def _result(self, task_id: str) -> bytes | None:
         raw, until = self._results.get(task_id, (None, None))
@@ -270,7 +271,7 @@ class MemoryStore(Store, IndexReader):
         self._publish(task_id, raw)
 
     def _publish(self, task_id: str, raw: bytes) -> None:
-        """Under the lock, so that callbacks hear of writes in their order: they must not block."""
+        """Called with the lock held, so that callbacks see writes in order; they must not block."""
         meta = self._decode(raw)
         for callback in list(self._callbacks):
             callback(task_id, meta)

@@ -1,12 +1,10 @@
-"""Registry and results in one Redis (or Valkey): every write is one script, one round trip, and one
-step.
+"""Registry and results in one Redis (or Valkey): every write is one script and one round trip.
 
-Beside each result (``celery-task-meta-<id>``) lies a hash, ``hw:{celery-task-meta-<id>}``: in a
-cluster both are in one slot (fact 39). It outlives the result by ``REGISTRY_RETENTION``. What is in it is
-`TaskRecord`, with two things of its own: ``live``, the attempt whose last progress is in the
-result's own record just now (so that a report needn't be stored twice), and ``progress``, the whole
-record of the last report once something else has taken its place. All reports are in a key of their
-own (``history.lua``).
+Beside each result (``celery-task-meta-<id>``) is a hash, ``hw:{celery-task-meta-<id>}``; both are in
+one cluster slot (celery-facts#guarded-write). The hash outlives the result by ``REGISTRY_RETENTION``. It
+contains the `TaskRecord`, and two more fields: ``live`` is the attempt whose last progress is in the
+result itself (so that a report is not stored twice), and ``progress`` is the whole record of the
+last report after another state has replaced it. The history has its own key (``lua/_history.lua``).
 """
 
 from __future__ import annotations
@@ -35,28 +33,32 @@ from headway.core.registry import (
 )
 from headway.models import History, Progress, Query, Status
 from headway.stores.base import REGISTRY_RETENTION, Store
-from headway.stores.codec import micros, moment
-from headway.stores.line import ConnectionPool, Word, pack
+from headway.stores.codec import decode_reports, encode_report, from_micros, to_micros
 from headway.stores.pagination import IndexEntry, IndexReader, Position, Slice, page, status_index
-from headway.stores.redis_connection import TIMEOUT, connect, translate_errors
-from headway.stores.reports import encode_report, reports_in
+from headway.stores.redis_connection import (
+    TIMEOUT,
+    ConnectionPool,
+    Word,
+    connect,
+    pack,
+    translate_errors,
+)
 from headway.stores.result_backend import ResultBackend
 
-#: What the write script answers: 1 for a state that was let in, 2 where a cancel is asked for.
+#: The reply of the write script: bit 1 for an accepted state, bit 2 for a requested cancel.
 WRITTEN = [WriteResult(False), WriteResult(True), WriteResult(False, True), WriteResult(True, True)]
-#: The end of the key that exists while an open attempt gives signs of life.
-LIFE = b":life"
-#: The end of the key of the reports.
-HISTORY = b":history"
-#: Connections a process, at most, of each patience. Further callers wait for one, and for no longer
-#: than for an answer.
+#: The suffix of the key that exists while an open attempt sends heartbeats.
+HEARTBEAT_SUFFIX = b":life"
+#: The suffix of the key of the reports.
+HISTORY_SUFFIX = b":history"
+#: Connections per process and timeout, at most. Further callers wait for one, as long as for a reply.
 CONNECTIONS = 16
-#: Celery's own default, where the backend names none (seconds).
-PATIENCE = 120.0
+#: The full timeout in seconds if the backend configures none: Celery's default.
+FULL_TIMEOUT = 120.0
 
 
 class Script:
-    """A Lua file of this package, and how the server knows it."""
+    """A Lua file of this package, as packed commands."""
 
     def __init__(self, name: str, keys: int, *before: bytes) -> None:
         text = b"".join((*before, _lua(name)))
@@ -75,7 +77,7 @@ CLAIM_KEY, PEEK = Script("claim_key", 1), Script("peek", 2)
 
 
 class Scripts:
-    """The scripts that keep the indexes too."""
+    """The scripts that also update the indexes."""
 
     def __init__(self, id_at: int) -> None:
         """``id_at``: how many bytes of a result's key come before the id. In the text, since it is
@@ -101,20 +103,19 @@ class Scripts:
 
 
 class Names(NamedTuple):
-    """What is the same for all keys of a result backend."""
+    """The parts that all keys of a result backend share."""
 
-    #: What our keys begin with. The global prefix comes first, for servers that permit a user its
-    #: own prefix only.
+    #: The prefix of our keys. The global prefix comes first: a user may be limited to it by ACL.
     own: bytes
-    #: What a registry's hash begins with.
+    #: The prefix of a registry's hash.
     hash: bytes
     scripts: Scripts
 
 
 class RedisStore(Store, IndexReader):
-    """What is known of executions, beside the results of ``app`` in its Redis.
+    """The state of executions, beside the results of ``app`` in its Redis.
 
-    ``timeout`` in seconds, for a free connection, for connecting and for each answer.
+    ``timeout`` in seconds, for a free connection, to connect, and for each reply.
     """
 
     keeps_results = True
@@ -130,44 +131,42 @@ class RedisStore(Store, IndexReader):
     ) -> None:
         self.results = results if results is not None else ResultBackend(app)
         self._timeout, self._connections = timeout, connections
-        self._lines: dict[tuple[int, bool], ConnectionPool] = {}
+        self._pools: dict[tuple[int, bool], ConnectionPool] = {}
         self._cached_names: Names | None = None
-        self._last_lives: tuple[tuple[float | None, float | None] | None, tuple[int, int]] = (
+        self._last_ttls: tuple[tuple[float | None, float | None] | None, tuple[int, int]] = (
             None,
             (0, 0),
         )
 
     def register(self, registrations: Iterable[Registration]) -> None:
-        life = self._lives(None)[1]
+        life = self._ttls(None)[1]
         calls: list[list[Word]] = [
-            [*self._keys(each.task_id), micros(each.created_at), life, *_fields(each)]
+            [*self._keys(each.task_id), to_micros(each.created_at), life, *_fields(each)]
             for each in registrations
         ]
         if calls:
             self._run(self._names.scripts.register_task, calls)
 
-    def start_attempt(self, opening: AttemptStart, *, full_timeout: bool = False) -> AttemptStarted:
-        record = opening.result or self.results.encode(
-            states.empty_meta(opening.task_id, "STARTED")
-        )
+    def start_attempt(self, start: AttemptStart, *, full_timeout: bool = False) -> AttemptStarted:
+        record = start.result or self.results.encode(states.empty_meta(start.task_id, "STARTED"))
         words: list[Word] = [
-            *self._keys(opening.task_id),
-            micros(opening.at),
-            opening.retries,
-            opening.worker or "",
-            opening.task or "",
+            *self._keys(start.task_id),
+            to_micros(start.at),
+            start.retries,
+            start.worker or "",
+            start.task or "",
             record,
-            int(opening.store_result),
-            *self._lives(self.results.expires, ends=False),
-            0 if opening.heartbeat_ttl is None else _milliseconds(opening.heartbeat_ttl),
-            opening.delivery_id or "",
-            opening.owner or "",
-            int(opening.retry_published),
+            int(start.store_result),
+            *self._ttls(self.results.expires, ends=False),
+            0 if start.heartbeat_ttl is None else _milliseconds(start.heartbeat_ttl),
+            start.delivery_id or "",
+            start.owner or "",
+            int(start.retry_published),
         ]
         attempt, cancel, previous = self._run(
             self._names.scripts.start_attempt, [words], full_timeout=full_timeout
         )[0]
-        return AttemptStarted(attempt, bool(cancel), self._progress(opening.task_id, previous))
+        return AttemptStarted(attempt, bool(cancel), self._progress(start.task_id, previous))
 
     def write(self, write: StateWrite, *, full_timeout: bool = False) -> WriteResult:
         kind = (
@@ -193,12 +192,12 @@ class RedisStore(Store, IndexReader):
         words: list[Word] = [
             *self._keys(write.task_id),
             write.state,
-            micros(write.at),
+            to_micros(write.at),
             "" if write.attempt is None else write.attempt,
             write.task or "",
             f"{kind}-{way}",
             record,
-            *self._lives(expires, ends=kind == "end"),
+            *self._ttls(expires, ends=kind == "end"),
         ]
         if write.attempt is None:
             words += [
@@ -222,7 +221,7 @@ class RedisStore(Store, IndexReader):
     def heartbeat(self, task_ids: Sequence[str], worker: str, lifetime: float) -> frozenset[str]:
         if not task_ids:
             return frozenset()
-        life, kept = _milliseconds(lifetime), self._lives(None)[1]
+        life, kept = _milliseconds(lifetime), self._ttls(None)[1]
         asked = self._run(
             self._names.scripts.heartbeat,
             [(*self._keys(task_id), worker, life, kept) for task_id in task_ids],
@@ -232,8 +231,8 @@ class RedisStore(Store, IndexReader):
     def request_cancel(self, task_id: str, at: datetime) -> Snapshot | None:
         notice = self.results.encode(
             states.empty_meta(task_id, "PENDING")
-        )  # Celery's own readers wait for an end only
-        words: list[Word] = [*self._keys(task_id), micros(at), notice, self._lives(None)[1]]
+        )  # readers of Celery ignore PENDING
+        words: list[Word] = [*self._keys(task_id), to_micros(at), notice, self._ttls(None)[1]]
         return (
             self.read([task_id])[0]
             if self._run(self._names.scripts.request_cancel, [words])[0]
@@ -243,7 +242,7 @@ class RedisStore(Store, IndexReader):
     def query(self, query: Query) -> Page:
         return page(self, query, datetime.now(UTC))
 
-    def places(self, indexes: Sequence[str], part: Slice) -> Sequence[Sequence[Position]]:
+    def scan(self, indexes: Sequence[str], part: Slice) -> Sequence[Sequence[Position]]:
         newest = b"+" if part.after is None else b"(" + _member(part.after)
         oldest = b"[" + _member(Position(part.since, ""))
         words: tuple[Word, ...] = (newest, oldest, "LIMIT", 0, part.most)
@@ -256,7 +255,7 @@ class RedisStore(Store, IndexReader):
             for reply in replies
         ]
 
-    def looks(self, task_ids: Sequence[str]) -> Sequence[Snapshot]:
+    def peek_many(self, task_ids: Sequence[str]) -> Sequence[Snapshot]:
         if not task_ids:
             return []
         replies = self._run(PEEK, [self._keys(task_id) for task_id in task_ids])
@@ -271,9 +270,9 @@ class RedisStore(Store, IndexReader):
             for task_id, (fields, raw, life, succeeded) in zip(task_ids, replies, strict=True)
         ]
 
-    def mend(self, stale: Sequence[tuple[IndexEntry, Status | None]]) -> None:
-        # Between the look and this an execution may have moved on, and is then in two indexes: the
-        # next look mends that.
+    def repair(self, stale: Sequence[tuple[IndexEntry, Status | None]]) -> None:
+        # The execution may have changed since it was read, and is then in two indexes: the next page
+        # repairs that.
         commands, own = [], self._names.own
         for (place, name), status in stale:
             commands.append(pack(b"", 0, ["ZREM", own + name.encode(), _member(place)]))
@@ -293,13 +292,13 @@ class RedisStore(Store, IndexReader):
     def read(self, task_ids: Sequence[str]) -> list[Snapshot]:
         if not task_ids:
             return []
-        commands = [pack(b"", 0, ["MULTI"])]  # one step: `.state` then `.info` tears (fact 17)
+        commands = [pack(b"", 0, ["MULTI"])]  # one consistent read of all keys
         for task_id in task_ids:
             record, key = self._keys(task_id)
             commands += (
                 pack(b"", 0, ["HGETALL", record]),
                 pack(b"", 0, ["GET", key]),
-                pack(b"", 0, ["EXISTS", record + LIFE]),
+                pack(b"", 0, ["EXISTS", record + HEARTBEAT_SUFFIX]),
             )
         replies = self._exchange([*commands, pack(b"", 0, ["EXEC"])])[-1]
         for reply in replies:
@@ -313,14 +312,14 @@ class RedisStore(Store, IndexReader):
         record = self._keys(task_id)[0]
         commands: list[list[Word]] = [
             ["MULTI"],
-            ["GET", record + HISTORY],
+            ["GET", record + HISTORY_SUFFIX],
             ["HEXISTS", record, "history_gap"],
             ["EXEC"],
         ]
         entries, thinned = map(
             _check, self._exchange([pack(b"", 0, words) for words in commands])[-1]
         )
-        return History(tuple(reports_in(entries or b"")), not thinned)
+        return History(tuple(decode_reports(entries or b"")), not thinned)
 
     def claim_key(
         self, key: str, value: str, expires: float, *, instead_of: str | None = None
@@ -333,26 +332,22 @@ class RedisStore(Store, IndexReader):
         self._exchange([pack(b"", 0, ["PING"])])
 
     def close(self) -> None:
-        lines, self._lines = self._lines, {}
-        for (pid, _), line in lines.items():
+        pools, self._pools = self._pools, {}
+        for (pid, _), pool in pools.items():
             if pid == os.getpid():
-                line.close()
+                pool.close()
 
     def _run(
         self, script: Script, calls: Sequence[Sequence[Word]], *, full_timeout: bool = False
     ) -> list[Any]:
-        """One call of a script for each of ``calls`` (its keys and arguments), all in one round
-        trip.
-        """
-        line = self._line(full_timeout=full_timeout)
-        replies = line.exchange(
+        """Call a script once for each of ``calls`` (keys and arguments), in one round trip."""
+        pool = self._pool_for(full_timeout=full_timeout)
+        replies = pool.exchange(
             b"".join(pack(script.named, 3, words) for words in calls), len(calls)
         )
         unknown = [n for n, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-        if (
-            unknown
-        ):  # a server that was restarted, or flushed of its scripts: it learns it again on the way
-            again = line.exchange(
+        if unknown:  # the server was restarted, or its scripts were flushed: send the text
+            again = pool.exchange(
                 b"".join(pack(script.whole, 3, calls[n]) for n in unknown), len(unknown)
             )
             for n, reply in zip(unknown, again, strict=True):
@@ -360,22 +355,23 @@ class RedisStore(Store, IndexReader):
         return [_check(reply) for reply in replies]
 
     def _exchange(self, commands: Sequence[bytes]) -> list[Any]:
-        return [_check(reply) for reply in self._line().exchange(b"".join(commands), len(commands))]
+        return [
+            _check(reply) for reply in self._pool_for().exchange(b"".join(commands), len(commands))
+        ]
 
-    def _line(self, *, full_timeout: bool = False) -> ConnectionPool:
-        """The connections, made on first use in each process."""
+    def _pool_for(self, *, full_timeout: bool = False) -> ConnectionPool:
+        """The connection pool of this process, made on first use."""
         pid = os.getpid()
-        line = self._lines.get((pid, full_timeout))
-        if line is None:
-            # After a fork the parent's sockets are let go of here, unused: a connection belongs to
-            # one process.
-            self._lines = {place: known for place, known in self._lines.items() if place[0] == pid}
-            line = self._lines.setdefault(
-                (pid, full_timeout), self._new_line(full_timeout=full_timeout)
+        pool = self._pools.get((pid, full_timeout))
+        if pool is None:
+            # After a fork, drop the parent's connections unused: a connection belongs to one process.
+            self._pools = {place: known for place, known in self._pools.items() if place[0] == pid}
+            pool = self._pools.setdefault(
+                (pid, full_timeout), self._new_pool(full_timeout=full_timeout)
             )
-        return line
+        return pool
 
-    def _new_line(self, *, full_timeout: bool) -> ConnectionPool:
+    def _new_pool(self, *, full_timeout: bool) -> ConnectionPool:
         backend = self.results.backend
         client = connect(
             backend,
@@ -383,7 +379,7 @@ class RedisStore(Store, IndexReader):
             max_connections=self._connections,
         )
         wait = (
-            (backend.connparams.get("socket_timeout") or PATIENCE)
+            (backend.connparams.get("socket_timeout") or FULL_TIMEOUT)
             if full_timeout
             else self._timeout
         )
@@ -399,32 +395,28 @@ class RedisStore(Store, IndexReader):
         return self._cached_names
 
     def _keys(self, task_id: str) -> tuple[bytes, bytes]:
-        """The registry's hash, and the result."""
+        """The keys of the registry's hash and of the result."""
         result = self.results.key(task_id)
         return self._names.hash + result + b"}", result
 
-    def _lives(self, expires: float | None, *, ends: bool = True) -> tuple[int, int]:
-        """How long a result is kept, and the hash since the last write: as long, and ``REGISTRY_RETENTION``.
-        In ms, 0 is for ever.
+    def _ttls(self, expires: float | None, *, ends: bool = True) -> tuple[int, int]:
+        """The lifetimes of a result and of the hash, from now on, in ms; 0 means for ever.
 
-        What isn't an end is kept as long as the hash. It holds the last progress, and a job may be
-        silent for longer than results are kept: it would read as PENDING for Celery's readers, and
-        its progress would be gone for ours (fact 15).
+        The hash lives ``REGISTRY_RETENTION`` longer. A state that is not an end is kept as long as
+        the hash: it contains the last progress, and a job may be silent for longer than results are
+        kept (celery-facts#expiry-restarts-at-each-write).
         """
         usual = self.results.expires
-        if self._last_lives[0] != (
-            expires,
-            usual,
-        ):  # nearly always the same: a rounding saved is a microsecond
+        if self._last_ttls[0] != (expires, usual):  # cached: nearly always the same
             kept = (
                 max(usual, expires or 0.0) + REGISTRY_RETENTION.total_seconds() if usual else None
             )
-            self._last_lives = (expires, usual), (_milliseconds(expires), _milliseconds(kept))
-        life, kept_for = self._last_lives[1]
+            self._last_ttls = (expires, usual), (_milliseconds(expires), _milliseconds(kept))
+        life, kept_for = self._last_ttls[1]
         return (life if ends else kept_for), kept_for
 
     def _progress(self, task_id: str, raw: bytes | None) -> Progress | None:
-        meta = self.results.decode_or_blank(task_id, raw) if raw else None
+        meta = self.results.decode_or_empty(task_id, raw) if raw else None
         return _reported_in(meta)
 
     def _snapshot(
@@ -435,7 +427,7 @@ class RedisStore(Store, IndexReader):
         life: int,
         meta: Mapping[str, Any] | None = None,
     ) -> Snapshot:
-        meta = self.results.decode_or_blank(task_id, raw) if raw is not None else meta
+        meta = self.results.decode_or_empty(task_id, raw) if raw is not None else meta
         pairs = (
             fields.items()
             if isinstance(fields, Mapping)
@@ -452,9 +444,7 @@ class RedisStore(Store, IndexReader):
 
 
 def _reported_in(meta: Mapping[str, Any] | None) -> Progress | None:
-    """The progress in a record that a report stored; None where another's record has taken its
-    place.
-    """
+    """The progress in a stored report; None if another state has replaced it."""
     state = meta.get("status") if meta is not None else None
     if meta is None or not isinstance(state, str) or state in READY_STATES or state == "RETRY":
         return None
@@ -468,7 +458,7 @@ def _record(
         return str(known[name], "utf-8") if name in known else None
 
     def time(name: str) -> datetime | None:
-        return moment(int(known[name])) if name in known else None
+        return from_micros(int(known[name])) if name in known else None
 
     heartbeat_attempt, heartbeat_ttl = known.get("sign", b"0 0").split()
     return TaskRecord(
@@ -500,7 +490,7 @@ def _record(
 
 
 def _check(reply: Any) -> Any:
-    """The reply, unless it is a refusal."""
+    """Return the reply, or raise it if it is an error."""
     if isinstance(reply, Exception):
         with translate_errors():
             raise reply
@@ -512,14 +502,12 @@ def _member(place: Position) -> bytes:
 
 
 def _fields(registration: Registration) -> list[Word]:
-    expected_by = "" if registration.expected_by is None else micros(registration.expected_by)
+    expected_by = "" if registration.expected_by is None else to_micros(registration.expected_by)
     names = ("task", "owner", "root_id", "parent_id", "group_id")
     said = ((name, getattr(registration, name)) for name in names)
     return [expected_by, *(word for pair in said if pair[1] is not None for word in pair)]
 
 
 def _milliseconds(seconds: float | None) -> int:
-    """For the scripts, to which 0 is for ever; whatever is asked to live lives for a millisecond at
-    least.
-    """
+    """Milliseconds for the scripts, in which 0 means for ever; so at least 1 for a given time."""
     return max(1, round(seconds * 1000)) if seconds else 0

@@ -118,5 +118,5 @@ def test_web_serves_any_project(service: Service) -> None:
         assert "Traceback" not in web.log()
     done = run([*command, "--host", "0.0.0.0"], service.env)  # it must not listen at all
     assert done.returncode == 2
-    assert "where anybody can reach it" in done.stderr
+    assert "which is open to the network" in done.stderr
     assert "Listening" not in done.stderr

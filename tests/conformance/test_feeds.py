@@ -106,7 +106,7 @@ def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
 
             if request.param == "memory":
                 feed = MemoryFeed(store)
-                bench = Bench(lambda: feed, put, feed.cut, feed.mend)
+                bench = Bench(lambda: feed, put, feed.disconnect, feed.reconnect)
             else:
                 bench = Bench(
                     lambda: PollingFeed(store, interval=0.02),
@@ -355,7 +355,7 @@ def test_redis_feed_that_is_held_up(
         "selectors",
         SimpleNamespace(DefaultSelector=Held, EVENT_READ=selectors.EVENT_READ),
     )
-    monkeypatch.setattr(redis_feed._Line, "_patience", patience)
+    monkeypatch.setattr(redis_feed._PubSubConnection, "_patience", patience)
     bench = redis_bench(own_valkey, ping_interval=60.0, pong_within=60.0)
     try:
         bench.feed.watch(new_id())

@@ -1,6 +1,4 @@
-"""Server-sent events that are cut off and come back with ``Last-Event-ID``, to whichever web
-process.
-"""
+"""Event streams that are cut off and reconnect with ``Last-Event-ID``, to any web process."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ import pytest
 import requests
 
 from headway.core.registry import Snapshot
-from headway.server.streams import sse, supervisor
+from headway.server.streams import sse
 from tests.support.inprocess_server import InprocessServer, inprocess_server
 from tests.support.timing import RESPONSE_TIMEOUT
 from tests.support.transports import Events, ShownState, TensorlakeEvents, TransportClient
@@ -23,16 +21,16 @@ from tests.support.wait import until
 
 @pytest.fixture(scope="module")
 def durable() -> Iterator[ValkeyServer]:
-    with ValkeyServer(durable=True) as server:
-        yield server.keep()
+    with ValkeyServer(durable=True) as valkey:
+        yield valkey.keep()
 
 
 @pytest.fixture(params=["memory", "redis"])
-def home(request: pytest.FixtureRequest) -> Iterator[InprocessServer]:
+def server(request: pytest.FixtureRequest) -> Iterator[InprocessServer]:
     """Two web processes over one store."""
-    server = request.getfixturevalue("durable").keep() if request.param == "redis" else None
-    with inprocess_server(server, webs=2) as home:
-        yield home
+    valkey = request.getfixturevalue("durable").keep() if request.param == "redis" else None
+    with inprocess_server(valkey, webs=2) as server:
+        yield server
 
 
 @pytest.fixture
@@ -42,15 +40,15 @@ def stack() -> Iterator[ExitStack]:
 
 
 def begin(
-    home: InprocessServer, stack: ExitStack, execution_id: str, skin: type[Events] = Events
+    server: InprocessServer, stack: ExitStack, execution_id: str, transport: type[Events] = Events
 ) -> Events:
-    viewer = skin(home.url, execution_id)
+    viewer = transport(server.url, execution_id)
     stack.callback(viewer.close)
     return viewer
 
 
-#: What happens to an execution, one after the other, and what a viewer takes for true after each.
-LIFE: list[tuple[Callable[..., object], ShownState]] = [
+#: The steps of an execution, and the state that a viewer knows after each.
+STEPS: list[tuple[Callable[..., object], ShownState]] = [
     (lambda run: run.open(), ShownState("running", "running", None)),
     (lambda run: run.report(1, 4), ShownState("running", "running", 1)),
     (lambda run: run.report(2, 4, "two", {"a": "b"}), ShownState("running", "running", 2)),
@@ -66,151 +64,138 @@ KINDS = ["status", "started", "progress", "progress", "status", "status", "progr
 
 
 @pytest.mark.parametrize("every", [1, 2, 3])
-def test_a_stream_that_is_cut_again_and_again(
-    home: InprocessServer, stack: ExitStack, every: int
+def test_reconnecting_client_gets_the_uncut_stream(
+    server: InprocessServer, stack: ExitStack, every: int
 ) -> None:
-    """Cut off after each event, or each second or third one, a client gets what an uncut stream
-    gives, and nothing twice.
-    """
-    webs = itertools.cycle(web.url for web in home.webs)
-    run = home.worker.publish()
-    viewer = begin(home, stack, run.id)
+    """Cut off after every first, second or third event, a client gets the same frames once."""
+    webs = itertools.cycle(web.url for web in server.webs)
+    run = server.worker.publish()
+    viewer = begin(server, stack, run.id)
     viewer.wait_for("pending", "queued")
-    for number, (act, belief) in enumerate(LIFE):
+    for number, (act, state) in enumerate(STEPS):
         if number % every == 0:
             viewer.reconnect(next(webs))
         act(run)
-        viewer.wait_for(*belief)
+        viewer.wait_for(*state)
     assert viewer.kinds == KINDS
     assert viewer.wait_for_end() == "over"
 
 
-def test_what_came_while_it_was_away(home: InprocessServer, stack: ExitStack) -> None:
-    """A change of state that a client was not there for is told when it is back, merged to the
-    newest, and once.
-    """
-    run = home.worker.publish()
-    viewer = begin(home, stack, run.id)
+def test_changes_while_disconnected_are_merged(server: InprocessServer, stack: ExitStack) -> None:
+    """Changes while a client is disconnected are sent after its reconnect, merged, once."""
+    run = server.worker.publish()
+    viewer = begin(server, stack, run.id)
     viewer.wait_for("pending", "queued")
-    away = [slice(0, 1), slice(1, 3), slice(3, 6), slice(6, 7)]
-    for part in away:
+    missed = [slice(0, 1), slice(1, 3), slice(3, 6), slice(6, 7)]
+    for part in missed:
         viewer.close()
-        for act, _ in LIFE[part]:
+        for act, _ in STEPS[part]:
             act(run)
-        viewer.reconnect(home.webs[1].url)
-        viewer.wait_for(*LIFE[part][-1][1])
-    # Of the second attempt, which began while it was away, a `status` tells.
+        viewer.reconnect(server.webs[1].url)
+        viewer.wait_for(*STEPS[part][-1][1])
+    # The second attempt started while it was disconnected: it is in a `status`.
     assert viewer.kinds == ["status", "started", "progress", "status", "failed"]
     assert viewer.wait_for_end() == "over"
 
 
-def test_tensorlakes_stream_is_cut(home: InprocessServer, stack: ExitStack) -> None:
-    """Tensorlake's stream has ids too: no report is told twice, and who has seen the last one is
-    told to stay away.
-    """
-    run = home.worker.begin().report(1, 4)
-    viewer = begin(home, stack, run.id, TensorlakeEvents)
+def test_tensorlake_stream_resumes(server: InprocessServer, stack: ExitStack) -> None:
+    """Tensorlake's stream has ids too: no report comes twice, and after the last one a 204."""
+    run = server.worker.begin().report(1, 4)
+    viewer = begin(server, stack, run.id, TensorlakeEvents)
     viewer.wait_for("", current=1)
-    viewer.reconnect(home.webs[1].url)
+    viewer.reconnect(server.webs[1].url)
     run.report(2, 4)
     viewer.wait_for("", current=2)
-    viewer.reconnect(home.webs[0].url)
+    viewer.reconnect(server.webs[0].url)
     run.succeed()
     assert viewer.wait_for_end() == "over"
-    assert [belief.current for belief in viewer.shown] == [1, 2]
+    assert [state.current for state in viewer.shown] == [1, 2]
 
 
 @pytest.mark.parametrize("last_id", ["", "some garbage", "1-completed"])
-def test_who_cannot_say_what_it_knows(
-    home: InprocessServer, stack: ExitStack, last_id: str
+def test_unknown_event_id_gives_everything(
+    server: InprocessServer, stack: ExitStack, last_id: str
 ) -> None:
-    """With an id that nobody here wrote, a client is told everything, as a newcomer is."""
-    run = home.worker.begin().report(1, 4)
-    viewer = begin(home, stack, run.id)
+    """With an id that Headway did not write, a client gets everything, like a new one."""
+    run = server.worker.begin().report(1, 4)
+    viewer = begin(server, stack, run.id)
     viewer.last_id = last_id
-    viewer.reconnect(home.url)
+    viewer.reconnect(server.url)
     viewer.wait_for("running", "running", 1)
     run.succeed()
     assert viewer.wait_for_end() == "over"
     assert viewer.kinds == ["status", "completed"]
 
 
-def test_who_comes_back_into_an_outage(home: InprocessServer, stack: ExitStack) -> None:
-    """It isn't refused (a browser would never come back), but told; and then what is true, though
-    it may have known.
-    """
-    run = home.worker.begin().report(1, 4)
-    viewer = begin(home, stack, run.id)
+def test_reconnect_during_outage_gets_error_then_status(
+    server: InprocessServer, stack: ExitStack
+) -> None:
+    """A reconnect in an outage is not refused: browsers would not retry after a refusal."""
+    run = server.worker.begin().report(1, 4)
+    viewer = begin(server, stack, run.id)
     viewer.wait_for("running", "running", 1)
-    home.disconnect()
+    server.disconnect()
     viewer.wait_for_outage()
-    viewer.reconnect(home.webs[1].url)
+    viewer.reconnect(server.webs[1].url)
     viewer.wait_for_outage()
-    home.reconnect(lambda: None)
+    server.reconnect(lambda: None)
     while viewer.kinds[-1] != "status":
         assert viewer.next()
     assert viewer.kinds == ["status", "error", "error", "status"]
 
 
-def test_who_waits_through_an_outage_for_nothing(home: InprocessServer, stack: ExitStack) -> None:
-    """An id that turns out to be unknown when the backend is back ends the stream; who comes back
-    is told why, by a 404.
-    """
-    home.disconnect()
-    viewer = begin(home, stack, "nobody")
+def test_unknown_id_after_outage_ends_the_stream(server: InprocessServer, stack: ExitStack) -> None:
+    """An id that is unknown after the outage ends the stream; the reconnect gets a 404."""
+    server.disconnect()
+    viewer = begin(server, stack, "unknown")
     viewer.wait_for_outage()
-    home.reconnect(lambda: None)
+    server.reconnect(lambda: None)
     assert viewer.wait_for_end() == "unknown"
 
 
-def test_all_come_back_at_another_time(home: InprocessServer, stack: ExitStack) -> None:
-    """Each stream draws its own pause for the coming back, so that not all come at once; a quiet
-    one has a heartbeat.
-    """
-    run = home.worker.begin()
-    viewers: list[TransportClient] = [begin(home, stack, run.id) for _ in range(20)]
+def test_streams_have_different_retry_times(server: InprocessServer, stack: ExitStack) -> None:
+    """Each stream draws its own retry time, so that clients do not reconnect all at once."""
+    run = server.worker.begin()
+    viewers: list[TransportClient] = [begin(server, stack, run.id) for _ in range(20)]
     for viewer in viewers:
         viewer.wait_for("running")
-    pauses = [viewer.retry for viewer in viewers if isinstance(viewer, Events)]
-    assert all(pause is not None and sse.RETRY[0] <= pause <= sse.RETRY[1] for pause in pauses)
-    assert len(set(pauses)) > 10
+    retries = [viewer.retry for viewer in viewers if isinstance(viewer, Events)]
+    assert all(retry is not None and sse.RETRY[0] <= retry <= sse.RETRY[1] for retry in retries)
+    assert len(set(retries)) > 10
 
 
-def test_who_has_seen_the_end_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the answer began before the first word, and there is none to tell, the stream ends:
-    nobody is held for nothing.
-    """
-    with inprocess_server() as home, ExitStack() as stack:
-        run = home.worker.begin().succeed()
-        viewer = begin(home, stack, run.id)
+def test_stream_without_anything_to_send_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the response started before the first read and nothing is left to send, it ends."""
+    with inprocess_server() as server, ExitStack() as stack:
+        run = server.worker.begin().succeed()
+        viewer = begin(server, stack, run.id)
         while viewer.next() and viewer.kinds[-1] != "completed":
             pass
-        gate, read = threading.Lock(), home.store.read
+        gate, read = threading.Lock(), server.store.read
 
         def held(task_ids: Sequence[str]) -> list[Snapshot]:
             with gate:
                 return read(task_ids)
 
-        monkeypatch.setattr(home.store, "read", held)
-        home.webs[0].headway.hub.first_read = 0.0
+        monkeypatch.setattr(server.store, "read", held)
+        server.webs[0].headway.hub.first_read = 0.0
         with gate:
-            viewer.reconnect(home.url)
+            viewer.reconnect(server.url)
         assert viewer._response.status_code == 200
         lines = viewer._response.iter_lines(chunk_size=1)
         until(lambda: next(lines, None) is None, what="the stream to end")
 
 
-def test_a_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A quiet stream says a comment now and then: only a write shows that a client has gone (web
-    fact 14).
+def test_quiet_stream_has_heartbeats() -> None:
+    """A quiet stream sends comments: only a write finds a client that left
+    (web-facts#sse-notices-on-write).
     """
-    monkeypatch.setattr(
-        supervisor, "STREAM_CHECK_INTERVAL", RESPONSE_TIMEOUT
-    )  # it would take a held up server for a client that reads nothing
-    with inprocess_server(ping_interval=0.05) as home:
-        run = home.worker.begin()
-        url = f"{home.url}/api/v1/executions/{run.id}/progress/events"
-        with requests.get(url, stream=True, timeout=RESPONSE_TIMEOUT) as answer:
-            lines = answer.iter_lines(chunk_size=1)
+    with inprocess_server(ping_interval=0.05) as server:
+        # A busy server must not look like a client that reads nothing.
+        server.webs[0].headway.hub.supervisor.stream_check_interval = RESPONSE_TIMEOUT
+        run = server.worker.begin()
+        url = f"{server.url}/api/v1/executions/{run.id}/progress/events"
+        with requests.get(url, stream=True, timeout=RESPONSE_TIMEOUT) as response:
+            lines = response.iter_lines(chunk_size=1)
             until(lambda: next(lines) == b":")
-        until(lambda: not home.webs[0].viewers)
+        until(lambda: not server.webs[0].viewers)

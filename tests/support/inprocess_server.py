@@ -52,7 +52,7 @@ class InprocessWeb:
     def __init__(self, celery: Celery, store: Store, feed: Feed, **settings: Any) -> None:
         app = Flask("inprocess")
         self.headway = Headway(app, celery, store=store, feed=feed, **settings)
-        self.headway.hub._sweep_interval = SWEEP
+        self.headway.hub.sweep_interval = SWEEP
         self._server = WsgiServer(app).start()
 
     @property
@@ -157,13 +157,13 @@ class MemoryInprocessServer(InprocessServer):
 
     def disconnect(self) -> None:
         self.store.away = True
-        self._each(MemoryFeed.cut)
+        self._each(MemoryFeed.disconnect)
 
     def reconnect(self, then: Callable[[], object]) -> None:
         self.wait_until_disconnected()
         self.store.away = False
         then()
-        self._each(MemoryFeed.mend)
+        self._each(MemoryFeed.reconnect)
 
     def expire(self, execution_id: str) -> None:
         del self.store._results[execution_id]

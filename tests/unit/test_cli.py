@@ -250,10 +250,10 @@ class TestWatch:
 
         def work() -> None:
             if what == "feed":
-                way.feed.cut()
+                way.feed.disconnect()
                 until(lambda: told)
                 server.end("a")
-                way.feed.mend()
+                way.feed.reconnect()
                 return
             server.store.away = True
             way.feed.publish("a", None)

@@ -144,7 +144,8 @@ class TestAsking:
         assert len(list(client.list(status=["running", "pending"], task="tasks.odd"))) == 3
         assert list(client.list(limit=0)) == []
         assert [
-            each.execution_id for each in client.list(since=server.headway.get_execution("e6").created_at)
+            each.execution_id
+            for each in client.list(since=server.headway.get_execution("e6").created_at)
         ] == ["e7", "e6"]
 
     def test_cancel(self, server: MountedApp, client: Client) -> None:
@@ -582,10 +583,10 @@ class TestWatching:
         server.begin("a")
         following = Following(client, "a")
         following.until("StatusChanged")
-        server.feed.cut()
+        server.feed.disconnect()
         following.until("StatusChanged", "Interrupted")
         assert following.events[-1].code == "unavailable"
-        server.feed.mend()
+        server.feed.reconnect()
         following.until("StatusChanged", "Interrupted", "StatusChanged")
         server.end("a")
         following.end()
