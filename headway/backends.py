@@ -39,7 +39,7 @@ def feed_for(
     yet.
 
     On Redis the feed subscribes to what Celery publishes with each result
-    (celery-facts#FACT22); elsewhere it polls every ``poll_interval`` seconds.
+    (celery-facts#redis-publishes-every-state); elsewhere it polls every ``poll_interval`` seconds.
     """
     if isinstance(store, MemoryStore):
         return MemoryFeed(store)

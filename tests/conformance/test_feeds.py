@@ -342,7 +342,7 @@ def test_redis_feed_that_is_held_up(
 
     def patience(line: Any) -> float | None:
         nonlocal asked, late
-        if line._asked is not None:
+        if line._ping_sent_at is not None:
             return None
         late, asked = late + 100, asked + 1  # nothing comes: it is time to ask
         return 0.0
@@ -355,7 +355,7 @@ def test_redis_feed_that_is_held_up(
         "selectors",
         SimpleNamespace(DefaultSelector=Held, EVENT_READ=selectors.EVENT_READ),
     )
-    monkeypatch.setattr(redis_feed._PubSubConnection, "_patience", patience)
+    monkeypatch.setattr(redis_feed._PubSubConnection, "_select_timeout", patience)
     bench = redis_bench(own_valkey, ping_interval=60.0, pong_within=60.0)
     try:
         bench.feed.watch(new_id())

@@ -13,7 +13,7 @@ from headway.server.streams import websocket_multi
 from headway.server.streams.connection import ViewerConnection
 from tests.support.fake_worker import FakeExecution
 from tests.support.inprocess_server import InprocessServer, inprocess_server
-from tests.support.timing import RESPONSE_TIMEOUT
+from tests.support.transports import RESPONSE_TIMEOUT
 from tests.support.wait import until
 
 

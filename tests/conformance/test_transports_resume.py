@@ -13,8 +13,13 @@ import requests
 from headway.core.registry import Snapshot
 from headway.server.streams import sse
 from tests.support.inprocess_server import InprocessServer, inprocess_server
-from tests.support.timing import RESPONSE_TIMEOUT
-from tests.support.transports import Events, ShownState, TensorlakeEvents, TransportClient
+from tests.support.transports import (
+    RESPONSE_TIMEOUT,
+    Events,
+    ShownState,
+    TensorlakeEvents,
+    TransportClient,
+)
 from tests.support.valkey import ValkeyServer
 from tests.support.wait import until
 

@@ -372,7 +372,7 @@ def test_celerys_own_writes_raise_the_drivers_errors(lab: Lab) -> None:
 
     def body(self: Any) -> str:
         lab.store.away = True
-        with pytest.raises(ConnectionError, match="told to be away"):
+        with pytest.raises(ConnectionError, match="set to be unavailable"):
             self.update_state(state="PROGRESS", meta={"current": 1})
         lab.store.away = False
         return "fine"
@@ -423,7 +423,7 @@ def test_a_start_that_is_made_up_for_without_a_word_of_the_task(lab: Lab) -> Non
     def start_attempt(opening: AttemptStart, *, full_timeout: bool = False) -> AttemptStarted:
         tries.append(opening)
         if len(tries) < 3:
-            raise Unavailable from OSError("told to be away")
+            raise Unavailable from OSError("set to be unavailable")
         return opens_really(opening, full_timeout=full_timeout)
 
     def body(self: Any) -> int:
@@ -529,7 +529,7 @@ def test_a_run_that_ends_waits_for_who_opens_it(lab: Lab, monkeypatch: pytest.Mo
 
     def start_attempt(opening: AttemptStart, *, full_timeout: bool = False) -> AttemptStarted:
         if current_thread().name != "headway-scheduler":
-            raise Unavailable from OSError("told to be away")
+            raise Unavailable from OSError("set to be unavailable")
         under_way.set()
         ending.wait(60)
         lab.store.start_attempt = opens_really  # type: ignore[method-assign]
