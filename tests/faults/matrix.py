@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-# These modules declare the scenarios, in the order of the table.
+# These modules declare the scenarios.
 from tests.faults import cancels, ends, kills, limits, outages, repeats, revokes  # noqa: F401
 from tests.faults.report import Result
 from tests.faults.scenarios import SCENARIOS, TIME_LIMIT
