@@ -50,7 +50,11 @@ _speaking: ContextVar[tuple[Target, ref[Bar]] | None] = ContextVar("headway_tqdm
 def _target() -> Target | None:
     """What a bar that is made here reports to; None outside a worker's task."""
     found = context.current.get()
-    return None if found is None or not found.progress.stores else innermost.get() or found.progress
+    return (
+        None
+        if found is None or not found.progress.is_recording
+        else innermost.get() or found.progress
+    )
 
 
 def _is_free(target: Target) -> bool:

@@ -20,7 +20,7 @@ from celery.app.task import Task
 TESTED_VERSIONS = ("5.6.3", "5.7.0")
 
 #: The property of a received message that is the mark of its run.
-RUN = "headway_run"
+DELIVERY_ID = "headway_run"
 
 
 class UnsupportedCelery(Exception):
@@ -157,7 +157,7 @@ def tag_delivery(request: Any) -> None:
     """
     told = getattr(request, "request_dict", None)
     if isinstance(told, dict):
-        told["properties"] = {**(told.get("properties") or {}), RUN: os.urandom(8).hex()}
+        told["properties"] = {**(told.get("properties") or {}), DELIVERY_ID: os.urandom(8).hex()}
 
 
 def delivery_id_of(request: Any) -> str | None:
@@ -165,7 +165,7 @@ def delivery_id_of(request: Any) -> str | None:
     wasn't received by our worker.
     """
     properties = getattr(request, "properties", None)
-    mark = properties.get(RUN) if isinstance(properties, dict) else None
+    mark = properties.get(DELIVERY_ID) if isinstance(properties, dict) else None
     return mark if isinstance(mark, str) else None
 
 

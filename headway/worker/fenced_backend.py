@@ -105,15 +105,15 @@ class FencedBackendMixin:
         request: Any = None,
         **kwargs: Any,
     ) -> Any:
-        installation = app_state_of(self.app)
-        store = installation.store if installation is not None else None
-        if installation is None or store is None:
+        app_state = app_state_of(self.app)
+        store = app_state.store if app_state is not None else None
+        if app_state is None or store is None:
             return super()._store_result(  # type: ignore[misc]
                 task_id, result, state, traceback, request=request, **kwargs
             )
         attempt = attempt_of(request, task_id)
-        if state == "STARTED" and attempt is None and installation.runs(request, task_id):
-            attempt = request._headway = Attempt(installation, request)
+        if state == "STARTED" and attempt is None and app_state.is_executing(request, task_id):
+            attempt = request._headway = Attempt(app_state, request)
             attempt.store_started = True
             return self._store_started(attempt, result, traceback, kwargs)
         # A run without an attempt is one of a task that isn't covered (only its neighbour has our
@@ -121,17 +121,17 @@ class FencedBackendMixin:
         if (
             state == "RETRY"
             and attempt is None
-            and not installation.runs(request, task_id)
-            and self._gives_up(request)
+            and not app_state.is_executing(request, task_id)
+            and self._is_shutdown_retry(request)
         ):
             logger.info("Task %s was stopped with its worker, and nobody will retry it", task_id)
             return result
         if attempt is not None and state in CLOSING_STATES:
-            attempt.ending = True
+            attempt.end_written = True
         write = self._write_of(task_id, result, state, request, attempt)
         if store.keeps_results:
             write = replace(
-                write, result=self.headway_record(task_id, result, state, traceback, request)
+                write, result=self.headway_encode_meta(task_id, result, state, traceback, request)
             )
             try:
                 accepted = self._deliver(store, attempt, write)
@@ -152,13 +152,15 @@ class FencedBackendMixin:
         if not accepted:
             logger.debug("A late %s of task %s is refused", state, task_id)
         elif attempt is not None and state not in CLOSING_STATES:
-            attempt.left = state
-        elif attempt is not None and state == "RETRY" and attempt.cancellation.asked:
-            with installation.faults():  # nobody is left to confirm it until the retry is due
+            attempt.last_state_written = state
+        elif attempt is not None and state == "RETRY" and attempt.cancel_token.requested:
+            with (
+                app_state.swallow_store_errors()
+            ):  # nobody is left to confirm it until the retry is due
                 store.revoke(str(task_id), "cancelled", datetime.now(UTC))
         return result
 
-    def _gives_up(self: Any, request: Any) -> bool:
+    def _is_shutdown_retry(self: Any, request: Any) -> bool:
         """Whether this RETRY is the main process's, at a cold shutdown, of a task whose message is
         acknowledged.
 
@@ -182,9 +184,9 @@ class FencedBackendMixin:
         A backend that is away doesn't end the task here, as it does in Celery: nothing is lost but
         the word, and the next write opens the attempt.
         """
-        with attempt.installation.faults():
+        with attempt.app_state.swallow_store_errors():
             attempt.open(self)
-        if not attempt.installation.keeps_results and attempt.number != 0:
+        if not attempt.app_state.keeps_results and attempt.number != 0:
             request = attempt.request
             super()._store_result(  # type: ignore[misc]
                 request.id, result, "STARTED", traceback, request=request, **kwargs
@@ -194,7 +196,7 @@ class FencedBackendMixin:
     def _write_of(
         self: Any, task_id: Any, result: Any, state: str, request: Any, attempt: Attempt | None
     ) -> StateWrite:
-        bystander = (
+        external = (
             attempt is None and request is not None and getattr(request, "id", None) == task_id
         )
         expires = (
@@ -205,9 +207,9 @@ class FencedBackendMixin:
             state,
             datetime.now(UTC),
             attempt=attempt.number if attempt is not None else None,
-            retries=getattr(request, "retries", None) if bystander else None,
-            worker=getattr(request, "hostname", None) if bystander else None,
-            delivery_id=celery_internals.delivery_id_of(request) if bystander else None,
+            retries=getattr(request, "retries", None) if external else None,
+            worker=getattr(request, "hostname", None) if external else None,
+            delivery_id=celery_internals.delivery_id_of(request) if external else None,
             task=getattr(request, "task", None),
             meta=_plain_meta(state, result),
             expires=_seconds(expires),
@@ -225,7 +227,7 @@ class FencedBackendMixin:
                 )
                 if write.attempt != attempt.number:
                     write = replace(write, attempt=attempt.number)
-            return _heard(attempt, store.write(write, full_timeout=full_timeout))
+            return _note_reply(attempt, store.write(write, full_timeout=full_timeout))
 
         if not full_timeout:
             return deliver()
@@ -258,7 +260,7 @@ class FencedBackendMixin:
                 )
                 if write.attempt != attempt.number:
                     write = replace(write, attempt=attempt.number)
-            return _heard(attempt, store.write(write, full_timeout=full_timeout))
+            return _note_reply(attempt, store.write(write, full_timeout=full_timeout))
         except Unavailable as exc:
             if not full_timeout:
                 raise
@@ -292,7 +294,7 @@ class FencedBackendMixin:
         """
         opened = attempt.open(self)
         stale = opened is not None and opened.attempt > 1 and not attempt.ignores_result
-        if not attempt.installation.keeps_results and (
+        if not attempt.app_state.keeps_results and (
             stale or (attempt.number and opened and attempt.store_started)
         ):
             # The record of the attempt before (a failure) would stand beside an open attempt.
@@ -300,7 +302,7 @@ class FencedBackendMixin:
             try:
                 own_write.set(True)
                 self._store_plainly(
-                    attempt.request.id, _whereabouts(attempt), "STARTED", None, attempt.request, {}
+                    attempt.request.id, _started_meta(attempt), "STARTED", None, attempt.request, {}
                 )
             finally:
                 own_write.set(outside)
@@ -309,11 +311,13 @@ class FencedBackendMixin:
         self: Any, attempt: Attempt, *, full_timeout: bool, retry_published: bool
     ) -> AttemptStarted:
         """Ask the store for the attempt's number."""
-        request, installation = attempt.request, attempt.installation
-        assert installation.store is not None
+        request, app_state = attempt.request, attempt.app_state
+        assert app_state.store is not None
         raw = None
-        if installation.store.publishes:
-            raw = self.headway_record(request.id, _whereabouts(attempt), "STARTED", None, request)
+        if app_state.store.publishes:
+            raw = self.headway_encode_meta(
+                request.id, _started_meta(attempt), "STARTED", None, request
+            )
         opening = AttemptStart(
             str(request.id),
             getattr(request, "task", None),
@@ -321,13 +325,13 @@ class FencedBackendMixin:
             retries=int(request.retries or 0),
             worker=request.hostname,
             result=raw,
-            store_result=attempt.store_started and installation.keeps_results,
-            heartbeat_ttl=installation.heartbeat_ttl if installation.sends_heartbeats else None,
+            store_result=attempt.store_started and app_state.keeps_results,
+            heartbeat_ttl=app_state.heartbeat_ttl if app_state.sends_heartbeats else None,
             delivery_id=attempt.delivery_id,
             owner=owner_in(request.headers),
             retry_published=retry_published,
         )
-        return installation.store.start_attempt(opening, full_timeout=full_timeout)
+        return app_state.store.start_attempt(opening, full_timeout=full_timeout)
 
     def headway_end(
         self: Any, attempt: Attempt, state: str, stored: tuple[str, object] | None
@@ -335,8 +339,8 @@ class FencedBackendMixin:
         """Record an end that Celery stores nowhere; ``stored`` (state, result) is what its own
         readers shall find, if anything.
         """
-        installation, request = attempt.installation, attempt.request
-        assert installation.store is not None
+        app_state, request = attempt.app_state, attempt.request
+        assert app_state.store is not None
         attempt.open(self, retry_published=state == "RETRY")
         write = StateWrite(
             str(request.id),
@@ -347,24 +351,24 @@ class FencedBackendMixin:
             expires=_seconds(self.expires),
         )
         if stored is None:
-            installation.store.write(write)
+            app_state.store.write(write)
             return
         stored_state, value = stored
         write = replace(write, no_result=value is None)
         result = self.encode_result(value, stored_state)
-        if installation.store.keeps_results:
-            raw = self.headway_record(request.id, result, stored_state, None, request)
-            installation.store.write(replace(write, result=raw))
-        elif installation.store.write(replace(write, result_follows=True)):
+        if app_state.store.keeps_results:
+            raw = self.headway_encode_meta(request.id, result, stored_state, None, request)
+            app_state.store.write(replace(write, result=raw))
+        elif app_state.store.write(replace(write, result_follows=True)):
             self._store_plainly(request.id, result, stored_state, None, request, {})
 
-    def headway_record(
+    def headway_encode_meta(
         self: Any, task_id: Any, result: Any, state: str, traceback: Any, request: Any
     ) -> bytes:
         """The record as Celery's key-value backends encode it (fact 39)."""
         attempt = attempt_of(request, task_id) if state == "PROGRESS" and own_write.get() else None
-        if attempt is not None and attempt.frame is not None:
-            meta = attempt.frame | {
+        if attempt is not None and attempt.meta_template is not None:
+            meta = attempt.meta_template | {
                 "result": result,
                 "children": self.current_task_children(request),
             }
@@ -373,7 +377,7 @@ class FencedBackendMixin:
                 result=result, state=state, traceback=traceback, request=request
             )
             if attempt is not None:
-                attempt.frame = meta
+                attempt.meta_template = meta
         meta["task_id"] = str(task_id)
         raw = self.encode(meta)
         if isinstance(raw, str) and len(raw) > getattr(self, "_MAX_STR_VALUE_SIZE", len(raw)):
@@ -391,16 +395,16 @@ class FencedBackendMixin:
         return revive, (cls.__mro__[2] if issubclass(cls, FencedBackendMixin) else cls, *rest)
 
 
-def _heard(attempt: Attempt | None, written: WriteResult) -> bool:
+def _note_reply(attempt: Attempt | None, written: WriteResult) -> bool:
     """Whether it was let in. Each reply also says whether a cancel is asked for: a task that
     reports needn't ask.
     """
     if attempt is not None:
-        attempt.cancellation.hear(written.cancel_requested)
+        attempt.cancel_token.set_requested(written.cancel_requested)
     return bool(written)
 
 
-def _whereabouts(attempt: Attempt) -> dict[str, Any]:
+def _started_meta(attempt: Attempt) -> dict[str, Any]:
     """What Celery stores with STARTED."""
     return {"pid": os.getpid(), "hostname": attempt.request.hostname}
 

@@ -25,9 +25,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Protocol
 
-from celery.exceptions import SoftTimeLimitExceeded
-
-from headway.errors import HeadwayError
+from headway.worker.exceptions import ProgressTimeout
 from headway.worker.scheduler import Scheduler
 from headway.worker.validation import Update
 
@@ -41,28 +39,13 @@ SIGNAL = getattr(signal, "SIGUSR1", None)
 MAX_CHECK_INTERVAL = 1.0
 
 
-class ProgressTimeout(HeadwayError, SoftTimeLimitExceeded):  # type: ignore[misc]
-    """The task reported nothing new for longer than its ``progress_timeout``.
-
-    Raised in the task's own code, wherever it is. A kind of Celery's ``SoftTimeLimitExceeded``, so
-    that code which cleans up after that one cleans up after this one, too.
-    """
-
-    def __str__(self) -> str:
-        return str(self.args[0]) if self.args else "The task reported nothing new for too long"
-
-
-# Celery stores the names of both, and whoever reads the result imports the class from there.
-ProgressTimeout.__module__ = "headway"
-
-
 class Interrupter(Protocol):
     """A way to raise `ProgressTimeout` in the code that made it."""
 
     def __call__(self) -> None:
         """Do it, from another thread."""
 
-    def call_off(self) -> None:
+    def cancel(self) -> None:
         """Take back a strike that was made and hasn't hit yet, as far as that is possible. For the
         code that made it.
         """
@@ -92,7 +75,7 @@ class ProgressWatchdog:
         self.lock = threading.Lock()
         self._newest, self._scheduler = newest, scheduler
         self._pause = min(MAX_CHECK_INTERVAL, max(seconds / 20, 0.01))
-        self._strike = (way or interrupter_for_pool)(self)
+        self._interrupter = (way or interrupter_for_pool)(self)
         self._seen: Update | None = None
         self._clock = clock
 
@@ -101,10 +84,10 @@ class ProgressWatchdog:
         tasks that come next.
         """
         self._since = self._clock()
-        self._again(self._since)
+        self._schedule(self._since)
 
     @property
-    def sentence(self) -> str:
+    def reason(self) -> str:
         """Why it was ended."""
         return f"The task reported nothing new for {self.seconds:g} s (progress_timeout)"
 
@@ -116,11 +99,11 @@ class ProgressWatchdog:
             try:
                 with self.lock:
                     self.running = False
-                    self._strike.call_off()
+                    self._interrupter.cancel()
             except ProgressTimeout:
                 logger.debug("A task ended just as its progress_timeout struck")
 
-    def look(self, now: float) -> None:
+    def on_timer(self, now: float) -> None:
         """The timer went off. Called by the scheduler's thread."""
         if not self.running:
             return
@@ -129,16 +112,16 @@ class ProgressWatchdog:
             self._seen, self._since = newest, now
         elif now - self._since >= self.seconds:
             if now - self._due <= self._pause:
-                logger.warning("%s: it is ended", self.sentence)
+                logger.warning("%s: it is ended", self.reason)
                 self._since = now  # code that goes on all the same has as long again
-                self._strike()
+                self._interrupter()
             else:
                 self._since = now + self._pause - self.seconds
-        self._again(now)
+        self._schedule(now)
 
-    def _again(self, now: float) -> None:
+    def _schedule(self, now: float) -> None:
         self._due = min(now + self._pause, self._since + self.seconds)
-        self._scheduler.call_at(self._due, self.look)
+        self._scheduler.call_at(self._due, self.on_timer)
 
 
 def interrupter_for_pool(watch: ProgressWatchdog) -> Interrupter:
@@ -168,7 +151,7 @@ class NoInterrupter:
     def __call__(self) -> None:
         logger.warning("progress_timeout can't end a task under eventlet")
 
-    def call_off(self) -> None:
+    def cancel(self) -> None:
         """Nothing was done."""
 
 
@@ -193,7 +176,7 @@ class SignalInterrupter:
         # end the task's.
         signal.pthread_kill(threading.main_thread().ident or 0, SIGNAL or 0)
 
-    def call_off(self) -> None:
+    def cancel(self) -> None:
         """The handler looks whether it is still meant."""
 
 
@@ -201,7 +184,7 @@ def _on_signal(signum: int, frame: FrameType | None) -> None:
     if _sent:
         watch = _sent.popleft()
         if watch.running:
-            raise ProgressTimeout(watch.sentence)
+            raise ProgressTimeout(watch.reason)
         return
     other = _others[0] if _others else None
     if callable(other):
@@ -227,7 +210,7 @@ class AsyncExcInterrupter:
                     self._thread, ctypes.py_object(ProgressTimeout)
                 )
 
-    def call_off(self) -> None:
+    def cancel(self) -> None:
         """The thread's next task may not be struck by what was meant for this one."""
         if self._made:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(self._thread, None)
@@ -250,7 +233,7 @@ class GreenletInterrupter:
 
     def _throw(self) -> None:
         if self._watch.running:
-            self._greenlet.throw(ProgressTimeout(self._watch.sentence))
+            self._greenlet.throw(ProgressTimeout(self._watch.reason))
 
-    def call_off(self) -> None:
+    def cancel(self) -> None:
         """`_throw` looks whether it is still meant."""

@@ -50,24 +50,24 @@ def owned_by(owner: str) -> Iterator[None]:
         _owner.set(outside)
 
 
-def hook_publishing(installation: AppState) -> None:
+def hook_publishing(app_state: AppState) -> None:
     """Have all that this app publishes registered.
 
     ``app.send_task`` is what ``apply_async``, retries, chains, chords and ``beat`` all end in. The
     signal and not the wrapper makes the registration, because only there the message is complete.
     """
-    send_task = installation.app.send_task
+    send_task = app_state.app.send_task
 
     @functools.wraps(send_task)
     def publishing(*args: Any, **kwargs: Any) -> Any:
         outside = _publisher.get()
         try:
-            _publisher.set(installation)
+            _publisher.set(app_state)
             return send_task(*args, **kwargs)
         finally:
             _publisher.set(outside)
 
-    installation.app.send_task = publishing
+    app_state.app.send_task = publishing
     before_task_publish.connect(_on_before_publish, weak=False, dispatch_uid="headway")
 
 
@@ -75,8 +75,8 @@ def _on_before_publish(headers: Any = None, body: Any = None, **_: Any) -> None:
     """Runs before the message is sent: a registration that came after it could meet a task that
     runs already (fact 16).
     """
-    installation = _publisher.get()
-    if installation is None:
+    app_state = _publisher.get()
+    if app_state is None:
         return
     # Protocol 1 has it all in the body.
     told = headers if isinstance(headers, dict) and "id" in headers else body
@@ -86,27 +86,27 @@ def _on_before_publish(headers: Any = None, body: Any = None, **_: Any) -> None:
         and told.get("task") not in INTERNAL_TASKS
     ):
         if isinstance(headers, dict):
-            _pass_on_owner(installation, headers)
-        installation.register([registration(told, headers)])
+            _pass_on_owner(app_state, headers)
+        app_state.register([registration(told, headers)])
 
 
-def _pass_on_owner(installation: AppState, headers: dict[str, Any]) -> None:
+def _pass_on_owner(app_state: AppState, headers: dict[str, Any]) -> None:
     """See that the message names its owner: what its task publishes (and a chain's next step, and a
     chord's body) inherits it from there. These headers are the ones that are sent.
     """
     if headers.get(OWNER) is None:
         owner = _owner.get()
         if owner is None:
-            owner = _owner_of_what_runs(installation)
+            owner = _owner_of_what_runs(app_state)
         if owner is not None:
             headers[OWNER] = owner
 
 
-def _owner_of_what_runs(installation: AppState) -> str | None:
+def _owner_of_what_runs(app_state: AppState) -> str | None:
     """The owner of the task that publishes. Celery knows it longer than `RequestContext` does: a
     chain's next step is published after the task's code has returned.
     """
-    task = installation.app.current_worker_task
+    task = app_state.app.current_worker_task
     return owner_in(task.request.headers) if task is not None else None
 
 

@@ -6,7 +6,7 @@ The rules (contract, section 1): the first report, the last one of an attempt, a
 more at its end; it is never told of a fault.
 
 The bound: a write is one round trip, and the Redis store gives it 0.5 s for a free connection, 0.5
-s to connect and 0.5 s for the answer (``stores/client.py``): 0.5 s for a server that refuses, drops
+s to connect and 0.5 s for the answer (``is_recording/client.py``): 0.5 s for a server that refuses, drops
 or hangs, 1.5 s in the worst case. A backend that keeps its results itself (SQL, others) takes as
 long as its driver does.
 """
@@ -26,7 +26,8 @@ from headway.core.rate import Rate
 from headway.core.throttle import CircuitBreaker, Throttle
 from headway.errors import Unavailable
 from headway.models import Progress
-from headway.worker.cancel_token import TaskCancelled, handling_cancellation
+from headway.worker.cancel_token import handling_cancellation
+from headway.worker.exceptions import TaskCancelled
 from headway.worker.scheduler import Scheduler
 from headway.worker.step import Step, Steps
 from headway.worker.validation import Update, length_of, to_meta, truncate, validate
@@ -63,6 +64,7 @@ class Reporter:
         "_closed",
         "_interrupted",
         "_lock",
+        "_logged",
         "_name",
         "_newest",
         "_prepared",
@@ -72,7 +74,6 @@ class Reporter:
         "_sink",
         "_steps",
         "_throttle",
-        "_told",
         "_wall",
         "_written",
     )
@@ -99,7 +100,7 @@ class Reporter:
         self._newest: Update | None = None
         self._written: Update | None = None
         self._prepared: tuple[Update, dict[str, object]] | None = None
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
         self._closed = False
         self._interrupted = False
         self._steps: Steps | None = None
@@ -120,7 +121,7 @@ class Reporter:
         return self._previous()
 
     @property
-    def stores(self) -> bool:
+    def is_recording(self) -> bool:
         """Whether reports go anywhere: not in a direct call, nor in eager mode."""
         return self._sink is not None
 
@@ -155,7 +156,7 @@ class Reporter:
         else:
             self._newest = validate(current, total, message, attributes)
         if not self._throttle.armed:
-            self._arrive()
+            self._on_report()
 
     def track(
         self,
@@ -179,13 +180,13 @@ class Reporter:
         throttle = self._throttle
         self._newest = start
         if not throttle.armed:
-            self._arrive()
+            self._on_report()
         for item in iterable:
             yield item
             done += 1
             self._newest = (done, total, message, attributes)
             if not throttle.armed:
-                self._arrive()
+                self._on_report()
 
     def step(self, name: str, weight: int | float = 1) -> Step:
         """A part of the task that reports on its own: ``with ctx.progress.step("load", weight=3) as
@@ -209,7 +210,7 @@ class Reporter:
         if self._closed or self._sink is None:
             return
         self._closed = True
-        self._throttle.armed = False  # so that late reports come to `_begin`, which drops them
+        self._throttle.armed = False  # so that late reports come to `_write_now`, which drops them
         _open.discard(self)
         if self._newest is self._written:
             return
@@ -229,7 +230,9 @@ class Reporter:
         one. From any thread.
         """
         self._interrupted = True
-        self._throttle.armed = False  # no report takes the fast way any more: all come to `_arrive`
+        self._throttle.armed = (
+            False  # no report takes the fast way any more: all come to `_on_report`
+        )
 
     def abandon(self) -> None:
         """Do nothing any more, and touch no lock: this is a copy in a forked child, and the attempt
@@ -243,7 +246,7 @@ class Reporter:
         if self._closed:
             return
         if not self._lock.acquire(blocking=False):
-            self._again(
+            self._schedule(
                 now + self._throttle.interval
             )  # a write is under way: `close`, or a first one that takes long
             return
@@ -252,26 +255,26 @@ class Reporter:
             if self._throttle.on_timer(now, has_unwritten, self._breaker.retry_at):
                 self._write(now)
             if has_unwritten:
-                self._again(self._throttle.due)
+                self._schedule(self._throttle.due)
         finally:
             self._lock.release()
         # A report that came after the look found the lock taken and left: look again, now that it
         # is free.
         if not self._throttle.armed and not self._interrupted and self._newest is not self._written:
-            self._begin()
+            self._write_now()
 
-    def _arrive(self) -> None:
+    def _on_report(self) -> None:
         """A report was left by the task, while no timer was set or none of its reports may pass."""
         # Interrupted, the throttle is never armed. Its timer runs up to `due` all the same, and
         # takes what was left.
         if not self._interrupted or self._clock() >= self._throttle.due:
-            self._begin()
+            self._write_now()
         if self._interrupted and not self._closed:
             self._throttle.armed = False
             if not handling_cancellation():
                 raise TaskCancelled
 
-    def _begin(self) -> None:
+    def _write_now(self) -> None:
         """A report was left while no timer was set: write it in this very thread, and set the
         timer.
         """
@@ -293,12 +296,12 @@ class Reporter:
                 if self._throttle.on_report(now, self._breaker.retry_at):
                     self._write(now)
             finally:
-                self._again(self._throttle.due)
+                self._schedule(self._throttle.due)
         finally:
             if taken == [True]:
                 self._lock.release()
 
-    def _again(self, due: float) -> None:
+    def _schedule(self, due: float) -> None:
         if self._scheduler is not None:
             self._scheduler.call_at(due, self.tick)
 
@@ -320,7 +323,7 @@ class Reporter:
             # This report can't be stored, however often it is tried (a serializer that refuses it,
             # a task's own update_state).
             self._written = report
-            self._tell("fault", "A report of %s can't be stored: %r", exc)
+            self._log_once("fault", "A report of %s can't be stored: %r", exc)
         else:
             self._written = report
             if self._breaker.succeeded():
@@ -335,7 +338,7 @@ class Reporter:
         if self._prepared is None or self._prepared[0] is not report:
             short, was_cut = truncate(report)
             if was_cut:
-                self._tell(
+                self._log_once(
                     "cut",
                     "Progress of %s is cut: a message has at most 2 KiB, attributes 8 KiB in all%s",
                     "",
@@ -344,10 +347,10 @@ class Reporter:
             self._prepared = (report, to_meta(short, self._wall(), rate, self._attempt()))
         return self._prepared[1]
 
-    def _tell(self, what: str, sentence: str, detail: object) -> None:
+    def _log_once(self, what: str, sentence: str, detail: object) -> None:
         """Say it in the log, once an attempt."""
-        if what not in self._told:
-            self._told.add(what)
+        if what not in self._logged:
+            self._logged.add(what)
             logger.warning(sentence, self._name, detail)
 
 

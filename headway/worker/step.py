@@ -26,7 +26,7 @@ from headway.errors import UsageError
 from headway.worker.validation import Update, length_of, validate
 
 T = TypeVar("T")
-Say = Callable[[int | float, int | float, str | None, dict[str, str] | None], None]
+ReportFunction = Callable[[int | float, int | float, str | None, dict[str, str] | None], None]
 
 
 class Steps:
@@ -34,10 +34,10 @@ class Steps:
     is done plus their parts.
     """
 
-    __slots__ = ("_done", "_lock", "_newest", "_parts", "_say", "_total")
+    __slots__ = ("_done", "_lock", "_newest", "_parts", "_report_total", "_total")
 
-    def __init__(self, say: Say, newest: Callable[[], Update | None]) -> None:
-        self._say, self._newest = say, newest
+    def __init__(self, say: ReportFunction, newest: Callable[[], Update | None]) -> None:
+        self._report_total, self._newest = say, newest
         # Reentrant: a generator that holds a step may be collected, and so ended, while its thread
         # is in here.
         self._lock = threading.RLock()
@@ -63,7 +63,9 @@ class Steps:
             self._parts[step] = part
             # Within the lock: of two threads the slower one would say last what was true before the
             # other, and it would stay.
-            self._say(self._done + sum(self._parts.values()), self._total, message, attributes)
+            self._report_total(
+                self._done + sum(self._parts.values()), self._total, message, attributes
+            )
 
     def leave(self, step: Step) -> None:
         with self._lock:
@@ -107,7 +109,7 @@ class Step:
         """
         self._newest = report = validate(current, total, message, attributes)
         done, whole = report[:2]
-        self._tell(min(done / whole, 1.0) * self._weight if whole else 0, message, report[3])
+        self._report(min(done / whole, 1.0) * self._weight if whole else 0, message, report[3])
 
     def track(
         self,
@@ -138,7 +140,7 @@ class Step:
             self._steps = Steps(self.update, lambda: self._newest)
         return Step(self._steps, name, weight)
 
-    def _tell(
+    def _report(
         self, part: int | float, message: str | None, attributes: dict[str, str] | None
     ) -> None:
         self._of.move(self, part, f"{self._name}: {message}" if message else self._name, attributes)
@@ -149,7 +151,7 @@ class Step:
         outside = innermost.get()
         self._of.enter(self)
         try:
-            self._tell(0, None, None)
+            self._report(0, None, None)
             self._token = innermost.set(self)
         except BaseException:
             # a cancel, a limit: `__exit__` isn't called, and the process's next task must not find
@@ -170,7 +172,7 @@ class Step:
         try:
             if kind is None:
                 newest = self._newest
-                self._tell(self._weight, None, None if newest is None else newest[3])
+                self._report(self._weight, None, None if newest is None else newest[3])
         finally:
             self._of.leave(self)
 

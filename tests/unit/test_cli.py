@@ -454,7 +454,7 @@ class TestCancel:
         result = way.run("cancel", "-y", "ended", "a")
         assert result.exit_code == 1
         assert result.stdout == "a  cancelling\n"
-        assert "completed already" in result.stderr
+        assert "already completed" in result.stderr
         assert way.run("cancel", "-y", "nobody", "ended").exit_code == 2
         way.server.publish("b")
         assert [body["phase"] for body in objects(way.run("cancel", "-y", "--json", "b"))] == [

@@ -40,7 +40,7 @@ from tests.support.wait import until
 from tests.unit.tracing import Lab
 
 #: As a worker marks two deliveries of one message.
-OLDER, NEWER = {celery_internals.RUN: "r1"}, {celery_internals.RUN: "r2"}
+OLDER, NEWER = {celery_internals.DELIVERY_ID: "r1"}, {celery_internals.DELIVERY_ID: "r2"}
 
 
 @pytest.fixture
@@ -248,7 +248,7 @@ def test_a_received_message_has_a_mark(lab: Lab) -> None:
         marks.append(celery_internals.delivery_id_of(child))
     assert None not in marks
     assert len(set(marks)) == 2
-    assert celery_internals.RUN not in message.properties
+    assert celery_internals.DELIVERY_ID not in message.properties
 
 
 def test_an_opening_whose_answer_is_lost(lab: Lab) -> None:
