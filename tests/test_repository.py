@@ -31,7 +31,7 @@ LAYERS: dict[str, set[str]] = {
     "feeds": {"errors", "core", "stores"},
     "backends": {"stores", "feeds"},
     "cancellation": {"models", "errors", "core", "stores", "backends"},
-    "worker": {"models", "errors", "core", "stores", "backends", "cancellation"},
+    "worker": {"models", "errors", "core", "stores", "backends"},
     "tqdm": {"worker"},
     "server": {"models", "errors", "core", "stores", "feeds", "backends", "cancellation"},
     "client": {"models", "errors", "core"},
@@ -156,11 +156,16 @@ def layer_of(path: Path) -> str:
 
 @cache
 def sources(*suffixes: str) -> tuple[tuple[str, str], ...]:
-    """Path and text of the repository's files with these suffixes, without the tests' data."""
+    """Path and text of the files with these suffixes, without the tests' data.
+
+    Includes the package if it is not in the repository's folder, but in a wheel.
+    """
+    files = {path.relative_to(ROOT).as_posix(): path for path in tracked()}
+    files |= {f"headway/{name_of(path)}": path for path in PACKAGE.rglob("*") if path.is_file()}
     return tuple(
-        (path.relative_to(ROOT).as_posix(), path.read_text())
-        for path in tracked()
-        if path.suffix in suffixes and not path.is_relative_to(ROOT / "tests" / "data")
+        (name, path.read_text())
+        for name, path in sorted(files.items())
+        if path.suffix in suffixes and not name.startswith("tests/data/")
     )
 
 
@@ -184,32 +189,30 @@ def imports(path: Path, *, types: bool = False) -> Iterator[tuple[str, int]]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: imports are absolute here"
             yield node.module or "", node.lineno
-            if (node.module or "").split(".")[0] == "headway":
-                yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+            if node.module == "headway":
+                yield from ((f"headway.{alias.name}", node.lineno) for alias in node.names)
 
 
 def import_graph() -> dict[str, set[str]]:
     """Module of the package -> the modules that it imports, in functions and for types too.
 
-    The implicit import of a parent package counts for no edge.
+    ``from package import module`` is an edge to the module, not to the package.
     """
     names = {
-        ".".join(("headway", *path.relative_to(PACKAGE).with_suffix("").parts)): path
+        ".".join(("headway", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(
+            ".__init__"
+        ): path
         for path in modules()
     }
-    names = {name.removesuffix(".__init__"): path for name, path in names.items()}
-    graph: dict[str, set[str]] = {}
+    graph: dict[str, set[str]] = {name: set() for name in names}
     for name, path in names.items():
-        found = {imported for imported, _ in imports(path, types=True) if imported in names}
-        # `from package import module` is an edge to the module only.
-        packages = {each.rpartition(".")[0] for each in found if each.count(".") > 1}
-        explicit = {
-            f"{node.module}"
-            for node in ast.walk(ast.parse(path.read_text()))
-            if isinstance(node, ast.ImportFrom)
-            and any(f"{node.module}.{alias.name}" not in names for alias in node.names)
-        }
-        graph[name] = (found - (packages - explicit)) - {name}
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                graph[name].update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                full = {f"{node.module}.{alias.name}" for alias in node.names}
+                graph[name].update(each if each in names else f"{node.module}" for each in full)
+        graph[name] &= names.keys() - {name}
     return graph
 
 
