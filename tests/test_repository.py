@@ -381,7 +381,7 @@ def test_texts_avoid_banned_words() -> None:
     patterns = {word: re.compile(rf"\b(?:{word})\b", re.IGNORECASE) for word in BANNED}
     found = [
         f"{path}:{number}: {match[0]!r} (write: {BANNED[word]})"
-        for path, text in sources(".py", ".js", ".lua", ".html", ".css", ".md")
+        for path, text in sources(".py", ".js", ".lua", ".html", ".css", ".md", ".toml", ".yml")
         if ROOT / path != Path(__file__)
         for number, line in prose(path, text)
         for word, pattern in patterns.items()
