@@ -67,9 +67,9 @@ def watch(request: pytest.FixtureRequest) -> Iterator[Watch]:
         viewer.close()
 
 
-def assert_received(viewer: TransportClient, beliefs: list[ShownState], kinds: str) -> None:
+def assert_received(viewer: TransportClient, states: list[ShownState], kinds: str) -> None:
     """Fail unless the viewer received exactly this."""
-    assert viewer.received_only(beliefs, kinds.split()), (
+    assert viewer.received_only(states, kinds.split()), (
         viewer.kinds if viewer.sends_frames else "",
         viewer.shown,
     )
@@ -90,8 +90,8 @@ def test_viewer_gets_every_change_until_the_end(server: InprocessServer, watch: 
         viewer.wait_for("running", "running", number)
     run.succeed({"rows": 3})
     assert viewer.wait_for_end() == "over"
-    beliefs = [QUEUED, STARTED, at(1), at(2), at(3), ShownState("completed", "succeeded", 3)]
-    assert_received(viewer, beliefs, "status started progress progress progress completed")
+    states = [QUEUED, STARTED, at(1), at(2), at(3), ShownState("completed", "succeeded", 3)]
+    assert_received(viewer, states, "status started progress progress progress completed")
     if viewer.sends_frames:
         assert viewer.received[-1]["outputs"] == {"rows": 3}
 
@@ -159,12 +159,12 @@ def test_cancel_request_is_shown_until_confirmed(server: InprocessServer, watch:
         },
     )
     assert viewer.wait_for_end() == "over"
-    beliefs = [
+    states = [
         at(3),
         ShownState("running", "cancelling", 3),
         ShownState("cancelled", "cancelled", 3),
     ]
-    assert_received(viewer, beliefs, "status status cancelled")
+    assert_received(viewer, states, "status status cancelled")
 
 
 @pytest.mark.parametrize("end", ["succeed", "fail"])
@@ -193,14 +193,14 @@ def test_retry_restarts_the_progress(server: InprocessServer, watch: Watch) -> N
     viewer.wait_for("running", "running", 1)
     run.succeed()
     assert viewer.wait_for_end() == "over"
-    beliefs = [
+    states = [
         at(5),
         ShownState("running", "retrying", 5),
         STARTED,
         at(1),
         ShownState("completed", "succeeded", 1),
     ]
-    assert_received(viewer, beliefs, "status status status progress completed")
+    assert_received(viewer, states, "status status status progress completed")
 
 
 def test_stopped_and_resumed_heartbeats_are_shown(server: InprocessServer, watch: Watch) -> None:
@@ -214,8 +214,8 @@ def test_stopped_and_resumed_heartbeats_are_shown(server: InprocessServer, watch
     viewer.wait_for("running", "running", 1)
     run.report(2, 10)
     viewer.wait_for("running", "running", 2)
-    beliefs = [at(1), ShownState("running", "stalled", 1), at(1), at(2)]
-    assert_received(viewer, beliefs, "status status status progress")
+    states = [at(1), ShownState("running", "stalled", 1), at(1), at(2)]
+    assert_received(viewer, states, "status status status progress")
 
 
 def test_equal_reports_are_sent_once(server: InprocessServer, watch: Watch) -> None:
@@ -248,7 +248,7 @@ def test_viewers_that_connect_between_reports_miss_nothing(
         run.succeed(number)
     for viewer in viewers:
         assert viewer.wait_for_end() == "over"
-        currents = [belief.current for belief in viewer.shown if belief.current is not None]
+        currents = [state.current for state in viewer.shown if state.current is not None]
         assert currents == sorted(currents)
         assert currents[-1] == 5
         assert not viewer.sends_frames or (viewer.kinds[0], viewer.kinds[-1]) == (
@@ -297,7 +297,7 @@ def test_outage_is_reported_once_and_recovers(server: InprocessServer, watch: Wa
             # The feed may have reconnected before the report.
             assert viewer.kinds in ([*kinds, "completed"], [*kinds, "progress", "completed"])
         assert viewer.outages <= 1
-        assert [belief.current for belief in viewer.shown][-1] == 7
+        assert [state.current for state in viewer.shown][-1] == 7
 
 
 def test_end_during_outage_is_delivered(server: InprocessServer, watch: Watch) -> None:

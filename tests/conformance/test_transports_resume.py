@@ -77,11 +77,11 @@ def test_reconnecting_client_gets_the_uncut_stream(
     run = server.worker.publish()
     viewer = begin(server, stack, run.id)
     viewer.wait_for("pending", "queued")
-    for number, (act, belief) in enumerate(STEPS):
+    for number, (act, state) in enumerate(STEPS):
         if number % every == 0:
             viewer.reconnect(next(webs))
         act(run)
-        viewer.wait_for(*belief)
+        viewer.wait_for(*state)
     assert viewer.kinds == KINDS
     assert viewer.wait_for_end() == "over"
 
@@ -114,7 +114,7 @@ def test_tensorlake_stream_resumes(server: InprocessServer, stack: ExitStack) ->
     viewer.reconnect(server.webs[0].url)
     run.succeed()
     assert viewer.wait_for_end() == "over"
-    assert [belief.current for belief in viewer.shown] == [1, 2]
+    assert [state.current for state in viewer.shown] == [1, 2]
 
 
 @pytest.mark.parametrize("last_id", ["", "some garbage", "1-completed"])

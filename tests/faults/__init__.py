@@ -14,6 +14,7 @@ end.
     sync_channel.py  messages between a task and its scenario
     clock_offset.py  a settable clock for a worker
     kills.py limits.py revokes.py cancels.py repeats.py outages.py ends.py    the scenarios
+    matrix.py        runs the scenarios on each version of Celery
     report.py        the printed results
-    __main__.py      runs the scenarios on each version of Celery
+    __main__.py      the command line
 """

@@ -14,7 +14,7 @@ from headway.backends import store_for
 from headway.core.registry import AttemptStart, Registration, StateWrite
 from headway.stores.base import Store
 from headway.stores.result_backend import ResultBackend
-from tests.support.timing import RESPONSE_TIMEOUT
+from tests.support.stores import slow_tolerant
 
 
 class FakeWorker:
@@ -28,9 +28,7 @@ class FakeWorker:
     def on(cls, backend: str) -> FakeWorker:
         """A worker of a real result backend, given by its URL."""
         app = Celery("fake-worker", broker="memory://", backend=backend)
-        store = store_for(app)
-        store._timeout = RESPONSE_TIMEOUT
-        return cls(store, ResultBackend(app).encode)
+        return cls(slow_tolerant(store_for(app)), ResultBackend(app).encode)
 
     def publish(self) -> FakeExecution:
         """A queued task."""

@@ -101,7 +101,7 @@ class InprocessServer:
     ) -> None:
         self.celery, self.store = celery, store
         self.worker = FakeWorker(store, encode)
-        self.feeds = [feed() for _ in range(webs)]
+        self.feeds: list[Any] = [feed() for _ in range(webs)]
         self.webs = [InprocessWeb(celery, store, feed, **settings) for feed in self.feeds]
 
     @property
@@ -122,8 +122,8 @@ class InprocessServer:
         until(
             lambda: all(
                 web.headway.hub._disconnected
-                for web in self.webs
-                if web.headway.hub.feed._thread is not None
+                for web, feed in zip(self.webs, self.feeds, strict=True)
+                if feed._thread is not None
             ),
             what="the hubs to notice the outage",
         )

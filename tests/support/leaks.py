@@ -40,7 +40,7 @@ def no_leaks() -> Iterator[None]:
 
     with contextlib.suppress(AssertionError):
         until(nothing_left, within=GRACE)
-    commands = [f"{process.pid}: {' '.join(_command(process))}" for process in left]
+    commands = [f"{process.pid}: {_command(process)}" for process in left]
     for process in left:
         process.kill()
     assert not names, f"the test left threads behind: {names}"
@@ -56,7 +56,8 @@ def _running_with_descendants(pids: set[int]) -> list[psutil.Process]:
     return processes.running(found)
 
 
-def _command(process: psutil.Process) -> list[str]:
-    with contextlib.suppress(psutil.Error):
-        return process.cmdline()
-    return ["?"]
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return "?"

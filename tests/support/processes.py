@@ -166,9 +166,10 @@ class Process:
     def descendants(self) -> list[psutil.Process]:
         """Its children and their children, as of now."""
         try:
-            return psutil.Process(self.pid).children(recursive=True)
+            found: list[psutil.Process] = psutil.Process(self.pid).children(recursive=True)
         except psutil.NoSuchProcess:
             return []
+        return found
 
     def stop(self, *, within: float = 10.0) -> None:
         """Send SIGTERM, then SIGKILL to all that is left of its process tree.

@@ -101,7 +101,7 @@ class LocalWorker(LocalContainer):
 
     def version(self) -> str:
         """Celery's version: that of this environment."""
-        return celery.__version__
+        return str(celery.__version__)
 
     def log_level(self) -> str:
         """The worker's log level."""
@@ -131,7 +131,7 @@ def backend(process: ValkeyServer) -> CeleryTestBackend:
     return CeleryTestBackend(LocalServer.started(process))
 
 
-class LocalWorkerNode(CeleryTestWorker):
+class LocalWorkerNode(CeleryTestWorker):  # type: ignore[misc]
     """A worker node that lists its processes without running a program in a container."""
 
     def get_running_processes_info(

@@ -67,14 +67,14 @@ class TcpProxy:
                 ready.register(end, selectors.EVENT_READ)
             while not self._closed:
                 for key, _ in ready.select():
-                    end = key.fileobj
-                    assert isinstance(end, socket.socket)
-                    if end is self._woken:
-                        end.recv(100)
-                    elif end is self._listener:
+                    source = key.fileobj
+                    assert isinstance(source, socket.socket)
+                    if source is self._woken:
+                        source.recv(100)
+                    elif source is self._listener:
                         self._connect(ready)
-                    elif end in self._ends:
-                        self._forward(end, ready)
+                    elif source in self._ends:
+                        self._forward(source, ready)
             for end in list(self._ends):
                 self._drop(end, ready)
 

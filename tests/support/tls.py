@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -84,8 +85,8 @@ class TlsProxy:
                 with contextlib.suppress(OSError):
                     each.shutdown(socket.SHUT_RDWR)
 
-    def _run(self, work: object, *args: object) -> None:
-        thread = threading.Thread(target=work, args=args, name="tls-proxy")  # type: ignore[arg-type]
+    def _run(self, work: Callable[..., None], *args: object) -> None:
+        thread = threading.Thread(target=work, args=args, name="tls-proxy")
         self._threads.append(thread)
         thread.start()
 

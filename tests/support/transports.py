@@ -166,7 +166,7 @@ class SingleSocket(TransportClient):
     def step(self) -> dict[str, Any] | str:
         opcode, data = self.socket.recv_data()
         if opcode == websocket.ABNF.OPCODE_CLOSE:
-            self.socket.shutdown()
+            self.socket.shutdown()  # type: ignore[no-untyped-call]
             return self._closed(struct.unpack("!H", data[:2])[0])
         frame = json.loads(data)
         if frame["type"] == "error" and frame["code"] in REFUSALS:

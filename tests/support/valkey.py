@@ -87,7 +87,7 @@ class ValkeyServer(Process):
         """The address of database 0."""
         return f"redis://127.0.0.1:{self.port}/0"
 
-    def start(self, *, fresh: bool = False) -> ValkeyServer:  # type: ignore[override]
+    def start(self, *, fresh: bool = False) -> ValkeyServer:
         """Start it on the same port as before. ``fresh`` deletes its data first."""
         if fresh:
             shutil.rmtree(self._data, ignore_errors=True)

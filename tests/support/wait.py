@@ -15,7 +15,7 @@ T = TypeVar("T")
 PAUSE = 0.01
 
 
-def until(condition: Callable[[], T], *, within: float = 60.0, what: str = "") -> T:
+def until(condition: Callable[[], T | None], *, within: float = 60.0, what: str = "") -> T:
     """Call ``condition`` until its value is truthy, and return that value.
 
     ``within``: the time limit in seconds, before `timing.seconds` scales it.

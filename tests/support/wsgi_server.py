@@ -36,7 +36,9 @@ def unreachable_url() -> Iterator[str]:
 
 def long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give clients a minute instead of seconds: a slow server is not an unavailable one."""
-    monkeypatch.setitem(Client.__init__.__kwdefaults__, "timeout", RESPONSE_TIMEOUT)
+    defaults = Client.__init__.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "timeout", RESPONSE_TIMEOUT)
     monkeypatch.setattr("headway.client.stream.FIRST_FRAME", RESPONSE_TIMEOUT)
     monkeypatch.setattr("headway.client.http.PING", RESPONSE_TIMEOUT)
 

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from random import Random
 from typing import Any
 from unittest import mock
@@ -20,31 +20,8 @@ from headway.core.throttle import CircuitBreaker
 from headway.errors import Unavailable, UsageError
 from headway.worker import reporter as module
 from headway.worker.reporter import Reporter
+from tests.support.fake_scheduler import FakeScheduler as Time
 from tests.support.interrupts import interrupt_at
-
-
-class Time:
-    """A clock, and a scheduler that calls what is due when the clock is moved."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-        self.due: list[tuple[float, Callable[[float], None]]] = []
-
-    def __call__(self) -> float:
-        return self.now
-
-    def call_at(self, due: float, call: Callable[[float], None]) -> None:
-        self.due.append((due, call))
-
-    def pass_by(self, seconds: float) -> None:
-        """Let time pass, and every timer in it go off in its turn."""
-        end = self.now + seconds
-        while self.due and min(self.due, key=lambda item: item[0])[0] <= end:
-            soonest = min(self.due, key=lambda item: item[0])
-            self.due.remove(soonest)
-            self.now = max(self.now, soonest[0])
-            soonest[1](self.now)
-        self.now = end
 
 
 class Sink:
@@ -68,7 +45,7 @@ class Sink:
 
 @pytest.fixture
 def time() -> Time:
-    return Time()
+    return Time(100.0)
 
 
 @pytest.fixture
