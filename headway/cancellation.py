@@ -10,7 +10,7 @@ more than that:
   Headway may get it, and would run it;
 * ``terminate`` kills the process or greenlet that runs it;
 * a task that runs isn't revoked otherwise: up to 5.6 a worker that merely hears of it stores
-  REVOKED, and the task goes on (fact 14).
+  REVOKED, and the task goes on (celery-facts#revoke-does-not-stop-a-running-task).
 """
 
 from __future__ import annotations

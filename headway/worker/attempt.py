@@ -114,7 +114,7 @@ class Attempt:
     @property
     def guess(self) -> int:
         """The number as far as the message tells: a retry counts, a redelivery is in no header
-        (fact 42).
+        (celery-facts#celery-undoes-its-own-ends).
         """
         return int(self.request.retries or 0) + 1
 
@@ -239,7 +239,7 @@ class Attempt:
 
     def leave(self, exc: BaseException | None) -> None:
         """The task's code has ended, and Celery hasn't stored its end yet: write the last report,
-        and latch (fact 11).
+        and latch (celery-facts#result-is-stored-after-call).
         """
         if os.getpid() != self.pid:
             return
@@ -263,13 +263,13 @@ class Attempt:
             # process
             return
         # Under prefork on 5.6.3, and in threads, gevent and solo, nobody would ever say that it
-        # ended (fact 43).
+        # ended (celery-facts#where-an-attempt-ends).
         lost = WorkerLostError(f"The task ended its process: SystemExit({exc.code!r})")
         self.end("FAILURE", None if self.ignores_result and not self.left else ("FAILURE", lost))
 
     def conclude(self, state: str | None, value: object) -> None:
         """Celery is done with the run (``task_postrun``): record an end that it has stored nowhere
-        (facts 7, 50).
+        (celery-facts#ignored-results-have-no-end, celery-facts#postrun-knows-unstored-ends).
         """
         if self.ending or self.task is None or state is None or os.getpid() != self.pid:
             return

@@ -105,7 +105,7 @@ def handling_cancellation() -> bool:
 
 def confirm(attempt: Attempt) -> None:
     """The run has ended by `TaskCancelled`: store REVOKED as its end, past the fence, and tell
-    Celery's monitors (fact 48).
+    Celery's monitors (celery-facts#cooperative-cancel).
 
     Through ``mark_as_revoked``, with the patience of Celery's own ends, and because a chord that
     waits for this member hears of it there. Never raises for a fault of backend or broker: the run

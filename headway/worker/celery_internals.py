@@ -31,7 +31,8 @@ def cover_registry(app: Any, cover: Callable[[Any], None]) -> None:
     """Have ``cover(task)`` called for each task that is, or ever will be, in the app's registry.
 
     ``app._tasks``, proved on 5.6.3 and 5.7.0. Public ways miss some: ``app.Task`` misses tasks with
-    a base of their own, those made before, and an app's own ``task_cls`` (fact 38).
+    a base of their own, those made before, and an app's own ``task_cls``
+    (celery-facts#covering-every-task).
     """
     registry = getattr(app, "_tasks", None)
     if not isinstance(registry, TaskRegistry):
@@ -57,7 +58,7 @@ class _Covering(TaskRegistry):  # type: ignore[misc]
 
 def rebuild_tracer(task: Any, app: Any) -> bool:
     """Make the task's tracer anew, if it has one: it has decided already whether to call
-    ``__call__`` (fact 11).
+    ``__call__`` (celery-facts#result-is-stored-after-call).
 
     ``task.__trace__`` and ``celery.app.trace.build_tracer``, proved on 5.6.3 and 5.7.0. Needed only
     where `install` came too late.
@@ -77,8 +78,9 @@ def wrap_backend_factory(app: Any, fence: Callable[[Any], Any]) -> None:
     thread.
 
     ``app._get_backend``, ``app._backend_cache``, ``app._local``, proved on 5.6.3 and 5.7.0. A
-    backend belongs to a thread (fact 40), and the worker's main process writes states too (fact
-    42): there is no public place where all of them can be met.
+    backend belongs to a thread (celery-facts#backend-client-has-no-connect-timeout), and the
+    worker's main process writes states too (celery-facts#celery-undoes-its-own-ends): there is no
+    public place where all of them can be met.
     """
     make = getattr(app, "_get_backend", None)
     if make is None:
@@ -99,8 +101,8 @@ def traced_request(task: Any) -> Any:
     it is called directly.
 
     ``request_stack``, ``request.called_directly``, proved on 5.6.3 and 5.7.0. A request counts
-    once: a task that calls itself directly comes here again with the same one on the stack (fact
-    38).
+    once: a task that calls itself directly comes here again with the same one on the stack
+    (celery-facts#covering-every-task).
     """
     stack = getattr(task, "request_stack", None)
     request = stack.top if stack is not None else None
@@ -131,7 +133,7 @@ def call_traced(task: Any, inner: Any, args: Any, kwargs: Any) -> Any:
 @contextmanager
 def request_on_top(task: Any, request: Any) -> Iterator[None]:
     """Let ``task.request`` be ``request`` in this thread: it is thread-local, and ``update_state``
-    needs it (fact 6).
+    needs it (celery-facts#update-state-needs-a-task-id).
 
     ``request_stack``, proved on 5.6.3 and 5.7.0.
     """

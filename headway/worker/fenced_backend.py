@@ -1,9 +1,9 @@
 """The fence in the result backend: every state that is stored passes the store first, Celery's own
 too.
 
-Celery un-ends tasks by itself (fact 42), in three processes: the pool's child (STARTED, RETRY,
-SUCCESS, FAILURE), the worker's main process (time limits, lost children, REVOKED) and whoever
-publishes (chords). All of them go through ``_store_result``.
+Celery un-ends tasks by itself (celery-facts#celery-undoes-its-own-ends), in three processes: the
+pool's child (STARTED, RETRY, SUCCESS, FAILURE), the worker's main process (time limits, lost
+children, REVOKED) and whoever publishes (chords). All of them go through ``_store_result``.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class FencedBackendMixin:
         **kwargs: Any,
     ) -> Any:
         """Celery's, but for our own writes: those are tried once. ``result_backend_always_retry``
-        would go on for ever (fact 5).
+        would go on for ever (celery-facts#update-state-raises-when-backend-is-down).
         """
         if not own_write.get():
             return super().store_result(  # type: ignore[misc]
@@ -87,7 +87,7 @@ class FencedBackendMixin:
         self: Any, result: Any, state: str, traceback: Any, request: Any, **kwargs: Any
     ) -> Any:
         """Celery's, but our own writes don't carry the arguments: 200 KB of them at each report
-        (fact 10).
+        (celery-facts#extended-results-repeat-arguments).
         """
         if request is not None and own_write.get():
             request = copy.copy(request)
@@ -361,7 +361,7 @@ class FencedBackendMixin:
     def headway_record(
         self: Any, task_id: Any, result: Any, state: str, traceback: Any, request: Any
     ) -> bytes:
-        """The record as Celery's key-value backends encode it (fact 39)."""
+        """The record as Celery's key-value backends encode it (celery-facts#guarded-write)."""
         attempt = attempt_of(request, task_id) if state == "PROGRESS" and own_write.get() else None
         if attempt is not None and attempt.frame is not None:
             meta = attempt.frame | {

@@ -4,9 +4,9 @@ it does.
 When they stop (the process was killed, the machine has gone, or it is cut off from the backend) the
 execution is shown as stalled, and as running again when they come back. They come from the main
 process whatever the pool: a prefork child that is busy in C code for a minute couldn't give any
-(fact 47), and its silence means nothing. Outside prefork the tasks share that process, and one that
-holds the interpreter for longer than a sign lasts reads as stalled: then nothing there moves
-indeed.
+(celery-facts#heartbeats-under-each-pool), and its silence means nothing. Outside prefork the tasks
+share that process, and one that holds the interpreter for longer than a sign lasts reads as
+stalled: then nothing there moves indeed.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A look now and then compares the newest report with the one before: nothing of this stands in the
 way of `Reporter.update`, which may be in a hot loop. What can be interrupted depends on the pool
-(fact 49; ``docs/stalled-tasks.md``):
+(celery-facts#interrupting-a-silent-attempt; ``docs/stalled-tasks.md``):
 
 * in the main thread of a process (prefork, solo): by a signal, which ends waits and Python code at
   once, and C code when it returns;

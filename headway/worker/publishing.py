@@ -19,7 +19,7 @@ from headway.worker.app_state import AppState
 INTERNAL_TASKS = frozenset({"celery.chord_unlock", "celery.backend_cleanup"})
 
 #: Whose app publishes in this thread or greenlet. ``before_task_publish`` doesn't say, and fires
-#: for every app of the process (fact 45).
+#: for every app of the process (celery-facts#before-task-publish-comes-first).
 _publisher: ContextVar[AppState | None] = ContextVar("headway_publisher", default=None)
 
 #: The message header that names whom an execution belongs to.
@@ -73,7 +73,7 @@ def hook_publishing(installation: AppState) -> None:
 
 def _on_before_publish(headers: Any = None, body: Any = None, **_: Any) -> None:
     """Runs before the message is sent: a registration that came after it could meet a task that
-    runs already (fact 16).
+    runs already (celery-facts#pending-means-four-things).
     """
     installation = _publisher.get()
     if installation is None:

@@ -96,7 +96,7 @@ class ProgressTask(Task):  # type: ignore[misc]
 
     def on_replace(self, sig: Any) -> Any:
         """The task puts another one in its place, which goes on under the same id: this isn't an
-        end (fact 46).
+        end (celery-facts#what-messages-say-of-a-workflow).
         """
         attempt = getattr(self.request, "_headway", None)
         if isinstance(attempt, Attempt):
@@ -129,7 +129,7 @@ def _unstored(request: Any) -> RequestContext:
 
 def concluded(task: Any = None, state: str | None = None, retval: Any = None, **_: Any) -> None:
     """``task_postrun``: Celery is done with a run. It knows the end, but some ends it stores
-    nowhere (fact 50).
+    nowhere (celery-facts#postrun-knows-unstored-ends).
     """
     stack = getattr(task, "request_stack", None)
     attempt = getattr(stack.top, "_headway", None) if stack is not None else None
