@@ -680,7 +680,7 @@ class TestMemoryStore:
         assert subject.snapshot("a") == replace(subject.snapshot("a"), meta=None)
 
     def test_subscribers_hear_what_is_let_in(self) -> None:
-        """Starts, reports and ends are published in order, with Celery's record; refused ones are not."""
+        """Accepted writes are published in order, with Celery's record. Refused ones are not."""
         subject = StoreUnderTest(MemoryStore())
         assert isinstance(subject.store, MemoryStore)
         heard: list[tuple[str, str]] = []

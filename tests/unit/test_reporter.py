@@ -267,7 +267,7 @@ def test_the_end_waits_no_longer_than_it_says(
 
 
 def test_one_outage_is_known_to_all(time: Time, sink: Sink) -> None:
-    """Attempts of one process share the circuit breaker: the second does not wait for the backend."""
+    """Attempts of one process share a circuit breaker: the others do not wait."""
     breaker = CircuitBreaker()
     sink.fault = Unavailable()
     reporters = [Reporter(sink, breaker=breaker, scheduler=time, clock=time) for _ in range(20)]  # type: ignore[arg-type]
