@@ -62,7 +62,9 @@ def test_second_report_at_same_time_counts_with_next() -> None:
 
 
 def test_rate_beyond_float_range_is_none() -> None:
-    """A speed that exceeds a float is None, not infinity (celery-facts#nan-is-not-json)."""
+    """A speed that exceeds a float is None and not infinity, which is not JSON
+    (celery-facts#nan-is-not-json).
+    """
     rate = Rate()
     rate.observe(0, 0, 0.0)
     assert rate.observe(1.7e308, 0, 1e-9) is None
