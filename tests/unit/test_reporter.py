@@ -71,7 +71,7 @@ def reporter(time: Time, sink: Sink) -> Iterator[Reporter]:
 
 def test_the_first_report_is_written_at_once(reporter: Reporter, sink: Sink) -> None:
     """By the task's own thread, before `update` returns: what follows may hold the interpreter for
-    long (fact 47).
+    long (celery-facts#heartbeats-under-each-pool).
     """
     reporter.update(1, 10, "one", {"a": "b"})
     assert sink.metas == [
@@ -154,7 +154,7 @@ def test_nothing_is_written_twice_at_the_end(reporter: Reporter, sink: Sink) -> 
 def test_after_the_end_reports_are_ignored(
     reporter: Reporter, sink: Sink, time: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The latch: what comes late is checked, and dropped with no more than a word in the debug log."""
+    """After the latch, late reports are validated, then dropped with a debug log entry."""
     reporter.update(1, 4)
     reporter.close()
     with caplog.at_level(logging.DEBUG, module.__name__):
@@ -244,7 +244,7 @@ def test_the_end_waits_no_longer_than_it_says(
 
 
 def test_one_outage_is_known_to_all(time: Time, sink: Sink) -> None:
-    """Attempts of one process share what they know of the backend: the second doesn't wait for it."""
+    """Attempts of one process share a circuit breaker: the others do not wait."""
     breaker = CircuitBreaker()
     sink.fault = Unavailable()
     reporters = [Reporter(sink, breaker=breaker, scheduler=time, clock=time) for _ in range(20)]  # type: ignore[arg-type]
