@@ -41,7 +41,7 @@ def long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     all the same.
     """
     monkeypatch.setitem(Client.__init__.__kwdefaults__, "timeout", 60.0)
-    monkeypatch.setattr("headway.client.stream.FIRST_FRAME", 60.0)
+    monkeypatch.setattr("headway.client.stream.FIRST_FRAME_TIMEOUT", 60.0)
     monkeypatch.setattr("headway.client.http.PING", 60.0)
 
 
