@@ -20,8 +20,8 @@ def create_app(**settings: Any) -> Flask:
     """Create the application. ``settings`` are Headway's and override ``HEADWAY_*`` variables."""
     app = Flask(__name__)
     defaults: dict[str, Any] = {
-        "operations_at_root": True,
-        "startable": [job.task for job in JOBS],
+        "root_endpoints": True,
+        "startable_tasks": [job.task for job in JOBS],
         "dashboard": "/dashboard",  # fixed, because the start page links to it
     }
     headway = Headway(app, celery=celery, **(defaults | settings))

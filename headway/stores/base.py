@@ -1,31 +1,31 @@
-"""The port: what is known of executions, and the one place where a state write is let in or
-refused.
+"""The port `Store`, and `RegistryStore`, its base for result backends that keep their own results.
 
-A store belongs to one result backend. Redis keeps registry and results in one place and writes both
-in one step (``redis.py``); any other backend keeps its results itself, and the registry lies beside
-them (``sql.py``, ``keyvalue.py``). ``memory.py`` is the fake, and passes the same suite
-(``tests/conformance/test_stores.py``).
+A store knows the state of executions, and is the one place that accepts or refuses a state write.
+It belongs to one result backend. Redis keeps registry and results in one place and writes both in
+one step (``redis.py``). Every other backend stores its results itself, and the registry is beside
+them (``sql.py``, ``keyvalue.py``). ``memory.py`` is the fake; the same conformance suite tests all
+of them (``tests/conformance/test_stores.py``).
 
 Obligations of every store:
 
-* One instance a process, safe to share between threads and greenlets, and usable after a fork (the
-  child makes its own connections).
-* Every call is bounded in time by ``timeout`` (seconds, default 0.5 a round trip) and raises
-  nothing but ``Unavailable`` for a fault of the server or the network, with the driver's error as
-  its cause.
-* The rules are ``registered``, ``admits``, ``opens``, ``opened``, ``answered``, ``written``,
-  ``signed`` and ``asked`` of ``core.states``, and those of ``core.history``, to the letter;
-  `write`, `open`, `register` and `request_cancel` are atomic.
-* An id that was never seen is an empty answer, never an error.
+* One instance per process, safe to share between threads and greenlets, and usable after a fork
+  (the child makes its own connections).
+* Every call is bounded by ``timeout`` (seconds, default 0.5 per round trip). A fault of the server
+  or the network is raised as ``Unavailable``, with the driver's error as its cause; nothing else.
+* The rules are those of ``core.states`` (``allows_*``, ``apply_*``, ``*_reply``) and
+  ``core.history``. `write`, `start_attempt`, `register` and `request_cancel` are atomic.
+* An unknown id gives an empty reply, never an error.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
+from headway.core import states
 from headway.core.registry import (
     AttemptStart,
     AttemptStarted,
@@ -33,153 +33,304 @@ from headway.core.registry import (
     Registration,
     Snapshot,
     StateWrite,
+    TaskRecord,
     WriteResult,
 )
 from headway.models import History, Query, Status
-from headway.stores.reports import encode_report, reports_in
+from headway.stores.codec import decode_reports, encode_report, encode_report_of
+from headway.stores.result_backend import ResultBackend
 
-#: How long a registry entry outlives the result (``result_expires``): so long "expired" (410) and
-#: "never existed" (404) differ.
+#: How long a record outlives its result (``result_expires``). During that time "expired" (410) can
+#: be told from "never existed" (404).
 REGISTRY_RETENTION = timedelta(days=7)
+
+#: Maps a record to its successor; None leaves it unchanged.
+Transition = Callable[[TaskRecord | None], TaskRecord | None]
 
 
 class Store(ABC):
-    """What is known of executions. See the module's text for what every implementation owes."""
+    """The state of executions. See the module's docstring for the obligations."""
 
-    #: True: `write` and `open` also store the result backend's own record, in the same atomic step,
-    #: from ``StateWrite.result``. False: the caller lets Celery's own code store it after `write`
-    #: returned True.
+    #: True: `write` and `start_attempt` also store the result backend's own record
+    #: (``StateWrite.result``), in the same atomic step. False: the caller lets Celery's own code
+    #: store it after `write` has accepted.
     keeps_results: bool = False
 
-    #: True: what `open` and `write` let in is also published to whoever watches the execution
-    #: (``feeds``).
+    #: True: what `start_attempt` and `write` accept is also published to watchers (``feeds``).
     publishes: bool = False
 
     @abstractmethod
     def register(self, registrations: Iterable[Registration]) -> None:
-        """Note tasks that are about to be published, in one round trip for all of them.
+        """Record tasks that are about to be published, in one round trip for all of them.
 
-        Create if absent: a retry publishes the same id again (fact 45), and nothing that is known
-        already may be lost. What is missing in an existing record (it was first heard of from its
-        worker) is filled in.
+        Creates missing records: a retry publishes the same id again
+        (celery-facts#before-task-publish-comes-first), and must not overwrite what is known.
+        Missing fields of an existing record (its worker was seen first) are filled in.
         """
 
     @abstractmethod
-    def start_attempt(self, opening: AttemptStart, *, full_timeout: bool = False) -> AttemptStarted:
-        """Begin a new attempt: number it (atomic, starts at 1) and let it be the only one that may
-        write.
+    def start_attempt(self, start: AttemptStart, *, full_timeout: bool = False) -> AttemptStarted:
+        """Start a new attempt: number it (atomic, starts at 1) and let only it write from now on.
 
         ``full_timeout`` as in `write`.
         """
 
     @abstractmethod
     def write(self, write: StateWrite, *, full_timeout: bool = False) -> WriteResult:
-        """Let a state in, or refuse it. Refusal is no error: it is a late word of something that
-        has ended.
+        """Accept or refuse a state. A refusal is not an error: it is a late write.
 
-        A report of an attempt that has given signs of life is one as well. What carries progress
-        and is let in is remembered (`history`), in the same step.
+        A report of an attempt that sends heartbeats counts as a heartbeat. An accepted report is
+        added to the `history` in the same step.
 
-        ``full_timeout``: wait as long as the result backend itself is configured to wait, instead of
-        ``timeout``. For the writes that Celery makes itself: to lose a result is worse than to wait
-        for a slow server.
+        ``full_timeout``: wait as long as the result backend's own configuration says, instead of
+        ``timeout``. For the writes of Celery itself: losing a result is worse than waiting for a
+        slow server.
         """
 
     @abstractmethod
-    def heartbeat(self, task_ids: Sequence[str], worker: str, lifetime: float) -> frozenset[str]:
-        """Say that ``worker`` (its node name) still runs its attempts of these tasks; true for
-        ``lifetime`` seconds.
+    def heartbeat(self, task_ids: Sequence[str], worker: str, ttl: float) -> frozenset[str]:
+        """Record a heartbeat for these tasks, valid for ``ttl`` seconds.
 
-        Counts for open attempts of this worker, and of no known one; all else is passed over. A new
-        attempt starts without a sign, unless its opening is one (``AttemptStart.heartbeat_ttl``).
-        Returns those of them whose cancel is asked for. One round trip for all, where the backend
-        allows it.
+        ``worker`` is the node name of the sender. A task is ignored unless it has an open attempt
+        that belongs to this worker, or to an unknown one. A new attempt starts without a heartbeat,
+        unless ``AttemptStart.heartbeat_ttl`` is set. Returns the ids whose cancellation is
+        requested. One round trip for all, if the backend allows it.
         """
 
     @abstractmethod
     def request_cancel(self, task_id: str, at: datetime) -> Snapshot | None:
-        """Note that a cancel is asked for, and tell watchers, unless it has ended; what is known
-        after it.
+        """Record a cancel request and publish it, unless the execution is terminal.
 
-        None: nobody knows the id. Asking again changes nothing. A new attempt keeps the request;
-        only a publication after the end takes it back (`core.states.registered`).
+        Returns the snapshot afterwards; None for an unknown id. A second request changes nothing. A
+        new attempt keeps the request; only a publication after the end removes it
+        (`core.states.apply_registration`).
         """
 
     @abstractmethod
     def revoke(self, task_id: str, reason: str, at: datetime) -> bool:
-        """End an execution of which nothing runs as REVOKED, with the result backend's own record.
+        """End an execution without a running attempt as REVOKED, with the backend's own record.
 
-        False where an attempt is open, or it has ended: it is a bystander's `write`.
+        Returns False if an attempt is open or the execution is terminal: it is a `write` of an
+        external writer.
         """
 
     @abstractmethod
     def query(self, query: Query) -> Page:
-        """List executions, newest first, by the time that each was first heard of.
+        """List executions, newest first, by the time that each was first seen.
 
-        A bounded amount of work, however many there are. What comes in between two pages neither
-        repeats nor hides another. Raises ``InvalidRequest`` for a cursor that isn't one,
-        ``NotSupported`` where the result backend has no order to list by.
+        The work is bounded, however many there are. New executions between two pages neither repeat
+        nor hide others. Raises ``InvalidRequest`` for an invalid cursor, ``NotSupported`` if the
+        result backend has no order to list by.
         """
 
     @abstractmethod
     def counts(self) -> Mapping[Status, int]:
-        """How many executions there are of each status, at a cost that doesn't grow with what one
-        of them is.
+        """The number of executions per status, at a bounded cost.
 
-        As they are listed: what has expired may be among them until it is swept, and an end that
-        another process stored past the store is told by the next page that comes by it. Raises
-        ``NotSupported`` as `find` does.
+        As they are indexed: expired executions count until they are swept, and an end that another
+        process stored past the store counts after the next page that reads it. Raises
+        ``NotSupported`` as `query` does.
         """
 
     @abstractmethod
     def read(self, task_ids: Sequence[str]) -> list[Snapshot]:
-        """One look at each, in the order asked for, in one round trip; registry and result of one
-        task never torn apart.
+        """Read each task, in the given order, in one round trip.
+
+        Registry and result of a task are consistent.
         """
 
     def history(self, task_id: str) -> History:
-        """The reports that were let in, as many as are kept of them (`core.history`), for as long
-        as the record is.
+        """The accepted reports, as many as are kept (`core.history`), for as long as the record is.
 
-        The first and the newest are always among them. A new attempt goes on with it, but for one
-        after a success, which is another story. Nothing where the result backend has no place for
-        it; then it isn't ``complete``.
+        The first and the newest report are always included. A new attempt continues the history,
+        except after a success. Empty and not ``complete`` if the backend cannot keep reports.
         """
         kept = self._reports(task_id)
         if kept.complete or not kept.reports:
             return kept
-        # After the look at what is kept: it can't be older than that, then.
+        # Read after the reports, so that this report cannot be older than the last of them.
         record = self.read([task_id])[0].record
         if record is None or record.progress is None or record.updated_at is None:
             return kept
-        newest = next(
-            reports_in(encode_report(record.progress_attempt, record.progress, record.updated_at))
-        )
+        encoded = encode_report(record.progress_attempt, record.progress, record.updated_at)
+        newest = next(decode_reports(encoded))
         return (
             kept if newest == kept.reports[-1] else replace(kept, reports=(*kept.reports, newest))
         )
 
     @abstractmethod
     def _reports(self, task_id: str) -> History:
-        """What is kept of them."""
+        """The reports that are kept."""
 
     @abstractmethod
     def claim_key(
         self, key: str, value: str, expires: float, *, instead_of: str | None = None
     ) -> str:
-        """Bind an idempotency key for ``expires`` seconds, unless it is bound to anything but
-        ``instead_of``.
+        """Bind an idempotency key for ``expires`` seconds, if it is free or bound to ``instead_of``.
 
-        Returns what it is bound to then. Of many callers with the same ``instead_of`` and a
-        ``value`` of their own, one gets its own back. ``value`` is ASCII, 255 characters at most.
+        Returns the value that it is bound to afterwards. Of concurrent callers with the same
+        ``instead_of`` and different values, exactly one gets its own value back. ``value`` is
+        ASCII, at most 255 characters.
         """
 
     @abstractmethod
     def ping(self) -> None:
-        """Return if the server answers now; else raise ``Unavailable``."""
+        """Return if the server responds now; otherwise raise ``Unavailable``."""
 
     @abstractmethod
     def close(self) -> None:
-        """Give back connections. A second call does nothing; a call of another method afterwards
-        may connect again.
+        """Close the connections. A second call does nothing; a later call may connect again."""
+
+
+class RegistryStore(Store):
+    """The rules over three primitives, for a backend that stores its results itself.
+
+    There are two writes: `write` accepts a state into the registry, then Celery's own code stores
+    the result. ``docs/backends.md`` says which guarantees are weaker; ``core.states`` bridges the
+    moment between the two writes (``RESULT_GRACE``).
+    """
+
+    keeps_results = False
+    publishes = False
+
+    #: The result backend.
+    results: ResultBackend
+
+    #: Returns the current time, for heartbeats.
+    clock: Callable[[], datetime] = staticmethod(lambda: datetime.now(UTC))
+
+    @abstractmethod
+    def _update(
+        self, task_id: str, change: Transition, *, report: bytes = b"", full_timeout: bool = False
+    ) -> bool:
+        """Replace the record of a task by ``change(record)`` atomically; False if that is None.
+
+        A non-empty ``report`` (`encode_report_of`, without the attempt) is added to the history in
+        the same step, if the backend keeps one. ``change`` may be called again after a conflict
+        with another writer, and must have no side effects besides its return value.
         """
+
+    @abstractmethod
+    def _records(self, task_ids: Sequence[str]) -> Mapping[str, TaskRecord]:
+        """The records that exist."""
+
+    @abstractmethod
+    def _results(self, task_ids: Sequence[str]) -> Sequence[Mapping[str, Any] | None]:
+        """The result backend's records as data, in the given order."""
+
+    def register(self, registrations: Iterable[Registration]) -> None:
+        for each in registrations:
+            self._update(
+                each.task_id,
+                lambda record, each=each: _if_changed(  # type: ignore[misc]
+                    record, states.apply_registration(record, each)
+                ),
+            )
+
+    def start_attempt(self, start: AttemptStart, *, full_timeout: bool = False) -> AttemptStarted:
+        reply = AttemptStarted(0)
+
+        def change(record: TaskRecord | None) -> TaskRecord | None:
+            nonlocal reply
+            gone = self._is_gone(record, start.at)
+            reply = states.start_reply(record, start, result_gone=gone)
+            return (
+                states.apply_start(record, start)
+                if reply.attempt and not states.is_same_delivery(record, start)
+                else None
+            )
+
+        # Always with the full timeout. A lost report is followed by another one; an attempt whose
+        # start is lost is shown as the one before it, and does not see its cancel request. Celery's
+        # own start waits as long, in the same database.
+        self._update(start.task_id, change, full_timeout=True)
+        return reply
+
+    def write(self, write: StateWrite, *, full_timeout: bool = False) -> WriteResult:
+        reply = WriteResult(False)
+
+        def change(record: TaskRecord | None) -> TaskRecord | None:
+            nonlocal reply
+            reply = states.write_reply(record, write)
+            return states.apply_write(record, write) if reply else None
+
+        report = encode_report_of(write, None)
+        self._update(write.task_id, change, report=report, full_timeout=full_timeout)
+        return reply
+
+    def revoke(self, task_id: str, reason: str, at: datetime) -> bool:
+        accepted = self.write(StateWrite(task_id, "REVOKED", at, result_follows=True)).accepted
+        if accepted:
+            self.results.revoke(task_id, reason)
+        return accepted
+
+    def heartbeat(self, task_ids: Sequence[str], worker: str, ttl: float) -> frozenset[str]:
+        """See `Store`. The time is this process's: the clocks of readers must not differ by more
+        than ``ttl``.
+        """
+        for task_id in task_ids:
+            self._update(
+                task_id,
+                lambda record: states.apply_heartbeat(record, worker, ttl, self.clock()),
+            )
+        running = [
+            record
+            for record in self._records(task_ids).values()
+            if record.is_open and record.worker in (None, worker)
+        ]
+        return frozenset(
+            record.task_id for record in running if record.cancel_requested_at is not None
+        )
+
+    def request_cancel(self, task_id: str, at: datetime) -> Snapshot | None:
+        if not self._records([task_id]) and self._results([task_id])[0] is None:
+            return None
+        self._update(
+            task_id,
+            lambda record: _if_changed(record, states.apply_cancel_request(record, task_id, at)),
+        )
+        return self.read([task_id])[0]
+
+    def read(self, task_ids: Sequence[str]) -> list[Snapshot]:
+        # The registry first: an end between the two reads is then seen with its result. But a whole
+        # attempt may start and end between them, so that its result is paired with the record of
+        # the attempt before. Every state is in the registry before its result is stored, so reading
+        # the registry again resolves that.
+        records = dict(self._records(task_ids))
+        metas = self._results(task_ids)
+        inconsistent = [
+            task_id
+            for task_id, meta in zip(task_ids, metas, strict=True)
+            if states.backend_is_ahead(records.get(task_id), meta)
+        ]
+        if inconsistent:
+            records |= self._records(inconsistent)
+        now = self.clock()
+        return [
+            Snapshot(
+                task_id,
+                record := records.get(task_id),
+                meta,
+                atomic=False,
+                alive=states.is_alive(record, now),
+            )
+            for task_id, meta in zip(task_ids, metas, strict=True)
+        ]
+
+    def _is_gone(self, record: TaskRecord | None, now: datetime) -> bool:
+        """Whether the result of a success has expired. Reads the result backend only if needed."""
+        if (
+            record is None
+            or states.allows_start(record)
+            or not record.result_stored
+            or record.finished_at is None
+        ):
+            return False
+        return (
+            now - record.finished_at > states.RESULT_GRACE
+            and self._results([record.task_id])[0] is None
+        )
+
+
+def _if_changed(before: TaskRecord | None, after: TaskRecord) -> TaskRecord | None:
+    return None if before == after else after

@@ -24,13 +24,13 @@ from celery.exceptions import SoftTimeLimitExceeded
 from headway.core.registry import Page, TaskRecord
 from headway.errors import ConfigurationError, NotSupported, Unavailable
 from headway.models import History, Query, Status
+from headway.stores.base import RegistryStore, Transition
 from headway.stores.codec import record_from_json, record_to_json
 from headway.stores.result_backend import ResultBackend
-from headway.stores.split import RegistryStore, Transition
 
 #: Seconds to wait for another thread of this process to be done with the backend, which serves one
 #: at a time.
-TURN = 5.0
+LOCK_TIMEOUT = 5.0
 #: How often a document is read again that was caught while it was being written.
 READS = 5
 
@@ -42,7 +42,7 @@ class DocumentStore(RegistryStore):
 
     def __init__(self, app: Any, *, results: ResultBackend | None = None) -> None:
         self.results = results if results is not None else ResultBackend(app)
-        self._turns: dict[int, Lock] = {}
+        self._locks: dict[int, Lock] = {}
 
     @abstractmethod
     def _load(self, name: str) -> Mapping[str, Any] | None:
@@ -72,7 +72,7 @@ class DocumentStore(RegistryStore):
         name = (
             "claim-" + hashlib.sha256(key.encode()).hexdigest()
         )  # whatever the backend permits in a name
-        with self._turn():
+        with self._serialized():
             bound = self._load(name)
             if bound is not None and bound["until"] > time.time() and bound["value"] != instead_of:
                 return str(bound["value"])
@@ -80,23 +80,23 @@ class DocumentStore(RegistryStore):
             return value
 
     def ping(self) -> None:
-        with self._turn():
+        with self._serialized():
             self._load("ping")
 
     def close(self) -> None:
         """The backend's driver keeps its connections: Celery has no way to give them back."""
 
-    def _change(
-        self, task_id: str, decide: Transition, *, report: bytes = b"", full_timeout: bool = False
+    def _update(
+        self, task_id: str, change: Transition, *, report: bytes = b"", full_timeout: bool = False
     ) -> bool:
-        with self._turn():
-            changed = decide(self._record(task_id))
+        with self._serialized():
+            changed = change(self._record(task_id))
             if changed is not None:
                 self._save(task_id, record_to_json(changed))
             return changed is not None
 
     def _records(self, task_ids: Sequence[str]) -> Mapping[str, TaskRecord]:
-        with self._turn():
+        with self._serialized():
             found = {task_id: self._record(task_id) for task_id in task_ids}
         return {task_id: record for task_id, record in found.items() if record is not None}
 
@@ -108,14 +108,14 @@ class DocumentStore(RegistryStore):
         return None if document is None else record_from_json(document)
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
+    def _serialized(self) -> Iterator[None]:
         # One lock a process: a child must not inherit one that another thread of its parent holds.
-        lock = self._turns.get(os.getpid()) or self._turns.setdefault(os.getpid(), Lock())
+        lock = self._locks.get(os.getpid()) or self._locks.setdefault(os.getpid(), Lock())
         taken: list[bool] = []
         try:
             # In one call from C to C: a time limit that strikes as `acquire` returns would leave it
             # taken for good.
-            taken.extend(map(lock.acquire, (True,), (TURN,)))
+            taken.extend(map(lock.acquire, (True,), (LOCK_TIMEOUT,)))
             if taken != [True]:
                 raise Unavailable("The result backend is too slow for all that is asked of it")
             yield

@@ -28,7 +28,7 @@ from headway.core.registry import (
 from headway.errors import ExecutionExpired, Unavailable
 from headway.models import History, Query, Status
 from headway.stores.base import Store
-from headway.stores.codec import micros
+from headway.stores.codec import decode_reports, encode_report_of, to_micros
 from headway.stores.pagination import (
     IndexEntry,
     IndexReader,
@@ -37,11 +37,10 @@ from headway.stores.pagination import (
     indexed_status,
     owner_index,
     page,
-    place_of,
+    position_of,
     status_index,
     task_index,
 )
-from headway.stores.reports import entry_of, reports_in
 
 #: Told of each state that was let in: the task's id and Celery's record as plain data.
 Callback = Callable[[str, Mapping[str, Any]], None]
@@ -97,20 +96,20 @@ class MemoryStore(Store, IndexReader):
                 known = self._records.get(each.task_id)
                 self._change(known, states.apply_registration(known, each))
 
-    def start_attempt(self, opening: AttemptStart, *, full_timeout: bool = False) -> AttemptStarted:
+    def start_attempt(self, start: AttemptStart, *, full_timeout: bool = False) -> AttemptStarted:
         with self._lock:
             self._check()
-            record = self._records.get(opening.task_id)
-            there = self._result(opening.task_id)
-            answer = states.start_reply(record, opening, result_gone=there is None)
-            if not answer.attempt or states.is_same_delivery(record, opening):
+            record = self._records.get(start.task_id)
+            there = self._result(start.task_id)
+            answer = states.start_reply(record, start, result_gone=there is None)
+            if not answer.attempt or states.is_same_delivery(record, start):
                 return answer
-            self._change(record, states.apply_start(record, opening))
-            raw = opening.result or self._encode(states.empty_meta(opening.task_id, "STARTED"))
-            if opening.store_result or there is not None:
-                self._store(opening.task_id, raw, None)
+            self._change(record, states.apply_start(record, start))
+            raw = start.result or self._encode(states.empty_meta(start.task_id, "STARTED"))
+            if start.store_result or there is not None:
+                self._store(start.task_id, raw, None)
             else:
-                self._publish(opening.task_id, raw)
+                self._publish(start.task_id, raw)
             return answer
 
     def write(self, write: StateWrite, *, full_timeout: bool = False) -> WriteResult:
@@ -174,27 +173,27 @@ class MemoryStore(Store, IndexReader):
         with self._lock:
             return page(self, query, self._clock())
 
-    def places(self, indexes: Sequence[str], part: Slice) -> Sequence[Sequence[Position]]:
+    def scan(self, indexes: Sequence[str], part: Slice) -> Sequence[Sequence[Position]]:
         self._check()
         found: dict[str, list[Position]] = {index: [] for index in indexes}
         for record in self._records.values():
-            place = place_of(record)
+            place = position_of(record)
             if place.at >= part.since and (part.after is None or place < part.after):
                 for index in found.keys() & self._indexes(record):
                     found[index].append(place)
         return [sorted(found[index], reverse=True)[: part.most] for index in indexes]
 
-    def looks(self, task_ids: Sequence[str]) -> Sequence[Snapshot]:
+    def peek_many(self, task_ids: Sequence[str]) -> Sequence[Snapshot]:
         return self.read(task_ids)
 
-    def mend(self, stale: Sequence[tuple[IndexEntry, Status | None]]) -> None:
+    def repair(self, stale: Sequence[tuple[IndexEntry, Status | None]]) -> None:
         """There is nothing to mend: its indexes are made anew for each page."""
 
     def _reports(self, task_id: str) -> History:
         with self._lock:
             self._check()
-            kept, gap = self._histories.get(task_id, ((), 0))
-            return History(tuple(reports_in(b"".join(kept))), not gap)
+            kept, min_interval = self._histories.get(task_id, ((), 0))
+            return History(tuple(decode_reports(b"".join(kept))), not min_interval)
 
     def counts(self) -> Mapping[Status, int]:
         with self._lock:
@@ -226,19 +225,21 @@ class MemoryStore(Store, IndexReader):
             self._histories.pop(after.task_id, None)
 
     def _remember(self, before: TaskRecord | None, write: StateWrite) -> None:
-        record, at = self._records[write.task_id], micros(write.at)
-        report = entry_of(write, record.attempt)
-        kept, gap = self._histories.get(write.task_id, ((), 0))
+        record, at = self._records[write.task_id], to_micros(write.at)
+        report = encode_report_of(write, record.attempt)
+        kept, min_interval = self._histories.get(write.task_id, ((), 0))
         last = before.updated_at if before is not None else None
-        if report and should_keep(gap, None if last is None else micros(last), at):
+        if report and should_keep(min_interval, None if last is None else to_micros(last), at):
             kept = [*kept, report]
             sizes = [len(each) for each in kept]
             if sum(sizes) > MAX_BYTES:
-                staying, gap = thin_out(
-                    sizes, gap, at - micros(record.started_at or record.listed_at or write.at)
+                staying, min_interval = thin_out(
+                    sizes,
+                    min_interval,
+                    at - to_micros(record.started_at or record.listed_at or write.at),
                 )
                 kept = [kept[n] for n in staying]
-            self._histories[write.task_id] = kept, gap
+            self._histories[write.task_id] = kept, min_interval
 
     def _indexes(self, record: TaskRecord) -> set[str]:
         try:

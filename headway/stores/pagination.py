@@ -22,7 +22,7 @@ from headway.core.registry import Page, Snapshot, TaskRecord
 from headway.core.states import PHASES, resolve
 from headway.errors import ExecutionExpired, ExecutionNotFound, InvalidRequest
 from headway.models import Execution, Phase, Query, Status
-from headway.stores.codec import micros
+from headway.stores.codec import to_micros
 
 #: Executions that are looked at for one page, at most; and at a time.
 SCAN = 1000
@@ -69,17 +69,17 @@ class IndexReader(ABC):
     """What a store gives for its pages."""
 
     @abstractmethod
-    def places(self, indexes: Sequence[str], part: Slice) -> Sequence[Sequence[Position]]:
+    def scan(self, indexes: Sequence[str], part: Slice) -> Sequence[Sequence[Position]]:
         """That part of each index, newest first; in one round trip for all, where the backend
         allows it.
         """
 
     @abstractmethod
-    def looks(self, task_ids: Sequence[str]) -> Sequence[Snapshot]:
+    def peek_many(self, task_ids: Sequence[str]) -> Sequence[Snapshot]:
         """As `Store.read`; what a success returned may be left out."""
 
     @abstractmethod
-    def mend(self, stale: Sequence[tuple[IndexEntry, Status | None]]) -> None:
+    def repair(self, stale: Sequence[tuple[IndexEntry, Status | None]]) -> None:
         """Take entries out of indexes where they don't belong (any more), and put them where they
         do (None: nowhere).
 
@@ -120,10 +120,10 @@ def indexed_status(record: TaskRecord) -> Status:
     return Status.RUNNING if status is Status.PENDING and record.is_open else status
 
 
-def place_of(record: TaskRecord) -> Position:
+def position_of(record: TaskRecord) -> Position:
     """Its place. Every record that a store has was heard of."""
     assert record.listed_at is not None
-    return Position(micros(record.listed_at), record.task_id)
+    return Position(to_micros(record.listed_at), record.task_id)
 
 
 def page(source: IndexReader, query: Query, now: datetime) -> Page:
@@ -136,10 +136,10 @@ def page(source: IndexReader, query: Query, now: datetime) -> Page:
     # At first no more than a page: mostly all of it is what was asked for.
     count = query.limit + 1
     while indexes:
-        parts = source.places(indexes, Slice(after, since, count))
+        parts = source.scan(indexes, Slice(after, since, count))
         ahead = _merged(indexes, parts)
-        looks = source.looks([place.task_id for place, _ in ahead[:count]])
-        for (place, entries), look in zip(ahead, looks, strict=False):
+        peek_many = source.peek_many([place.task_id for place, _ in ahead[:count]])
+        for (place, entries), look in zip(ahead, peek_many, strict=False):
             if len(found) == query.limit:
                 return _page(source, found, stale, after)
             execution = _resolved(look, now)
@@ -214,22 +214,22 @@ def _page(
 ) -> Page:
     """``end``: the last place that was looked at, where there may be more."""
     if stale:
-        source.mend(stale)
+        source.repair(stale)
     return Page(tuple(found), None if end is None else make_cursor(end))
 
 
 def start_position(query: Query) -> Position | None:
     """Where to begin: after the page before, and not later than ``until``."""
     # No id is smaller than the empty one: all that is of that very time comes before it.
-    places = [Position(_at(query.until), "")] if query.until is not None else []
+    scan = [Position(_at(query.until), "")] if query.until is not None else []
     if query.cursor is not None:
-        places.append(parse_cursor(query.cursor))
-    return min(places, default=None)
+        scan.append(parse_cursor(query.cursor))
+    return min(scan, default=None)
 
 
 def _at(time: datetime) -> int:
     """In 16 digits, as many as a store may count on."""
-    return min(micros(time), 10**16 - 1)
+    return min(to_micros(time), 10**16 - 1)
 
 
 def make_cursor(place: Position) -> str:

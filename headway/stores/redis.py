@@ -35,24 +35,29 @@ from headway.core.registry import (
 )
 from headway.models import History, Progress, Query, Status
 from headway.stores.base import REGISTRY_RETENTION, Store
-from headway.stores.codec import micros, moment
-from headway.stores.line import ConnectionPool, Word, pack
+from headway.stores.codec import decode_reports, encode_report, from_micros, to_micros
 from headway.stores.pagination import IndexEntry, IndexReader, Position, Slice, page, status_index
-from headway.stores.redis_connection import TIMEOUT, connect, translate_errors
-from headway.stores.reports import encode_report, reports_in
+from headway.stores.redis_connection import (
+    TIMEOUT,
+    ConnectionPool,
+    Word,
+    connect,
+    pack,
+    translate_errors,
+)
 from headway.stores.result_backend import ResultBackend
 
 #: What the write script answers: 1 for a state that was let in, 2 where a cancel is asked for.
 WRITTEN = [WriteResult(False), WriteResult(True), WriteResult(False, True), WriteResult(True, True)]
 #: The end of the key that exists while an open attempt gives signs of life.
-LIFE = b":life"
+HEARTBEAT_SUFFIX = b":life"
 #: The end of the key of the reports.
-HISTORY = b":history"
+HISTORY_SUFFIX = b":history"
 #: Connections a process, at most, of each patience. Further callers wait for one, and for no longer
 #: than for an answer.
 CONNECTIONS = 16
 #: Celery's own default, where the backend names none (seconds).
-PATIENCE = 120.0
+FULL_TIMEOUT = 120.0
 
 
 class Script:
@@ -130,44 +135,42 @@ class RedisStore(Store, IndexReader):
     ) -> None:
         self.results = results if results is not None else ResultBackend(app)
         self._timeout, self._connections = timeout, connections
-        self._lines: dict[tuple[int, bool], ConnectionPool] = {}
+        self._pools: dict[tuple[int, bool], ConnectionPool] = {}
         self._cached_names: Names | None = None
-        self._last_lives: tuple[tuple[float | None, float | None] | None, tuple[int, int]] = (
+        self._last_ttls: tuple[tuple[float | None, float | None] | None, tuple[int, int]] = (
             None,
             (0, 0),
         )
 
     def register(self, registrations: Iterable[Registration]) -> None:
-        life = self._lives(None)[1]
+        life = self._ttls(None)[1]
         calls: list[list[Word]] = [
-            [*self._keys(each.task_id), micros(each.created_at), life, *_fields(each)]
+            [*self._keys(each.task_id), to_micros(each.created_at), life, *_fields(each)]
             for each in registrations
         ]
         if calls:
             self._run(self._names.scripts.register_task, calls)
 
-    def start_attempt(self, opening: AttemptStart, *, full_timeout: bool = False) -> AttemptStarted:
-        record = opening.result or self.results.encode(
-            states.empty_meta(opening.task_id, "STARTED")
-        )
+    def start_attempt(self, start: AttemptStart, *, full_timeout: bool = False) -> AttemptStarted:
+        record = start.result or self.results.encode(states.empty_meta(start.task_id, "STARTED"))
         words: list[Word] = [
-            *self._keys(opening.task_id),
-            micros(opening.at),
-            opening.retries,
-            opening.worker or "",
-            opening.task or "",
+            *self._keys(start.task_id),
+            to_micros(start.at),
+            start.retries,
+            start.worker or "",
+            start.task or "",
             record,
-            int(opening.store_result),
-            *self._lives(self.results.expires, ends=False),
-            0 if opening.heartbeat_ttl is None else _milliseconds(opening.heartbeat_ttl),
-            opening.delivery_id or "",
-            opening.owner or "",
-            int(opening.retry_published),
+            int(start.store_result),
+            *self._ttls(self.results.expires, ends=False),
+            0 if start.heartbeat_ttl is None else _milliseconds(start.heartbeat_ttl),
+            start.delivery_id or "",
+            start.owner or "",
+            int(start.retry_published),
         ]
         attempt, cancel, previous = self._run(
             self._names.scripts.start_attempt, [words], full_timeout=full_timeout
         )[0]
-        return AttemptStarted(attempt, bool(cancel), self._progress(opening.task_id, previous))
+        return AttemptStarted(attempt, bool(cancel), self._progress(start.task_id, previous))
 
     def write(self, write: StateWrite, *, full_timeout: bool = False) -> WriteResult:
         kind = (
@@ -193,12 +196,12 @@ class RedisStore(Store, IndexReader):
         words: list[Word] = [
             *self._keys(write.task_id),
             write.state,
-            micros(write.at),
+            to_micros(write.at),
             "" if write.attempt is None else write.attempt,
             write.task or "",
             f"{kind}-{way}",
             record,
-            *self._lives(expires, ends=kind == "end"),
+            *self._ttls(expires, ends=kind == "end"),
         ]
         if write.attempt is None:
             words += [
@@ -222,7 +225,7 @@ class RedisStore(Store, IndexReader):
     def heartbeat(self, task_ids: Sequence[str], worker: str, lifetime: float) -> frozenset[str]:
         if not task_ids:
             return frozenset()
-        life, kept = _milliseconds(lifetime), self._lives(None)[1]
+        life, kept = _milliseconds(lifetime), self._ttls(None)[1]
         asked = self._run(
             self._names.scripts.heartbeat,
             [(*self._keys(task_id), worker, life, kept) for task_id in task_ids],
@@ -233,7 +236,7 @@ class RedisStore(Store, IndexReader):
         notice = self.results.encode(
             states.empty_meta(task_id, "PENDING")
         )  # Celery's own readers wait for an end only
-        words: list[Word] = [*self._keys(task_id), micros(at), notice, self._lives(None)[1]]
+        words: list[Word] = [*self._keys(task_id), to_micros(at), notice, self._ttls(None)[1]]
         return (
             self.read([task_id])[0]
             if self._run(self._names.scripts.request_cancel, [words])[0]
@@ -243,7 +246,7 @@ class RedisStore(Store, IndexReader):
     def query(self, query: Query) -> Page:
         return page(self, query, datetime.now(UTC))
 
-    def places(self, indexes: Sequence[str], part: Slice) -> Sequence[Sequence[Position]]:
+    def scan(self, indexes: Sequence[str], part: Slice) -> Sequence[Sequence[Position]]:
         newest = b"+" if part.after is None else b"(" + _member(part.after)
         oldest = b"[" + _member(Position(part.since, ""))
         words: tuple[Word, ...] = (newest, oldest, "LIMIT", 0, part.most)
@@ -256,7 +259,7 @@ class RedisStore(Store, IndexReader):
             for reply in replies
         ]
 
-    def looks(self, task_ids: Sequence[str]) -> Sequence[Snapshot]:
+    def peek_many(self, task_ids: Sequence[str]) -> Sequence[Snapshot]:
         if not task_ids:
             return []
         replies = self._run(PEEK, [self._keys(task_id) for task_id in task_ids])
@@ -271,7 +274,7 @@ class RedisStore(Store, IndexReader):
             for task_id, (fields, raw, life, succeeded) in zip(task_ids, replies, strict=True)
         ]
 
-    def mend(self, stale: Sequence[tuple[IndexEntry, Status | None]]) -> None:
+    def repair(self, stale: Sequence[tuple[IndexEntry, Status | None]]) -> None:
         # Between the look and this an execution may have moved on, and is then in two indexes: the
         # next look mends that.
         commands, own = [], self._names.own
@@ -299,7 +302,7 @@ class RedisStore(Store, IndexReader):
             commands += (
                 pack(b"", 0, ["HGETALL", record]),
                 pack(b"", 0, ["GET", key]),
-                pack(b"", 0, ["EXISTS", record + LIFE]),
+                pack(b"", 0, ["EXISTS", record + HEARTBEAT_SUFFIX]),
             )
         replies = self._exchange([*commands, pack(b"", 0, ["EXEC"])])[-1]
         for reply in replies:
@@ -313,14 +316,14 @@ class RedisStore(Store, IndexReader):
         record = self._keys(task_id)[0]
         commands: list[list[Word]] = [
             ["MULTI"],
-            ["GET", record + HISTORY],
+            ["GET", record + HISTORY_SUFFIX],
             ["HEXISTS", record, "history_gap"],
             ["EXEC"],
         ]
         entries, thinned = map(
             _check, self._exchange([pack(b"", 0, words) for words in commands])[-1]
         )
-        return History(tuple(reports_in(entries or b"")), not thinned)
+        return History(tuple(decode_reports(entries or b"")), not thinned)
 
     def claim_key(
         self, key: str, value: str, expires: float, *, instead_of: str | None = None
@@ -333,10 +336,10 @@ class RedisStore(Store, IndexReader):
         self._exchange([pack(b"", 0, ["PING"])])
 
     def close(self) -> None:
-        lines, self._lines = self._lines, {}
-        for (pid, _), line in lines.items():
+        pools, self._pools = self._pools, {}
+        for (pid, _), pool in pools.items():
             if pid == os.getpid():
-                line.close()
+                pool.close()
 
     def _run(
         self, script: Script, calls: Sequence[Sequence[Word]], *, full_timeout: bool = False
@@ -344,15 +347,15 @@ class RedisStore(Store, IndexReader):
         """One call of a script for each of ``calls`` (its keys and arguments), all in one round
         trip.
         """
-        line = self._line(full_timeout=full_timeout)
-        replies = line.exchange(
+        pool = self._pool_for(full_timeout=full_timeout)
+        replies = pool.exchange(
             b"".join(pack(script.named, 3, words) for words in calls), len(calls)
         )
         unknown = [n for n, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if (
             unknown
         ):  # a server that was restarted, or flushed of its scripts: it learns it again on the way
-            again = line.exchange(
+            again = pool.exchange(
                 b"".join(pack(script.whole, 3, calls[n]) for n in unknown), len(unknown)
             )
             for n, reply in zip(unknown, again, strict=True):
@@ -360,22 +363,24 @@ class RedisStore(Store, IndexReader):
         return [_check(reply) for reply in replies]
 
     def _exchange(self, commands: Sequence[bytes]) -> list[Any]:
-        return [_check(reply) for reply in self._line().exchange(b"".join(commands), len(commands))]
+        return [
+            _check(reply) for reply in self._pool_for().exchange(b"".join(commands), len(commands))
+        ]
 
-    def _line(self, *, full_timeout: bool = False) -> ConnectionPool:
+    def _pool_for(self, *, full_timeout: bool = False) -> ConnectionPool:
         """The connections, made on first use in each process."""
         pid = os.getpid()
-        line = self._lines.get((pid, full_timeout))
-        if line is None:
+        pool = self._pools.get((pid, full_timeout))
+        if pool is None:
             # After a fork the parent's sockets are let go of here, unused: a connection belongs to
             # one process.
-            self._lines = {place: known for place, known in self._lines.items() if place[0] == pid}
-            line = self._lines.setdefault(
-                (pid, full_timeout), self._new_line(full_timeout=full_timeout)
+            self._pools = {place: known for place, known in self._pools.items() if place[0] == pid}
+            pool = self._pools.setdefault(
+                (pid, full_timeout), self._new_pool(full_timeout=full_timeout)
             )
-        return line
+        return pool
 
-    def _new_line(self, *, full_timeout: bool) -> ConnectionPool:
+    def _new_pool(self, *, full_timeout: bool) -> ConnectionPool:
         backend = self.results.backend
         client = connect(
             backend,
@@ -383,7 +388,7 @@ class RedisStore(Store, IndexReader):
             max_connections=self._connections,
         )
         wait = (
-            (backend.connparams.get("socket_timeout") or PATIENCE)
+            (backend.connparams.get("socket_timeout") or FULL_TIMEOUT)
             if full_timeout
             else self._timeout
         )
@@ -403,7 +408,7 @@ class RedisStore(Store, IndexReader):
         result = self.results.key(task_id)
         return self._names.hash + result + b"}", result
 
-    def _lives(self, expires: float | None, *, ends: bool = True) -> tuple[int, int]:
+    def _ttls(self, expires: float | None, *, ends: bool = True) -> tuple[int, int]:
         """How long a result is kept, and the hash since the last write: as long, and ``REGISTRY_RETENTION``.
         In ms, 0 is for ever.
 
@@ -412,19 +417,19 @@ class RedisStore(Store, IndexReader):
         its progress would be gone for ours (fact 15).
         """
         usual = self.results.expires
-        if self._last_lives[0] != (
+        if self._last_ttls[0] != (
             expires,
             usual,
         ):  # nearly always the same: a rounding saved is a microsecond
             kept = (
                 max(usual, expires or 0.0) + REGISTRY_RETENTION.total_seconds() if usual else None
             )
-            self._last_lives = (expires, usual), (_milliseconds(expires), _milliseconds(kept))
-        life, kept_for = self._last_lives[1]
+            self._last_ttls = (expires, usual), (_milliseconds(expires), _milliseconds(kept))
+        life, kept_for = self._last_ttls[1]
         return (life if ends else kept_for), kept_for
 
     def _progress(self, task_id: str, raw: bytes | None) -> Progress | None:
-        meta = self.results.decode_or_blank(task_id, raw) if raw else None
+        meta = self.results.decode_or_empty(task_id, raw) if raw else None
         return _reported_in(meta)
 
     def _snapshot(
@@ -435,7 +440,7 @@ class RedisStore(Store, IndexReader):
         life: int,
         meta: Mapping[str, Any] | None = None,
     ) -> Snapshot:
-        meta = self.results.decode_or_blank(task_id, raw) if raw is not None else meta
+        meta = self.results.decode_or_empty(task_id, raw) if raw is not None else meta
         pairs = (
             fields.items()
             if isinstance(fields, Mapping)
@@ -468,7 +473,7 @@ def _record(
         return str(known[name], "utf-8") if name in known else None
 
     def time(name: str) -> datetime | None:
-        return moment(int(known[name])) if name in known else None
+        return from_micros(int(known[name])) if name in known else None
 
     heartbeat_attempt, heartbeat_ttl = known.get("sign", b"0 0").split()
     return TaskRecord(
@@ -512,7 +517,7 @@ def _member(place: Position) -> bytes:
 
 
 def _fields(registration: Registration) -> list[Word]:
-    expected_by = "" if registration.expected_by is None else micros(registration.expected_by)
+    expected_by = "" if registration.expected_by is None else to_micros(registration.expected_by)
     names = ("task", "owner", "root_id", "parent_id", "group_id")
     said = ((name, getattr(registration, name)) for name in names)
     return [expected_by, *(word for pair in said if pair[1] is not None for word in pair)]

@@ -1,15 +1,22 @@
-"""A Redis client with the settings of the result backend's own, and the patience of ours.
+"""Connections to the result backend's Redis: where it is, how long to wait, errors, and a pool.
 
-Celery's client has no connect timeout and 120 s for a read (fact 40, web fact 19), and redis-py's
-default retries hide an outage for seconds (web fact 17). The settings of *where* (host, socket,
-TLS, Sentinel, credentials, database) are the backend's; the settings of *how long* are given here.
+Celery's client has no connect timeout and waits 120 s for a read
+(celery-facts#backend-client-has-no-connect-timeout), and redis-py's default retries hide an outage
+for seconds (web-facts#redis-client-retries). So *where* to connect (host, socket, TLS, Sentinel,
+credentials, database) is taken from the backend, and *how long* to wait is given here.
+
+redis-py's client needs three times as long for a command as its connections do (pool, metrics,
+callbacks), and its pool raises when it is empty instead of waiting (web-facts#backend-per-thread). So
+`ConnectionPool` hands out connections itself and writes packed commands to them.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import redis
@@ -21,11 +28,12 @@ from headway.errors import Unavailable
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for a connection to be made, and for each answer.
+Word = bytes | str | int
+
+#: Seconds to connect, and to wait for each reply.
 TIMEOUT = 0.5
 
-#: Faults of a server that is away, going, coming, or not the right one just now. Nothing to learn
-#: from but that.
+#: Errors of a server that is unavailable, starting, stopping, or not the master.
 CONNECTION_ERRORS: tuple[type[BaseException], ...] = (
     exceptions.ConnectionError,
     # and BusyLoading, Authentication, MaxConnections, MasterNotFound (Sentinel)
@@ -36,16 +44,15 @@ CONNECTION_ERRORS: tuple[type[BaseException], ...] = (
     exceptions.AskError,  # and Moved
     OSError,
 )
-#: Of these, the ones that somebody should look at all the same.
+#: Those of them that an operator must fix: they are logged.
 AUTH_ERRORS = (exceptions.AuthenticationError, exceptions.AuthorizationError)
-#: A node that keeps only a part of the keys.
+#: Errors of a cluster node, which has only a part of the keys.
 CLUSTERED = (exceptions.AskError, exceptions.ClusterCrossSlotError)  # and Moved
 NO_CLUSTER = (
-    "The result backend is a node of a Redis Cluster, in which neither Celery nor Headway can keep results: "
-    "use a plain server, or Sentinel (%s)"
+    "The result backend is a node of a Redis Cluster. Neither Celery nor Headway supports that: use "
+    "a plain server, or Sentinel (%s)"
 )
-#: Faults that somebody should look at: no memory, no permission, a key that something else has
-#: taken, a wrong setting.
+#: Errors that an operator must fix: no memory, no permission, a key of another type, a wrong setting.
 COMMAND_ERRORS: tuple[type[BaseException], ...] = (
     exceptions.RedisError,
     exceptions.RedisClusterException,
@@ -55,14 +62,12 @@ COMMAND_ERRORS: tuple[type[BaseException], ...] = (
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Driver errors as ``Unavailable``, with the driver's error as the cause. The one place where
-    that is done for Redis.
-    """
+    """Raise redis-py's errors as ``Unavailable``, with the original error as the cause."""
     try:
         yield
     except CONNECTION_ERRORS as exc:
         if isinstance(exc, AUTH_ERRORS):
-            logger.error("The result backend doesn't let us in: %s", exc)
+            logger.error("The result backend refused the login: %s", exc)
         elif isinstance(exc, CLUSTERED):
             logger.error(NO_CLUSTER, exc)
         raise Unavailable from exc
@@ -77,10 +82,10 @@ def translate_errors() -> Iterator[None]:
 def connect(
     backend: Any, *, timeout: float | None = TIMEOUT, max_connections: int = 16
 ) -> redis.Redis:
-    """A new client, with a pool of its own, to where ``backend`` (Celery's Redis or Sentinel
-    backend) keeps its results.
+    """Make a client with its own pool, for the server of ``backend`` (Celery's Redis or Sentinel
+    backend).
 
-    ``timeout`` in seconds, for connecting and for each answer; None: the backend's own. Never
+    ``timeout`` in seconds, to connect and for each reply; None means the backend's own. Never
     retries: the caller decides. Makes no connection yet.
     """
     params = dict(backend.connparams)
@@ -94,9 +99,7 @@ def connect(
     params.pop("single_connection_client", None)
     if timeout is not None:
         params["socket_timeout"] = timeout
-        if (
-            "path" not in params
-        ):  # a UNIX socket connects at once, and its class doesn't know the word
+        if "path" not in params:  # UNIX sockets connect at once, and do not support the option
             params["socket_connect_timeout"] = timeout
     pool = backend._get_pool(**params)
     for sentinel in getattr(getattr(pool, "sentinel_manager", None), "sentinels", ()):
@@ -107,3 +110,98 @@ def connect(
                 socket_timeout=timeout, socket_connect_timeout=timeout
             )
     return redis.Redis(connection_pool=pool)
+
+
+def pack(head: bytes, count: int, words: Sequence[Word]) -> bytes:
+    """A command in Redis' protocol: ``head`` (``count`` packed words), then ``words``."""
+    parts = [b"*%d\r\n" % (count + len(words)), head]
+    for word in words:
+        raw = (
+            word
+            if isinstance(word, bytes)
+            else word.encode()
+            if isinstance(word, str)
+            else b"%d" % word
+        )
+        parts.append(b"$%d\r\n%b\r\n" % (len(raw), raw))
+    return b"".join(parts)
+
+
+class ConnectionPool:
+    """The connections of one process, with the same timeout. Shared by all threads."""
+
+    def __init__(self, pool: Any, connections: int, wait: float) -> None:
+        """``pool`` is a pool of redis-py, which makes the connections; ``wait`` is the longest wait
+        for a free connection, in seconds.
+        """
+        self._pool, self._wait = pool, wait
+        #: One token per connection that may be in use.
+        self._free: SimpleQueue[None] = SimpleQueue()
+        for _ in range(connections):
+            self._free.put(None)
+        #: Idle connections, the last used one at the end, so that as few as possible are made.
+        self._idle: deque[Any] = deque()
+
+    def exchange(self, commands: bytes, count: int) -> list[Any]:
+        """Send ``count`` packed commands and read as many replies.
+
+        A reply may be a ``ResponseError``. Raises ``Unavailable``.
+        """
+        try:
+            self._free.get(timeout=self._wait)
+        except Empty as exc:
+            raise Unavailable(
+                "The result backend is overloaded: no connection became free"
+            ) from exc
+        try:
+            with translate_errors():
+                connection = self._acquire()
+                replies = _round_trip(connection, commands, count)
+                self._idle.append(connection)
+                return replies
+        finally:
+            self._free.put(None)
+
+    def close(self) -> None:
+        """Close the idle connections. New ones are made when needed."""
+        while self._idle:
+            self._idle.pop().disconnect()
+
+    def _acquire(self) -> Any:
+        while self._idle:
+            try:
+                connection = self._idle.pop()
+            except IndexError:  # another thread took it
+                break
+            if not _is_stale(connection):
+                return connection
+            connection.disconnect()
+        connection = self._pool.connection_class(**self._pool.connection_kwargs)
+        # Connect explicitly: Sentinel's connections look up the master only in `connect`.
+        connection.connect()
+        return connection
+
+
+def _is_stale(connection: Any) -> bool:
+    """Whether the server has closed it, or unread data is in it: a command would be lost."""
+    try:
+        return bool(connection.can_read())
+    except CONNECTION_ERRORS:
+        return True
+
+
+def _round_trip(connection: Any, commands: bytes, count: int) -> list[Any]:
+    replies: list[Any] = []
+    try:
+        connection.send_packed_command([commands])
+        while len(replies) < count:
+            try:
+                replies.append(connection.read_response())
+            except exceptions.ResponseError as refusal:
+                replies.append(refusal)
+    except BaseException:
+        # Also a soft time limit may be raised in between. Unread replies must not reach the next
+        # caller.
+        connection.disconnect()
+        raise
+    return replies

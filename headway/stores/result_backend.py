@@ -109,7 +109,7 @@ class ResultBackend:
         except Exception as exc:  # every serializer and compressor has errors of its own
             raise ValueError(f"a result that can't be decoded: {exc}") from exc
 
-    def decode_or_blank(self, task_id: str, raw: bytes | str | None) -> dict[str, Any] | None:
+    def decode_or_empty(self, task_id: str, raw: bytes | str | None) -> dict[str, Any] | None:
         """As `decode`, but for a reader that must get an answer: what can't be decoded is logged
         and says nothing.
         """
@@ -122,7 +122,7 @@ class ResultBackend:
             return {"status": None, "result": None}
 
     def decode_value(self, task_id: str, raw: bytes | None) -> Any:
-        """As `decode_or_blank`, for a backend that encodes the result alone and keeps the rest of a
+        """As `decode_or_empty`, for a backend that encodes the result alone and keeps the rest of a
         record in columns.
         """
         try:
@@ -165,7 +165,7 @@ class ResultBackend:
 
     def _read_one(self, task_id: str) -> dict[str, Any] | None:
         if hasattr(self.backend, "get_key_for_task"):
-            return self.decode_or_blank(
+            return self.decode_or_empty(
                 task_id, self.backend.get(self.backend.get_key_for_task(task_id))
             )
         meta = dict(self.backend._get_task_meta_for(task_id))

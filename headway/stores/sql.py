@@ -23,8 +23,8 @@ from headway.core.registry import Page, Registration, Snapshot, TaskRecord
 from headway.errors import ConfigurationError, Unavailable
 from headway.models import History, Query, Status
 from headway.stores import sql_history
-from headway.stores.base import REGISTRY_RETENTION
-from headway.stores.codec import micros, record_from_json, record_to_json
+from headway.stores.base import REGISTRY_RETENTION, RegistryStore, Transition
+from headway.stores.codec import decode_reports, record_from_json, record_to_json, to_micros
 from headway.stores.pagination import (
     IndexEntry,
     IndexReader,
@@ -32,24 +32,28 @@ from headway.stores.pagination import (
     Slice,
     indexed_status,
     page,
-    place_of,
+    position_of,
 )
-from headway.stores.reports import reports_in
 from headway.stores.result_backend import ResultBackend
-from headway.stores.split import RegistryStore, Transition
 
 logger = logging.getLogger(__name__)
 
 #: Seconds that a write waits for SQLite's lock, and tries again against faster writers.
 TIMEOUT = 0.5
 #: The same for a patient one: SQLite's own default.
-PATIENCE = 5.0
+FULL_TIMEOUT = 5.0
 #: Rows that have outlived their results and ``REGISTRY_RETENTION`` are looked for at most so often in a
 #: process.
 SWEEP = timedelta(hours=1)
 
 #: The database is away, or too slow: nothing to learn from but that. All else is logged.
-AWAY = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError, exc.DisconnectionError, OSError)
+CONNECTION_ERRORS = (
+    exc.OperationalError,
+    exc.InterfaceError,
+    exc.TimeoutError,
+    exc.DisconnectionError,
+    OSError,
+)
 
 
 OTHER_TABLE = (
@@ -174,7 +178,7 @@ class SqlStore(RegistryStore, IndexReader):
         sign = {
             "heartbeat_attempt": table.c.attempt,
             "heartbeat_ttl": lifetime,
-            "heartbeat_at": micros(self.clock()),
+            "heartbeat_at": to_micros(self.clock()),
         }
         asked = sa.select(table.c.task_id).where(alive & table.c.cancel_requested_at.is_not(None))
         with self._engine() as engine, engine.begin() as connection:
@@ -186,7 +190,7 @@ class SqlStore(RegistryStore, IndexReader):
     def query(self, query: Query) -> Page:
         return page(self, query, self.clock())
 
-    def places(self, indexes: Sequence[str], part: Slice) -> Sequence[Sequence[Position]]:
+    def scan(self, indexes: Sequence[str], part: Slice) -> Sequence[Sequence[Position]]:
         # One statement: between two, what moves could leave the one index for the other, and be
         # found in neither.
         parts = [self._places(index, part).subquery() for index in indexes]
@@ -212,10 +216,10 @@ class SqlStore(RegistryStore, IndexReader):
             )
         return wanted.order_by(at.desc(), task_id.desc()).limit(part.most)
 
-    def looks(self, task_ids: Sequence[str]) -> Sequence[Snapshot]:
+    def peek_many(self, task_ids: Sequence[str]) -> Sequence[Snapshot]:
         return self.read(task_ids)
 
-    def mend(self, stale: Sequence[tuple[IndexEntry, Status | None]]) -> None:
+    def repair(self, stale: Sequence[tuple[IndexEntry, Status | None]]) -> None:
         """What has expired stays until it is swept: the row is the index."""
         table = self._executions
         with self._engine() as engine, engine.begin() as connection:
@@ -233,7 +237,9 @@ class SqlStore(RegistryStore, IndexReader):
             entries = sql_history.entries(connection, self._reported, task_id)
         with self._engine() as engine:
             row = self._rows(engine, [task_id]).get(task_id)
-        return History(tuple(reports_in(b"".join(entries))), row is None or not row["history_gap"])
+        return History(
+            tuple(decode_reports(b"".join(entries))), row is None or not row["history_gap"]
+        )
 
     def counts(self) -> Mapping[Status, int]:
         """One statement, which the index of the statuses answers."""
@@ -245,7 +251,7 @@ class SqlStore(RegistryStore, IndexReader):
     def claim_key(
         self, key: str, value: str, expires: float, *, instead_of: str | None = None
     ) -> str:
-        claims, now = self._claims, micros(datetime.now(UTC))
+        claims, now = self._claims, to_micros(datetime.now(UTC))
         mine = {"value": value, "until": now + round(expires * 1e6)}
         with self._engine() as engine:
             try:
@@ -271,14 +277,14 @@ class SqlStore(RegistryStore, IndexReader):
             if pid == os.getpid():
                 engine.dispose()
 
-    def _change(
-        self, task_id: str, decide: Transition, *, report: bytes = b"", full_timeout: bool = False
+    def _update(
+        self, task_id: str, change: Transition, *, report: bytes = b"", full_timeout: bool = False
     ) -> bool:
-        deadline = time.monotonic() + (PATIENCE if full_timeout else self._timeout)
+        deadline = time.monotonic() + (FULL_TIMEOUT if full_timeout else self._timeout)
         with self._engine(full_timeout=full_timeout) as engine:
             while True:
                 row = self._rows(engine, [task_id]).get(task_id)
-                changed = decide(None if row is None else _record(row))
+                changed = change(None if row is None else _record(row))
                 if changed is None:
                     return False
                 if self._replace(engine, row, _row(changed), report):
@@ -367,7 +373,7 @@ class SqlStore(RegistryStore, IndexReader):
             yield engine
         except exc.IntegrityError:
             raise  # no fault: somebody was faster
-        except AWAY as fault:
+        except CONNECTION_ERRORS as fault:
             self._prepared = False  # the database may come back without its tables
             raise Unavailable from fault
         except exc.SQLAlchemyError as fault:
@@ -379,7 +385,7 @@ class SqlStore(RegistryStore, IndexReader):
         backend = self.results.backend
         options = dict(backend.engine_options)
         if sa.make_url(backend.url).get_backend_name() == "sqlite":
-            wait = {"timeout": PATIENCE if full_timeout else self._timeout}
+            wait = {"timeout": FULL_TIMEOUT if full_timeout else self._timeout}
             options["connect_args"] = wait | dict(options.get("connect_args") or {})
         engine = sa.create_engine(backend.url, **options)
         callback = getattr(backend.session_manager, "engine_callback", None)  # 5.6.3 has none
@@ -424,7 +430,7 @@ class SqlStore(RegistryStore, IndexReader):
         if not expires or (self._swept is not None and now - self._swept < SWEEP):
             return
         self._swept = now
-        oldest = micros(now - timedelta(seconds=expires) - REGISTRY_RETENTION)
+        oldest = to_micros(now - timedelta(seconds=expires) - REGISTRY_RETENTION)
         executions, claims = self._executions, self._claims
         last_seen = sa.func.coalesce(executions.c.updated_at, executions.c.created_at)
         over = executions.c.expected_by.is_(None) | (executions.c.expected_by < oldest)
@@ -435,7 +441,7 @@ class SqlStore(RegistryStore, IndexReader):
             gone = sa.select(executions.c.task_id).where(last_seen < oldest, over)
             connection.execute(self._reported.delete().where(self._reported.c.task_id.in_(gone)))
             connection.execute(executions.delete().where(last_seen < oldest, over))
-            connection.execute(claims.delete().where(claims.c.until < micros(now)))
+            connection.execute(claims.delete().where(claims.c.until < to_micros(now)))
 
 
 def _missing(engine: sa.Engine, metadata: sa.MetaData) -> list[str]:
@@ -449,7 +455,7 @@ def _missing(engine: sa.Engine, metadata: sa.MetaData) -> list[str]:
 
 def _row(record: TaskRecord) -> dict[str, Any]:
     values = record_to_json(record)
-    listed = {"listed_at": place_of(record).at, "status": indexed_status(record).value}
+    listed = {"listed_at": position_of(record).at, "status": indexed_status(record).value}
     return (
         values
         | listed

@@ -70,12 +70,12 @@ def store(
     span = row["updated_at"] - (
         row["started_at"] or row["first_seen_at"] or row["created_at"] or row["updated_at"]
     )
-    staying, gap = thin_out(list(sizes.values()), row["history_gap"], span)
+    staying, min_interval = thin_out(list(sizes.values()), row["history_gap"], span)
     kept = {version: size for n, (version, size) in enumerate(sizes.items()) if n in staying}
     connection.execute(
         reports.delete().where(own, reports.c.version.in_(sizes.keys() - kept.keys()))
     )
-    course = {"history_size": sum(kept.values()), "history_gap": gap}
+    course = {"history_size": sum(kept.values()), "history_gap": min_interval}
     connection.execute(
         executions.update().where(executions.c.task_id == row["task_id"]).values(course)
     )

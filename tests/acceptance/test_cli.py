@@ -114,5 +114,5 @@ def test_web_serves_dashboard_and_api_with_tokens(service: Service) -> None:
         assert "Traceback" not in web.log()
     done = run([*command, "--host", "0.0.0.0"], service.env)  # refused before it binds
     assert done.returncode == 2
-    assert "where anybody can reach it" in done.stderr
+    assert "which is open to the network" in done.stderr
     assert "Listening" not in done.stderr

@@ -17,7 +17,7 @@ from tests.support.wait import until
 
 POOLS = ["prefork", "threads", "gevent", "solo"]
 #: Signs that come and go within a test's patience.
-QUICK = {"jobs": "life_jobs", "SIGN_INTERVAL": "0.2", "SIGN_LIFETIME": "1"}
+QUICK = {"jobs": "heartbeat_jobs", "SIGN_INTERVAL": "0.2", "SIGN_LIFETIME": "1"}
 #: And some that outlast any pause of a machine that is busy with other things, for what must never
 #: stall.
 STEADY = QUICK | {"SIGN_LIFETIME": "60"}
@@ -27,7 +27,7 @@ STEADY = QUICK | {"SIGN_LIFETIME": "60"}
 def on(valkey: Any) -> Iterator[Bench]:
     """A prefork worker of the jobs, for all tests here that don't harm it."""
     valkey.command("FLUSHDB", db=0)
-    with bench(f"{valkey.url.rsplit('/', 1)[0]}/0", jobs="life_jobs") as made:
+    with bench(f"{valkey.url.rsplit('/', 1)[0]}/0", jobs="heartbeat_jobs") as made:
         made.worker.keep()
         yield made
 
@@ -90,7 +90,7 @@ def test_a_killed_worker_is_stalled_within_25_seconds(redis_url: str) -> None:
     """The documented bound, with nothing set: the worker gives a sign every five seconds, and each
     lasts twenty.
     """
-    with bench(redis_url, jobs="life_jobs") as on:
+    with bench(redis_url, jobs="heartbeat_jobs") as on:
         task_id = waiting(on)
         os.killpg(on.worker.pid, signal.SIGKILL)
         assert on.look(task_id).phase is Phase.RUNNING
@@ -182,7 +182,7 @@ def test_a_retry_knows_where_the_last_attempt_got_to(redis_url: str, pool: str) 
     """`ctx.progress.previous` is None in the first attempt, and the last one's progress, whole, in
     each that follows.
     """
-    with bench(redis_url, pool=pool, jobs="life_jobs") as on:
+    with bench(redis_url, pool=pool, jobs="heartbeat_jobs") as on:
         task_id = on.send("life.retries")
         execution = on.ended(task_id)
         seen = str([2, 10, "attempt 1", {"seen": "None"}])
@@ -217,7 +217,7 @@ def test_a_silent_attempt_is_ended(redis_url: str, pool: str, way: str) -> None:
     """FAILURE by `headway.ProgressTimeout`, with its last progress; the worker goes on with the
     next task, unharmed.
     """
-    with bench(redis_url, pool=pool, concurrency=1, jobs="life_jobs") as on:
+    with bench(redis_url, pool=pool, concurrency=1, jobs="heartbeat_jobs") as on:
         task_id = on.send("life.silent", way)
         execution = on.ended(task_id)
         assert execution.status is Status.FAILED

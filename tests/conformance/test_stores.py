@@ -131,7 +131,7 @@ class TestOpen:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """Of many workers that open one execution at the same moment each gets a number of its own."""
-        monkeypatch.setattr(sql, "PATIENCE", stores.PATIENCE)  # SQLite lets one write at a time
+        monkeypatch.setattr(sql, "FULL_TIMEOUT", stores.PATIENCE)  # SQLite lets one write at a time
         url = request.getfixturevalue("redis_url") if sharing == "redis" else None
         first = stores.make(sharing, tmp_path, url)
         # A store each, as in a process each; the fake is one process's own.
@@ -623,7 +623,9 @@ class TestClaim:
         """Of many that know it, at the same moment, one gets its own value, and all are told of it."""
         url = request.getfixturevalue("redis_url") if sharing == "redis" else None
         subject = stores.make(sharing, tmp_path, url)
-        monkeypatch.setattr(keyvalue, "TURN", stores.PATIENCE)  # files are written by one at a time
+        monkeypatch.setattr(
+            keyvalue, "LOCK_TIMEOUT", stores.PATIENCE
+        )  # files are written by one at a time
         subject.store.claim_key("k", "a", 60)
         with ThreadPoolExecutor(8) as pool:
             bound = set(

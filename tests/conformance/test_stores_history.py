@@ -16,8 +16,8 @@ import pytest
 from headway.core.history import MAX_BYTES
 from headway.core.registry import READY_STATES, Registration, StateWrite
 from headway.models import History, Progress, Report
+from headway.stores.codec import MAX_ATTRIBUTES, encode_report
 from headway.stores.keyvalue import DocumentStore
-from headway.stores.reports import MAX_ATTRIBUTES, encode_report
 from headway.stores.sql import SqlStore
 from tests.support import stores
 from tests.support.stores import StoreUnderTest, at, report
@@ -35,7 +35,7 @@ def stamp(seconds: float) -> int:
     return round(at(seconds).timestamp() * 1000)
 
 
-def moment(seconds: float) -> datetime:
+def from_micros(seconds: float) -> datetime:
     return datetime.fromtimestamp(stamp(seconds) / 1000, UTC)
 
 
@@ -77,11 +77,13 @@ class TestKept:
         telling.open("a", 5, retries=1)
         reported(telling, 6.5, attempt=2)
         first = [
-            Report(1, Progress(n, 5000, more.get("message"), more.get("attributes"), moment(n)))
+            Report(
+                1, Progress(n, 5000, more.get("message"), more.get("attributes"), from_micros(n))
+            )
             for n, more in enumerate(said)
         ]
         assert telling.store.history("a") == History(
-            (*first, Report(2, Progress(6.5, 5000, timestamp=moment(6.5))))
+            (*first, Report(2, Progress(6.5, 5000, timestamp=from_micros(6.5))))
         )
 
     def test_what_carries_no_progress_is_no_report(self, telling: StoreUnderTest) -> None:
@@ -106,7 +108,7 @@ class TestKept:
         write where it has none.
         """
         telling.write("a", "WORKING", 3, result={"done": 1, "of": 4, "step": "Fetching"})
-        progress = Progress(1, 4, "Fetching", timestamp=moment(3))
+        progress = Progress(1, 4, "Fetching", timestamp=from_micros(3))
         assert telling.store.history("a").reports == (Report(0, progress),)
 
     def test_large_attributes_are_left_out(self, telling: StoreUnderTest) -> None:

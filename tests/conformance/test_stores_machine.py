@@ -22,7 +22,7 @@ from headway.stores.pagination import (
     Slice,
     indexed_status,
     matches,
-    place_of,
+    position_of,
     status_index,
 )
 from tests.support import stores
@@ -255,13 +255,13 @@ class Machine(RuleBasedStateMachine):
             for task_id, known in shown.items()
             if self.status(task_id) is not indexed_status(known)
         }
-        for name, places in zip(names, store.places(names, Slice(None, 0, 10)), strict=True):
+        for name, scan in zip(names, store.scan(names, Slice(None, 0, 10)), strict=True):
             sure = {
                 task_id: known for task_id, known in shown.items() if task_id not in self.mended
             }
-            found = [place for place in places if place.task_id in sure]
+            found = [place for place in scan if place.task_id in sure]
             assert found == sorted(
-                (place_of(r) for r in sure.values() if status_index(indexed_status(r)) == name),
+                (position_of(r) for r in sure.values() if status_index(indexed_status(r)) == name),
                 reverse=True,
             )
         for query in (
@@ -273,11 +273,11 @@ class Machine(RuleBasedStateMachine):
             wanted = [
                 r
                 for t, r in shown.items()
-                if matches(query, states.resolve(store.read([t])[0], at(0)), place_of(r))
+                if matches(query, states.resolve(store.read([t])[0], at(0)), position_of(r))
             ]
             page = store.query(query)
             assert [each.task_id for each in page.snapshots] == [
-                r.task_id for r in sorted(wanted, key=place_of, reverse=True)
+                r.task_id for r in sorted(wanted, key=position_of, reverse=True)
             ]
             assert page.cursor is None
 

@@ -336,7 +336,7 @@ class TestFaults:
         store = store_for(Celery("usual", backend=redis_url, set_as_current=False))
         assert isinstance(store, RedisStore)
         until(lambda: answers(StoreUnderTest(store)))
-        (line,) = store._lines.values()
+        (line,) = store._pools.values()
         (connection,) = line._idle
         assert (line._wait, connection.socket_connect_timeout, connection.socket_timeout) == (
             0.5,
@@ -388,7 +388,7 @@ class TestFaults:
         redis.open("a")
         store = redis.store
         assert isinstance(store, RedisStore)
-        (connection,) = next(iter(store._lines.values()))._idle
+        (connection,) = next(iter(store._pools.values()))._idle
 
         def strikes(*args: Any, **kwargs: Any) -> None:
             raise SoftTimeLimitExceeded
@@ -405,7 +405,7 @@ class TestFaults:
             redis.open("a")
         store = redis.store
         assert isinstance(store, RedisStore)
-        assert len(next(iter(store._lines.values()))._idle) == 1
+        assert len(next(iter(store._pools.values()))._idle) == 1
 
     def test_a_restart_with_its_data(self, own: StoreUnderTest, own_valkey: ValkeyServer) -> None:
         """After a restart the fence stands where it stood, though the server has forgotten the
@@ -472,13 +472,13 @@ class TestFaults:
     def test_a_wrong_password(
         self, own: StoreUnderTest, own_valkey: ValkeyServer, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """A server that doesn't let us in is away for the caller, and a word in the log for whoever
+        """A server that doesn't refused the login is away for the caller, and a word in the log for whoever
         can change it.
         """
         own_valkey.command("CONFIG", "SET", "requirepass", "secret")
         with pytest.raises(Unavailable):
             own.open("a")
-        assert "let us in" in caplog.text
+        assert "refused the login" in caplog.text
         with own_valkey.client(password="secret") as client:
             client.execute_command("CONFIG", "SET", "requirepass", "")
 

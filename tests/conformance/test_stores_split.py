@@ -18,8 +18,8 @@ from headway.core.registry import Registration, StateWrite
 from headway.errors import ConfigurationError, Unavailable
 from headway.models import Progress, Query, Status
 from headway.stores import sql
+from headway.stores.base import RegistryStore
 from headway.stores.pagination import Slice
-from headway.stores.split import RegistryStore
 from headway.stores.sql import SqlStore
 from tests.support import stores
 from tests.support.stores import StoreUnderTest, at, report
@@ -80,12 +80,12 @@ def test_what_moves_while_it_is_listed(tmp_path: Path, monkeypatch: pytest.Monke
     subject = stores.make("sql", tmp_path)
     assert isinstance(subject.store, SqlStore)
     subject.open("a", 0)
-    places, ends = subject.store._places, iter(["", "REVOKED"])
+    scan, ends = subject.store._places, iter(["", "REVOKED"])
 
     def meanwhile(index: str, part: Slice) -> Any:
         if end := next(ends, ""):
             subject.write("a", end, 1, attempt=1)
-        return places(index, part)
+        return scan(index, part)
 
     monkeypatch.setattr(subject.store, "_places", meanwhile)
     found = subject.store.query(Query()).snapshots
@@ -118,7 +118,7 @@ def test_an_opening_outwaits_a_report(tmp_path: Path, monkeypatch: pytest.Monkey
     """SQLite is locked for longer than a report waits: the start of an attempt, which was there
     before, is not lost.
     """
-    monkeypatch.setattr(sql, "PATIENCE", 60.0)  # however long this machine needs
+    monkeypatch.setattr(sql, "FULL_TIMEOUT", 60.0)  # however long this machine needs
     subject: StoreUnderTest = stores.make("sql", tmp_path, timeout=sql.TIMEOUT)
     subject.open("other", 0)
     locked = sqlite3.connect(tmp_path / "results.sqlite", isolation_level=None)

@@ -49,7 +49,7 @@ def begin(
 
 
 #: What happens to an execution, one after the other, and what a viewer takes for true after each.
-LIFE: list[tuple[Callable[..., object], Belief]] = [
+HEARTBEAT_SUFFIX: list[tuple[Callable[..., object], Belief]] = [
     (lambda run: run.open(), Belief("running", "running", None)),
     (lambda run: run.report(1, 4), Belief("running", "running", 1)),
     (lambda run: run.report(2, 4, "two", {"a": "b"}), Belief("running", "running", 2)),
@@ -75,7 +75,7 @@ def test_a_stream_that_is_cut_again_and_again(
     run = home.runs.publish()
     viewer = begin(home, stack, run.id)
     viewer.sees("pending", "queued")
-    for number, (act, belief) in enumerate(LIFE):
+    for number, (act, belief) in enumerate(HEARTBEAT_SUFFIX):
         if number % every == 0:
             viewer.come_back(next(webs))
         act(run)
@@ -94,10 +94,10 @@ def test_what_came_while_it_was_away(home: InprocessServer, stack: ExitStack) ->
     away = [slice(0, 1), slice(1, 3), slice(3, 6), slice(6, 7)]
     for part in away:
         viewer.close()
-        for act, _ in LIFE[part]:
+        for act, _ in HEARTBEAT_SUFFIX[part]:
             act(run)
         viewer.come_back(home.webs[1].url)
-        viewer.sees(*LIFE[part][-1][1])
+        viewer.sees(*HEARTBEAT_SUFFIX[part][-1][1])
     # Of the second attempt, which began while it was away, a `status` tells.
     assert viewer.kinds == ["status", "started", "progress", "status", "failed"]
     assert viewer.ends() == "over"

@@ -59,6 +59,6 @@ def test_a_strike_at_any_step_keeps_no_lock() -> None:
     """Wherever it strikes, the next one has its turn."""
     shelf, step = Shelf(), 1
     while interrupt_at(step, shelf.ping):
-        assert not any(lock.locked() for lock in shelf._turns.values()), f"struck at step {step}"
+        assert not any(lock.locked() for lock in shelf._locks.values()), f"struck at step {step}"
         step += 1
     assert step > 5

@@ -280,25 +280,25 @@ class Shelf(IndexReader):
     def __init__(self, count: int, visible: int = 0) -> None:
         self.all = [Position(n, f"e{n}") for n in reversed(range(count))]
         self.visible = visible
-        self.looked = 0
-        self.mended: list[tuple[IndexEntry, Status | None]] = []
+        self.peeked = 0
+        self.repaired: list[tuple[IndexEntry, Status | None]] = []
 
-    def places(self, indexes: Sequence[str], part: Slice) -> Sequence[Sequence[Position]]:
+    def scan(self, indexes: Sequence[str], part: Slice) -> Sequence[Sequence[Position]]:
         """All of them, in every index."""
         found = [place for place in self.all if part.after is None or place < part.after][
             : part.most
         ]
         return [found for _ in indexes]
 
-    def looks(self, task_ids: Sequence[str]) -> Sequence[Snapshot]:
+    def peek_many(self, task_ids: Sequence[str]) -> Sequence[Snapshot]:
         """Gone, but for the oldest ones, which others have ended."""
-        self.looked += len(task_ids)
+        self.peeked += len(task_ids)
         ended = {"status": "SUCCESS", "result": None}
         return [Snapshot(t, None, ended if int(t[1:]) < self.visible else None) for t in task_ids]
 
-    def mend(self, stale: Sequence[tuple[IndexEntry, Status | None]]) -> None:
+    def repair(self, stale: Sequence[tuple[IndexEntry, Status | None]]) -> None:
         """Noted."""
-        self.mended += stale
+        self.repaired += stale
 
 
 class TestTheWalk:
@@ -309,9 +309,9 @@ class TestTheWalk:
         shelf = Shelf(pagination.SCAN * 3, visible=5)
         query, pages, found = Query(owner="ann", limit=10), 0, 0
         while True:
-            before = shelf.looked
+            before = shelf.peeked
             page = pagination.page(shelf, query, at(0))
-            assert shelf.looked - before <= pagination.SCAN
+            assert shelf.peeked - before <= pagination.SCAN
             pages, found = pages + 1, found + len(page.snapshots)
             if page.cursor is None:
                 break
@@ -325,7 +325,7 @@ class TestTheWalk:
         """What isn't there any more leaves the index that led to it."""
         shelf = Shelf(3, visible=1)
         pagination.page(shelf, Query(task="tasks.t"), at(0))
-        assert shelf.mended == [
+        assert shelf.repaired == [
             (IndexEntry(Position(n, f"e{n}"), "of:tasks.t"), None) for n in (2, 1)
         ]
 
@@ -339,7 +339,7 @@ class TestTheWalk:
         others = sorted(
             pagination.status_index(status) for status in Status if status is not Status.COMPLETED
         )
-        assert sorted((entry.name, true) for entry, true in shelf.mended) == [
+        assert sorted((entry.name, true) for entry, true in shelf.repaired) == [
             (name, Status.COMPLETED) for name in others
         ]
 
@@ -349,7 +349,7 @@ class TestTheWalk:
         """
         shelf = Shelf(1000, visible=1000)
         page = pagination.page(shelf, Query(status=frozenset({Status.COMPLETED}), limit=50), at(0))
-        assert (len(page.snapshots), shelf.looked) == (50, 51)
+        assert (len(page.snapshots), shelf.peeked) == (50, 51)
 
     @pytest.mark.parametrize("phase", list(Phase))
     def test_every_phase_has_its_indexes(self, phase: Phase) -> None:

@@ -24,7 +24,13 @@ from headway.models import Execution, Phase, Query, Status
 from headway.server.auth import Action
 from headway.server.http_helpers import uncached
 from headway.server.services import Services
-from headway.stores.pagination import Position, make_cursor, parse_cursor, place_of, start_position
+from headway.stores.pagination import (
+    Position,
+    make_cursor,
+    parse_cursor,
+    position_of,
+    start_position,
+)
 
 #: Executions per page: the default and the maximum.
 LIMIT, MOST = 50, 200
@@ -104,7 +110,7 @@ def _permitted(services: Services, query: Query) -> tuple[list[Execution], str |
         if len(shown) <= query.limit and (end is None or _may_see(services, end.task_id)):
             return shown, page.cursor
         if named := [
-            place_of(each.record) for each, _ in seen[: query.limit] if each.record is not None
+            position_of(each.record) for each, _ in seen[: query.limit] if each.record is not None
         ]:
             return shown[: query.limit], make_cursor(named[-1])
         if end is None:
