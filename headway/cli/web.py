@@ -36,7 +36,7 @@ def web(ctx: click.Context, host: str, port: int, token: str | None) -> None:
     if context.app_name is None:
         raise UsageError(APP_REQUIRED.format(command="web"))
     try:
-        import gunicorn.app  # type: ignore[import-untyped]  # noqa: F401, PLC0415  (an extra)
+        import gunicorn.app  # noqa: F401, PLC0415  (an extra)
 
         from headway.server.standalone import serve  # noqa: PLC0415  (Flask is an extra)
     except ImportError as exc:
