@@ -1,62 +1,82 @@
-# Every target makes .venv first, once. PYTHON=python3.12 takes another Python for it.
+# Every target creates or updates .venv first. PYTHON=python3.12 selects another Python for it.
 
 PYTHON ?= python3
 VENV = $(PYTHON) tools/venv.py
 RUN = .venv/bin/python
-# Most tests wait for processes of their own, so three at a time keep two cores busy. A file stays in one hand: its fixtures are dear.
+# Most tests wait for other processes, so three at a time keep two cores busy. The tests of one file
+# run in one process, because they share expensive fixtures.
 SPREAD ?= -n 3 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit lint format bench faults soak reference pictures clean python
+.PHONY: help demo test unit lint format coverage lowest newest bench faults soak docs reference pictures clean python
 
-help: ## what can be made
+help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: python ## a worker, a web server and a Valkey: open the address that it prints (HOST=, PORT=; Ctrl-C ends it)
+demo: python ## start a worker, a web server and a Valkey, and print the address (HOST=, PORT=; Ctrl-C stops it)
 	@$(VENV) service
 	@exec $(RUN) -m app.demo
 
-test: lint ## everything that CI runs: lint, types, then all tests
+test: lint ## run lint, types and all tests, as CI does (PYTEST="tests/unit -k hub")
 	@$(RUN) -m pytest $(SPREAD) $(PYTEST)
 
-unit: python ## the fast tests alone
+unit: python ## run the fast tests
 	@$(VENV) dev
 	@$(RUN) -m pytest tests/unit $(PYTEST)
 
-lint: python ## ruff and mypy
+lint: python ## run ruff and mypy
 	@$(VENV) dev
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy
 
-format: python ## let ruff put the code in order
+format: python ## format the code and fix what ruff can fix
 	@$(VENV) dev
 	@$(RUN) -m ruff check --fix .
 	@$(RUN) -m ruff format .
 
-bench: python ## side by side with what one would use instead, as ratios (BENCH="update --quick")
+coverage: python ## measure the coverage of unit and conformance tests, per layer
+	@$(VENV) dev
+	@rm -rf build/coverage
+	@$(RUN) -m coverage run -m pytest -q $(SPREAD) tests/unit tests/conformance $(PYTEST)
+	@$(RUN) tools/coverage_report.py
+
+# The service (web/) has pinned dependencies, and needs a newer Flask than the library.
+lowest: python ## run unit and conformance tests with the lowest supported versions
+	@$(VENV) lowest
+	@.venv-lowest/bin/python -m pytest $(SPREAD) tests/unit tests/conformance --ignore tests/unit/test_web.py $(PYTEST)
+
+newest: python ## run unit and conformance tests on another Python (PYTHON=python3.13)
+	@$(VENV) newest
+	@.venv-$$($(PYTHON) -c 'import sys; print("{}.{}".format(*sys.version_info))')/bin/python -m pytest $(SPREAD) tests/unit tests/conformance $(PYTEST)
+
+bench: python ## measure Headway beside its alternatives, as ratios (BENCH="stored --quick")
 	@$(VENV) bench
 	@$(RUN) -m benchmarks $(BENCH)
 
-soak: python ## thousands of viewers on one web process, coming, going and hanging; nothing may be left (SOAK=--small)
+soak: python ## thousands of viewers on one web process that connect, leave and hang; checks for leaks (SOAK=--small)
 	@$(VENV) dev
 	@$(RUN) -m tests.soak $(SOAK)
 
-faults: python ## every fault many times over, on two releases of Celery, as a table (FAULTS="child_killed --scale 0.3")
+faults: python ## cause every fault many times on two releases of Celery, and print a table (FAULTS="child_killed --scale 0.3")
 	@$(VENV) faults
 	@$(RUN) -m tests.faults $(FAULTS)
 
-reference: python ## docs/reference.md, made from the docstrings
+docs: python ## build the documentation site in build/site
+	@$(VENV) docs
+	@$(RUN) -m mkdocs build --strict --site-dir build/site
+
+reference: python ## write docs/reference.md from the docstrings
 	@$(VENV) dev
 	@$(RUN) tools/reference.py
 
-pictures: python ## the README's pictures, taken anew from the pages by their browser tests
+pictures: python ## take the README's pictures again, by the browser tests
 	@$(VENV) dev
 	@SCREENSHOTS=1 $(RUN) -m pytest -q tests/browser/test_page.py tests/browser/test_dashboard_looks.py -k fits
 
-clean: ## remove what was made here: .venv, caches, builds, the demo's data
-	@rm -rf .venv build dist *.egg-info .headway .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean: ## delete .venv, caches, builds and the demo's data
+	@rm -rf .venv .venv-* build dist *.egg-info .headway .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 python:
-	@command -v "$(PYTHON)" >/dev/null || { echo "headway: there is no $(PYTHON) here. Name a Python 3.11 or newer: make PYTHON=/path/to/python3 ..." >&2; exit 1; }
+	@command -v "$(PYTHON)" >/dev/null || { echo "headway: $(PYTHON) not found. Use Python 3.11 or newer: make PYTHON=/path/to/python3 ..." >&2; exit 1; }

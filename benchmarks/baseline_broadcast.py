@@ -1,8 +1,8 @@
-"""The ``websockets`` library's own way to tell many: ``python -m benchmarks.baseline_broadcast``.
+"""The ``broadcast`` of the `websockets` library: ``python -m benchmarks.baseline_broadcast``.
 
-Whoever connects gets the newest message and then each that follows. What is sent to ``/control``,
-``{"bodies": [...], "pause": seconds}``, goes to all of them, one after the other, and is answered
-when the last is out.
+A client gets the newest message when it connects, and then each that follows. A client of
+``/control`` sends ``{"bodies": [...], "pause": seconds}``: the server sends the bodies to all
+others, one after the other, and replies after the last.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from websockets.asyncio.server import ServerConnection, broadcast, serve
 
 
 async def main() -> None:
-    """Serve on a free port of the loopback address, and say which."""
+    """Serve on a free port of the loopback address, and print the port."""
     viewers: set[ServerConnection] = set()
     newest = "{}"
 
@@ -27,11 +27,11 @@ async def main() -> None:
             await socket.wait_closed()
             viewers.discard(socket)
             return
-        async for words in socket:
-            order = json.loads(words)
-            for newest in order["bodies"]:
+        async for text in socket:
+            command = json.loads(text)
+            for newest in command["bodies"]:
                 broadcast(viewers, newest)
-                await asyncio.sleep(order["pause"])
+                await asyncio.sleep(command["pause"])
             await socket.send("done")
 
     async with serve(connected, "127.0.0.1", 0, compression=None) as server:

@@ -1,7 +1,6 @@
-"""What runs inside a real Celery worker, and measures there: ``celery -A benchmarks.jobs``.
+"""The jobs that measure inside a Celery worker: ``celery -A benchmarks.jobs``.
 
-One process has both sides: an app with Headway installed, and a plain one beside it that stores in
-the same server.
+One process has both sides: an app with Headway, and a plain app that uses the same server.
 """
 
 from __future__ import annotations
@@ -23,89 +22,88 @@ import redis
 from celery import Celery
 
 import headway
-from benchmarks.measure import alternate
+from benchmarks.measure import Side, Size, alternate, repeat
+from headway.backends import store_for
 from headway.core.registry import StateWrite
+from headway.stores.result_backend import ResultBackend
 
 URL = os.environ.get("BENCH_URL", "redis://127.0.0.1:6379/0")
 EXPIRES = 3600
-#: Calls of a hot loop in one round: enough for what is done once (a tqdm, a generator) not to
-#: count. Usually, and with --quick.
-CALLS = {False: 100_000, True: 50_000}
-#: Among how many executions the reports of `stored` are shared out, and among how many keys what
-#: stands beside them.
+#: Seconds between two timed writes, for jobs that write by themselves: the timer never fires.
+NEVER = 3000
+#: Calls of a hot loop in one round: enough to make one-time costs (a tqdm, a generator) small.
+CALLS = {Size.FULL: 100_000, Size.QUICK: 50_000, Size.SMOKE: 1_000}
+#: The writes of `stored` go to so many executions in turn.
 EXECUTIONS = 1_000
 
 celery = Celery("benchmarks", broker=URL, backend=URL)
 celery.conf.update(
     result_expires=EXPIRES, task_ignore_result=False, broker_connection_retry_on_startup=True
 )
-#: A short interval, where a viewer's latency is measured: the updates come slower than that, and
-#: each is written at once.
 headway.install(celery, interval=float(os.environ.get("BENCH_INTERVAL", "0.25")))
 
-#: The same without Headway.
+#: The same app without Headway.
 plain = Celery("plain", broker=URL, backend=URL, set_as_current=False)
 plain.conf.update(result_expires=EXPIRES)
 
-#: Sends the jobs. It has no result backend: Celery subscribes to the result of whatever it sends.
-courier = Celery("courier", broker=URL, set_as_current=False)
+#: Sends the jobs. It has no result backend: Celery subscribes to the result of each task it sends.
+sender = Celery("sender", broker=URL, set_as_current=False)
 
-Taken = dict[str, list[float]]
+Samples = dict[str, list[float]]
 
 P = ParamSpec("P")
 
 
 def job(measure: Callable[P, Any]) -> Callable[P, None]:
-    """A task that leaves what it measured in the list ``<its id>-measured``.
+    """A task that appends its samples to the list ``<its id>-samples``.
 
-    Not as its result: whoever waits for that with ``get`` is woken by every report, and takes the
-    machine's time from what is measured.
+    They are not its result: a caller that waits with ``get`` is woken by every report, and takes
+    time from the measurement.
     """
 
     @celery.task(name=f"benchmarks.{measure.__name__}", bind=True)
     @functools.wraps(measure)
-    def leaving(self: Any, *args: P.args, **kwargs: P.kwargs) -> None:
-        measured = measure(self, *args, **kwargs)
+    def wrapper(self: Any, *args: P.args, **kwargs: P.kwargs) -> None:
+        samples = measure(self, *args, **kwargs)
         with closing(redis.Redis.from_url(URL)) as client:
-            client.rpush(f"{self.request.id}-measured", json.dumps(measured))
+            client.rpush(f"{self.request.id}-samples", json.dumps(samples))
 
-    return leaving
+    return wrapper
 
 
-def sent(name: str, *args: object, task_id: str | None = None) -> Callable[..., Any]:
-    """Send a job to the worker; the answer waits for what it measured, ``timeout`` seconds at most."""
+def send_job(name: str, *args: object, task_id: str | None = None) -> Callable[[int], Any]:
+    """Send a job to the worker; the result waits ``timeout`` seconds for its samples."""
     task_id = task_id or uuid.uuid4().hex
-    courier.send_task(f"benchmarks.{name}", args, task_id=task_id)
+    sender.send_task(f"benchmarks.{name}", args, task_id=task_id)
 
-    def measured(timeout: int) -> Any:
-        with closing(
-            redis.Redis.from_url(URL, socket_timeout=None)
-        ) as client:  # redis-py 8's default is less than a job takes
-            found = client.blpop([f"{task_id}-measured"], timeout=timeout)
+    def wait(timeout: int) -> Any:
+        # redis-py 8 has a default timeout, which is shorter than a job.
+        with closing(redis.Redis.from_url(URL, socket_timeout=None)) as client:
+            found = client.blpop([f"{task_id}-samples"], timeout=timeout)
         if found is None:
-            raise TimeoutError(f"the job {name} measured nothing within {timeout} s")
+            raise TimeoutError(f"the job {name} has not finished within {timeout} s")
         return json.loads(found[1])
 
-    return measured
+    return wait
 
 
 @celery.task(name="benchmarks.nothing", ignore_result=True)
 def nothing() -> None:
-    """A task to be published."""
+    """A task to publish."""
 
 
 @plain.task(name="plain.nothing", ignore_result=True)
 def plain_nothing() -> None:
-    """The same task of the plain app."""
+    """The same task in the plain app."""
 
 
 @plain.task(name="plain.reporting", bind=True)
 def plain_reporting(self: Any) -> None:
-    """A task to report with as one does without Headway."""
+    """A task that reports without Headway."""
 
 
 @job
-def update(self: Any, quick: bool) -> Taken:
+def update(self: Any, size: str) -> Samples:
     """``progress.update`` beside ``tqdm.update``, both in a loop that only counts."""
     from tqdm import tqdm
 
@@ -128,18 +126,23 @@ def update(self: Any, quick: bool) -> Taken:
             report(number, count, "Importing", attributes)
 
     def theirs(count: int) -> None:
-        with open(os.devnull, "w") as nowhere, tqdm(total=count, file=nowhere) as bar:
+        with open(os.devnull, "w") as devnull, tqdm(total=count, file=devnull) as bar:
             step = bar.update
             for _ in range(count):
                 step(1)
 
-    ways = {"ours": ours, "message": with_message, "attributes": with_attributes, "tqdm": theirs}
-    return alternate(ways, quick=quick, count=CALLS[quick])
+    sides: dict[str, Side] = {
+        "ours": ours,
+        "message": with_message,
+        "attributes": with_attributes,
+        "tqdm": theirs,
+    }
+    return alternate(sides, Size(size), count=CALLS[Size(size)])
 
 
 @job
-def track(self: Any, quick: bool) -> Taken:
-    """``progress.track(rows)`` beside ``tqdm(rows)``, with a body that does nothing."""
+def track(self: Any, size: str) -> Samples:
+    """``progress.track(rows)`` beside ``tqdm(rows)``, with an empty body."""
     from tqdm import tqdm
 
     progress = headway.RequestContext.get().progress
@@ -149,91 +152,86 @@ def track(self: Any, quick: bool) -> Taken:
             pass
 
     def theirs(count: int) -> None:
-        with open(os.devnull, "w") as nowhere:
-            for _ in tqdm(range(count), file=nowhere):
+        with open(os.devnull, "w") as devnull:
+            for _ in tqdm(range(count), file=devnull):
                 pass
 
-    return alternate({"ours": ours, "tqdm": theirs}, quick=quick, count=CALLS[quick])
+    return alternate({"ours": ours, "tqdm": theirs}, Size(size), count=CALLS[Size(size)])
 
 
 @job
-def stored(self: Any, quick: bool, size: int) -> Taken:
-    """One report on its way to the server, ``size`` bytes of text in it, in as many ways as people
-    do it.
+def stored(self: Any, size: str, length: int) -> Samples:
+    """One report with ``length`` bytes of text, stored in several ways. The interval is `NEVER`.
 
-    ``store``: the guarded write alone, of bytes that are there; ``ours``: the whole way of an
-    update that is due, encoding included; ``set``: a plain SET of the same bytes; ``celery``:
-    ``update_state`` of a plain app; ``celery-progress``: its recorder on a task of that app (it
-    stores a description, no attributes).
+    ``store``: the guarded write of encoded bytes. ``ours``: an update that is due, with validation
+    and encoding. ``set``: a plain SET of the same bytes. ``celery``: ``update_state`` in the plain
+    app. ``celery-progress``: its recorder in that app (it stores a description and no attributes).
     """
-    attempt = self.request._headway
-    reporter = headway.RequestContext.get().progress
-    reporter.update(0, 1)  # the attempt's number is known from now on
-    message = "x" * min(size, 2000)
-    attributes = {"more": "y" * (size - 2000)} if size > 2000 else None
+    message = "x" * min(length, 2000)
+    attributes = {"more": "y" * (length - 2000)} if length > 2000 else None
+    progress = headway.RequestContext.get().progress
+    counter = itertools.count()
+    progress.update(next(counter), 1 << 60)  # the first report is written at once
+
+    def due_update() -> None:
+        progress.update(next(counter), 1 << 60, message, attributes)
+        progress.tick(time.monotonic())  # what the timer does when the interval is over
+
     meta = {"current": 1, "total": 10, "message": message, "attributes": attributes}
-    meta |= {"timestamp": int(time.time() * 1000), "rate": None, "attempt": attempt.number}
-    raw = self.backend.headway_record(self.request.id, meta, "PROGRESS", None, None)
+    meta |= {"timestamp": int(time.time() * 1000), "rate": None, "attempt": 1}
+    record = {"status": "PROGRESS", "result": meta, "traceback": None, "children": []}
+    raw = ResultBackend(celery).encode(record | {"date_done": None, "task_id": self.request.id})
     write = StateWrite(
         self.request.id,
         "PROGRESS",
         datetime.now(UTC),
-        attempt=attempt.number,
+        attempt=1,
         meta=meta,
         result=raw,
         expires=EXPIRES,
     )
-    store = attempt.installation.store
-    # Each report is a new one of one of many executions: of a single one most would be thinned out
-    # of its history, and cost less.
+    # Many executions in turn: most reports of a single one would be thinned out of its history,
+    # and cost less.
     writes = itertools.cycle(
-        replace(write, task_id=f"{self.request.id}-{n}", attempt=1) for n in range(EXECUTIONS)
+        replace(write, task_id=f"{self.request.id}-{n}") for n in range(EXECUTIONS)
     )
-    names = itertools.cycle(f"bench-set-{n}" for n in range(EXECUTIONS))
-    client = redis.Redis.from_url(URL)
+    keys = itertools.cycle(f"bench-set-{n}" for n in range(EXECUTIONS))
     plain_reporting.push_request(id=f"plain-{self.request.id}", called_directly=False, retries=0)
-    for _ in range(EXECUTIONS):
-        store.write(next(writes))
-    try:
-        return alternate(
-            {
-                "store": _times(lambda: store.write(next(writes))),
-                "ours": _times(lambda: attempt._store(meta)),
-                "set": _times(lambda: client.set(next(names), raw, ex=EXPIRES)),
-                "celery": _times(lambda: plain_reporting.update_state(state="PROGRESS", meta=meta)),
-            }
-            | _celery_progress(size),
-            quick=quick,
-        )
-    finally:
-        plain_reporting.pop_request()
-        client.close()
+    with closing(store_for(celery)) as store, closing(redis.Redis.from_url(URL)) as client:
+        for _ in range(EXECUTIONS):
+            store.write(next(writes))
+        try:
+            return alternate(
+                {
+                    "store": repeat(lambda: store.write(next(writes))),
+                    "ours": repeat(due_update),
+                    "set": repeat(lambda: client.set(next(keys), raw, ex=EXPIRES)),
+                    "celery": repeat(
+                        lambda: plain_reporting.update_state(state="PROGRESS", meta=meta)
+                    ),
+                }
+                | _celery_progress(length),
+                Size(size),
+            )
+        finally:
+            plain_reporting.pop_request()
 
 
-def _celery_progress(size: int) -> dict[str, Callable[[int], None]]:
+def _celery_progress(length: int) -> dict[str, Side]:
     try:
         from celery_progress.backend import ProgressRecorder
     except ImportError:
         return {}
     recorder = ProgressRecorder(plain_reporting)
-    return {"celery-progress": _times(lambda: recorder.set_progress(1, 10, "x" * size))}
-
-
-def _times(call: Callable[[], object]) -> Callable[[int], None]:
-    def repeated(count: int) -> None:
-        for _ in range(count):
-            call()
-
-    return repeated
+    return {"celery-progress": repeat(lambda: recorder.set_progress(1, 10, "x" * length))}
 
 
 @job
-def spoken(self: Any, rounds: int, each: int, pause: float, key: str) -> None:
-    """Tell the time to whoever watches: by ``progress.update``, and by a plain PUBLISH on ``key``
-    and on ``key-raw``, in turns.
+def send_timestamps(self: Any, rounds: int, each: int, pause: float, key: str) -> None:
+    """Send the time by ``progress.update``, by PUBLISH on ``key``, and by PUBLISH on ``key-raw``.
 
-    Says in the list ``key-ready`` that it runs, and begins when there is something in ``key``;
-    "end" is the last word on both channels.
+    Appends to the list ``key-ready`` when it runs, and starts when ``key`` has an element. "end" is
+    the last message on both channels.
     """
     progress = headway.RequestContext.get().progress
     with closing(redis.Redis.from_url(URL, socket_timeout=None)) as client:

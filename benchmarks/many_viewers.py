@@ -1,14 +1,12 @@
-"""What many viewers cost the web process, beside a server that does no more than to tell them (the
-``websockets`` library's own).
+"""What many viewers cost the web process, beside a server that only broadcasts (the `websockets`
+library's).
 
-The viewers are `tests.support.load_clients`'s, in processes of their own; what is measured is the
-server's.
+The viewers run in other processes (`tests.support.load_clients`). Only the server is measured.
 """
 
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 import threading
 import time
@@ -21,27 +19,33 @@ import redis
 import requests
 from websocket import WebSocket, create_connection
 
+from benchmarks.measure import Size
 from tests.support.fake_worker import FakeExecution, FakeWorker
 from tests.support.load_clients import LoadClients, ViewerSpec, raise_file_limit
 from tests.support.processes import Address, Process, WebServer
 from tests.support.wait import until
 
 APP = "benchmarks.web:create_app()"
+MESSAGE = "a message of the usual length, as a task would write it"
 
-#: Viewers of most of these; and of the largest crowd. Usually, and with --quick.
-VIEWERS = {False: 1000, True: 200}
-MOST = {False: 5000, True: 500}
-#: Rounds, and messages in one.
-ROUNDS = {False: 12, True: 3}
-MESSAGES = 20
-#: Seconds between two messages: enough for all viewers to be told, so that none is merged.
+#: Viewers of most benchmarks, and of `rest`.
+VIEWERS = {Size.FULL: 1000, Size.QUICK: 200, Size.SMOKE: 20}
+MOST = {Size.FULL: 5000, Size.QUICK: 500, Size.SMOKE: 20}
+#: Rounds, and messages in one round.
+ROUNDS = {Size.FULL: 12, Size.QUICK: 3, Size.SMOKE: 2}
+MESSAGES = {Size.FULL: 20, Size.QUICK: 20, Size.SMOKE: 3}
+#: Reports that `commands` counts.
+REPORTS = {Size.FULL: 150, Size.QUICK: 30, Size.SMOKE: 5}
+#: Seconds of `rest`.
+SECONDS = {Size.FULL: 20.0, Size.QUICK: 4.0, Size.SMOKE: 0.5}
+#: Seconds between two messages: enough for all viewers to get each one, so that none is merged.
 PAUSE = 0.05
-#: Seconds that a crowd may take to come.
-PATIENCE = 180.0
+#: Seconds for all viewers to connect, or to get an end.
+TIMEOUT = 180.0
 
 
 class Broadcast(Process):
-    """The other side, in a process of its own."""
+    """`baseline_broadcast` in its own process."""
 
     def __init__(self) -> None:
         super().__init__([sys.executable, "-m", "benchmarks.baseline_broadcast"], name="broadcast")
@@ -49,7 +53,7 @@ class Broadcast(Process):
         self._control: WebSocket | None = None
 
     def wait_ready(self) -> None:
-        """It says its port."""
+        """Wait until it prints its port."""
         self.address = ("127.0.0.1", int(self.wait_log(r"^port (\d+)$")[1]))
         self._control = create_connection(f"ws://127.0.0.1:{self.address[1]}/control", timeout=60)
 
@@ -58,81 +62,76 @@ class Broadcast(Process):
             self._control.shutdown()
         super().close()
 
-    def tell(self, bodies: list[str]) -> None:
-        """Tell all of it to all."""
+    def send(self, bodies: list[str]) -> None:
+        """Send each body to all viewers."""
         assert self._control is not None
         self._control.send(json.dumps({"bodies": bodies, "pause": PAUSE}))
         self._control.recv()
 
 
-class Side:
-    """One server, and a crowd that looks at one execution."""
+class ViewedServer:
+    """A server, and viewers that all watch one execution."""
 
     def __init__(
         self,
         process: psutil.Process,
-        look: ViewerSpec,
-        fleet: LoadClients,
-        tell: Callable[[int], None],
+        spec: ViewerSpec,
+        clients: LoadClients,
+        send: Callable[[int], None],
     ) -> None:
-        self.process, self._look, self._fleet, self._tell = process, look, fleet, tell
-        self._told = 0
+        self._process, self._spec, self._clients, self._send = process, spec, clients, send
+        self._group = spec.path
+        self._sent = 0
 
     @property
     def cpu(self) -> float:
-        """Seconds of a processor that the server has used."""
-        times = self.process.cpu_times()
+        """Processor time of the server, seconds."""
+        times = self._process.cpu_times()
         return float(times.user + times.system)
 
     @property
     def memory(self) -> int:
-        """Bytes that it holds."""
-        return int(self.process.memory_info().rss)
+        """Resident memory of the server, bytes."""
+        return int(self._process.memory_info().rss)
 
-    def come(self, count: int) -> None:
-        """So many more viewers; returns when each has been told something."""
-        there = self._fleet.tally(self._group).open
-        self._fleet.open(self._look, self._group, count)
+    def connect(self, count: int) -> None:
+        """Connect more viewers; returns when each has its first frame."""
+        total = self._clients.tally(self._group).open + count
+        self._clients.open(self._spec, self._group, count)
         until(
-            lambda: self._fleet.tally(self._group).open == there + count,
-            within=PATIENCE,
-            what=f"{count} viewers to be there",
+            lambda: self._clients.tally(self._group).open == total,
+            within=TIMEOUT,
+            what=f"{count} viewers to connect",
         )
 
-    def go(self) -> None:
-        """All leave; returns when they have."""
-        self._fleet.forget(self._group)
+    def disconnect(self) -> None:
+        """Disconnect all viewers."""
+        self._clients.forget(self._group)
 
     @property
-    def ends(self) -> int:
-        """How many were told that it is completed."""
-        return self._fleet.tally(self._group).ends["completed"]
+    def completed(self) -> int:
+        """Viewers that got the ``completed`` frame."""
+        return self._clients.tally(self._group).ends["completed"]
 
-    def tell(self, messages: int) -> int:
-        """Tell so many reports to all, and wait until all have the last; returns how many frames
-        that were.
-        """
+    def send(self, messages: int) -> int:
+        """Send reports and wait until all viewers have the last one; returns their frames."""
         before = self._frames()
-        self._tell(messages)
-        self._told += messages
-        until(self._all_told, within=60, what="the last report to be everywhere")
+        self._send(messages)
+        self._sent += messages
+        until(self._all_received, within=60, what="the last report to reach all viewers")
         return self._frames() - before
 
-    @property
-    def _group(self) -> str:
-        return self._look.path
-
     def _frames(self) -> int:
-        return self._fleet.tally(self._group).frames["progress"]
+        return self._clients.tally(self._group).frames["progress"]
 
-    def _all_told(self) -> bool:
-        tally = self._fleet.tally(self._group)
-        return tally.currents[float(self._told)] == tally.open
+    def _all_received(self) -> bool:
+        tally = self._clients.tally(self._group)
+        return tally.currents[float(self._sent)] == tally.open
 
 
-class Stage:
-    """Headway and, where it is wanted, the other side, each with viewers of its own. A context
-    manager.
+class Servers:
+    """Headway (``ours``) and, with ``baseline``, the broadcast server (``theirs``), each with its
+    own viewers. A context manager.
     """
 
     def __init__(
@@ -140,36 +139,34 @@ class Stage:
         url: str,
         kind: Literal["gevent", "gthread"] = "gevent",
         *,
-        seats: int,
-        other: bool = True,
+        viewers: int,
+        baseline: bool = True,
     ) -> None:
-        self._url, self._kind, self._seats, self._other = url, kind, seats, other
-        self._said = 0
+        self._url, self._kind, self._viewers, self._baseline = url, kind, viewers, baseline
+        self._reports = 0
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         raise_file_limit()
-        room = str(self._seats * 3 // 2)
-        args = ["--worker-connections", room] if self._kind == "gevent" else ["--threads", room]
+        limit = str(self._viewers * 3 // 2 + 10)
+        option = "--worker-connections" if self._kind == "gevent" else "--threads"
         with ExitStack() as stack:
-            #: The web server with Headway.
             self.server = stack.enter_context(
-                WebServer(self._kind, APP, {"BENCH_URL": self._url}, args)
+                WebServer(self._kind, APP, {"BENCH_URL": self._url}, [option, limit])
             )
-            fleet = stack.enter_context(LoadClients())
-            #: The execution that all look at.
-            self.run: FakeExecution = FakeWorker.on(self._url).begin()
+            clients = stack.enter_context(LoadClients())
+            self.execution: FakeExecution = FakeWorker.on(self._url).begin()
             (worker,) = self.server.descendants()
-            look = ViewerSpec(self.server.address, f"/api/v1/executions/{self.run.id}/progress/ws")
-            self.ours = Side(worker, look, fleet, self._report)
-            if self._other:
+            self.path = f"/api/v1/executions/{self.execution.id}"
+            spec = ViewerSpec(self.server.address, f"{self.path}/progress/ws")
+            self.ours = ViewedServer(worker, spec, clients, self._report)
+            if self._baseline:
                 broadcast = stack.enter_context(Broadcast())
-                look = ViewerSpec(broadcast.address, f"/{self.run.id}")
-                self.theirs = Side(
+                self.theirs = ViewedServer(
                     psutil.Process(broadcast.pid),
-                    look,
+                    ViewerSpec(broadcast.address, f"/{self.execution.id}"),
                     stack.enter_context(LoadClients()),
-                    self._same(broadcast),
+                    self._same_frames(broadcast),
                 )
             self._stack = stack.pop_all()
         return self
@@ -180,163 +177,156 @@ class Stage:
     def _report(self, messages: int) -> None:
         pause = threading.Event()
         for _ in range(messages):
-            self._said += 1
-            self.run.report(self._said, 10_000, "a report of usual length, as a task would make it")
+            self._reports += 1
+            self.execution.report(self._reports, 10_000, MESSAGE)
             pause.wait(PAUSE)
 
-    def _same(self, broadcast: Broadcast) -> Callable[[int], None]:
-        """Frames as long as ours, to the byte."""
-        with closing(
-            create_connection(
-                f"{self.server.ws_url}/api/v1/executions/{self.run.id}/progress/ws", timeout=30
-            )
-        ) as viewer:
+    def _same_frames(self, broadcast: Broadcast) -> Callable[[int], None]:
+        """Sends frames of the same length as Headway's."""
+        address = f"{self.server.ws_url}{self.path}/progress/ws"
+        with closing(create_connection(address, timeout=30)) as viewer:
             viewer.recv()
-            self.run.report(0.5, 10_000, "a report of usual length, as a task would make it")
+            self.execution.report(0.5, 10_000, MESSAGE)
             body = json.loads(viewer.recv())
-        said = 0
+        sent = 0
 
-        def tell(messages: int) -> None:
-            nonlocal said
+        def send(messages: int) -> None:
+            nonlocal sent
             bodies = []
             for _ in range(messages):
-                said += 1
-                body["progress"]["current"] = said
+                sent += 1
+                body["progress"]["current"] = sent
                 bodies.append(json.dumps(body, separators=(",", ":")))
-            broadcast.tell(bodies)
+            broadcast.send(bodies)
 
-        tell(0)
-        broadcast.tell([json.dumps(body | {"type": "status"}, separators=(",", ":"))])
-        return tell
+        broadcast.send([json.dumps(body | {"type": "status"}, separators=(",", ":"))])
+        return send
 
 
-def delivery(url: str, *, quick: bool) -> dict[str, list[float]]:
-    """Seconds of the server's processor for one frame that reached one viewer, per round and side."""
-    taken: dict[str, list[float]] = {"ours": [], "theirs": []}
-    with Stage(url, seats=VIEWERS[quick]) as stage:
-        sides = {"ours": stage.ours, "theirs": stage.theirs}
+def delivery(url: str, size: Size) -> dict[str, list[float]]:
+    """Processor time of the server per frame and viewer, seconds, for each round and side."""
+    samples: dict[str, list[float]] = {"ours": [], "theirs": []}
+    with Servers(url, viewers=VIEWERS[size]) as servers:
+        sides = {"ours": servers.ours, "theirs": servers.theirs}
         for side in sides.values():
-            side.come(VIEWERS[quick])
-            side.tell(MESSAGES)
-        for number in range(ROUNDS[quick]):
+            side.connect(VIEWERS[size])
+            side.send(MESSAGES[size])
+        for number in range(ROUNDS[size]):
             for name in sorted(sides, reverse=bool(number % 2)):
                 side = sides[name]
                 before = side.cpu
-                frames = side.tell(MESSAGES)
-                taken[name].append((side.cpu - before) / frames)
-    return taken
+                frames = side.send(MESSAGES[size])
+                samples[name].append((side.cpu - before) / frames)
+    return samples
 
 
-def handshake(url: str, *, quick: bool) -> dict[str, list[float]]:
-    """Seconds of the server's processor until a viewer has been told its first frame, per round and
-    side.
+def handshake(url: str, size: Size) -> dict[str, list[float]]:
+    """Processor time of the server until a new viewer has its first frame, seconds, for each round
+    and side.
     """
-    taken: dict[str, list[float]] = {"ours": [], "theirs": []}
-    count = VIEWERS[quick] // 4
-    with Stage(url, seats=VIEWERS[quick]) as stage:
-        sides = {"ours": stage.ours, "theirs": stage.theirs}
-        for number in range(ROUNDS[quick] // 2 + 2):
+    samples: dict[str, list[float]] = {"ours": [], "theirs": []}
+    count = VIEWERS[size] // 4
+    with Servers(url, viewers=VIEWERS[size]) as servers:
+        sides = {"ours": servers.ours, "theirs": servers.theirs}
+        for number in range(ROUNDS[size] // 2 + 2):
             for name in sorted(sides, reverse=bool(number % 2)):
                 side = sides[name]
                 before = side.cpu
-                side.come(count)
-                if number:  # the first is to warm up
-                    taken[name].append((side.cpu - before) / count)
-                side.go()
-    return taken
+                side.connect(count)
+                if number:  # the first round warms up
+                    samples[name].append((side.cpu - before) / count)
+                side.disconnect()
+    return samples
 
 
-def memory(url: str, *, quick: bool) -> dict[str, float]:
-    """Bytes of the server for one viewer that looks on and has been told some reports."""
-    count, taken = VIEWERS[quick], {}
-    for kind in ("gevent", "gthread"):
-        with Stage(url, kind, seats=count + 50, other=kind == "gevent") as stage:
-            taken[kind] = _held(stage.ours, count)
-            if kind == "gevent":
-                taken["theirs"] = _held(stage.theirs, count)
-    return taken
+def memory(url: str, size: Size) -> dict[str, float]:
+    """Memory of the server per viewer that has received reports, bytes."""
+    count = VIEWERS[size]
+    with Servers(url, viewers=count + 50) as servers:
+        samples = {
+            "theirs": _memory_each(servers.theirs, count),
+            "gevent": _memory_each(servers.ours, count),
+        }
+    with Servers(url, "gthread", viewers=count + 50, baseline=False) as servers:
+        samples["gthread"] = _memory_each(servers.ours, count)
+    return samples
 
 
-def _held(side: Side, count: int) -> float:
-    side.come(20)  # what is made on first use is no viewer's
-    side.tell(2)
-    before = side.memory
-    side.come(count)
-    side.tell(5)
-    return (side.memory - before) / count
+def _memory_each(server: ViewedServer, count: int) -> float:
+    server.connect(20)  # the first viewers also pay for what is created on first use
+    server.send(2)
+    before = server.memory
+    server.connect(count)
+    server.send(5)
+    return (server.memory - before) / count
 
 
-def commands(url: str, *, quick: bool) -> dict[int, float]:
-    """Commands that the server of the backend has answered for each of ten reports a second, by the
-    number of viewers.
-
-    For a report, not in a second: a busy machine makes fewer of both.
+def commands(url: str, size: Size) -> dict[int, float]:
+    """Commands that the Redis server processes per report, by number of viewers. Ten reports per
+    second; per report and not per second, because a busy machine makes fewer of both.
     """
-    taken: dict[int, float] = {}
-    reports = 30 if quick else 150
+    samples: dict[int, float] = {}
+    pause = threading.Event()
     with (
-        Stage(url, seats=VIEWERS[quick], other=False) as stage,
+        Servers(url, viewers=VIEWERS[size], baseline=False) as servers,
         closing(redis.Redis.from_url(url)) as client,
     ):
-        pause = threading.Event()
-        for count in (1, VIEWERS[quick]):
-            stage.ours.come(count - len(taken))
+        for count in (1, VIEWERS[size]):
+            servers.ours.connect(count - len(samples))
             before = client.info("stats")["total_commands_processed"]
-            for _ in range(reports):
-                stage.ours.tell(1)
+            for _ in range(REPORTS[size]):
+                servers.ours.send(1)
                 pause.wait(0.1 - PAUSE)
-            asked = client.info("stats")["total_commands_processed"] - before - 1
-            taken[count] = asked / reports
-    return taken
+            processed = client.info("stats")["total_commands_processed"] - before - 1
+            samples[count] = processed / REPORTS[size]
+    return samples
 
 
-def rest(url: str, *, quick: bool) -> dict[str, list[float]]:
-    """Seconds of one GET of an execution: beside the largest crowd with two reports a second, and
-    at a server without any.
+def rest(url: str, size: Size) -> dict[str, list[float]]:
+    """Seconds of a GET of an execution: on a server with `MOST` viewers and two reports per second,
+    and on a server without viewers.
 
-    Raises ``AssertionError`` where one of the crowd wasn't told the end.
+    Raises ``AssertionError`` if a viewer does not get the end.
     """
-    taken: dict[str, list[float]] = {"ours": [], "empty": []}
-    count = MOST[quick]
+    samples: dict[str, list[float]] = {"ours": [], "idle": []}
+    count = MOST[size]
     with (
-        Stage(url, seats=count, other=False) as stage,
-        WebServer("gevent", APP, {"BENCH_URL": url}) as empty,
+        Servers(url, viewers=count, baseline=False) as servers,
+        WebServer("gevent", APP, {"BENCH_URL": url}) as idle,
         requests.Session() as session,
     ):
-        stage.ours.come(count)
-        path = f"/api/v1/executions/{stage.run.id}"
-        with reporting(stage.run):
-            until_then = time.monotonic() + (4 if quick else 20)
-            while time.monotonic() < until_then:
-                for name, server in (("ours", stage.server), ("empty", empty)):
-                    begin = time.perf_counter()
-                    assert session.get(server.url + path, timeout=60).status_code == 200
-                    taken[name].append(time.perf_counter() - begin)
-        stage.run.succeed()
-        until(lambda: stage.ours.ends == count, within=PATIENCE, what="all to be told the end")
-    return taken
+        servers.ours.connect(count)
+        with reporting(servers.execution):
+            deadline = time.monotonic() + SECONDS[size]
+            while time.monotonic() < deadline:
+                for name, server in (("ours", servers.server), ("idle", idle)):
+                    start = time.perf_counter()
+                    assert session.get(server.url + servers.path, timeout=60).status_code == 200
+                    samples[name].append(time.perf_counter() - start)
+        servers.execution.succeed()
+        until(
+            lambda: servers.ours.completed == count,
+            within=TIMEOUT,
+            what="the end to reach all viewers",
+        )
+    return samples
 
 
 @contextmanager
-def reporting(run: FakeExecution) -> Iterator[None]:
-    """Two reports a second, for the block."""
-    over = threading.Event()
+def reporting(execution: FakeExecution) -> Iterator[None]:
+    """Reports twice per second within the block."""
+    stop = threading.Event()
 
     def report() -> None:
         number = 0
-        while not over.wait(0.5):
+        while not stop.wait(0.5):
             number += 1
-            run.report(number, 10_000, "a report of usual length, as a task would make it")
+            execution.report(number, 10_000, MESSAGE)
 
     thread = threading.Thread(target=report)
     thread.start()
     try:
         yield
     finally:
-        over.set()
+        stop.set()
         thread.join()
-
-
-def percentile(taken: list[float], percent: int) -> float:
-    """Of samples."""
-    return statistics.quantiles(taken, n=100)[percent - 1]

@@ -1,81 +1,104 @@
-"""Measuring two or more ways to do one thing, so that the machine's moods hit all of them alike."""
+"""Times two or more ways to do one thing in alternating rounds, so that disturbances hit all."""
 
 from __future__ import annotations
 
 import gc
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
-#: Does it n times; what that takes is measured.
+#: Does the work ``n`` times. The whole call is timed.
 Side = Callable[[int], object]
 
-#: Seconds that one side is given in one round, and how many rounds there are: usually, and with
-#: --quick. Many short ones, so that on a busy machine some of them are left alone.
-SPAN = 0.015
-ROUNDS = {False: 90, True: 20}
+
+class Size(StrEnum):
+    """How much is measured. ``SMOKE`` only shows that the benchmarks run."""
+
+    FULL = "full"
+    QUICK = "quick"
+    SMOKE = "smoke"
+
+
+#: Seconds of one side in one round, and the number of rounds. Many short rounds, so that on a busy
+#: machine some of them are not disturbed.
+SECONDS = 0.015
+ROUNDS = {Size.FULL: 90, Size.QUICK: 20, Size.SMOKE: 2}
 
 
 def alternate(
-    sides: Mapping[str, Side], *, quick: bool, count: int | None = None
+    sides: Mapping[str, Side], size: Size, *, count: int | None = None
 ) -> dict[str, list[float]]:
-    """Seconds a call, per round and side.
+    """Seconds per call, for each side and round.
 
-    Each round runs every side once, each round beginning with another one: what drifts (heat, other
-    processes, a database that grows) falls on all. Each side is warmed up first, and does ``count``
-    calls, or as many as fit into the span.
+    Each round runs every side once, and starts with another side than the round before: a drift
+    (heat, other processes, a growing database) affects all sides alike. Each side is warmed up
+    first. It does ``count`` calls per round, or as many as fit into `SECONDS`.
     """
-    counts = {name: count or _calibrated(side, SPAN) for name, side in sides.items()}
+    if size is Size.SMOKE:
+        count = count or 5
+    counts = {name: count or _calibrate(side, SECONDS) for name, side in sides.items()}
     names = list(sides)
-    taken: dict[str, list[float]] = {name: [] for name in names}
+    samples: dict[str, list[float]] = {name: [] for name in names}
     gc.collect()
-    gc.disable()  # a collection would hit whoever is at it
+    gc.disable()  # a collection would add to one side at random
     try:
-        for number in range(ROUNDS[quick]):
-            turn = number % len(names)
-            for name in names[turn:] + names[:turn]:
-                taken[name].append(_timed(sides[name], counts[name]) / counts[name])
+        for number in range(ROUNDS[size]):
+            first = number % len(names)
+            for name in names[first:] + names[:first]:
+                samples[name].append(_timed(sides[name], counts[name]) / counts[name])
     finally:
         gc.enable()
-    return taken
+    return samples
+
+
+def repeat(call: Callable[[], object]) -> Side:
+    """A side that makes one call ``n`` times."""
+
+    def repeated(count: int) -> None:
+        for _ in range(count):
+            call()
+
+    return repeated
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times of theirs ours takes."""
+    """The cost of our side divided by the cost of the other side."""
 
-    #: Over all rounds: the median, and the quartiles around it.
+    #: Over all rounds: median and quartiles.
     median: float
     low: float
     high: float
-    #: The fastest rounds of both (the tenth part) against each other: what is left when nothing
-    #: else disturbs.
+    #: The fastest tenth of our rounds divided by that of the other side: without disturbances.
     best: float
 
 
 def ratio(ours: list[float], theirs: list[float]) -> Ratio:
     """Compare two sides of one `alternate`."""
-    low, middle, high = statistics.quantiles(
-        [a / b for a, b in zip(ours, theirs, strict=True)], n=4
-    )
-    return Ratio(
-        middle,
-        low,
-        high,
-        statistics.quantiles(ours, n=10)[0] / statistics.quantiles(theirs, n=10)[0],
-    )
+    rounds = [divide(a, b) for a, b in zip(ours, theirs, strict=True)]
+    low, median, high = statistics.quantiles(rounds, n=4)
+    fastest = [statistics.quantiles(side, n=10)[0] for side in (ours, theirs)]
+    return Ratio(median, low, high, divide(*fastest))
 
 
-def _calibrated(side: Side, span: float) -> int:
+def divide(ours: float, theirs: float) -> float:
+    """The ratio; infinite if the other side was too short to be measured (`Size.SMOKE`)."""
+    return ours / theirs if theirs else math.inf
+
+
+def _calibrate(side: Side, seconds: float) -> int:
+    """The number of calls that take ``seconds``."""
     side(10)
     count = 10
-    while (taken := _timed(side, count)) < span / 4:
+    while (elapsed := _timed(side, count)) < seconds / 4:
         count *= 4
-    return max(1, round(count * span / taken))
+    return max(1, round(count * seconds / elapsed))
 
 
 def _timed(side: Side, count: int) -> float:
-    begin = time.perf_counter()
+    start = time.perf_counter()
     side(count)
-    return time.perf_counter() - begin
+    return time.perf_counter() - start

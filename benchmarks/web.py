@@ -1,4 +1,4 @@
-"""The web side of the benchmarks: nothing but the extension."""
+"""The web app of the benchmarks: Headway and nothing else."""
 
 from __future__ import annotations
 

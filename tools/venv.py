@@ -3,8 +3,15 @@
     python3 tools/venv.py service    what the service needs: requirements.txt
     python3 tools/venv.py dev        also tests and lint: requirements-dev.txt
     python3 tools/venv.py bench      also the benchmarks' baselines: requirements-bench.txt
+    python3 tools/venv.py docs       also the generator of the docs site: requirements-docs.txt
     python3 tools/venv.py faults     like dev, and an older Celery in its own folder:
                                      requirements-celery56.txt
+
+Two kinds have another folder than .venv, because they replace packages of it:
+
+    python3 tools/venv.py lowest     .venv-lowest: like dev, with the lowest supported versions:
+                                     requirements-lowest.txt
+    python3 tools/venv.py newest     .venv-3.13 (for Python 3.13): like dev, for another Python
 
 A stamp file remembers what is installed, so the second call is instant and needs no network. Two
 calls at the same time wait for each other. HEADWAY=dist/x.whl installs that wheel instead of the
@@ -26,17 +33,24 @@ from pathlib import Path
 
 OLDEST = (3, 11)
 ROOT = Path(__file__).resolve().parent.parent
-VENV = ROOT / ".venv"
+#: Kinds with another folder than .venv.
+FOLDERS = {"lowest": ".venv-lowest", "newest": ".venv-{}.{}".format(*sys.version_info)}
+VENV = ROOT / FOLDERS.get(sys.argv[-1], ".venv")
 PYTHON = VENV / "bin" / "python"
 LISTS = {
     "service": ["requirements.txt"],
     "dev": ["requirements.txt", "requirements-dev.txt"],
     "bench": ["requirements.txt", "requirements-dev.txt", "requirements-bench.txt"],
+    "docs": ["requirements.txt", "requirements-dev.txt", "requirements-docs.txt"],
     "faults": ["requirements.txt", "requirements-dev.txt", "requirements-celery56.txt"],
+    "lowest": ["requirements.txt", "requirements-dev.txt", "requirements-lowest.txt"],
+    "newest": ["requirements.txt", "requirements-dev.txt"],
 }
 #: Lists that are installed into a folder of .venv. Tests put the folder on PYTHONPATH, and share
 #: all other packages.
 OVERLAYS = {"requirements-celery56.txt": "celery-5.6"}
+#: Installed after the other lists, because it contradicts their pins.
+LOWEST = "requirements-lowest.txt"
 
 
 def main(kind):
@@ -64,11 +78,11 @@ def create():
             f"This Python has no {' and '.join(missing)}. "
             "On Debian and Ubuntu: apt install python3-venv"
         )
-    say("creating .venv")
+    say(f"creating {VENV.name}")
     result = subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=False)
     if result.returncode:
         stop(
-            "Python could not create .venv (see above). "
+            f"Python could not create {VENV.name} (see above). "
             "On Debian and Ubuntu: apt install python3-venv"
         )
 
@@ -78,11 +92,16 @@ def install(kind):
     say("installing dependencies (only this first call needs the network)")
     pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     lists = [
-        word for name in LISTS[kind] if name not in OVERLAYS for word in ("-r", str(ROOT / name))
+        word
+        for name in LISTS[kind]
+        if name not in OVERLAYS and name != LOWEST
+        for word in ("-r", str(ROOT / name))
     ]
     wheel = os.environ.get("HEADWAY")
     # With the build requirements installed, the editable install needs no network.
     steps = [[*pip, *build_requirements(), *lists]]
+    if LOWEST in LISTS[kind]:
+        steps.append([*pip, "-r", str(ROOT / LOWEST)])
     if wheel:
         steps.append([*pip, "--no-deps", "--force-reinstall", str(Path(wheel).resolve())])
     else:

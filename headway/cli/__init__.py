@@ -1,5 +1,5 @@
-"""The command line: ``celery -A proj headway CMD``, and ``headway --url URL CMD``.
+"""The command line: ``celery -A proj headway COMMAND``, and ``headway --url URL COMMAND``.
 
-Imported by every ``celery`` command, a worker's too (it is a plug-in of Celery's): what a command
-needs is imported when it runs.
+Celery loads this plug-in in every ``celery`` command, also in a worker. Therefore each command
+imports what it needs when it runs.
 """

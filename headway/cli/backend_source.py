@@ -1,6 +1,4 @@
-"""Executions from the result backend of a Celery app: its store, its feed, its control. No server
-is needed.
-"""
+"""Executions from the result backend of a Celery app, without a server."""
 
 from __future__ import annotations
 
@@ -14,6 +12,7 @@ from typing import Any, Self
 from headway.backends import feed_for, store_for
 from headway.cancellation import request_cancel
 from headway.cli.source import SourceError, Update
+from headway.core.registry import Snapshot
 from headway.core.states import resolve
 from headway.errors import ExecutionExpired, ExecutionNotFound, Unavailable
 from headway.feeds.base import Feed
@@ -21,25 +20,20 @@ from headway.models import Execution, History, Query
 from headway.stores.base import Store
 from headway.stores.result_backend import check_readable
 
-#: Executions of one page of the store, and of one read.
-PAGE = 200
-#: Seconds between two looks at everything: no message tells that signs of life have stopped (as in
-#: ``server/hub.py``).
-SWEEP = 2.0
-#: Seconds until a result backend that is away is asked again.
-RETRY = 1.0
+#: Executions per page of the store, and per read.
+PAGE_SIZE = 200
+#: Seconds between two reads of all executions: no message reports that heartbeats have stopped (as
+#: in ``server/streams/hub.py``).
+SWEEP_INTERVAL = 2.0
+#: Seconds between two attempts during an outage.
+RETRY_INTERVAL = 1.0
 
 
-def utc_now() -> datetime:
-    """The clock, unless another one is given."""
-    return datetime.now(UTC)
+class BackendSource:
+    """An `ExecutionSource` over store, feed and cancellation. ``allow_pickle`` is the server's
+    setting; ``store``, ``feed`` and ``clock`` are arguments for tests.
 
-
-class Direct:
-    """See the module's text. ``allow_pickle`` as the server's setting; ``store``, ``feed`` and
-    ``clock`` are for tests.
-
-    Raises ``ConfigurationError`` for a backend that no other process can read.
+    Raises ``ConfigurationError`` for a backend that other processes can't read.
     """
 
     def __init__(
@@ -49,7 +43,7 @@ class Direct:
         allow_pickle: bool = False,
         store: Store | None = None,
         feed: Feed | None = None,
-        clock: Callable[[], datetime] = utc_now,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         if store is None:
             check_readable(app, allow_pickle=allow_pickle)
@@ -70,121 +64,116 @@ class Direct:
         self._store.close()
 
     def get(self, execution_id: str) -> Execution:
-        """See `Source.get`."""
+        """See `ExecutionSource.get`."""
         return resolve(self._store.read([execution_id])[0], self._clock())
 
     def history(self, execution_id: str) -> History:
-        """See `Source.history`."""
+        """See `ExecutionSource.history`."""
         return self._store.history(execution_id)
 
     def list(self, query: Query, limit: int | None) -> Iterator[Execution]:
-        """See `Source.list`."""
-        left = limit
-        while left is None or left > 0:
-            page = self._store.query(
-                replace(query, limit=PAGE if left is None else min(left, PAGE))
-            )
+        """See `ExecutionSource.list`."""
+        remaining = limit
+        while remaining is None or remaining > 0:
+            page_size = PAGE_SIZE if remaining is None else min(remaining, PAGE_SIZE)
+            page = self._store.query(replace(query, limit=page_size))
             for snapshot in page.snapshots:
                 try:
                     yield resolve(snapshot, self._clock())
                 except (ExecutionNotFound, ExecutionExpired):
-                    continue  # it went while the page was made
-            left = None if left is None else left - len(page.snapshots)
+                    continue  # it expired while the page was read
+            remaining = None if remaining is None else remaining - len(page.snapshots)
             if page.cursor is None:
                 return
             query = replace(query, cursor=page.cursor)
 
     def cancel(self, execution_id: str, *, terminate: bool) -> Execution:
-        """See `Source.cancel`."""
+        """See `ExecutionSource.cancel`."""
         return request_cancel(
             self._app, self._store, execution_id, terminate=terminate, at=self._clock()
         )
 
     def follow(self, execution_ids: Sequence[str]) -> Iterator[Update]:
-        """See `Source.follow`."""
+        """See `ExecutionSource.follow`."""
         feed = self._feed if self._feed is not None else feed_for(self._app, self._store)
         inbox = _Inbox(execution_ids)
         feed.listen(inbox)
-        shown: dict[str, Execution | None] = dict.fromkeys(execution_ids)
-        away = False
+        current: dict[str, Execution | None] = dict.fromkeys(execution_ids)
+        unavailable = False
         try:
-            for execution_id in shown:
+            for execution_id in current:
                 try:
                     feed.watch(execution_id)
                 except Unavailable:
-                    inbox.lost()  # it is watched all the same once the feed is back
-            while shown:
-                stale = [
-                    execution_id
-                    for execution_id in inbox.take(RETRY if away else SWEEP) or shown
-                    if execution_id in shown
-                ]
+                    inbox.lost()  # the feed watches it after it has reconnected
+            while current:
+                changed = inbox.take(RETRY_INTERVAL if unavailable else SWEEP_INTERVAL)
                 try:
-                    if inbox.cut:
+                    if inbox.disconnected:
                         raise Unavailable
-                    parts = [stale[start : start + PAGE] for start in range(0, len(stale), PAGE)]
-                    snapshots = [snapshot for part in parts for snapshot in self._store.read(part)]
+                    snapshots = self._read([each for each in changed or current if each in current])
                 except Unavailable as exc:
-                    if not away:
+                    if not unavailable:
                         yield SourceError(f"{exc}; trying again")
-                    away = True
+                    unavailable = True
                     continue
-                away = False
+                unavailable = False
                 for snapshot in snapshots:
                     try:
                         execution = resolve(snapshot, self._clock())
                     except (ExecutionNotFound, ExecutionExpired) as exc:
-                        del shown[snapshot.task_id]
+                        del current[snapshot.task_id]
                         yield SourceError.of(exc)
                         continue
-                    changed, shown[execution.execution_id] = (
-                        execution != shown[execution.execution_id],
-                        execution,
-                    )
+                    execution_id = execution.execution_id
+                    before, current[execution_id] = current[execution_id], execution
                     if execution.status.terminal:
-                        del shown[execution.execution_id]
-                        feed.unwatch(execution.execution_id)
-                    if changed:
+                        del current[execution_id]
+                        feed.unwatch(execution_id)
+                    if execution != before:
                         yield execution
         finally:
             feed.close()
 
+    def _read(self, ids: Sequence[str]) -> Sequence[Snapshot]:
+        parts = [ids[start : start + PAGE_SIZE] for start in range(0, len(ids), PAGE_SIZE)]
+        return [snapshot for part in parts for snapshot in self._store.read(part)]
+
 
 class _Inbox:
-    """What has changed since it was last asked; a `feeds.base.Listener`."""
+    """Collects the ids of changed executions; a `feeds.base.Listener`."""
 
     def __init__(self, execution_ids: Sequence[str]) -> None:
-        self._changed = threading.Condition()
-        self._stale = dict.fromkeys(execution_ids)
-        #: The feed is cut off: what the store says may be old the next moment, and nobody would
-        #: tell.
-        self.cut = False
+        self._condition = threading.Condition()
         self._all = dict.fromkeys(execution_ids)
+        self._changed = dict(self._all)
+        #: The feed has no connection. What the store returns may become stale without a message.
+        self.disconnected = False
 
-    def take(self, within: float) -> Sequence[str]:
-        """What is to be read; nothing after that many seconds without a word."""
-        with self._changed:
-            if not self._stale:
-                self._changed.wait(within)
-            found, self._stale = list(self._stale), {}
-            return found
+    def take(self, timeout: float) -> Sequence[str]:
+        """The ids that changed since the last call; empty after ``timeout`` seconds without one."""
+        with self._condition:
+            if not self._changed:
+                self._condition.wait(timeout)
+            changed, self._changed = list(self._changed), {}
+            return changed
 
     def changed(self, task_id: str, meta: Mapping[str, Any] | None) -> None:
         """See `feeds.base.Listener`."""
-        with self._changed:
-            self._stale[task_id] = None
-            self._changed.notify()
+        with self._condition:
+            self._changed[task_id] = None
+            self._condition.notify()
 
     def lost(self) -> None:
         """See `feeds.base.Listener`."""
-        with self._changed:
-            self.cut = True
-            self._stale |= self._all
-            self._changed.notify()
+        self._set(disconnected=True)
 
     def restored(self) -> None:
         """See `feeds.base.Listener`."""
-        with self._changed:
-            self.cut = False
-            self._stale |= self._all
-            self._changed.notify()
+        self._set(disconnected=False)
+
+    def _set(self, *, disconnected: bool) -> None:
+        with self._condition:
+            self.disconnected = disconnected
+            self._changed |= self._all
+            self._condition.notify()

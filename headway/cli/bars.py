@@ -1,4 +1,4 @@
-"""Bars on a terminal, many at once."""
+"""Progress bars on a terminal, one row per execution."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from headway.models import Execution, Phase, Status
 
 #: Characters of a bar.
 WIDTH = 18
-#: Phases in which nothing is being done: a bar that moved would say otherwise.
-STILL = (Phase.QUEUED, Phase.RETRYING, Phase.STALLED)
+#: Phases in which nothing runs: the bar must not move.
+IDLE = (Phase.QUEUED, Phase.RETRYING, Phase.STALLED)
 
 
-class Bars:
-    """A `screens.Screen`."""
+class BarDisplay:
+    """A `display.Display` with bars."""
 
     def __init__(
         self, console: Console | None = None, monotonic: Callable[[], float] = time.monotonic
@@ -36,11 +36,11 @@ class Bars:
         self._rows: dict[str, TaskID] = {}
 
     def open(self) -> AbstractContextManager[object]:
-        """See `Screen.open`."""
+        """See `Display.open`."""
         return self._progress
 
     def show(self, execution: Execution) -> None:
-        """See `Screen.show`."""
+        """See `Display.show`."""
         row = self._rows.get(execution.execution_id)
         if row is None:
             self._rows[execution.execution_id] = self._progress.add_task(
@@ -49,15 +49,15 @@ class Bars:
         else:
             self._progress.update(row, execution=execution, at=self._monotonic())
 
-    def trouble(self, trouble: SourceError) -> None:
-        """See `Screen.trouble`."""
+    def show_error(self, error: SourceError) -> None:
+        """See `Display.show_error`."""
         self._progress.console.print(
-            Text(f"headway: {format.clean(trouble.message)}", style="yellow")
+            Text(f"headway: {format.clean(error.message)}", style="yellow")
         )
 
 
 class _Cell(ProgressColumn):
-    """One column; what it shows is made of the execution alone."""
+    """A column of text. Subclasses format the execution."""
 
     def __init__(
         self, width: int | None = None, *, ratio: int | None = None, right: bool = False
@@ -72,7 +72,7 @@ class _Cell(ProgressColumn):
         return self.cell(task.fields["execution"])
 
     def cell(self, execution: Execution) -> Text:
-        """What is in it."""
+        """The text for an execution."""
         raise NotImplementedError
 
 
@@ -81,12 +81,10 @@ class _Name(_Cell):
         super().__init__(ratio=1)
 
     def cell(self, execution: Execution) -> Text:
-        name = format.clean(execution.task or "").rpartition(".")[
-            2
-        ]  # the part that tells it from others
-        return Text.assemble(
-            (format.short(execution.execution_id), "dim"), " " if name else "", name
-        )
+        # Without the module: the last part distinguishes the tasks of one project.
+        name = format.clean(execution.task or "").rpartition(".")[2]
+        short_id = format.short_id(execution.execution_id)
+        return Text.assemble((short_id, "dim"), " " if name else "", name)
 
 
 class _Bar(ProgressColumn):
@@ -94,17 +92,18 @@ class _Bar(ProgressColumn):
         """See rich."""
         execution: Execution = task.fields["execution"]
         progress = execution.progress
-        unknown = progress is None or progress.indeterminate
-        moves = unknown and execution.status is Status.RUNNING and execution.phase not in STILL
-        # An end leaves the bar where the last report put it, as the dashboard does.
-        whole = 100.0 if execution.status is Status.COMPLETED else 0.0
-        done = whole if progress is None or progress.indeterminate else progress.percentage
+        # A terminal state leaves the bar at the last report, as in the dashboard.
+        if progress is None or progress.indeterminate:
+            completed = 100.0 if execution.status is Status.COMPLETED else 0.0
+            pulse = execution.status is Status.RUNNING and execution.phase not in IDLE
+        else:
+            completed, pulse = progress.percentage, False
         colour = format.COLOURS[execution.phase] or "default"
         return ProgressBar(
             total=100.0,
-            completed=done,
+            completed=completed,
             width=WIDTH,
-            pulse=moves,
+            pulse=pulse,
             complete_style=colour,
             finished_style=colour,
             pulse_style=colour,
@@ -125,18 +124,14 @@ class _State(_Cell):
         super().__init__(11)
 
     def cell(self, execution: Execution) -> Text:
-        again = (
-            f" #{execution.attempt}"
-            if execution.attempt > 1 and execution.phase is not Phase.CANCELLING
-            else ""
-        )
-        return Text(
-            f"{execution.phase.value}{again}", style=format.COLOURS[execution.phase] or "dim"
-        )
+        text = execution.phase.value
+        if execution.attempt > 1 and execution.phase is not Phase.CANCELLING:
+            text += f" #{execution.attempt}"
+        return Text(text, style=format.COLOURS[execution.phase] or "dim")
 
 
 class _Speed(_Cell):
-    """How fast, and how long it will take; at the end, how long it took."""
+    """Speed and time left; after the end, the run time."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         super().__init__(14, right=True)
@@ -146,13 +141,12 @@ class _Speed(_Cell):
         """See rich."""
         execution: Execution = task.fields["execution"]
         if execution.status.terminal:
-            return Text(format.took(execution), style="dim")
-        if execution.phase in STILL or execution.progress is None:
+            return Text(format.run_time(execution), style="dim")
+        if execution.phase in IDLE or execution.progress is None:
             return Text("")
-        left = execution.progress.eta_seconds
-        # What was left at the report, less what has passed since.
-        eta = "" if left is None else format.clock(left - (self._monotonic() - task.fields["at"]))
-        return Text(f"{format.rate(execution.progress)} {eta}".strip(), style="dim")
+        eta, elapsed = execution.progress.eta_seconds, self._monotonic() - task.fields["at"]
+        left = "" if eta is None else format.duration(eta - elapsed)
+        return Text(f"{format.rate(execution.progress)} {left}".strip(), style="dim")
 
 
 class _Remark(_Cell):

@@ -1,4 +1,4 @@
-"""What `watch` writes to: bars on a terminal, lines elsewhere, JSON for programs."""
+"""`Display`: how `watch` shows executions: bars on a terminal, lines elsewhere, or JSON."""
 
 from __future__ import annotations
 
@@ -16,66 +16,62 @@ from headway.cli.source import SourceError
 from headway.core import frames
 from headway.models import Execution
 
-#: Seconds between two lines of reports of one execution: a log is read by people.
+#: Seconds between two lines of progress of one execution: people read the log.
 LINE_INTERVAL = 2.0
 
 
-class Screen(Protocol):
-    """Somewhere to show executions. Used within ``with screen.open():``."""
+class Display(Protocol):
+    """Shows executions within ``with display.open():``."""
 
     def open(self) -> AbstractContextManager[object]:
-        """Take the terminal, and give it back at the end."""
+        """Take over the terminal, and release it at the end of the block."""
 
     def show(self, execution: Execution) -> None:
-        """What it is now."""
+        """Show the current state."""
 
-    def trouble(self, trouble: SourceError) -> None:
-        """What is wrong."""
+    def show_error(self, error: SourceError) -> None:
+        """Show an outage, or an execution that can't be watched."""
 
 
-class Lines:
-    """A line for each change of state, for each end, and for reports every now and then."""
+class LineDisplay:
+    """Prints a line for each change of state, and for progress every two seconds."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self._shown: dict[str, tuple[str, float]] = {}
 
     def open(self) -> AbstractContextManager[object]:
-        """Nothing has to be taken."""
+        """See `Display.open`."""
         return nullcontext()
 
     def show(self, execution: Execution) -> None:
-        """See `Screen.show`."""
+        """See `Display.show`."""
         now, state = self._monotonic(), format.state(execution)
         before, at = self._shown.get(execution.execution_id, ("", 0.0))
         if state == before and now - at < LINE_INTERVAL:
             return
         self._shown[execution.execution_id] = (state, now)
-        click.echo(
-            styled(
-                format.line(execution),
-                format.COLOURS[execution.phase] if execution.status.terminal else None,
-            )
-        )
+        colour = format.COLOURS[execution.phase] if execution.status.terminal else None
+        click.echo(styled(format.one_line(execution), colour))
 
-    def trouble(self, trouble: SourceError) -> None:
-        """See `Screen.trouble`."""
-        print_error(trouble.message)
+    def show_error(self, error: SourceError) -> None:
+        """See `Display.show_error`."""
+        print_error(error.message)
 
 
-class JsonLines:
-    """The frames of the contract's section 4, one a line: the same that a WebSocket would say."""
+class JsonDisplay:
+    """Prints the frames that a WebSocket would send (contract, section 4), one per line."""
 
     def __init__(self, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._clock = clock
         self._shown: dict[str, Execution] = {}
 
     def open(self) -> AbstractContextManager[object]:
-        """Nothing has to be taken."""
+        """See `Display.open`."""
         return nullcontext()
 
     def show(self, execution: Execution) -> None:
-        """See `Screen.show`."""
+        """See `Display.show`."""
         before, at = self._shown.get(execution.execution_id), self._clock()
         self._shown[execution.execution_id] = execution
         for frame in (
@@ -85,8 +81,6 @@ class JsonLines:
         ):
             print_json(frame)
 
-    def trouble(self, trouble: SourceError) -> None:
-        """See `Screen.trouble`."""
-        print_json(
-            frames.error_frame(trouble.code, trouble.message, self._clock(), trouble.execution_id)
-        )
+    def show_error(self, error: SourceError) -> None:
+        """See `Display.show_error`."""
+        print_json(frames.error_frame(error.code, error.message, self._clock(), error.execution_id))

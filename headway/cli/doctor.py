@@ -1,4 +1,4 @@
-"""``doctor``: what is wrong with a project's set-up, and what to do."""
+"""``doctor``: problems of a project's configuration, and how to fix them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from headway.cli.output import Call, as_json, print_json, styled
+from headway.cli.context import CliContext
+from headway.cli.output import as_json, print_json, styled
 
 if TYPE_CHECKING:
     from headway.cli.checks import Finding
@@ -17,47 +18,48 @@ if TYPE_CHECKING:
 COLOURS = {"error": "red", "warning": "yellow", "note": None}
 
 
-@click.command(short_help="Find traps in the project's configuration")
+@click.command(short_help="Find problems in the project's configuration")
 @click.option(
     "-i",
     "--ignore",
     multiple=True,
     metavar="NAME",
-    help="A finding that is as it should be; repeat it for more.",
+    help="A finding to leave out. Can be repeated.",
 )
 @as_json
 @click.pass_context
 def doctor(ctx: click.Context, ignore: tuple[str, ...], as_json: bool) -> None:
-    """Look for traps in the project's configuration, and say the way out of each.
+    """Find problems in the project's configuration, and show how to fix each.
 
-    Exit status: 0 if there are notes at most, 1 if there are warnings or errors.
+    Exit status: 0 if there are only notes, 1 if there are warnings or errors.
     """
-    call: Call = ctx.obj
-    app = call.celery("doctor")
-    from headway.cli.checks import Severity, run  # noqa: PLC0415  (the worker's side, and the drivers)
+    context: CliContext = ctx.obj
+    app = context.celery("doctor")
+    # Not at the top: it imports the worker's modules and the drivers.
+    from headway.cli.checks import Severity, run_checks  # noqa: PLC0415
 
-    found = run(app, ignore)
-    for finding in found:
+    findings = run_checks(app, ignore)
+    for finding in findings:
         if as_json:
             print_json(
                 {
                     "name": finding.name,
                     "severity": finding.severity.value,
                     "problem": finding.problem,
-                    "cure": finding.cure,
+                    "fix": finding.fix,
                 }
             )
         else:
-            click.echo(_line(finding))
-    if not found and not as_json:
-        click.echo("Nothing to complain about.")
-    ctx.exit(1 if any(finding.severity is not Severity.NOTE for finding in found) else 0)
+            click.echo(_format(finding))
+    if not findings and not as_json:
+        click.echo("No problems found.")
+    ctx.exit(1 if any(finding.severity is not Severity.NOTE for finding in findings) else 0)
 
 
-def _line(finding: Finding) -> str:
-    """On one line, for grep; at a terminal on as many as it takes."""
-    text = f"{finding.severity.value:<7}  {finding.problem}. Cure: {finding.cure}. [{finding.name}]"
+def _format(finding: Finding) -> str:
+    """One line, which suits grep; wrapped on a terminal."""
+    severity = finding.severity.value
+    text = f"{severity:<7}  {finding.problem}. Fix: {finding.fix}. [{finding.name}]"
     if sys.stdout.isatty():
         text = textwrap.fill(text, shutil.get_terminal_size().columns, subsequent_indent=" " * 9)
-    word = finding.severity.value
-    return text.replace(word, styled(word, COLOURS[word]), 1)
+    return text.replace(severity, styled(severity, COLOURS[severity]), 1)

@@ -1,4 +1,4 @@
-"""How things read at a terminal: numbers, times, states, and what tasks wrote. Pure."""
+"""Formats numbers, times, states and the texts of tasks for a terminal. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from headway.models import Execution, Phase, Progress
 
-#: What a phase looks like; None: as it is.
+#: Colour of a phase; None: the terminal's default.
 COLOURS: Mapping[Phase, str | None] = {
     Phase.QUEUED: None,
     Phase.RUNNING: "cyan",
@@ -18,46 +18,40 @@ COLOURS: Mapping[Phase, str | None] = {
     Phase.FAILED: "red",
     Phase.CANCELLED: "magenta",
 }
-#: Seconds -> how it is written.
+#: Unit -> seconds.
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def clean(text: str) -> str:
-    """What somebody else wrote, on one line and harmless: a message may hold whatever moves a
-    cursor or rings a bell.
+    """A foreign text on one line, without control characters: a message may contain some that move
+    the cursor or ring the bell.
     """
     return " ".join("".join(each if each.isprintable() else " " for each in text).split())
 
 
 def clip(text: str, width: int) -> str:
-    """At most so many characters."""
+    """The text, cut to ``width`` characters."""
     return text if len(text) <= width else text[: max(0, width - 1)] + "…"
 
 
-def short(execution_id: str) -> str:
-    """Enough of an id to tell it from others on a screen."""
+def short_id(execution_id: str) -> str:
+    """The first characters of an id, enough to distinguish executions on a screen."""
     return clean(execution_id)[:8]
 
 
 def number(value: float) -> str:
-    """Three digits or so, and what they are thousands of: 7, 0.25, 12.3k, 4.5M."""
+    """About three digits and a metric prefix: 7, 0.25, 12.3k, 4.5M."""
     size = abs(value)
     for unit, power in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e4)):
         if size >= power:
             return f"{value / (1e3 if unit == 'k' else power):.1f}{unit}"
-    return (
-        f"{value:.0f}"
-        if size >= 100 or value == int(value)
-        else f"{value:.2g}"
-        if size < 1
-        else f"{value:.1f}"
-    )
+    if size >= 100 or value == int(value):
+        return f"{value:.0f}"
+    return f"{value:.2g}" if size < 1 else f"{value:.1f}"
 
 
 def percent(progress: Progress | None) -> str:
-    """How much is done: a percentage that isn't 100 before all is, or the bare count where the
-    total isn't known.
-    """
+    """The percentage, rounded down; the count if the total is unknown."""
     if progress is None:
         return ""
     if progress.indeterminate:
@@ -66,7 +60,7 @@ def percent(progress: Progress | None) -> str:
 
 
 def rate(progress: Progress | None) -> str:
-    """Units a second; a minute or an hour where that would be a fraction."""
+    """Items per second; per minute or hour if that would be below 1."""
     if progress is None or progress.rate is None or progress.rate <= 0:
         return ""
     for unit, seconds in (("s", 1), ("min", 60)):
@@ -75,18 +69,18 @@ def rate(progress: Progress | None) -> str:
     return f"{number(progress.rate * 3600)}/h"
 
 
-def clock(seconds: float) -> str:
-    """A duration, as on a stop watch: 0:07, 3:12, 1:02:03, 4d 02:03."""
-    minutes, left = divmod(max(0, round(seconds)), 60)
+def duration(seconds: float) -> str:
+    """Like a stopwatch: 0:07, 3:12, 1:02:03, 4d 02:03."""
+    minutes, seconds = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
     if days:
         return f"{days}d {hours:02}:{minutes:02}"
-    return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 def age(since: datetime | None, now: datetime) -> str:
-    """How long ago, roughly: 8s, 4m, 3h, 2d."""
+    """A rough age: 8s, 4m, 3h, 2d."""
     if since is None:
         return ""
     seconds = max(0.0, (now - since).total_seconds())
@@ -94,46 +88,48 @@ def age(since: datetime | None, now: datetime) -> str:
     return f"{int(seconds // UNITS[unit])}{unit}"
 
 
-def when(text: str, now: datetime) -> datetime:
-    """``15m`` (ago), or a time in ISO 8601, local where it names no zone. Raises ``ValueError``."""
+def parse_time(text: str, now: datetime) -> datetime:
+    """An age such as ``15m``, or a time in ISO 8601 (local without a time zone). Raises
+    ``ValueError``.
+    """
     if text[-1:] in UNITS and text[:-1].isdecimal():
         return now - timedelta(seconds=int(text[:-1]) * UNITS[text[-1]])
     return datetime.fromisoformat(text).astimezone()
 
 
 def state(execution: Execution) -> str:
-    """The phase, and which attempt it is where it isn't the first."""
-    again = f", attempt {execution.attempt}" if execution.attempt > 1 else ""
-    return f"{execution.phase.value}{again}"
+    """The phase, and the number of the attempt from the second on."""
+    attempt = f", attempt {execution.attempt}" if execution.attempt > 1 else ""
+    return f"{execution.phase.value}{attempt}"
 
 
-def took(execution: Execution) -> str:
-    """How long it ran, once it has ended."""
+def run_time(execution: Execution) -> str:
+    """The duration of an ended execution."""
     if execution.started_at is None or execution.finished_at is None:
         return ""
-    return clock((execution.finished_at - execution.started_at).total_seconds())
+    return duration((execution.finished_at - execution.started_at).total_seconds())
 
 
 def remark(execution: Execution) -> str:
-    """What a person would want to read: why it failed, else its message."""
+    """The error of a failed execution, otherwise its message."""
     if execution.error is not None:
         return clean(f"{execution.error.type}: {execution.error.message}")
     return clean(execution.progress.message or "") if execution.progress is not None else ""
 
 
-def line(execution: Execution) -> str:
-    """All of it on one line, for a log."""
-    progress, over = execution.progress, execution.status.terminal
-    left = None if over or progress is None else progress.eta_seconds
-    duration = took(execution)
+def one_line(execution: Execution) -> str:
+    """All of an execution on one line, for a log."""
+    progress, ended = execution.progress, execution.status.terminal
+    eta = None if ended or progress is None else progress.eta_seconds
+    took = run_time(execution)
     parts = [
         execution.execution_id,
         execution.task or "",
         state(execution),
         percent(progress),
-        "" if over else rate(progress),
-        "" if left is None else f"{clock(left)} left",
-        f"in {duration}" if duration else "",
+        "" if ended else rate(progress),
+        "" if eta is None else f"{duration(eta)} left",
+        f"in {took}" if took else "",
         remark(execution),
     ]
     return clean("  ".join(part for part in parts if part).replace("  ", " | ")).replace(

@@ -1,4 +1,4 @@
-"""The commands, under their two names: a plug-in of ``celery``, and a program of their own."""
+"""The command group, under two names: a plug-in of ``celery``, and the program ``headway``."""
 
 from __future__ import annotations
 
@@ -9,29 +9,30 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from headway.cli.output import Call, to_cli_error
+from headway.cli.context import CliContext
+from headway.cli.output import to_cli_error
 from headway.errors import HeadwayError
 
-#: Command -> the module that has it, under the same name.
+#: The commands. Each is a function in a module of the same name.
 COMMANDS = ("watch", "ls", "show", "cancel", "web", "doctor")
 
 
 class Commands(click.Group):
-    """Loads a command when it is asked for, and says each of Headway's errors as one sentence."""
+    """Imports a command when it is used, and prints each of Headway's errors as one sentence."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order in which one needs them."""
+        """The order of the help text."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of that name."""
+        """See click."""
         if cmd_name not in COMMANDS:
             return None
         found: click.Command = getattr(import_module(f"headway.cli.{cmd_name}"), cmd_name)
         return found
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run it."""
+        """See click."""
         try:
             return super().invoke(ctx)
         except HeadwayError as exc:
@@ -45,45 +46,43 @@ class Commands(click.Group):
     "-A",
     "--app",
     metavar="APP",
-    help="The Celery app, as for celery -A: looks into its result backend directly.",
+    help="The Celery app, as for celery -A: reads its result backend directly.",
 )
 @click.option(
-    "--url", envvar="HEADWAY_URL", show_envvar=True, help="A Headway server: asks its API instead."
+    "--url", envvar="HEADWAY_URL", show_envvar=True, help="A Headway server: uses its API instead."
 )
 @click.option(
     "--token",
     envvar="HEADWAY_TOKEN",
     show_envvar=True,
-    help="What the server wants; safer in the variable than here.",
+    help="The server's token. The variable is safer than this option.",
 )
 @click.version_option(package_name="celery-headway", prog_name="headway")
 @click.pass_context
 def headway(ctx: click.Context, app: str | None, url: str | None, token: str | None) -> None:
-    """Live progress of Celery tasks: watch it, list it, cancel it, serve it.
+    """Live progress of Celery tasks: watch, list and cancel executions, or serve a dashboard.
 
-    Of a project's own app (-A, or celery -A APP headway ...), or through a server (--url).
+    Works on a project's own app (-A, or celery -A APP headway ...), or through a server (--url).
 
-    Exit status: 0 if all is well, 1 if what was asked for isn't (a job failed, doctor found
-    something), 2 if it could not be asked.
+    Exit status: 0 on success, 1 for a negative outcome (a task failed, doctor found a problem), 2
+    if the command itself failed.
     """
-    if isinstance(ctx.obj, Call):
-        return  # whoever calls it from Python has said where to look
-    within = getattr(ctx.parent.obj, "app", None) if ctx.parent is not None else None
+    if isinstance(ctx.obj, CliContext):
+        return  # a Python caller has passed it
+    outer_app = getattr(ctx.parent.obj, "app", None) if ctx.parent is not None else None
     if (
-        within is not None
+        outer_app is not None
         and app is None
         and ctx.get_parameter_source("url") is not ParameterSource.COMMANDLINE
     ):
         assert ctx.parent is not None
-        ctx.obj = Call(app=within, app_name=_name_given(ctx.parent))
+        ctx.obj = CliContext(app=outer_app, app_name=_app_name(ctx.parent))
     else:
-        ctx.obj = Call(app_name=app, url=None if app is not None else url, token=token)
+        ctx.obj = CliContext(app_name=app, url=None if app is not None else url, token=token)
 
 
-def _name_given(celery: click.Context) -> str | None:
-    """What ``celery -A`` was given: Celery keeps the app itself, but another process needs the
-    name.
-    """
+def _app_name(celery: click.Context) -> str | None:
+    """The value of ``celery -A``. Celery keeps only the app, but another process needs its name."""
     options, _, _ = celery.command.make_parser(celery).parse_args(sys.argv[1:])
     given = options.get("app") or celery.lookup_default("app")
     if isinstance(given, str):

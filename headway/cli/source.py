@@ -1,7 +1,7 @@
-"""The port behind the commands: executions, wherever they are asked for.
+"""`ExecutionSource`: the port through which the commands read and cancel executions.
 
-Two implementations: ``direct.py`` looks into the result backend of a Celery app, ``remote.py`` asks
-a server. Every method raises the errors of ``headway.errors``.
+It has two implementations: ``backend_source.py`` reads the result backend of a Celery app,
+``api_source.py`` calls a server. Every method raises the errors of ``headway.errors``.
 """
 
 from __future__ import annotations
@@ -17,29 +17,26 @@ from headway.models import Execution, History, Query
 
 @dataclass(frozen=True, slots=True)
 class SourceError:
-    """Nothing can be told just now: of one execution, for good; or of all of them, for a while."""
+    """Updates are not available: permanently for one execution, or temporarily for all."""
 
     message: str
-    #: None: of all.
+    #: None: for all executions.
     execution_id: str | None = None
-    #: The ``code`` of the ``error`` frame that says the same (``docs/streams.md``).
+    #: The ``code`` of the equivalent ``error`` frame (``docs/streams.md``).
     code: str = "unavailable"
 
     @classmethod
     def of(cls, error: ExecutionNotFound | ExecutionExpired) -> Self:
-        """Of one that there isn't, or isn't any more."""
-        return cls(
-            str(error),
-            error.execution_id,
-            "expired" if isinstance(error, ExecutionExpired) else "not_found",
-        )
+        """For an execution that does not exist, or no longer."""
+        code = "expired" if isinstance(error, ExecutionExpired) else "not_found"
+        return cls(str(error), error.execution_id, code)
 
 
 Update = Execution | SourceError
 
 
 class ExecutionSource(Protocol):
-    """See the module's text. A context manager, which gives back connections."""
+    """Executions of one app. A context manager, which closes the connections."""
 
     def __enter__(self) -> Self: ...
 
@@ -51,20 +48,19 @@ class ExecutionSource(Protocol):
     ) -> None: ...
 
     def get(self, execution_id: str) -> Execution:
-        """What it is now, ``outputs`` included."""
+        """The current state, with ``outputs``."""
 
     def history(self, execution_id: str) -> History:
-        """The reports that are kept of it."""
+        """The stored reports."""
 
     def list(self, query: Query, limit: int | None) -> Iterator[Execution]:
-        """What the query says, newest first, ``limit`` of them at most, over as many pages as it
-        takes.
-        """
+        """Executions that match, newest first, ``limit`` at most. Reads as many pages as needed."""
 
     def cancel(self, execution_id: str, *, terminate: bool) -> Execution:
-        """Ask for its end; what it is then."""
+        """Request the cancellation; returns the state afterwards."""
 
     def follow(self, execution_ids: Sequence[str]) -> Iterator[Update]:
-        """What each is now and whatever it becomes, until all have ended; an end is told once.
-        Outages are told and outlasted.
+        """The current state of each execution and each change, until all have ended.
+
+        Yields each end once. Yields a temporary outage as a `SourceError`, and continues after it.
         """

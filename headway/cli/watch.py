@@ -1,4 +1,4 @@
-"""``watch``: follow executions to their ends."""
+"""``watch``: follow executions until they end."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import sys
 
 import click
 
-from headway.cli.display import JsonLines, Lines, Screen
-from headway.cli.output import Call, as_json, print_error
+from headway.cli.context import CliContext
+from headway.cli.display import Display, JsonDisplay, LineDisplay
+from headway.cli.output import as_json, print_error
 from headway.cli.source import SourceError
 from headway.cli.workflow import follow_workflows
 from headway.models import Query, Status
 
-NO_BARS = "for bars instead of lines: pip install 'celery-headway[cli]'"
-#: The exit status after Ctrl-C: 128 and SIGINT's number, as shells have it.
+NO_BARS = "for progress bars: pip install 'celery-headway[cli]'"
+#: The exit status after Ctrl-C, as in shells: 128 plus the number of SIGINT.
 INTERRUPTED = 130
 
 
@@ -21,7 +22,7 @@ INTERRUPTED = 130
 @click.argument("ids", nargs=-1, metavar="ID...")
 @click.option("--all", "everything", is_flag=True, help="All that are pending or running now.")
 @click.option(
-    "-w", "--workflow", is_flag=True, help="With each id all members of its chain, group or chord."
+    "-w", "--workflow", is_flag=True, help="Also all members of each id's chain, group or chord."
 )
 @as_json
 @click.pass_context
@@ -30,31 +31,31 @@ def watch(
 ) -> None:
     """Follow executions until all have ended: bars on a terminal, lines elsewhere.
 
-    With --workflow an id may be any of a chain, group or chord: that of a member, of the first task
-    or of the group. Members are followed as they are published; those of a chain that come later,
-    when the ones before them have ended.
+    With --workflow an id may be that of a member, of the first task or of the group. Members are
+    followed when they are published; later tasks of a chain are published when the earlier ones
+    have ended.
 
     Exit status: 0 if all completed, 1 if one failed or was cancelled, 2 if one could not be
     watched, 130 after Ctrl-C. With --json it prints the frames that a WebSocket of the API would
-    say.
+    send.
     """
     if bool(ids) == everything or (everything and workflow):
         raise click.UsageError("Give the ids of executions, or --all.")
-    call: Call = ctx.obj
-    screen = _screen(as_json)
+    context: CliContext = ctx.obj
+    display = _display(as_json)
     code = 0
     try:
-        with call.source() as source:
+        with context.source() as source:
             if everything:
-                open_ = Query(status=frozenset({Status.PENDING, Status.RUNNING}))
-                ids = tuple(execution.execution_id for execution in source.list(open_, None))
-            with screen.open():
+                unfinished = Query(status=frozenset({Status.PENDING, Status.RUNNING}))
+                ids = tuple(execution.execution_id for execution in source.list(unfinished, None))
+            with display.open():
                 for update in follow_workflows(source, ids) if workflow else source.follow(ids):
                     if isinstance(update, SourceError):
-                        screen.trouble(update)
+                        display.show_error(update)
                         code = 2 if update.execution_id is not None else code
                     else:
-                        screen.show(update)
+                        display.show(update)
                         if update.status in (Status.FAILED, Status.CANCELLED):
                             code = max(code, 1)
     except KeyboardInterrupt:
@@ -62,14 +63,14 @@ def watch(
     ctx.exit(code)
 
 
-def _screen(as_json: bool) -> Screen:
+def _display(as_json: bool) -> Display:
     if as_json:
-        return JsonLines()
+        return JsonDisplay()
     if not sys.stdout.isatty():
-        return Lines()
+        return LineDisplay()
     try:
-        from headway.cli.bars import Bars  # noqa: PLC0415  (rich is an extra)
+        from headway.cli.bars import BarDisplay  # noqa: PLC0415  (rich is an extra)
     except ImportError:
         print_error(NO_BARS)
-        return Lines()
-    return Bars()
+        return LineDisplay()
+    return BarDisplay()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from headway.cli.output import NO_APP, Call
+from headway.cli.context import APP_REQUIRED, CliContext
 from headway.errors import ConfigurationError, UsageError
 
 
@@ -13,32 +13,36 @@ from headway.errors import ConfigurationError, UsageError
     "--host",
     default="127.0.0.1",
     show_default=True,
-    help="Where to listen. Beyond this machine only with a token.",
+    help="The address to bind. Other machines have access with a token only.",
 )
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=5555, show_default=True, help="0: any."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=5555,
+    show_default=True,
+    help="0: any free port.",
 )
 @click.option(
     "--token",
-    help="What callers must send. Other users of the machine can see it: better set HEADWAY_TOKENS.",
+    help="Callers must send it. Other users of the machine can see it; HEADWAY_TOKENS is safer.",
 )
 @click.pass_context
 def web(ctx: click.Context, host: str, port: int, token: str | None) -> None:
-    """Serve the dashboard and the API of the project. Nothing of it has to be changed; Ctrl-C ends
-    it.
+    """Serve the dashboard and the API of the project, without changes to it. Ctrl-C stops the
+    server.
     """
-    call: Call = ctx.obj
-    call.celery("web")  # a wrong name is told here, in one sentence, and not by gunicorn
-    if call.app_name is None:
-        raise UsageError(NO_APP.format(command="web"))
+    context: CliContext = ctx.obj
+    context.celery("web")  # reports a wrong name in one sentence; gunicorn would print a traceback
+    if context.app_name is None:
+        raise UsageError(APP_REQUIRED.format(command="web"))
     try:
-        from headway.server.standalone import serve  # noqa: PLC0415  (Flask and gunicorn are an extra)
+        import gunicorn.app  # noqa: F401, PLC0415  (an extra)
+
+        from headway.server.standalone import serve  # noqa: PLC0415  (Flask is an extra)
     except ImportError as exc:
         raise ConfigurationError(
-            f"The server isn't installed ({exc}): pip install 'celery-headway[web]'"
+            f"The server is not installed ({exc}): pip install 'celery-headway[web,serve]'"
         ) from exc
-    address = (
-        f"http://{f'[{host}]' if ':' in host else host}:{port}/" if port else "the address below"
-    )
-    click.echo(f"Headway shows {call.app_name} at {address} (Ctrl-C ends it)", err=True)
-    serve(call.app_name, host, port, token)
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}/" if port else "the address below"
+    click.echo(f"Headway serves {context.app_name} at {url} (Ctrl-C to stop)", err=True)
+    serve(context.app_name, host, port, token)

@@ -1,8 +1,7 @@
-"""The members of a workflow, as far as they are published: found among the newest executions by
-Celery's ids.
+"""Finds the published members of a workflow among the newest executions, by Celery's ids.
 
-A chain's next task is published by the one before it: who follows a workflow looks again when what
-is known has ended.
+In a chain, each task publishes the next one. Therefore the members are looked up again when all
+known ones have ended.
 """
 
 from __future__ import annotations
@@ -12,44 +11,41 @@ from collections.abc import Iterable, Iterator, Sequence
 from headway.cli.source import ExecutionSource, Update
 from headway.models import Execution, Query
 
-#: Executions that are looked through. An index would cost each publication a command, for a
-#: question that few ask.
-NEWEST = 2000
+#: Executions to search. An index would cost one more command for each published task, for a rare
+#: question.
+MAX_SEARCHED = 2000
 
 
 def follow_workflows(source: ExecutionSource, ids: Sequence[str]) -> Iterator[Update]:
-    """`ExecutionSource.follow` for all members of the workflows that ``ids`` belong to, and for those that
-    come meanwhile.
+    """Like `ExecutionSource.follow`, for all members of the workflows of ``ids``, also those that
+    are published later.
     """
-    seen: set[str] = set()
-    found = members(source.list(Query(), NEWEST), ids)
-    while new := [execution_id for execution_id in found if execution_id not in seen]:
-        seen.update(new)
+    followed: set[str] = set()
+    found = members(source.list(Query(), MAX_SEARCHED), ids)
+    while new := [execution_id for execution_id in found if execution_id not in followed]:
+        followed.update(new)
         yield from source.follow(new)
-        found = members(source.list(Query(), NEWEST), seen)
+        found = members(source.list(Query(), MAX_SEARCHED), followed)
 
 
 def members(executions: Iterable[Execution], ids: Iterable[str]) -> list[str]:
-    """The ids of all executions that share a root or a group with one of ``ids``, oldest first; an
-    id that nobody knows stays.
+    """The ids of all executions that share a root or a group with one of ``ids``, oldest first.
+    Unknown ids stay in the list.
 
-    An id may be a member's, the root's or the group's. What a chord calls at its end has one of its
-    members as the root.
+    An id may be that of a member, of the root or of the group. The callback of a chord has one of
+    the chord's members as its root.
     """
     known = list(executions)[::-1]
-    asked, links, before = set(ids), set(ids), set[str]()
-    joined: list[Execution] = []
+    requested, links, before = set(ids), set(ids), set[str]()
+    found: list[Execution] = []
     while links != before:
         before = links
-        joined = [execution for execution in known if not links.isdisjoint(_links(execution))]
-        links = links.union(*map(_links, joined))
-    unknown = asked.difference(*map(_links, joined))
-    return [execution.execution_id for execution in joined] + sorted(unknown)
+        found = [execution for execution in known if not links.isdisjoint(_links(execution))]
+        links = links.union(*map(_links, found))
+    unknown = requested.difference(*map(_links, found))
+    return [execution.execution_id for execution in found] + sorted(unknown)
 
 
 def _links(execution: Execution) -> set[str]:
-    return {
-        each
-        for each in (execution.execution_id, execution.root_id, execution.group_id)
-        if each is not None
-    }
+    ids = (execution.execution_id, execution.root_id, execution.group_id)
+    return {each for each in ids if each is not None}

@@ -1,4 +1,4 @@
-"""Asking a Headway server from Python: ``pip install 'celery-headway[client]'``.
+"""A Python client for a Headway server: ``pip install 'celery-headway[client]'``.
 
 ::
 
@@ -6,15 +6,15 @@
         for event in client.watch(execution_id):
             print(event)
 
-Needs neither Celery's configuration nor its broker: only the server's address.
+It needs only the server's address, neither Celery's configuration nor the broker.
 """
 
 try:
-    import requests  # noqa: F401  (only to say what to install where it is missing)
+    import requests  # noqa: F401  (only to name the missing extra)
     import websockets  # noqa: F401
 except ImportError as exc:
     raise ImportError(
-        "The client needs more than a worker does: pip install 'celery-headway[client]'"
+        "headway.Client needs additional packages: pip install 'celery-headway[client]'"
     ) from exc
 
 from headway.client.client import Client

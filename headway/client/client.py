@@ -1,4 +1,4 @@
-"""`Client`: what a program asks a Headway server."""
+"""`Client`: calls of a Headway server."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
-from headway.client.http import TIMEOUT, Http, body_of, checked_id
-from headway.client.stream import PATIENCE, EventStream, reading
+from headway.client.http import TIMEOUT, Http, body_of, validate_id
+from headway.client.stream import RECONNECT_TIMEOUT, EventStream, parse
 from headway.core.events import AnyEvent, Completed, Failed
 from headway.core.serialize import execution_from_json, history_from_json, progress_from_json
 from headway.errors import ExecutionCancelled, ExecutionFailed, UsageError
 from headway.models import Execution, History, Phase, Progress, Status
 
-#: Lines of one page, at most: the server's own bound.
-PAGE = 200
+#: Executions per page: the server's maximum.
+PAGE_SIZE = 200
 
 
 class Client:
-    """One Headway server, as a Python object; a context manager.
+    """A connection to one Headway server. A context manager. Use it from one thread at a time.
 
-    ``url``: the server's address, ``http`` or ``https``; with a path, that is where the API stands
-    in place of ``/api/v1``. ``token``: goes into the header of each call, and never into a URL.
-    ``timeout``: seconds for a connection and for each answer.
+    ``url``: the server's address, ``http`` or ``https``. A path in it replaces the default prefix
+    of the API, ``/api/v1``. ``token``: sent as a header with each call, never in a URL.
+    ``timeout``: seconds to connect and to receive each response.
 
-    Every call raises the errors of ``headway.errors`` that the API answers with
-    (``ExecutionNotFound`` for 404 and so on), ``Unavailable`` where the server can't be reached,
-    ``UnexpectedAnswer`` where something else is there. To be used by one thread at a time.
+    Every method raises the error from ``headway.errors`` that matches the API's response
+    (``ExecutionNotFound`` for 404 and so on), ``Unavailable`` if the server can't be reached, and
+    ``UnexpectedResponse`` if the address does not belong to a Headway server.
     """
 
     def __init__(self, url: str, token: str | None = None, *, timeout: float = TIMEOUT) -> None:
@@ -48,20 +48,20 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Give back connections. A second call does nothing."""
+        """Close the connections. A second call does nothing."""
         self._http.close()
 
     def get(self, execution_id: str) -> Execution:
-        """What an execution is now; ``outputs`` as JSON says it."""
-        return reading(execution_from_json, self._about("GET", execution_id))
+        """Get the current state of an execution. ``outputs`` is what JSON makes of the result."""
+        return parse(execution_from_json, self._call("GET", execution_id))
 
     def progress(self, execution_id: str) -> Progress | None:
-        """Its last progress; None while nothing was reported."""
-        return reading(progress_from_json, self._about("GET", execution_id, "progress"))
+        """Get the latest progress; None if the task has not reported any."""
+        return parse(progress_from_json, self._call("GET", execution_id, "progress"))
 
     def history(self, execution_id: str) -> History:
-        """The reports that are kept of it, oldest first."""
-        return reading(history_from_json, self._about("GET", execution_id, "history"))
+        """Get the stored reports, oldest first."""
+        return parse(history_from_json, self._call("GET", execution_id, "history"))
 
     def list(
         self,
@@ -75,79 +75,78 @@ class Client:
         until: datetime | None = None,
         limit: int | None = None,
     ) -> Iterator[Execution]:
-        """Executions, newest first, without ``outputs``; ``limit`` of them at most, all that are
-        kept unless it is given.
+        """List executions, newest first, without ``outputs``; ``limit`` at most, or all of them.
 
-        Pages are asked for as they are needed. The filters are those of the API
+        Pages are requested when the iterator needs them. The filters are those of the API
         (``docs/listing.md``).
         """
-        asked: dict[str, Any] = {
-            "status": _words(status),
-            "phase": _words(phase),
+        params: dict[str, Any] = {
+            "status": _joined(status),
+            "phase": _joined(phase),
             "task": task,
             "owner": owner,
             "q": q,
+            "since": None if since is None else since.isoformat(),
+            "until": None if until is None else until.isoformat(),
         }
-        asked |= {
-            name: time.isoformat()
-            for name, time in (("since", since), ("until", until))
-            if time is not None
-        }
-        left = limit
-        while left is None or left > 0:
-            page = self._http.json(
-                "GET",
-                "executions",
-                params=asked | {"limit": PAGE if left is None else min(left, PAGE)},
+        remaining = limit
+        while remaining is None or remaining > 0:
+            params["limit"] = PAGE_SIZE if remaining is None else min(remaining, PAGE_SIZE)
+            page = self._http.json("GET", "executions", params=params)
+            executions = parse(
+                lambda body: [execution_from_json(each) for each in body["executions"]], page
             )
-            found = reading(
-                lambda body: [execution_from_json(line) for line in body["executions"]], page
-            )
-            yield from found
-            left = None if left is None else left - len(found)
-            asked["cursor"] = reading(lambda body: body["cursor"], page)
-            if asked["cursor"] is None:
+            yield from executions
+            remaining = None if remaining is None else remaining - len(executions)
+            params["cursor"] = parse(lambda body: body["cursor"], page)
+            if params["cursor"] is None:
                 return
 
     def cancel(self, execution_id: str, terminate: bool = False) -> Execution:
-        """Ask for its end, with ``terminate`` by force; what it is then. Raises
-        ``ExecutionConflict`` where it has ended.
+        """Request the cancellation of an execution and return its state afterwards.
+
+        ``terminate``: kill the process that runs the task. Raises ``ExecutionConflict`` if the
+        execution has already ended.
         """
-        return reading(
-            execution_from_json,
-            self._about(
-                "POST", execution_id, "cancel", body={"terminate": True} if terminate else None
-            ),
-        )
+        body = {"terminate": True} if terminate else None
+        return parse(execution_from_json, self._call("POST", execution_id, "cancel", body=body))
 
     def watch(
-        self, *execution_ids: str, timeout: float | None = None, patience: float = PATIENCE
+        self,
+        *execution_ids: str,
+        timeout: float | None = None,
+        reconnect_timeout: float = RECONNECT_TIMEOUT,
     ) -> Iterator[AnyEvent]:
-        """What the WebSocket says of one execution or of many, until all have ended.
+        """Yield the events of one or more executions until all of them have ended.
 
-        Each begins with ``Seen``; no end is lost, and nothing is told twice. A connection that is
-        lost is told as ``Interrupted`` and made again, after pauses that grow and are jittered;
-        then each is ``Seen`` anew. Where no WebSocket gets through, REST is polled, and the events
-        are the same.
+        The first event of each execution is ``StatusChanged``. No end is lost, and no event comes
+        twice. A lost connection yields ``Interrupted``; the client then reconnects after growing,
+        jittered pauses, and each execution starts again with ``StatusChanged``. If WebSockets do
+        not get through, the client polls the REST API and yields the same events.
 
-        An id that can't be watched raises where it is the only one; of several it is told by
-        ``Interrupted`` with the API's ``code``, and the others go on. ``timeout``: seconds until
-        ``NotFinished`` is raised; ``patience``: seconds that the server may be away until
-        ``Unavailable`` is. One that can't be reached at the very beginning raises at once.
+        A single id that can't be watched raises its error. With several ids, ``Interrupted`` with
+        the API's ``code`` reports it, and the others continue.
+
+        ``timeout``: seconds until ``NotFinished`` is raised. ``reconnect_timeout``: seconds that
+        the server may be unreachable until ``Unavailable`` is raised; if the first connection
+        fails, it is raised at once.
         """
         for execution_id in execution_ids:
-            checked_id(execution_id)
-        deadline = None if timeout is None else time.monotonic() + timeout
+            validate_id(execution_id)
         return EventStream(
-            self._http, execution_ids, timeout=timeout, deadline=deadline, patience=patience
+            self._http,
+            execution_ids,
+            timeout=timeout,
+            deadline=None if timeout is None else time.monotonic() + timeout,
+            reconnect_timeout=reconnect_timeout,
         ).events()
 
     def wait(self, execution_id: str, timeout: float | None = None) -> Any:
-        """Wait for its end and return what the task returned.
+        """Wait for the end of an execution and return the task's result.
 
         Raises ``ExecutionFailed`` with the exception's type, message and details,
-        ``ExecutionCancelled``, or ``NotFinished`` after ``timeout`` seconds; the execution goes on
-        then.
+        ``ExecutionCancelled``, or ``NotFinished`` after ``timeout`` seconds; the task continues in
+        that case.
         """
         for event in self.watch(execution_id, timeout=timeout):
             if isinstance(event, Completed):
@@ -157,10 +156,10 @@ class Client:
                 raise ExecutionFailed(execution_id, error.type, error.message, error.details)
         raise ExecutionCancelled(execution_id)
 
-    def _about(self, method: str, execution_id: str, *more: str, body: Any = None) -> Any:
-        path = ("executions", checked_id(execution_id), *more)
-        return body_of(self._http.call(method, *path, about=execution_id, body=body))
+    def _call(self, method: str, execution_id: str, *more: str, body: Any = None) -> Any:
+        path = ("executions", validate_id(execution_id), *more)
+        return body_of(self._http.call(method, *path, execution_id=execution_id, body=body))
 
 
-def _words(given: str | Iterable[str]) -> str | None:
+def _joined(given: str | Iterable[str]) -> str | None:
     return (given if isinstance(given, str) else ",".join(given)) or None

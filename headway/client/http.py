@@ -1,4 +1,4 @@
-"""The way to one server: its address, the token, the timeouts; every call's answer or error."""
+"""HTTP and WebSocket connections to one server: address, token, timeouts, responses or errors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-import certifi  # it comes with requests, which trusts it
+import certifi  # a dependency of requests, which trusts its authorities
 import requests
 from requests.auth import AuthBase
 from websockets.sync.client import ClientConnection, connect
@@ -16,21 +16,21 @@ from websockets.sync.client import ClientConnection, connect
 from headway.client.error_mapping import error_from_response
 from headway.errors import InvalidRequest, Unavailable, UnexpectedResponse, UsageError
 
-#: Where the API stands at an address without a path.
+#: Default path of the API.
 PREFIX = "/api/v1"
-#: Seconds for a connection, for each answer and for a socket's opening, unless told otherwise.
+#: Default timeout, seconds: to connect, for each response, and to open a WebSocket.
 TIMEOUT = 10.0
-#: Seconds between two pings of a socket, and that an answer may take: a server that vanished
-#: without a word is noticed so soon.
+#: Seconds between two pings of a WebSocket, and until a missing pong closes it: this is how fast
+#: a server that vanished is noticed.
 PING = 20.0
-#: Seconds that the server has to answer a close.
+#: Seconds that the server has to complete a close.
 CLOSE_TIMEOUT = 2.0
-#: A result comes in its frame, and may be large; bytes.
+#: Bytes. A frame may carry a task's result.
 MAX_FRAME = 64 * 1024 * 1024
 
 
 class Http:
-    """See the module's text. ``url`` as in `Client`."""
+    """HTTP calls and WebSockets of one server; arguments as in `Client`."""
 
     def __init__(self, url: str, token: str | None, timeout: float) -> None:
         parts = urlsplit(url)
@@ -45,62 +45,65 @@ class Http:
             )
         if parts.username is not None:
             raise UsageError(
-                "url may hold no user and password: URLs get into logs. Give token= instead"
+                "url must not contain a user and a password: URLs end up in logs. Use token="
             )
         path = parts.path.rstrip("/") or PREFIX
         self.base = f"{parts.scheme}://{parts.netloc}{path}"
         self.timeout = timeout
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self._session = requests.Session()
-        # Ours, or requests takes the login of the host from ~/.netrc, which beats our header.
+        # Without an auth object, requests reads a login for the host from ~/.netrc, which replaces
+        # this header.
         self._session.auth = _Bearer(self._headers)
 
     def url(self, *path: str) -> str:
-        """The URL of a path below the prefix; its parts are escaped."""
+        """The URL of a path below the prefix; each part is escaped."""
         return "/".join((self.base, *(quote(part, safe="") for part in path)))
 
     def call(
         self,
         method: str,
         *path: str,
-        about: str | None = None,
+        execution_id: str | None = None,
         params: Mapping[str, Any] | None = None,
         body: Any = None,
         headers: Mapping[str, str] | None = None,
-        longer: float = 0.0,
+        extra_timeout: float = 0.0,
     ) -> requests.Response:
-        """An answer below 300, or 304.
+        """Send a request and return a response with a status below 300, or 304.
 
-        ``about``: the execution that is asked for; ``longer``: seconds that the server may hold the
-        answer back. Raises the error that the answer stands for, and ``Unavailable`` where there is
-        none.
+        ``execution_id``: the execution that an error is about. ``extra_timeout``: seconds that the
+        server may hold the response in addition. Raises the error for any other response, and
+        ``Unavailable`` if there is none.
         """
         try:
-            answer = self._session.request(
+            response = self._session.request(
                 method,
                 self.url(*path),
                 params=params,
                 json=body,
                 headers=headers,
-                timeout=(self.timeout, self.timeout + longer),
-                allow_redirects=False,  # to where the token wasn't meant to go
+                timeout=(self.timeout, self.timeout + extra_timeout),
+                allow_redirects=False,  # the token must not reach another host
             )
         except requests.exceptions.SSLError as exc:
-            raise UnexpectedResponse(f"{self.base} can't prove who it is: {exc}") from exc
+            raise UnexpectedResponse(
+                f"TLS certificate verification failed for {self.base}: {exc}"
+            ) from exc
         except requests.Timeout as exc:
-            raise Unavailable(f"{self.base} doesn't answer") from exc
+            raise Unavailable(f"{self.base} does not respond") from exc
         except requests.RequestException as exc:
             raise Unavailable(f"{self.base} can't be reached") from exc
-        if answer.status_code >= 300 and answer.status_code != 304:
-            raise error_from_response(answer, about)
-        return answer
+        if response.status_code >= 300 and response.status_code != 304:
+            raise error_from_response(response, execution_id)
+        return response
 
     def json(self, method: str, *path: str, **options: Any) -> Any:
-        """`call`, and the body read."""
+        """Like `call`, and returns the JSON body."""
         return body_of(self.call(method, *path, **options))
 
     def socket(self, *path: str) -> AbstractContextManager[ClientConnection]:
-        """A WebSocket, open within the block. Raises what `websockets` raises."""
+        """A WebSocket, open within the ``with`` block. Raises the errors of `websockets`."""
         return connect(
             "ws" + self.url(*path).removeprefix("http"),
             additional_headers=self._headers,
@@ -118,7 +121,7 @@ class Http:
         self._session.close()
 
     def _tls(self) -> ssl.SSLContext | None:
-        """The same authorities as requests trusts: $REQUESTS_CA_BUNDLE, or certifi's."""
+        """The authorities that requests trusts: $REQUESTS_CA_BUNDLE, or certifi's."""
         if not self.base.startswith("https:"):
             return None
         trusted = self._session.merge_environment_settings(self.base, {}, None, None, None)[
@@ -136,18 +139,18 @@ class _Bearer(AuthBase):
         return request
 
 
-def body_of(answer: requests.Response) -> Any:
-    """An answer's JSON; None where it has no body. Raises ``UnexpectedResponse``."""
-    if answer.status_code == 204:
+def body_of(response: requests.Response) -> Any:
+    """The JSON body; None if the response has no body. Raises ``UnexpectedResponse``."""
+    if response.status_code == 204:
         return None
     try:
-        return answer.json()
+        return response.json()
     except ValueError as exc:
-        raise UnexpectedResponse(f"{answer.url} answers no JSON. Is the address right?") from exc
+        raise UnexpectedResponse(f"{response.url} did not return JSON. Check the address") from exc
 
 
-def checked_id(execution_id: str) -> str:
-    """The id, or ``InvalidRequest`` for what can't be one: it would ask for another URL."""
+def validate_id(execution_id: str) -> str:
+    """The id. Raises ``InvalidRequest`` for an empty one, which would lead to another URL."""
     if not isinstance(execution_id, str) or not execution_id:
-        raise InvalidRequest(f"An execution's id is a str that isn't empty, not {execution_id!r}")
+        raise InvalidRequest(f"An execution id must be a non-empty str, not {execution_id!r}")
     return execution_id

@@ -1,5 +1,5 @@
-"""Watching over a line that breaks: one WebSocket while it holds, another one when it doesn't, REST
-where none gets through.
+"""The event stream of `Client.watch`: a WebSocket that reconnects, or REST polling if WebSockets do
+not get through.
 """
 
 from __future__ import annotations
@@ -36,55 +36,49 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Seconds that the server may be away, unless told otherwise.
-PATIENCE = 300.0
-#: Seconds until a socket says ``status``, which is always first: what lets the upgrade through and
-#: then nothing is no way.
-FIRST_FRAME = 10.0
-#: The first pause before coming back, and the longest; seconds. Each is drawn between zero and
-#: twice the one before.
-PAUSE, LONGEST_PAUSE = 0.5, 20.0
-#: The least bound of the pause where the server says that it goes, or is full: all its viewers come
-#: back at once (web fact 11).
-SENT_AWAY = 5.0
-GOING_DOWN, FULL = 1012, 1013
-#: Sockets in a row that didn't open while REST answered, after which REST is polled; and for how
-#: long until the next is tried.
-TRIES, POLL_SPELL = 2, 60.0
-#: Seconds that a poll is held by the server, and between two that aren't.
-WAIT, POLL_PAUSE = 20.0, 1.0
-#: Bytes of ids in one message, roughly: well below what any server of ours takes.
-MESSAGE = 8 * 1024
+#: Default of ``reconnect_timeout``, seconds.
+RECONNECT_TIMEOUT = 300.0
+#: Seconds until a WebSocket must send its first frame. Some proxies accept the upgrade and then
+#: forward nothing.
+FIRST_FRAME_TIMEOUT = 10.0
+#: First and longest backoff before a reconnect, seconds. The pause is random between zero and the
+#: backoff, which doubles each time.
+MIN_BACKOFF, MAX_BACKOFF = 0.5, 20.0
+#: Least backoff if the server restarts or is full: then all its viewers reconnect at the same time
+#: (web-facts#handshake-cost).
+RESTART_BACKOFF = 5.0
+#: Close codes of a server that restarts, and of one with too many viewers.
+RESTARTING, FULL = 1012, 1013
+#: Failed WebSockets in a row, while REST responds, until REST is polled; and seconds until the next
+#: attempt to open a WebSocket.
+MAX_ATTEMPTS, POLLING_SECONDS = 2, 60.0
+#: Seconds that the server holds a long poll, and between two plain polls.
+LONG_POLL_WAIT, POLL_INTERVAL = 20.0, 1.0
+#: Approximate limit of the ids in one message, bytes: well below what the server accepts.
+MAX_MESSAGE = 8 * 1024
 
 
-def utc_now() -> datetime:
-    """The clock, unless another one is given."""
-    return datetime.now(UTC)
-
-
-def reading(read: Callable[[Any], T], body: Any) -> T:
-    """What ``read`` makes of an answer, or ``UnexpectedResponse`` where the answer isn't of the
-    contract.
-    """
+def parse(read: Callable[[Any], T], body: Any) -> T:
+    """Apply ``read`` to a body. Raises ``UnexpectedResponse`` if the body breaks the contract."""
     try:
         return read(body)
     except (KeyError, TypeError, ValueError) as exc:
         raise UnexpectedResponse(
-            f"The answer isn't what this version of Headway understands: {exc!r}"
+            f"This version of Headway does not understand the response: {exc!r}"
         ) from exc
 
 
 class _ConnectionLost(Exception):
-    """The line is cut. ``blocked``: no socket came to be, and it may be that none ever will."""
+    """The connection failed. ``blocked``: it never worked, so WebSockets may be blocked."""
 
-    def __init__(self, why: str, *, blocked: bool = False, at_least: float = 0.0) -> None:
+    def __init__(self, why: str, *, blocked: bool = False, backoff: float = 0.0) -> None:
         super().__init__(why)
         self.blocked = blocked
-        self.at_least = at_least
+        self.backoff = backoff
 
 
 class EventStream:
-    """One call of `Client.watch`. ``pause`` waits for seconds; the clocks are arguments, for tests."""
+    """One call of `Client.watch`. ``sleep`` and the clocks are arguments for tests."""
 
     def __init__(
         self,
@@ -93,165 +87,168 @@ class EventStream:
         *,
         timeout: float | None = None,
         deadline: float | None = None,
-        patience: float = PATIENCE,
-        pause: Callable[[float], object] | None = None,
+        reconnect_timeout: float = RECONNECT_TIMEOUT,
+        sleep: Callable[[float], object] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
-        clock: Callable[[], datetime] = utc_now,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._http = http
-        #: What hasn't ended, in the order given.
+        #: The ids that have not ended, in the given order.
         self._open = dict.fromkeys(execution_ids)
-        self._only = len(self._open) == 1
-        self._timeout, self._deadline, self._patience = timeout, deadline, patience
-        self._pause = pause if pause is not None else threading.Event().wait
+        self._single = len(self._open) == 1
+        self._timeout, self._deadline = timeout, deadline
+        self._reconnect_timeout = reconnect_timeout
+        self._wait = sleep if sleep is not None else threading.Event().wait
         self._monotonic, self._clock = monotonic, clock
-        #: When the line was cut, by ``monotonic``; None while it holds.
-        self._cut_at: float | None = None
-        #: Nothing was heard yet: a wrong address isn't worth waiting for.
-        self._fresh = True
-        #: The bound of the next pause.
-        self._bound = PAUSE
-        #: Sockets in a row that didn't come to be.
+        #: When the connection was lost, by ``monotonic``; None while it works.
+        self._disconnected_at: float | None = None
+        #: Whether the server has responded at least once. Before that no reconnect is tried: the
+        #: address may be wrong.
+        self._was_connected = False
+        self._backoff = MIN_BACKOFF
+        #: Blocked WebSockets in a row.
         self._blocked = 0
-        #: What polling has shown, and its ETags, since the line was last cut.
-        self._shown: dict[str, Execution] = {}
-        self._tags: dict[str, str] = {}
+        #: Results of polling since the last disconnect, and their ETags.
+        self._polled: dict[str, Execution] = {}
+        self._etags: dict[str, str] = {}
 
     def events(self) -> Iterator[AnyEvent]:
         """See `Client.watch`."""
         while self._open:
             try:
-                if self._blocked >= TRIES:
-                    yield from self._polled(self._monotonic() + POLL_SPELL)
-                    self._blocked = TRIES - 1  # one more try, and back
+                if self._blocked >= MAX_ATTEMPTS:
+                    yield from self._poll_until(self._monotonic() + POLLING_SECONDS)
+                    self._blocked = MAX_ATTEMPTS - 1  # try one WebSocket, then poll again
                 else:
-                    yield from self._streamed()
+                    yield from self._stream()
             except _ConnectionLost as lost:
-                yield from self._cut(lost)
+                yield from self._handle_disconnect(lost)
 
-    # -- the socket
+    # -- WebSocket
 
-    def _streamed(self) -> Iterator[AnyEvent]:
-        """One connection, until all have ended or it is lost."""
+    def _stream(self) -> Iterator[AnyEvent]:
+        """One connection, until all executions have ended or it is lost."""
         ids = list(self._open)
-        # One execution has a path of its own: an app's own rule may let somebody see one, and
+        # A single execution has its own path: an app's `authorize` may allow one execution and
         # refuse the socket for many.
         path = ("executions", ids[0], "progress", "ws") if len(ids) == 1 else ("progress", "ws")
-        heard = False
+        connected = False
         try:
             with self._http.socket(*path) as socket:
                 if len(ids) > 1:
                     for message in _subscriptions(ids):
                         socket.send(message)
                 while self._open:
-                    frame = self._next(socket, None if heard else FIRST_FRAME)
-                    if not heard:
-                        heard, self._blocked = True, 0
-                        self._restored()
-                        self._forget()
-                    for event in reading(lambda said: events_of(json.loads(said)), frame):
-                        yield from self._take(event)
+                    frame = self._receive(socket, None if connected else FIRST_FRAME_TIMEOUT)
+                    if not connected:
+                        connected, self._blocked = True, 0
+                        self._handle_connect()
+                        self._forget_polled()
+                    for event in parse(lambda text: events_of(json.loads(text)), frame):
+                        yield from self._deliver(event)
         except NotFinished:
-            raise  # a TimeoutError, and so an OSError
+            raise  # NotFinished is a TimeoutError, and so an OSError
         except ConnectionClosed as exc:
             if exc.rcvd is None:
-                raise _ConnectionLost("The connection was lost", blocked=not heard) from exc
+                raise _ConnectionLost("The connection was lost", blocked=not connected) from exc
             if exc.rcvd.code in CLOSES:
                 raise error_from_code(CLOSES[exc.rcvd.code], ids[0], exc.rcvd.reason) from exc
-            at_least = SENT_AWAY if exc.rcvd.code in (GOING_DOWN, FULL) else 0.0
             raise _ConnectionLost(
-                exc.rcvd.reason or "The server closed",
+                exc.rcvd.reason or "The server closed the connection",
                 blocked=exc.rcvd.code == FULL,
-                at_least=at_least,
+                backoff=RESTART_BACKOFF if exc.rcvd.code in (RESTARTING, FULL) else 0.0,
             ) from exc
         except (OSError, WebSocketException) as exc:
-            raise _ConnectionLost(f"{self._http.base} can't be watched", blocked=not heard) from exc
+            raise _ConnectionLost(
+                f"No WebSocket connection to {self._http.base}", blocked=not connected
+            ) from exc
 
-    def _next(self, socket: ClientConnection, within: float | None) -> str | bytes:
-        """The next frame. Raises ``TimeoutError`` after ``within`` seconds, ``NotFinished`` at the
+    def _receive(self, socket: ClientConnection, timeout: float | None) -> str | bytes:
+        """The next frame. Raises ``TimeoutError`` after ``timeout`` seconds, ``NotFinished`` at the
         deadline.
         """
-        left = self._left()
-        bound = min((seconds for seconds in (within, left) if seconds is not None), default=None)
+        remaining = self._remaining()
+        limits = [seconds for seconds in (timeout, remaining) if seconds is not None]
+        limit = min(limits, default=None)
         try:
-            return socket.recv(timeout=bound)
+            return socket.recv(timeout=limit)
         except TimeoutError:
-            if bound == left:
-                self._give_up()
+            if limit == remaining:
+                self._raise_not_finished()
             raise
 
     # -- REST
 
-    def _polled(self, until: float) -> Iterator[AnyEvent]:
-        """Polling, until all have ended or the spell is over. Held polls for one, plain ones for
-        many: a held one is a seat.
+    def _poll_until(self, end: float) -> Iterator[AnyEvent]:
+        """Poll until all executions have ended, or until ``end``.
+
+        Long polls for one execution, plain polls for many: each long poll counts as a viewer of the
+        server.
         """
-        hold = len(self._open) == 1
-        while self._open and self._monotonic() < until:
-            pause = 0.0 if hold else POLL_PAUSE
+        long_poll = len(self._open) == 1
+        while self._open and self._monotonic() < end:
+            pause = 0.0 if long_poll else POLL_INTERVAL
             for execution_id in list(self._open):
-                if self._left() == 0:
-                    self._give_up()
+                if self._remaining() == 0:
+                    self._raise_not_finished()
                 try:
-                    now = self._look(execution_id, hold)
+                    execution = self._poll(execution_id, long_poll)
                 except TooManyRequests as exc:
-                    hold, pause = False, exc.retry_after
+                    long_poll, pause = False, exc.retry_after
                     continue
                 except (ExecutionNotFound, ExecutionExpired) as exc:
-                    yield from self._refused(execution_id, exc)
+                    yield from self._refuse(execution_id, exc)
                     continue
-                self._restored()
-                if now is not None:
-                    yield from self._told(now)
+                self._handle_connect()
+                if execution is not None:
+                    yield from self._deliver_polled(execution)
             if self._open and pause:
-                self._rest(pause)
+                self._sleep(pause)
 
-    def _look(self, execution_id: str, hold: bool) -> Execution | None:
-        """What it is now; None where nothing has changed."""
-        wait = WAIT if (left := self._left()) is None else min(WAIT, left)
-        tag = self._tags.get(execution_id)
-        headers = {} if tag is None else {"If-None-Match": tag}
-        params = {"wait": wait} if hold and tag is not None else {}
+    def _poll(self, execution_id: str, long_poll: bool) -> Execution | None:
+        """The current state; None if it has not changed."""
+        remaining = self._remaining()
+        wait = LONG_POLL_WAIT if remaining is None else min(LONG_POLL_WAIT, remaining)
+        etag = self._etags.get(execution_id)
         try:
-            answer = self._http.call(
+            response = self._http.call(
                 "GET",
                 "executions",
                 execution_id,
-                about=execution_id,
-                headers=headers,
-                params=params,
-                longer=WAIT,
+                execution_id=execution_id,
+                headers={} if etag is None else {"If-None-Match": etag},
+                params={"wait": wait} if long_poll and etag is not None else {},
+                extra_timeout=LONG_POLL_WAIT,
             )
         except Unavailable as exc:
-            raise _ConnectionLost(str(exc), at_least=exc.retry_after) from exc
-        if answer.status_code == 304:
+            raise _ConnectionLost(str(exc), backoff=exc.retry_after) from exc
+        if response.status_code == 304:
             return None
-        if "ETag" in answer.headers:
-            self._tags[execution_id] = answer.headers["ETag"]
-        return reading(execution_from_json, body_of(answer))
+        if "ETag" in response.headers:
+            self._etags[execution_id] = response.headers["ETag"]
+        return parse(execution_from_json, body_of(response))
 
-    def _told(self, now: Execution) -> Iterator[AnyEvent]:
-        """What a viewer of the stream would be told of it."""
-        before = self._shown.get(now.execution_id)
-        self._shown[now.execution_id] = now
+    def _deliver_polled(self, execution: Execution) -> Iterator[AnyEvent]:
+        """Yield the events that a WebSocket would have sent for this change."""
+        before = self._polled.get(execution.execution_id)
+        self._polled[execution.execution_id] = execution
         at = self._clock()
         for frame in (
-            frames.opening_frames(now, at)
+            frames.opening_frames(execution, at)
             if before is None
-            else frames.frames_between(before, now, at)
+            else frames.frames_between(before, execution, at)
         ):
-            yield from self._take(event_of(frame))
+            yield from self._deliver(event_of(frame))
 
     # -- both
 
-    def _take(self, event: AnyEvent) -> Iterator[AnyEvent]:
-        """What is told of an event: nothing of what has ended."""
+    def _deliver(self, event: AnyEvent) -> Iterator[AnyEvent]:
+        """Yield an event, unless its execution has already ended."""
         execution_id = event.execution_id
         if isinstance(event, Interrupted) and event.code in CODES and execution_id in self._open:
             assert execution_id is not None
-            yield from self._refused(
-                execution_id, error_from_code(CODES[event.code], execution_id, event.message)
-            )
+            error = error_from_code(CODES[event.code], execution_id, event.message)
+            yield from self._refuse(execution_id, error)
         elif execution_id in self._open or (
             isinstance(event, Interrupted) and execution_id is None
         ):
@@ -259,9 +256,9 @@ class EventStream:
                 del self._open[str(execution_id)]
             yield event
 
-    def _refused(self, execution_id: str, error: HeadwayError) -> Iterator[AnyEvent]:
-        """Nothing can be told of this one: the only one's error, or else a word among the others'."""
-        if self._only:
+    def _refuse(self, execution_id: str, error: HeadwayError) -> Iterator[AnyEvent]:
+        """Raise the error of the only execution, or yield it and continue with the others."""
+        if self._single:
             raise error
         del self._open[execution_id]
         code = next(
@@ -274,69 +271,71 @@ class EventStream:
         )
         yield Interrupted(code, str(error), self._clock(), execution_id)
 
-    def _restored(self) -> None:
-        self._cut_at, self._fresh, self._bound = None, False, PAUSE
+    def _handle_connect(self) -> None:
+        self._disconnected_at, self._was_connected, self._backoff = None, True, MIN_BACKOFF
 
-    def _cut(self, lost: _ConnectionLost) -> Iterator[AnyEvent]:
-        """Say once that the line is cut, and wait before the next try."""
+    def _handle_disconnect(self, lost: _ConnectionLost) -> Iterator[AnyEvent]:
+        """Yield ``Interrupted`` for the first failure, and pause before the next attempt."""
         now = self._monotonic()
-        if lost.blocked and self._answers():
-            # REST answers where no socket opens: nothing is lost as long as it is asked instead.
+        if lost.blocked and self._is_reachable():
+            # Only WebSockets fail. Polling replaces them soon, so nothing is interrupted.
             self._blocked += 1
-            log.info("%s; that was try %d", lost, self._blocked, exc_info=lost)
+            log.info("%s; failed attempt %d", lost, self._blocked, exc_info=lost)
             return
-        if self._fresh or (self._cut_at is not None and now - self._cut_at >= self._patience):
+        if not self._was_connected or (
+            self._disconnected_at is not None
+            and now - self._disconnected_at >= self._reconnect_timeout
+        ):
             raise Unavailable(str(lost)) from lost
-        if self._cut_at is None:
-            self._cut_at = now
-            self._forget()
-            yield Interrupted("unavailable", f"{lost}; trying again", self._clock())
-        self._rest(random.uniform(0, max(self._bound, lost.at_least)))  # noqa: S311 - no secret
-        self._bound = min(LONGEST_PAUSE, self._bound * 2)
+        if self._disconnected_at is None:
+            self._disconnected_at = now
+            self._forget_polled()
+            yield Interrupted("unavailable", f"{lost}; reconnecting", self._clock())
+        self._sleep(random.uniform(0, max(self._backoff, lost.backoff)))  # noqa: S311 - no secret
+        self._backoff = min(MAX_BACKOFF, self._backoff * 2)
 
-    def _answers(self) -> bool:
-        """Whether REST answers. Raises what it says of the only execution that is watched, as no
-        handshake can.
+    def _is_reachable(self) -> bool:
+        """Whether REST responds. Raises REST's error about the only execution: a failed handshake
+        has no such detail.
         """
         execution_id = next(iter(self._open))
         try:
-            self._http.call("GET", "executions", execution_id, about=execution_id)
+            self._http.call("GET", "executions", execution_id, execution_id=execution_id)
         except (ExecutionNotFound, ExecutionExpired):
-            if self._only:
+            if self._single:
                 raise
         except (Unavailable, TooManyRequests, UnexpectedResponse):
-            if self._fresh:
-                raise  # a wrong address isn't worth waiting for
+            if not self._was_connected:
+                raise
             return False
         return True
 
-    def _forget(self) -> None:
-        """What was polled is old: the next poll begins anew."""
-        self._shown.clear()
-        self._tags.clear()
+    def _forget_polled(self) -> None:
+        self._polled.clear()
+        self._etags.clear()
 
-    def _rest(self, seconds: float) -> None:
-        left = self._left()
-        self._pause(seconds if left is None else min(seconds, left))
-        if left is not None and left <= seconds:
-            self._give_up()
+    def _sleep(self, seconds: float) -> None:
+        remaining = self._remaining()
+        self._wait(seconds if remaining is None else min(seconds, remaining))
+        if remaining is not None and remaining <= seconds:
+            self._raise_not_finished()
 
-    def _left(self) -> float | None:
+    def _remaining(self) -> float | None:
+        """Seconds until the deadline."""
         return None if self._deadline is None else max(0.0, self._deadline - self._monotonic())
 
-    def _give_up(self) -> NoReturn:
-        raise NotFinished(
-            next(iter(self._open)), self._timeout if self._timeout is not None else 0.0
-        )
+    def _raise_not_finished(self) -> NoReturn:
+        timeout = self._timeout if self._timeout is not None else 0.0
+        raise NotFinished(next(iter(self._open)), timeout)
 
 
 def _subscriptions(ids: list[str]) -> Iterator[str]:
-    """The messages that ask for these executions, none of them too long for the server."""
+    """Messages that subscribe to all ids, each below the server's limit."""
     part: list[str] = []
     size = 0
     for execution_id in ids:
         length = len(json.dumps(execution_id)) + 2
-        if part and size + length > MESSAGE:
+        if part and size + length > MAX_MESSAGE:
             yield json.dumps({"subscribe": part})
             part, size = [], 0
         part.append(execution_id)

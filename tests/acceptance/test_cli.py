@@ -1,6 +1,4 @@
-"""The command line as it is installed: Celery's sub-command and the program, on real jobs, and the
-server that `web` becomes.
-"""
+"""The installed command line: Celery's sub-command and the program, on real jobs, and `web`."""
 
 from __future__ import annotations
 
@@ -40,23 +38,21 @@ def run(argv: list[str], env: Mapping[str, str]) -> subprocess.CompletedProcess[
 
 
 @pytest.fixture(params=["celery -A app headway", "headway --url"])
-def way(request: pytest.FixtureRequest, service: Service) -> list[str]:
+def command(request: pytest.FixtureRequest, service: Service) -> list[str]:
     return CELERY if request.param.startswith("celery") else [program(), "--url", service.url]
 
 
-def test_follow_real_jobs(service: Service, way: list[str]) -> None:
-    """Two real jobs are followed to their ends, one good and one bad, by lines and by JSON; the
-    status says so.
-    """
+def test_watch_follows_real_jobs_to_their_ends(service: Service, command: list[str]) -> None:
+    """`watch` follows a job that succeeds and one that fails, and exits with 1."""
     (Path(service.data) / "file").write_text("some bytes")
     good = service.start("tasks.checksum", path=service.data)
     bad = service.start("tasks.checksum", path="/")
-    done = run([*way, "watch", good, bad], service.env)
+    done = run([*command, "watch", good, bad], service.env)
     assert done.returncode == 1, done.stdout + done.stderr
     lines = done.stdout.splitlines()
     assert any(line.startswith(f"{good}  tasks.checksum  succeeded") for line in lines)
     assert any(line.startswith(f"{bad}  tasks.checksum  failed") for line in lines)
-    done = run([*way, "watch", "--json", good], service.env)
+    done = run([*command, "watch", "--json", good], service.env)
     assert done.returncode == 0, done.stdout + done.stderr
     assert [json.loads(line)["type"] for line in done.stdout.splitlines()] == [
         "status",
@@ -64,16 +60,15 @@ def test_follow_real_jobs(service: Service, way: list[str]) -> None:
     ]
     listed = [
         json.loads(line)
-        for line in run([*way, "ls", "--json", "-q", bad], service.env).stdout.splitlines()
+        for line in run([*command, "ls", "--json", "-q", bad], service.env).stdout.splitlines()
     ]
     assert [each["phase"] for each in listed] == ["failed"]
 
 
-def test_ctrl_c_leaves(service: Service) -> None:
-    """SIGINT ends a watch with 130, without a traceback, and the job goes on."""
-    running = service.start(
-        "tasks.checksum", passes=1_000_000
-    )  # until somebody ends it, however long the commands take to start
+def test_ctrl_c_ends_the_watch_and_not_the_job(service: Service) -> None:
+    """SIGINT ends `watch` with 130 and without a traceback, and the job continues."""
+    # More passes than the test has time for: the job runs until it is cancelled.
+    running = service.start("tasks.checksum", passes=1_000_000)
     with Process([*CELERY, "watch", running], env=service.env, name="watch") as watch:
         watch.wait_log(running)
         watch.kill(signal.SIGINT)
@@ -86,15 +81,16 @@ def test_ctrl_c_leaves(service: Service) -> None:
         ]
 
 
-def test_doctor_on_the_service(service: Service) -> None:
-    """The service of this repository is in none of the traps."""
+def test_doctor_finds_nothing_in_the_service(service: Service) -> None:
+    """The service of this repository has no configuration problem."""
     done = run([*CELERY, "doctor"], service.env)
-    assert (done.returncode, done.stdout) == (0, "Nothing to complain about.\n")
+    assert (done.returncode, done.stdout) == (0, "No problems found.\n")
 
 
-def test_web_serves_any_project(service: Service) -> None:
-    """`web` serves the dashboard and the API of the project on this machine, ends on SIGTERM and
-    Ctrl-C without a fuss, and asks for its token."""
+def test_web_serves_dashboard_and_api_with_tokens(service: Service) -> None:
+    """`web` serves dashboard and API on localhost, stops on SIGTERM and Ctrl-C, and requires its
+    tokens.
+    """
     execution_id = service.start("tasks.checksum", path=service.data)
     command = [*CELERY, "web", "--port", "0"]
     with Process(command, env=service.env, name="web") as web:
@@ -113,10 +109,10 @@ def test_web_serves_any_project(service: Service) -> None:
         )
         with Client(url, "secret") as client:
             assert client.get(execution_id).status == "completed"
-        os.killpg(web.pid, signal.SIGINT)  # a terminal tells them all, and at once
+        os.killpg(web.pid, signal.SIGINT)  # like a terminal, which signals the group
         assert web.wait() == 0
         assert "Traceback" not in web.log()
-    done = run([*command, "--host", "0.0.0.0"], service.env)  # it must not listen at all
+    done = run([*command, "--host", "0.0.0.0"], service.env)  # refused before it binds
     assert done.returncode == 2
     assert "which is open to the network" in done.stderr
     assert "Listening" not in done.stderr

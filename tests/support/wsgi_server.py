@@ -39,7 +39,7 @@ def long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     defaults = Client.__init__.__kwdefaults__
     assert defaults is not None
     monkeypatch.setitem(defaults, "timeout", RESPONSE_TIMEOUT)
-    monkeypatch.setattr("headway.client.stream.FIRST_FRAME", RESPONSE_TIMEOUT)
+    monkeypatch.setattr("headway.client.stream.FIRST_FRAME_TIMEOUT", RESPONSE_TIMEOUT)
     monkeypatch.setattr("headway.client.http.PING", RESPONSE_TIMEOUT)
 
 

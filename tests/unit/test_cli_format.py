@@ -1,4 +1,4 @@
-"""How things read at a terminal."""
+"""The terminal formats, bars and lines of the CLI."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from headway.cli import format
-from headway.cli.bars import Bars
-from headway.cli.display import Lines
+from headway.cli.bars import BarDisplay
+from headway.cli.display import LineDisplay
 from headway.cli.source import SourceError
 from headway.models import Execution, Failure, Phase, Progress, Status
 
@@ -31,8 +31,8 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
         (3e9, "3.0G"),
     ],
 )
-def test_numbers(value: float, text: str) -> None:
-    """Three digits or so."""
+def test_number_has_about_three_digits(value: float, text: str) -> None:
+    """A number has about three digits and a metric prefix."""
     assert format.number(value) == text
 
 
@@ -47,27 +47,27 @@ def test_numbers(value: float, text: str) -> None:
         (353000, "4d 02:03"),
     ],
 )
-def test_durations(seconds: float, text: str) -> None:
-    """As on a stop watch."""
-    assert format.clock(seconds) == text
+def test_duration_reads_like_a_stopwatch(seconds: float, text: str) -> None:
+    """A duration reads like a stopwatch."""
+    assert format.duration(seconds) == text
 
 
-def test_percentages_are_not_rounded_up() -> None:
-    """100% is said of what is done, and of nothing else; an unknown total shows the count."""
+def test_percentage_is_rounded_down() -> None:
+    """Only a finished task shows 100%; an unknown total shows the count."""
     assert format.percent(Progress(999, 1000)) == "99%"
     assert format.percent(Progress(1000, 1000)) == "100%"
     assert format.percent(Progress(302, 0)) == "302"
     assert format.percent(None) == ""
 
 
-def test_slow_rates_are_told_by_the_minute() -> None:
-    """What does less than one a second is told by the minute or the hour."""
+def test_slow_rate_is_shown_per_minute_or_hour() -> None:
+    """A rate below one per second is shown per minute or per hour."""
     rates = [format.rate(Progress(1, 9, rate=rate)) for rate in (12.0, 0.05, 0.001, 0.0)]
     assert rates == ["12/s", "3/min", "3.6/h", ""]
 
 
-def test_ages_and_times() -> None:
-    """An age is rough; it reads back as the time that it names."""
+def test_age_is_rough_and_can_be_parsed() -> None:
+    """An age has one unit; `parse_time` reads ages and ISO times."""
     assert [format.age(NOW - timedelta(seconds=s), NOW) for s in (8, 250, 3 * 3600, 3 * 86400)] == [
         "8s",
         "4m",
@@ -75,10 +75,10 @@ def test_ages_and_times() -> None:
         "3d",
     ]
     assert format.age(None, NOW) == ""
-    assert format.when("15m", NOW) == NOW - timedelta(minutes=15)
-    assert format.when("2026-01-02T03:04:05Z", datetime.now(UTC)) == NOW
+    assert format.parse_time("15m", NOW) == NOW - timedelta(minutes=15)
+    assert format.parse_time("2026-01-02T03:04:05Z", datetime.now(UTC)) == NOW
     with pytest.raises(ValueError, match="soon"):
-        format.when("soon", NOW)
+        format.parse_time("soon", NOW)
 
 
 def execution(**values: object) -> Execution:
@@ -95,8 +95,8 @@ def execution(**values: object) -> Execution:
     )  # type: ignore[arg-type]
 
 
-class Watch:
-    """A clock that a test turns by hand."""
+class ManualClock:
+    """A clock that the test sets."""
 
     now = 0.0
 
@@ -104,40 +104,38 @@ class Watch:
         return self.now
 
 
-def drawn(
-    *executions: Execution, after: float = 0.0, trouble: SourceError | None = None
+def rendered(
+    *executions: Execution, after: float = 0.0, error: SourceError | None = None
 ) -> list[str]:
-    """The rows of the bars, as text."""
-    clock = Watch()
+    """The rows of `BarDisplay`, as text."""
+    clock = ManualClock()
     output = io.StringIO()
     console = Console(file=output, width=100, force_terminal=False, color_system=None)
-    bars = Bars(console, clock)
+    bars = BarDisplay(console, clock)
     for each in executions:
         bars.show(each)
     clock.now += after
-    if trouble is not None:
-        bars.trouble(trouble)
+    if error is not None:
+        bars.show_error(error)
     console.print(bars.open().get_renderable())  # type: ignore[attr-defined]
     return output.getvalue().splitlines()
 
 
-def test_a_row_has_it_all() -> None:
-    """A row names the execution, and says how far, how fast and how long yet it is; the time left
-    runs down between reports.
+def test_row_shows_all_fields() -> None:
+    """A row shows id, task, percentage, speed, time left and message; the time left counts down
+    between reports.
     """
-    (row,) = drawn(execution(progress=Progress(1, 4, "Loading", rate=0.5)), after=2.0)
+    (row,) = rendered(execution(progress=Progress(1, 4, "Loading", rate=0.5)), after=2.0)
     assert row.startswith("6a1f-22 load ")
     for word in ("25%", "running", "30/min 0:04", "Loading"):
         assert word in row
     assert len(row) <= 100
 
 
-def test_each_phase_is_seen() -> None:
-    """Stalled, retrying and cancelling are told by their words, attempts by number, ends with how
-    long it took.
-    """
+def test_row_shows_phase_attempt_and_run_time() -> None:
+    """A row shows the phase, the number of the attempt, and the run time after the end."""
     started = {"started_at": NOW, "finished_at": NOW + timedelta(seconds=65)}
-    rows = drawn(
+    rows = rendered(
         execution(execution_id="1", phase=Phase.STALLED),
         execution(execution_id="2", phase=Phase.RETRYING, attempt=2),
         execution(execution_id="3", phase=Phase.CANCELLING),
@@ -156,13 +154,13 @@ def test_each_phase_is_seen() -> None:
         assert word in row
 
 
-def test_an_end_leaves_the_bar_where_it_was() -> None:
-    """What is done at 50 % has half a bar; what said nothing, or counted without a total, has a
-    whole one.
+def test_completed_bar_stays_at_the_last_report() -> None:
+    """An execution that completed at 50 % keeps half a bar; one without a percentage gets a full
+    bar.
     """
     done = {"status": Status.COMPLETED, "phase": Phase.SUCCEEDED}
     reports = (Progress(5, 10), None, Progress(5, 0))
-    rows = drawn(
+    rows = rendered(
         *(
             execution(execution_id=str(number), progress=each, **done)
             for number, each in enumerate(reports)
@@ -171,29 +169,29 @@ def test_an_end_leaves_the_bar_where_it_was() -> None:
     assert [row.count("━") for row in rows] == [9, 18, 18]
 
 
-def test_a_message_is_no_markup() -> None:
-    """What a task says is shown as it is, and can't move the cursor."""
-    (row,) = drawn(execution(progress=Progress(1, 4, "[red]x[/] \x1b[2J")))
+def test_message_is_not_interpreted_as_markup() -> None:
+    """A message is printed literally, and can't move the cursor."""
+    (row,) = rendered(execution(progress=Progress(1, 4, "[red]x[/] \x1b[2J")))
     assert "[red]x[/] [2J" in row
     assert "\x1b" not in row
 
 
-def test_trouble_is_told_beside_the_bars() -> None:
-    """An outage is a line of its own."""
+def test_outage_is_printed_above_the_bars() -> None:
+    """An outage is printed as a separate line."""
     assert (
         "headway: away; trying again"
-        in drawn(execution(), trouble=SourceError("away; trying again"))[0]
+        in rendered(execution(), error=SourceError("away; trying again"))[0]
     )
 
 
-def test_lines_are_few(capsys: pytest.CaptureFixture[str]) -> None:
-    """Reports make a line every two seconds, a change of state and an end at once."""
-    clock = Watch()
-    lines = Lines(clock)
+def test_lines_are_limited_to_one_per_interval(capsys: pytest.CaptureFixture[str]) -> None:
+    """Progress prints a line every two seconds; a new state and an end print one at once."""
+    clock = ManualClock()
+    lines = LineDisplay(clock)
     for second in range(5):
         clock.now = float(second)
         lines.show(execution(progress=Progress(second, 9)))
     lines.show(execution(phase=Phase.STALLED))
     lines.show(execution(status=Status.COMPLETED, phase=Phase.SUCCEEDED))
-    told = [line.split("  ")[2] for line in capsys.readouterr().out.splitlines()]
-    assert told == ["running", "running", "running", "stalled", "succeeded"]
+    states = [line.split("  ")[2] for line in capsys.readouterr().out.splitlines()]
+    assert states == ["running", "running", "running", "stalled", "succeeded"]

@@ -1,4 +1,4 @@
-"""The Python client, over real sockets against the real server on the fakes."""
+"""`headway.Client` over real sockets, against the real server on in-memory fakes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from headway.client import (
     StatusChanged,
     error_mapping,
 )
-from headway.client.stream import TRIES, EventStream
+from headway.client.stream import MAX_ATTEMPTS, EventStream
 from headway.models import Status
 from headway.server import problems
 from headway.server.streams import websocket
@@ -35,7 +35,7 @@ from tests.support.wsgi_server import WsgiServer, long_timeouts, unreachable_url
 
 
 @pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     long_timeouts(monkeypatch)
 
 
@@ -58,14 +58,14 @@ def client(serving: WsgiServer) -> Iterator[Client]:
 
 
 class NoSockets:
-    """A proxy that knows nothing of WebSockets: it passes on a plain GET."""
+    """A proxy that does not support WebSockets and forwards a plain GET."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
-        self.asked: list[str] = []
+        self.requested: list[str] = []
 
     def __call__(self, environ: Any, start_response: Any) -> Any:
-        self.asked.append(f"{environ['PATH_INFO'].rsplit('/', 1)[1]}?{environ['QUERY_STRING']}")
+        self.requested.append(f"{environ['PATH_INFO'].rsplit('/', 1)[1]}?{environ['QUERY_STRING']}")
         for name in (
             "HTTP_UPGRADE",
             "HTTP_CONNECTION",
@@ -76,8 +76,8 @@ class NoSockets:
         return self.app(environ, start_response)
 
 
-class Following(threading.Thread):
-    """A watch in a thread of its own."""
+class WatchThread(threading.Thread):
+    """`Client.watch` in its own thread."""
 
     def __init__(self, client: Client, *ids: str, **options: Any) -> None:
         super().__init__()
@@ -97,18 +97,20 @@ class Following(threading.Thread):
         return [type(event).__name__ for event in self.events]
 
     def until(self, *kinds: str) -> None:
-        """Wait until it was told just these, in this order."""
-        until(lambda: self.kinds() == list(kinds), what=f"{kinds}, and there were {self.kinds()}")
+        """Wait for exactly these events, in this order."""
+        until(lambda: self.kinds() == list(kinds), what=f"{kinds}, got {self.kinds()}")
 
     def end(self) -> None:
-        """Wait for its end."""
+        """Wait until the watch is over."""
         self.join(60)
-        assert not self.is_alive(), f"it goes on after {self.kinds()}"
+        assert not self.is_alive(), f"still running after {self.kinds()}"
 
 
-class TestAsking:
-    def test_get_and_progress(self, server: MountedApp, client: Client) -> None:
-        """An execution and its progress are Headway's own records, as the server has them."""
+class TestCalls:
+    def test_get_and_progress_return_the_servers_records(
+        self, server: MountedApp, client: Client
+    ) -> None:
+        """`get` and `progress` return the same records as the server's extension."""
         server.publish("a")
         assert client.get("a") == server.headway.get_execution("a")
         assert client.progress("a") is None
@@ -117,8 +119,8 @@ class TestAsking:
         assert client.get("a") == server.headway.get_execution("a")
         assert client.progress("a") == server.headway.get_execution("a").progress
 
-    def test_history(self, server: MountedApp, client: Client) -> None:
-        """The history is Headway's own record, as the server's store has it."""
+    def test_history_returns_the_stores_record(self, server: MountedApp, client: Client) -> None:
+        """`history` returns the same record as the server's store."""
         server.publish("a")
         assert client.history("a").reports == ()
         server.begin("a")
@@ -127,11 +129,11 @@ class TestAsking:
         assert client.history("a") == server.store.history("a")
         assert len(client.history("a").reports) == 2
 
-    def test_list_goes_over_pages(
+    def test_list_reads_all_pages_up_to_the_limit(
         self, server: MountedApp, client: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A listing goes on over all pages, newest first, and stops where it is told to."""
-        monkeypatch.setattr("headway.client.client.PAGE", 3)
+        """`list` reads page after page, newest first, and stops at ``limit``."""
+        monkeypatch.setattr("headway.client.client.PAGE_SIZE", 3)
         for number in range(8):
             server.publish(f"e{number}", "tasks.odd" if number % 2 else "tasks.even")
             server.clock.tick(1)
@@ -148,8 +150,10 @@ class TestAsking:
             for each in client.list(since=server.headway.get_execution("e6").created_at)
         ] == ["e7", "e6"]
 
-    def test_cancel(self, server: MountedApp, client: Client) -> None:
-        """Cancel answers with what it is then, and a conflict is raised for what has ended."""
+    def test_cancel_returns_the_state_and_raises_after_the_end(
+        self, server: MountedApp, client: Client
+    ) -> None:
+        """`cancel` returns the new state, and raises a conflict for an ended execution."""
         server.publish("a")
         assert client.cancel("a").phase == "cancelling"
         server.publish("b")
@@ -159,21 +163,21 @@ class TestAsking:
             client.cancel("b")
 
     @pytest.mark.parametrize("execution_id", ["a/b", "../healthz", "a?b=c", "a#b", "ä %2f"])
-    def test_an_id_is_an_id(self, client: Client, execution_id: str) -> None:
-        """No id can lead to another URL than an execution's."""
+    def test_special_characters_in_an_id_reach_no_other_url(
+        self, client: Client, execution_id: str
+    ) -> None:
+        """An id with URL syntax cannot lead to another URL."""
         with pytest.raises(
             (errors.ExecutionNotFound, errors.InvalidRequest, errors.UnexpectedResponse)
         ):
             client.get(execution_id)
 
-    def test_a_token_goes_into_the_header(self) -> None:
-        """A token is sent as a header with calls and with sockets; without it there is
-        ``NotAuthenticated`` on both.
-        """
-        asked: list[str] = []
+    def test_token_is_sent_in_the_header_only(self) -> None:
+        """Calls and WebSockets send the token as a header; without it both are refused."""
+        urls: list[str] = []
         with (
             mounted_app(tokens=["secret"]) as server,
-            WsgiServer(_noting(server.app, asked)) as serving,
+            WsgiServer(_recording(server.app, urls)) as serving,
         ):
             server.publish("a")
             server.begin("a")
@@ -190,31 +194,29 @@ class TestAsking:
                 for ids in (["a"], ["a", "b"]):
                     with pytest.raises(errors.NotAuthenticated):
                         list(unknown.watch(*ids))
-        assert asked
-        assert not [url for url in asked if "secret" in url]
+        assert urls
+        assert not [url for url in urls if "secret" in url]
 
 
-def _noting(app: Any, asked: list[str]) -> Any:
-    def noting(environ: Any, start_response: Any) -> Any:
-        asked.append(environ["PATH_INFO"] + "?" + environ["QUERY_STRING"])
+def _recording(app: Any, urls: list[str]) -> Any:
+    def recording(environ: Any, start_response: Any) -> Any:
+        urls.append(environ["PATH_INFO"] + "?" + environ["QUERY_STRING"])
         return app(environ, start_response)
 
-    return noting
+    return recording
 
 
-def test_no_login_of_netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ~/.netrc says of the host neither takes the token's place nor goes to a server that was
-    given none.
-    """
+def test_netrc_login_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A login for the host in ~/.netrc neither replaces the token nor is sent without one."""
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password secret\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     sent: list[str | None] = []
 
-    def noting(environ: Any, start_response: Any) -> Any:
+    def recording(environ: Any, start_response: Any) -> Any:
         sent.append(environ.get("HTTP_AUTHORIZATION"))
         return Response(status=404)(environ, start_response)
 
-    with WsgiServer(noting) as serving:
+    with WsgiServer(recording) as serving:
         for token in (None, "mine"):
             with Client(serving.url, token) as client, pytest.raises(errors.UnexpectedResponse):
                 client.get("a")
@@ -222,8 +224,8 @@ def test_no_login_of_netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 class TestErrors:
-    def test_the_table_mirrors_the_servers(self) -> None:
-        """Every error that the server has a status for is raised by the client for that status."""
+    def test_http_statuses_map_back_to_the_servers_errors(self) -> None:
+        """For each status of the server's table, the client raises the error of that status."""
         for error, status in problems.STATUS.items():
             if status < 500 or status in (501, 503):
                 assert type(_error(status)) is error, (
@@ -236,10 +238,8 @@ class TestErrors:
         }
         assert {type(_error(status)) for status in problems.STATUS.values()} < every
 
-    def test_the_closes_mirror_the_servers(self) -> None:
-        """Every close that means an error to a viewer is known, and every code of an ``error``
-        frame.
-        """
+    def test_close_codes_map_back_to_the_servers_errors(self) -> None:
+        """The client knows each close code that means an error, and each ``error`` code."""
         for error, (code, _) in websocket.CLOSES.items():
             if code in error_mapping.CLOSES:
                 assert type(error_mapping.error_from_code(error_mapping.CLOSES[code], "x", "")) in (
@@ -248,8 +248,8 @@ class TestErrors:
                 )
         assert set(websocket.CODES.values()) <= set(error_mapping.CODES)
 
-    def test_nobody_there(self) -> None:
-        """A server that isn't there is ``Unavailable``, for calls and for a watch alike, at once."""
+    def test_unreachable_server_is_unavailable_at_once(self) -> None:
+        """Without a server, calls and watches raise ``Unavailable`` and do not retry."""
         with unreachable_url() as url, Client(url) as client:
             for ask in (
                 lambda: client.get("a"),
@@ -260,10 +260,8 @@ class TestErrors:
                     ask()
 
     @pytest.mark.parametrize("status", [200, 404, 500, 302])
-    def test_somebody_else_there(self, status: int) -> None:
-        """What is no Headway is an ``UnexpectedResponse``, whatever it says; a redirect isn't
-        followed.
-        """
+    def test_other_server_raises_unexpected_response(self, status: int) -> None:
+        """Another web server raises ``UnexpectedResponse``; a redirect is not followed."""
         page = Response(
             "<html>",
             status=status,
@@ -279,29 +277,27 @@ class TestErrors:
                     ask()
 
     @pytest.mark.parametrize("scheme", ["http", "ws"])
-    def test_no_redirect_takes_the_token_along(self, scheme: str) -> None:
-        """Neither a call nor a socket brings it to where a server sends them on to: websockets
-        follows, and leaves it behind.
-        """
-        heard: list[object] = []
+    def test_token_does_not_follow_redirects(self, scheme: str) -> None:
+        """A redirect receives no token: calls don't follow it, websockets follows without it."""
+        tokens: list[object] = []
 
         def elsewhere(environ: Any, start_response: Any) -> Any:
-            heard.append(environ.get("HTTP_AUTHORIZATION"))
+            tokens.append(environ.get("HTTP_AUTHORIZATION"))
             return Response(status=404)(environ, start_response)
 
         with WsgiServer(elsewhere) as other:
-            further = {"Location": other.url.replace("http", scheme) + "/api/v1/executions/a"}
+            redirect = {"Location": other.url.replace("http", scheme) + "/api/v1/executions/a"}
             with (
-                WsgiServer(Response(status=302, headers=further)) as serving,
+                WsgiServer(Response(status=302, headers=redirect)) as serving,
                 Client(serving.url, token="secret") as client,
             ):
                 for ask in (lambda: client.get("a"), lambda: list(client.watch("a"))):
                     with pytest.raises(errors.UnexpectedResponse):
                         ask()
-        assert not any(heard)
+        assert not any(tokens)
 
-    def test_a_server_that_says_nothing(self) -> None:
-        """A server that takes the call and never answers is ``Unavailable`` after the timeout."""
+    def test_silent_server_is_unavailable_after_the_timeout(self) -> None:
+        """A server that accepts a call and never responds is ``Unavailable``."""
         release = threading.Event()
 
         def silent(environ: Any, start_response: Any) -> Any:
@@ -309,20 +305,20 @@ class TestErrors:
             return Response("late")(environ, start_response)
 
         with WsgiServer(silent) as serving, Client(serving.url, timeout=0.2) as client:
-            with pytest.raises(errors.Unavailable, match="doesn't answer"):
+            with pytest.raises(errors.Unavailable, match="does not respond"):
                 client.get("a")
             release.set()
 
     @pytest.mark.parametrize(
         "url", ["127.0.0.1:8000", "ftp://x", "http://", "http://x/?token=y", "http://me:pw@x"]
     )
-    def test_addresses_that_are_none(self, url: str) -> None:
-        """An address that can't be one, or that holds a secret, is a ``UsageError``."""
+    def test_invalid_address_is_refused(self, url: str) -> None:
+        """An address that is malformed, or that contains a secret, is a ``UsageError``."""
         with pytest.raises(errors.UsageError):
             Client(url)
 
-    def test_where_the_api_stands(self) -> None:
-        """A path in the address stands in place of ``/api/v1``."""
+    def test_path_in_the_address_replaces_the_prefix(self) -> None:
+        """The client uses a path in the address instead of ``/api/v1``."""
         with mounted_app(url_prefix="/jobs/api") as server, WsgiServer(server.app) as serving:
             server.publish("a")
             with Client(f"{serving.url}/jobs/api/") as client:
@@ -332,16 +328,17 @@ class TestErrors:
 def _error(status: int) -> errors.HeadwayError:
     import requests
 
-    answer = requests.Response()
-    answer.status_code, answer.url, answer._content = status, "http://x/api", b'{"detail": "said"}'
-    answer.headers["Content-Type"] = "application/problem+json"
-    return error_mapping.error_from_response(answer, "x")
+    response = requests.Response()
+    response.status_code, response.url = status, "http://x/api"
+    response._content = b'{"detail": "reason"}'
+    response.headers["Content-Type"] = "application/problem+json"
+    return error_mapping.error_from_response(response, "x")
 
 
-def test_tls(
+def test_tls_trusts_requests_ca_bundle(
     server: MountedApp, serving: WsgiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """https and its socket go to whom REQUESTS_CA_BUNDLE vouches for, and to nobody else."""
+    """https and wss trust the certificates of REQUESTS_CA_BUNDLE, and refuse others."""
     if shutil.which("openssl") is None:
         skip_or_fail("openssl", "install the package openssl")
     pem = certificate(tmp_path)
@@ -353,68 +350,72 @@ def test_tls(
         ):
             with (
                 Client(proxy.url) as client,
-                pytest.raises(errors.UnexpectedResponse, match="can't prove who it is"),
+                pytest.raises(
+                    errors.UnexpectedResponse, match="TLS certificate verification failed"
+                ),
             ):
                 ask(client)
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(pem))
-        sockets: list[str] = []
-        monkeypatch.setattr(serving.app, "wsgi_app", _noting(serving.app.wsgi_app, sockets))
+        urls: list[str] = []
+        monkeypatch.setattr(serving.app, "wsgi_app", _recording(serving.app.wsgi_app, urls))
         with Client(proxy.url) as client:
             assert client.get("a").status is Status.PENDING
-            following = Following(client, "a")
-            following.until("StatusChanged")
+            watcher = WatchThread(client, "a")
+            watcher.until("StatusChanged")
             server.begin("a")
             server.end("a")
-            following.end()
-        assert following.kinds() == ["StatusChanged", "Started", "Completed"]
-        assert [path for path in sockets if path.endswith("/ws?")] == [
+            watcher.end()
+        assert watcher.kinds() == ["StatusChanged", "Started", "Completed"]
+        assert [path for path in urls if path.endswith("/ws?")] == [
             "/api/v1/executions/a/progress/ws?"
         ]
 
 
 class TestWatching:
-    def test_from_queue_to_end(self, server: MountedApp, client: Client) -> None:
-        """A watch is told all that the socket says, once, and ends with the execution."""
+    def test_watch_yields_each_event_once_until_the_end(
+        self, server: MountedApp, client: Client
+    ) -> None:
+        """A watch yields all events of the socket, each once, and ends with the execution."""
         server.publish("a")
-        following = Following(client, "a")
-        following.until("StatusChanged")
+        watcher = WatchThread(client, "a")
+        watcher.until("StatusChanged")
         server.begin("a")
-        following.until("StatusChanged", "Started")
+        watcher.until("StatusChanged", "Started")
         server.report("a", 1, 2)
-        following.until("StatusChanged", "Started", "ProgressReported")
+        watcher.until("StatusChanged", "Started", "ProgressReported")
         server.end("a", result=[1, 2])
-        following.end()
-        assert following.kinds() == ["StatusChanged", "Started", "ProgressReported", "Completed"]
-        assert following.events[-1].outputs == [1, 2]
+        watcher.end()
+        assert watcher.kinds() == ["StatusChanged", "Started", "ProgressReported", "Completed"]
+        assert watcher.events[-1].outputs == [1, 2]
 
-    def test_many_over_one_socket(self, server: MountedApp, client: Client) -> None:
-        """Several are watched together; one that nobody knows is told, and the others go on."""
+    def test_unknown_id_among_several_is_reported(self, server: MountedApp, client: Client) -> None:
+        """With several ids, an unknown id is reported, and the others continue."""
         for name in ("a", "b"):
             server.publish(name)
             server.begin(name)
-        following = Following(client, "a", "nobody", "b")
-        until(
-            lambda: sorted(following.kinds()) == ["Interrupted", "StatusChanged", "StatusChanged"]
-        )
-        refused = next(event for event in following.events if isinstance(event, Interrupted))
-        assert (refused.code, refused.execution_id) == ("not_found", "nobody")
+        watcher = WatchThread(client, "a", "unknown", "b")
+        until(lambda: sorted(watcher.kinds()) == ["Interrupted", "StatusChanged", "StatusChanged"])
+        refused = next(event for event in watcher.events if isinstance(event, Interrupted))
+        assert (refused.code, refused.execution_id) == ("not_found", "unknown")
         server.end(
             "b",
             "FAILURE",
             {"exc_type": "ValueError", "exc_message": ["no"], "exc_module": "builtins"},
         )
         server.end("a", "REVOKED")
-        following.end()
-        assert following.error is None
+        watcher.end()
+        assert watcher.error is None
         ends = {
-            event.execution_id: type(event).__name__ for event in following.events if event.terminal
+            event.execution_id: type(event).__name__ for event in watcher.events if event.terminal
         }
         assert ends == {"a": "Cancelled", "b": "Failed"}
-        failed = next(event for event in following.events if isinstance(event, Failed))
+        failed = next(event for event in watcher.events if isinstance(event, Failed))
         assert (failed.error.type, failed.error.message) == ("ValueError", "no")
 
-    def test_more_ids_than_one_message_holds(self, server: MountedApp, client: Client) -> None:
-        """Some hundred ids of full length are asked for, in messages that the server takes."""
+    def test_many_ids_are_split_into_several_messages(
+        self, server: MountedApp, client: Client
+    ) -> None:
+        """150 ids of full length are sent in messages that the server accepts."""
         names = [f"{number:0>200}" for number in range(150)]
         for name in names:
             server.publish(name)
@@ -424,118 +425,120 @@ class TestWatching:
             names
         )
 
-    def test_unknown(self, client: Client) -> None:
-        """The only one raises where nobody knows it."""
-        with pytest.raises(errors.ExecutionNotFound, match="'nobody' not found"):
-            list(client.watch("nobody"))
+    def test_single_unknown_id_raises(self, client: Client) -> None:
+        """A single id that is unknown raises ``ExecutionNotFound``."""
+        with pytest.raises(errors.ExecutionNotFound, match="'unknown' not found"):
+            list(client.watch("unknown"))
 
-    def test_a_cut_line(self, server: MountedApp, serving: WsgiServer, client: Client) -> None:
-        """A line that is cut is told once, and made again with a fresh ``StatusChanged``; what ended in
-        between is told once.
+    def test_lost_connection_is_reported_and_reopened(
+        self, server: MountedApp, serving: WsgiServer, client: Client
+    ) -> None:
+        """A lost connection is reported once; after the reconnect each execution starts with
+        ``StatusChanged``, and an end during the outage comes once.
         """
         for name in ("a", "b"):
             server.publish(name)
             server.begin(name)
-        following = Following(client, "a", "b")
-        following.until("StatusChanged", "StatusChanged")
+        watcher = WatchThread(client, "a", "b")
+        watcher.until("StatusChanged", "StatusChanged")
         serving.stop()
-        until(lambda: "Interrupted" in following.kinds())
-        # Who comes while the old line is still thought to be there is told what the hub has heard
-        # by then, and the rest later.
+        until(lambda: "Interrupted" in watcher.kinds())
+        # If the client reconnects before the hub notices the disconnect, its first frame is older
+        # than this report.
         until(lambda: not server.headway.hub.watched)
         server.report("a", 1, 2)
         server.end("b")
         serving.start()
-        until(lambda: following.kinds().count("StatusChanged") == 4)
+        until(lambda: watcher.kinds().count("StatusChanged") == 4)
         server.end("a")
-        following.end()
-        ends = [event.execution_id for event in following.events if event.terminal]
+        watcher.end()
+        ends = [event.execution_id for event in watcher.events if event.terminal]
         assert sorted(ends) == ["a", "b"]
-        assert following.kinds().count("Interrupted") == 1
+        assert watcher.kinds().count("Interrupted") == 1
         again = [
             event
-            for event in following.events
+            for event in watcher.events
             if isinstance(event, StatusChanged) and event.progress is not None
         ]
         assert [event.progress.current for event in again if event.progress] == [1]
 
-    def test_a_server_that_goes_down(
+    def test_restarting_server_is_reconnected_after_a_pause(
         self, server: MountedApp, client: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Who is sent away (1012) comes back after a jitter, and is told of the end."""
-        monkeypatch.setattr("headway.client.stream.SENT_AWAY", 0.05)
+        """After a close with 1012 the client reconnects after a pause, and gets the end."""
+        monkeypatch.setattr("headway.client.stream.RESTART_BACKOFF", 0.05)
         server.publish("a")
         server.begin("a")
-        following = Following(client, "a")
-        following.until("StatusChanged")
+        watcher = WatchThread(client, "a")
+        watcher.until("StatusChanged")
         for stream in list(server.headway.hub.supervisor._streams):
-            stream.end(1012, "The server is going down")
-        following.until("StatusChanged", "Interrupted", "StatusChanged")
+            stream.end(1012, "The server is restarting")
+        watcher.until("StatusChanged", "Interrupted", "StatusChanged")
         server.end("a")
-        following.end()
-        assert following.kinds() == ["StatusChanged", "Interrupted", "StatusChanged", "Completed"]
+        watcher.end()
+        assert watcher.kinds() == ["StatusChanged", "Interrupted", "StatusChanged", "Completed"]
 
-    def test_patience_ends(self, server: MountedApp, serving: WsgiServer, client: Client) -> None:
-        """A server that stays away for longer than ``patience`` is ``Unavailable``."""
+    def test_reconnect_timeout_raises_unavailable(
+        self, server: MountedApp, serving: WsgiServer, client: Client
+    ) -> None:
+        """A server that is away for longer than ``reconnect_timeout`` is ``Unavailable``."""
         server.publish("a")
-        following = Following(client, "a", patience=0.1)
-        following.until("StatusChanged")
+        watcher = WatchThread(client, "a", reconnect_timeout=0.1)
+        watcher.until("StatusChanged")
         serving.stop()
-        following.end()
-        assert isinstance(following.error, errors.Unavailable)
-        assert following.kinds() == ["StatusChanged", "Interrupted"]
+        watcher.end()
+        assert isinstance(watcher.error, errors.Unavailable)
+        assert watcher.kinds() == ["StatusChanged", "Interrupted"]
 
-    def test_where_no_socket_gets_through(self, server: MountedApp) -> None:
-        """Behind a proxy without WebSockets the same events come by polling: held, by ETag, and
-        none twice.
-        """
+    def test_polling_replaces_blocked_websockets(self, server: MountedApp) -> None:
+        """Behind a proxy without WebSockets, long polls with ETags yield the same events."""
         proxy = NoSockets(server.app)
         with WsgiServer(proxy) as serving, Client(serving.url) as client:
             server.publish("a")
-            following = Following(client, "a")
-            following.until("StatusChanged")
+            watcher = WatchThread(client, "a")
+            watcher.until("StatusChanged")
             server.begin("a")
-            following.until("StatusChanged", "Started")
+            watcher.until("StatusChanged", "Started")
             server.report("a", 1, 2)
-            following.until("StatusChanged", "Started", "ProgressReported")
+            watcher.until("StatusChanged", "Started", "ProgressReported")
             server.end("a", result=5)
-            following.end()
-        assert following.kinds() == ["StatusChanged", "Started", "ProgressReported", "Completed"]
-        assert following.events[-1].outputs == 5
-        assert proxy.asked.count("ws?") == TRIES
-        assert any("wait=" in each for each in proxy.asked)
+            watcher.end()
+        assert watcher.kinds() == ["StatusChanged", "Started", "ProgressReported", "Completed"]
+        assert watcher.events[-1].outputs == 5
+        assert proxy.requested.count("ws?") == MAX_ATTEMPTS
+        assert any("wait=" in each for each in proxy.requested)
 
-    def test_many_where_no_socket_gets_through(
+    def test_polling_several_ids_survives_an_outage(
         self, server: MountedApp, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Several are polled side by side; what nobody knows is told, and a cut is told and mended."""
-        monkeypatch.setattr("headway.client.stream.POLL_PAUSE", 0.01)
+        """Several ids are polled; an unknown id and an outage are reported."""
+        monkeypatch.setattr("headway.client.stream.POLL_INTERVAL", 0.01)
         for name in ("a", "b"):
             server.publish(name)
             server.begin(name)
         with WsgiServer(NoSockets(server.app)) as serving, Client(serving.url) as client:
-            following = Following(client, "a", "nobody", "b")
+            watcher = WatchThread(client, "a", "unknown", "b")
             until(
-                lambda: (
-                    sorted(following.kinds()) == ["Interrupted", "StatusChanged", "StatusChanged"]
-                )
+                lambda: sorted(watcher.kinds()) == ["Interrupted", "StatusChanged", "StatusChanged"]
             )
             server.end("b")
-            until(lambda: "Completed" in following.kinds())
+            until(lambda: "Completed" in watcher.kinds())
             serving.stop()
-            until(lambda: following.kinds().count("Interrupted") == 2)
+            until(lambda: watcher.kinds().count("Interrupted") == 2)
             serving.start()
-            until(lambda: following.kinds().count("StatusChanged") == 3)
+            until(lambda: watcher.kinds().count("StatusChanged") == 3)
             server.end("a")
-            following.end()
-        assert sorted(event.execution_id for event in following.events if event.terminal) == [
+            watcher.end()
+        assert sorted(event.execution_id for event in watcher.events if event.terminal) == [
             "a",
             "b",
         ]
 
-    def test_too_many_viewers(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A server that is full of viewers is polled without a seat."""
-        monkeypatch.setattr("headway.client.stream.POLL_PAUSE", 0.01)
+    def test_full_server_is_polled_with_plain_requests(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """At a server with too many viewers, the client uses plain polls, which are no viewers."""
+        monkeypatch.setattr("headway.client.stream.POLL_INTERVAL", 0.01)
         with (
             mounted_app(max_viewers=1) as server,
             WsgiServer(server.app) as serving,
@@ -545,63 +548,63 @@ class TestWatching:
             with Client(serving.url) as other:
                 first = other.watch("a")
                 assert isinstance(next(first), StatusChanged)
-                following = Following(client, "a")
-                until(lambda: "StatusChanged" in following.kinds())
+                watcher = WatchThread(client, "a")
+                until(lambda: "StatusChanged" in watcher.kinds())
                 server.begin("a")
                 server.end("a")
-                following.end()
+                watcher.end()
                 assert [type(event) for event in first] == [Started, Completed]
-        assert following.kinds()[-1] == "Completed"
+        assert watcher.kinds()[-1] == "Completed"
 
-    def test_more_than_one_socket_watches(
+    def test_ids_beyond_the_sockets_limit_are_reported(
         self, server: MountedApp, client: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """What finds no place on the socket is told as that, and the rest is followed."""
+        """Ids beyond the limit of one socket are reported, and the others are watched."""
         monkeypatch.setattr("headway.server.streams.websocket_multi.MAX_WATCHED", 1)
         for each in ("a", "b", "c"):
             server.publish(each)
-        following = Following(client, "a", "b", "c")
-        until(lambda: sorted(following.kinds()) == ["Interrupted", "Interrupted", "StatusChanged"])
+        watcher = WatchThread(client, "a", "b", "c")
+        until(lambda: sorted(watcher.kinds()) == ["Interrupted", "Interrupted", "StatusChanged"])
         server.begin("a")
         server.end("a")
-        following.end()
+        watcher.end()
         assert sorted(
-            event.execution_id for event in following.events if isinstance(event, Interrupted)
+            event.execution_id for event in watcher.events if isinstance(event, Interrupted)
         ) == ["b", "c"]
 
-    def test_left_in_the_middle(self, server: MountedApp, client: Client) -> None:
-        """A watch that is left closes its socket."""
+    def test_abandoned_watch_closes_its_socket(self, server: MountedApp, client: Client) -> None:
+        """Closing the iterator closes its WebSocket."""
         server.publish("a")
         watch = client.watch("a")
         assert isinstance(next(watch), StatusChanged)
         watch.close()  # type: ignore[attr-defined]
         until(lambda: not server.headway.hub.watched)
 
-    def test_the_backend_is_away(self, server: MountedApp, client: Client) -> None:
-        """An outage behind the server is told, and what follows it begins with ``StatusChanged``."""
+    def test_backend_outage_is_reported(self, server: MountedApp, client: Client) -> None:
+        """An outage behind the server is reported, and ``StatusChanged`` follows it."""
         server.publish("a")
         server.begin("a")
-        following = Following(client, "a")
-        following.until("StatusChanged")
+        watcher = WatchThread(client, "a")
+        watcher.until("StatusChanged")
         server.feed.disconnect()
-        following.until("StatusChanged", "Interrupted")
-        assert following.events[-1].code == "unavailable"
+        watcher.until("StatusChanged", "Interrupted")
+        assert watcher.events[-1].code == "unavailable"
         server.feed.reconnect()
-        following.until("StatusChanged", "Interrupted", "StatusChanged")
+        watcher.until("StatusChanged", "Interrupted", "StatusChanged")
         server.end("a")
-        following.end()
+        watcher.end()
 
 
-class TestWaiting:
-    def test_a_result(self, server: MountedApp, client: Client) -> None:
-        """Waiting returns what the task returned."""
+class TestWait:
+    def test_wait_returns_the_result(self, server: MountedApp, client: Client) -> None:
+        """`wait` returns the task's result."""
         server.publish("a")
         server.begin("a")
         server.end("a", result={"rows": 3})
         assert client.wait("a") == {"rows": 3}
 
-    def test_a_failure(self, server: MountedApp, client: Client) -> None:
-        """A failure is raised with the exception's type, message and details."""
+    def test_wait_raises_the_tasks_failure(self, server: MountedApp, client: Client) -> None:
+        """`wait` raises a failure with the exception's type, message and details."""
         server.publish("a")
         server.begin("a")
         server.end(
@@ -616,8 +619,10 @@ class TestWaiting:
         assert (caught.value.type, caught.value.message) == ("ValueError", "no rows")
         assert caught.value.details == {"module": "builtins"}
 
-    def test_a_cancel(self, server: MountedApp, client: Client) -> None:
-        """A cancelled one is raised as such."""
+    def test_wait_raises_for_a_cancelled_execution(
+        self, server: MountedApp, client: Client
+    ) -> None:
+        """`wait` raises ``ExecutionCancelled`` for a cancelled execution."""
         server.publish("a")
         server.begin("a")
         server.end("a", "REVOKED")
@@ -625,8 +630,10 @@ class TestWaiting:
             client.wait("a")
 
     @pytest.mark.parametrize("proxied", [False, True], ids=["socket", "polling"])
-    def test_not_in_time(self, server: MountedApp, proxied: bool) -> None:
-        """What doesn't end in time is ``NotFinished``, which is a ``TimeoutError``; it goes on."""
+    def test_wait_raises_not_finished_after_the_timeout(
+        self, server: MountedApp, proxied: bool
+    ) -> None:
+        """`wait` raises ``NotFinished``, a ``TimeoutError``; the execution continues."""
         server.publish("a")
         with (
             WsgiServer(NoSockets(server.app) if proxied else server.app) as serving,
@@ -640,9 +647,9 @@ class TestWaiting:
             assert client.get("a").status is Status.PENDING
 
 
-def test_pauses_grow_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each pause is drawn between zero and a bound that doubles, up to 20 s: no two clients come
-    back in step.
+def test_reconnect_backoff_doubles_up_to_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each pause is random between zero and a backoff that doubles up to 20 s, so that clients
+    don't reconnect at the same time.
     """
     bounds: list[float] = []
 
@@ -657,11 +664,11 @@ def test_pauses_grow_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         watch = EventStream(
             client._http,
             ["a"],
-            patience=10.0,
-            pause=lambda _: None,
+            reconnect_timeout=10.0,
+            sleep=lambda _: None,
             monotonic=lambda: float(next(now)),
         )
-        watch._fresh = False  # it was there a moment ago
+        watch._was_connected = True
         with pytest.raises(errors.Unavailable):
             list(watch.events())
     assert bounds[:7] == [0.5, 1, 2, 4, 8, 16, 20]

@@ -1,4 +1,4 @@
-"""`doctor`: each trap of a configuration is found, with its cure, and a sound one is left in peace."""
+"""`doctor` finds each configuration problem and its fix, and nothing in a good configuration."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from click.testing import CliRunner
 
 import headway
 from headway.cli import checks
+from headway.cli.context import CliContext
 from headway.cli.main import headway as command
-from headway.cli.output import Call
 from headway.stores.redis import RedisStore
 from headway.stores.redis_connection import connect
 
-#: Never asked by the checks of a configuration.
+#: The checks of the configuration never connect to it.
 BACKEND = "redis://127.0.0.1:9/0"
 
 
@@ -39,19 +39,19 @@ def app_with(*, install: bool = True, broker: str = "memory://", **conf: Any) ->
 
 
 def configuration(app: Celery) -> Iterator[tuple[str, str]]:
-    """What the checks find that ask no server."""
+    """The findings of the checks that use no server."""
     app.finalize()
     for check in (
-        checks.installed,
-        checks.result_backend,
-        checks.serializers,
-        checks.results,
-        checks.delivery,
-        checks.events,
+        checks.check_installation,
+        checks.check_result_backend,
+        checks.check_serializers,
+        checks.check_results,
+        checks.check_delivery,
+        checks.check_events,
     ):
         for finding in check(app):
             assert finding.problem, finding
-            assert finding.cure, finding
+            assert finding.fix, finding
             yield finding.name, finding.severity.value
 
 
@@ -103,17 +103,19 @@ def configuration(app: Celery) -> Iterator[tuple[str, str]]:
         ({"broker": "amqp://", "task_acks_late": True}, []),
     ],
 )
-def test_each_trap_of_a_configuration(conf: dict[str, Any], found: list[tuple[str, str]]) -> None:
-    """Each trap is found by its name and severity, and nothing else is."""
+def test_configuration_has_exactly_these_findings(
+    conf: dict[str, Any], found: list[tuple[str, str]]
+) -> None:
+    """Each problem has its name and severity, and there are no other findings."""
     assert list(configuration(app_with(**conf))) == found
 
 
-def test_single_tasks() -> None:
-    """A task that ignores its result, or that Headway couldn't cover, is named."""
+def test_finding_names_the_task() -> None:
+    """A finding names a task that ignores its result, or that Headway couldn't cover."""
     app = app_with()
     app.task(name="shop.careless", ignore_result=True, shared=False)(nothing)
     app.finalize()
-    (finding,) = checks.results(app)
+    (finding,) = checks.check_results(app)
     assert (finding.name, finding.severity.value) == ("ignore-result", "note")
     assert "shop.careless" in finding.problem
     assert "shop.load" not in finding.problem
@@ -122,46 +124,44 @@ def test_single_tasks() -> None:
         "shop.bare",
         Celery("other", set_as_current=False).task(name="shop.bare", shared=False)(nothing),
     )
-    (finding,) = checks.installed(app)
+    (finding,) = checks.check_installation(app)
     assert finding.name == "not-covered"
     assert "shop.bare" in finding.problem
 
 
-def test_modules_that_fail() -> None:
-    """Tasks that can't be imported are a finding, and no traceback."""
-    (finding,) = checks.imports(app_with(imports=("no_such_module_anywhere",)))
+def test_import_error_is_a_finding() -> None:
+    """Tasks that can't be imported are a finding without a traceback."""
+    (finding,) = checks.check_imports(app_with(imports=("no_such_module_anywhere",)))
     assert (finding.name, finding.severity.value) == ("imports", "error")
     assert "no_such_module_anywhere" in finding.problem
 
 
 @pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Servers get a minute where they have a second or two: one that is held up for as long isn't
-    away.
-    """
+def slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raise the time limits of one or two seconds to a minute, for slow machines."""
     monkeypatch.setattr(checks, "BROKER_TIMEOUT", 60.0)
     for ask in (connect, RedisStore.__init__):
         monkeypatch.setitem(ask.__kwdefaults__, "timeout", 60.0)
 
 
 def examined(app: Celery, *args: str) -> Any:
-    return CliRunner().invoke(command, ["doctor", *args], obj=Call(app=app))
+    return CliRunner().invoke(command, ["doctor", *args], obj=CliContext(app=app))
 
 
-def test_a_sound_project(redis_url: str) -> None:
-    """A project with nothing wrong is told so, and the status is 0; --json says nothing at all."""
+def test_good_project_has_no_findings(redis_url: str) -> None:
+    """A project without problems gets one sentence and exit status 0; --json prints nothing."""
     app = app_with(
         broker=redis_url,
         result_backend=redis_url,
         broker_transport_options={"visibility_timeout": 3600},
     )
     result = examined(app)
-    assert (result.exit_code, result.stdout) == (0, "Nothing to complain about.\n")
+    assert (result.exit_code, result.stdout) == (0, "No problems found.\n")
     assert examined(app, "--json").stdout == ""
 
 
-def test_a_server_that_forgets(redis_url: str, valkey: Any) -> None:
-    """A Redis that may throw results away is an error, and a note alone is none."""
+def test_eviction_policy_is_a_finding(redis_url: str, valkey: Any) -> None:
+    """A Redis that may evict results leads to exit status 1; a note alone does not."""
     app = app_with(broker=redis_url, result_backend=redis_url)
     assert examined(app).exit_code == 0
     assert "[long-eta]" in examined(app).stdout
@@ -173,7 +173,7 @@ def test_a_server_that_forgets(redis_url: str, valkey: Any) -> None:
         (found,) = [json.loads(line) for line in result.stdout.splitlines()]
         assert (found["name"], found["severity"]) == ("eviction", "error")
         assert "allkeys-lru" in found["problem"]
-        assert "noeviction" in found["cure"]
+        assert "noeviction" in found["fix"]
         valkey.command("CONFIG", "SET", "maxmemory-policy", "volatile-ttl")
         result = examined(app)
         assert "warning" in result.stdout
@@ -188,9 +188,9 @@ def test_a_server_that_forgets(redis_url: str, valkey: Any) -> None:
     "address",
     ["redis://:secret@127.0.0.1:9/1", "redis://127.0.0.1:9/1?password=secret&client_name=me"],
 )
-def test_servers_that_are_away(address: str) -> None:
-    """Broker and backend that can't be reached are two errors, and no password is told, wherever in
-    the address it stands.
+def test_unreachable_servers_are_findings_without_passwords(address: str) -> None:
+    """An unreachable broker and backend are two errors, and no part of the output has a
+    password.
     """
     app = app_with(broker=address, result_backend=address)
     result = examined(app, "-i", "long-eta")
@@ -202,29 +202,29 @@ def test_servers_that_are_away(address: str) -> None:
     assert "secret" not in result.output
 
 
-def test_the_clock(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that differs from the server's is told, with the side and the seconds."""
+def test_clock_skew_is_a_finding(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finding has the direction and the seconds of a clock skew."""
     app = app_with(result_backend=redis_url)
     clock = checks.time.time
     monkeypatch.setattr(checks.time, "time", lambda: clock() + 30_000)
-    (finding,) = checks.backend_server(app)
+    (finding,) = checks.check_backend_server(app)
     assert finding.name == "clock-skew"
-    said = re.search(r"is (\d+) s behind", finding.problem)
-    assert said is not None
-    assert 29_900 < int(said[1]) < 30_100
+    found = re.search(r"is (\d+) s behind", finding.problem)
+    assert found is not None
+    assert 29_900 < int(found[1]) < 30_100
 
 
-def test_an_answer_that_took_long(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that says the time late says nothing against its clock."""
+def test_slow_reply_is_no_clock_skew(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow reply to TIME does not count as clock skew."""
     app = app_with(result_backend=redis_url)
     now = checks.time.time()
     moments = iter([now, now + 1000])
     monkeypatch.setattr(checks, "time", SimpleNamespace(time=lambda: next(moments)))
-    assert list(checks.backend_server(app)) == []
+    assert list(checks.check_backend_server(app)) == []
 
 
-def test_only_of_a_project() -> None:
-    """A server's address alone is not enough."""
+def test_doctor_requires_an_app() -> None:
+    """`doctor` can't work with a server's address alone."""
     result = CliRunner().invoke(command, ["--url", "http://127.0.0.1:9", "doctor"])
     assert result.exit_code == 2
     assert "celery -A APP headway doctor" in result.stderr

@@ -1,4 +1,4 @@
-"""Reading the code blocks of a page."""
+"""The reader of the code blocks of a page."""
 
 from __future__ import annotations
 
@@ -29,10 +29,8 @@ three
 """
 
 
-def test_blocks_are_found_with_where_they_stand(tmp_path: Path) -> None:
-    """Each block has its language, the rest of its fence's line, the heading above it, its first
-    line and its text.
-    """
+def test_block_has_language_heading_and_line(tmp_path: Path) -> None:
+    """Each block has its language, info string, heading, first line and text."""
     page = tmp_path / "page.md"
     page.write_text(PAGE)
     assert list(blocks(page)) == [
@@ -42,8 +40,8 @@ def test_blocks_are_found_with_where_they_stand(tmp_path: Path) -> None:
     ]
 
 
-def test_a_block_that_is_not_closed_is_an_error(tmp_path: Path) -> None:
-    """A fence without its end would swallow the page: the reader is told where it began."""
+def test_unclosed_block_is_an_error(tmp_path: Path) -> None:
+    """A block without an end raises an error with the line where it starts."""
     page = tmp_path / "page.md"
     page.write_text("```python\nx\n")
     with pytest.raises(AssertionError, match="from line 2 isn't closed"):
