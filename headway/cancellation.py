@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds for each step of a connection to the broker.
 BROKER_TIMEOUT = 2.0
-#: One immediate reconnect, without a pause: ``app.control.revoke`` retries for ever while the broker
-#: is unavailable.
+#: One immediate reconnect, without a pause: ``app.control.revoke`` retries for ever while the
+#: broker is unavailable.
 RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
 
 
@@ -140,13 +140,13 @@ def cancel(app: Any, execution_id: str, terminate: bool = False) -> Execution:
 
     ``terminate``: kill the process or greenlet that runs it, with Celery's
     ``revoke(terminate=True)``. Nothing else ends a task that never reports and never checks
-    ``ctx.cancelled``. The pools ``threads`` and ``solo`` do not support it. A second request does no
-    harm, and may add ``terminate``.
+    ``ctx.cancelled``. The pools ``threads`` and ``solo`` do not support it. A second request does
+    no harm, and may add ``terminate``.
 
     Raises ``ExecutionNotFound``, ``ExecutionExpired``, ``ExecutionConflict`` if it has ended,
     ``ConfigurationError`` if the app has no result backend that another process can read, and
-    ``Unavailable``: without the result backend nothing was requested; without the broker the request
-    is stored, but nothing was terminated.
+    ``Unavailable``: without the result backend nothing was requested; without the broker the
+    request is stored, but nothing was terminated.
     """
     from headway.backends import store_for  # noqa: PLC0415 - it imports the drivers
 

@@ -1,15 +1,15 @@
 """tqdm's bars as progress reports: use ``from headway.tqdm import tqdm`` instead of
 ``from tqdm import tqdm``.
 
-In a worker, a bar is the task's progress: ``n`` of ``total``, the description as message, the postfix
-as attributes. Nothing is printed. Elsewhere (a terminal, a notebook, a direct call of the task) it is
-tqdm's own bar.
+In a worker, a bar is the task's progress: ``n`` of ``total``, the description as message, the
+postfix as attributes. Nothing is printed. Elsewhere (a terminal, a notebook, a direct call of the
+task) it is tqdm's own bar.
 
 Libraries with their own ``from tqdm.auto import tqdm`` report too, after one call of `patch_all` in
 the Celery app's module.
 
-One bar reports at a time: the first open one. Bars inside its loop are silent, because an attempt has
-one progress. Within ``with ctx.progress.step(...)`` a bar moves that step. tqdm is the extra
+One bar reports at a time: the first open one. Bars inside its loop are silent, because an attempt
+has one progress. Within ``with ctx.progress.step(...)`` a bar moves that step. tqdm is the extra
 ``celery-headway[tqdm]``.
 """
 

@@ -37,7 +37,9 @@ class Listener(Protocol):
     """Receives changes. The feed's thread makes all calls."""
 
     def changed(self, task_id: str, meta: Mapping[str, Any] | None) -> None:
-        """The task's record changed. ``meta`` is Celery's record as plain data; None means: read it."""
+        """The task's record changed. ``meta`` is Celery's record as plain data; None means: read
+        it.
+        """
 
     def lost(self) -> None:
         """The feed is disconnected; nothing arrives until `restored`. Called once per outage."""

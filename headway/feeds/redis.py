@@ -27,8 +27,8 @@ from headway.feeds.base import Feed, Listener, SafeListener
 
 log = logging.getLogger(__name__)
 
-#: Larger payloads (bytes) are not decoded: reports are small, and an end must be read from the store
-#: anyway. Results of 5 MB were seen.
+#: Larger payloads (bytes) are not decoded: reports are small, and an end must be read from the
+#: store anyway. Results of 5 MB were seen.
 DECODE_LIMIT = 64 * 1024
 #: Channels in one SUBSCRIBE.
 BATCH = 500
@@ -225,8 +225,8 @@ class _PubSubConnection:
         self._wake_reader = wake_reader
         self._connection: Any = None
         self._subscribed: set[bytes] = set()
-        #: Channel -> unacknowledged SUBSCRIBEs. A channel that was dropped and wanted again has two,
-        #: and only the last acknowledgement makes it active.
+        #: Channel -> unacknowledged SUBSCRIBEs. A channel that was dropped and wanted again has
+        #: two, and only the last acknowledgement makes it active.
         self._unacknowledged: dict[bytes, int] = {}
         self._last_received_at = 0.0
         self._ping_sent_at: float | None = None
@@ -239,8 +239,8 @@ class _PubSubConnection:
         Raises the driver's error when the connection breaks.
         """
         pool = self._feed._client().connection_pool
-        # Always RESP2: in RESP3, messages are pushes, which redis-py versions handle differently. The
-        # settings that redis-py 7 and later add for RESP3's maintenance notifications go too.
+        # Always RESP2: in RESP3, messages are pushes, which redis-py versions handle differently.
+        # The settings that redis-py 7 and later add for RESP3's maintenance notifications go too.
         settings = {
             name: value
             for name, value in pool.connection_kwargs.items()
@@ -252,8 +252,8 @@ class _PubSubConnection:
         self.served = self._feed._connected = True
         self._last_received_at = time.monotonic()
         with selectors.DefaultSelector() as selector:
-            # A private attribute, the same in every redis-py since 2.0: no public method can wait for
-            # two sockets.
+            # A private attribute, the same in every redis-py since 2.0: no public method can wait
+            # for two sockets.
             selector.register(self._connection._sock, selectors.EVENT_READ)
             selector.register(self._wake_reader, selectors.EVENT_READ)
             self._reconcile()
@@ -276,7 +276,8 @@ class _PubSubConnection:
     def _reconcile(self) -> None:
         """Subscribe exactly what is wanted."""
         with self._feed._lock:
-            # With the lock that `_wake` holds: a byte left without its flag would make `select` spin.
+            # With the lock that `_wake` holds: a byte left without its flag would make `select`
+            # spin.
             self._feed._woken = False
             self._drain_wake_reader()
             wanted = set(self._feed._wanted)

@@ -1,10 +1,11 @@
 """Registry and results in one Redis (or Valkey): every write is one script and one round trip.
 
-Beside each result (``celery-task-meta-<id>``) is a hash, ``hw:{celery-task-meta-<id>}``; both are in
-one cluster slot (celery-facts#guarded-write). The hash outlives the result by ``REGISTRY_RETENTION``. It
-contains the `TaskRecord`, and two more fields: ``live`` is the attempt whose last progress is in the
-result itself (so that a report is not stored twice), and ``progress`` is the whole record of the
-last report after another state has replaced it. The history has its own key (``lua/_history.lua``).
+Beside each result (``celery-task-meta-<id>``) is a hash, ``hw:{celery-task-meta-<id>}``; both are
+in one cluster slot (celery-facts#guarded-write). The hash outlives the result by
+``REGISTRY_RETENTION``. It contains the `TaskRecord`, and two more fields: ``live`` is the attempt
+whose last progress is in the result itself (so that a report is not stored twice), and ``progress``
+is the whole record of the last report after another state has replaced it. The history has its own
+key (``lua/_history.lua``).
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ WRITTEN = [WriteResult(False), WriteResult(True), WriteResult(False, True), Writ
 HEARTBEAT_SUFFIX = b":life"
 #: The suffix of the key of the reports.
 HISTORY_SUFFIX = b":history"
-#: Connections per process and timeout, at most. Further callers wait for one, as long as for a reply.
+#: Connections per process and timeout, at most. Further callers wait for one, as long as for a
+#: reply.
 CONNECTIONS = 16
 #: The full timeout in seconds if the backend configures none: Celery's default.
 FULL_TIMEOUT = 120.0
@@ -271,8 +273,8 @@ class RedisStore(Store, IndexReader):
         ]
 
     def repair(self, stale: Sequence[tuple[IndexEntry, Status | None]]) -> None:
-        # The execution may have changed since it was read, and is then in two indexes: the next page
-        # repairs that.
+        # The execution may have changed since it was read, and is then in two indexes: the next
+        # page repairs that.
         commands, own = [], self._names.own
         for (place, name), status in stale:
             commands.append(pack(b"", 0, ["ZREM", own + name.encode(), _member(place)]))
@@ -364,7 +366,8 @@ class RedisStore(Store, IndexReader):
         pid = os.getpid()
         pool = self._pools.get((pid, full_timeout))
         if pool is None:
-            # After a fork, drop the parent's connections unused: a connection belongs to one process.
+            # After a fork, drop the parent's connections unused: a connection belongs to one
+            # process.
             self._pools = {place: known for place, known in self._pools.items() if place[0] == pid}
             pool = self._pools.setdefault(
                 (pid, full_timeout), self._new_pool(full_timeout=full_timeout)

@@ -1,7 +1,7 @@
 """The result backend of an app as data: keys, bytes and plain dicts.
 
-It never creates exception objects (celery-facts#decode-result-revives-exceptions) and never unpickles
-(celery-facts#pickle-results-run-code).
+It never creates exception objects (celery-facts#decode-result-revives-exceptions) and never
+unpickles (celery-facts#pickle-results-run-code).
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ class ResultBackend:
         return _bytes(self.backend.get_key_for_task(task_id))
 
     def encode(self, meta: Mapping[str, Any]) -> bytes:
-        """A record as the backend stores it: serialized, and compressed with ``result_compression``."""
+        """A record as the backend stores it: serialized, and compressed with
+        ``result_compression``.
+        """
         return _bytes(self.backend.encode(meta))
 
     def decode(self, raw: bytes | str) -> dict[str, Any]:
@@ -182,14 +184,14 @@ def _bytes(text: bytes | str) -> bytes:
 
 
 def check_readable(app: Any, *, allow_pickle: bool = False) -> None:
-    """Raise ``ConfigurationError`` with a help text if other processes cannot read the app's results
-    (celery-facts#rpc-results-are-private).
+    """Raise ``ConfigurationError`` with a help text if other processes cannot read the app's
+    results (celery-facts#rpc-results-are-private).
     """
     try:
         backend = ResultBackend(app).backend
     except Exception as exc:  # noqa: BLE001 - any error of a driver about its settings
-        # Celery's message may contain the URL, and its chained traceback does: no password may reach
-        # a log.
+        # Celery's message may contain the URL, and its chained traceback does: no password may
+        # reach a log.
         given = str(app.conf.result_backend)
         url, why = without_password(given), str(exc).replace(given, without_password(given))
         raise ConfigurationError(

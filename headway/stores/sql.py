@@ -1,8 +1,8 @@
 """The registry in the SQL database of the results (``db+...``), in its own table.
 
-The fence is the statement ``UPDATE ... WHERE task_id = ? AND version = ?``: it changes a row only if
-no other writer did so since it was read; otherwise the row is read again. This needs no row locks
-and works the same on SQLite.
+The fence is the statement ``UPDATE ... WHERE task_id = ? AND version = ?``: it changes a row only
+if no other writer did so since it was read; otherwise the row is read again. This needs no row
+locks and works the same on SQLite.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The history of reports in an SQL database (``core.history``).
 
-It has its own table, and two columns in the registry's table. Every function runs in the transaction
-that changes the registry's row, and holds that row's lock.
+It has its own table, and two columns in the registry's table. Every function runs in the
+transaction that changes the registry's row, and holds that row's lock.
 """
 
 from __future__ import annotations

@@ -36,8 +36,8 @@ class AppState:
         self.app = app
         #: Seconds between two writes of one attempt's progress.
         self.interval = interval
-        #: Seconds after which a task that reports nothing new is ended, unless the task sets its own
-        #: value; None for never.
+        #: Seconds after which a task that reports nothing new is ended, unless the task sets its
+        #: own value; None for never.
         self.progress_timeout: float | None = None
         #: Whether reports raise after a cancel request, unless the task sets its own value.
         self.cancel_on_update = True
@@ -54,7 +54,8 @@ class AppState:
 
     @property
     def store(self) -> Store | None:
-        """The store of the app's result backend; None without a backend that other processes can read.
+        """The store of the app's result backend; None without a backend that other processes can
+        read.
 
         Chosen on first use: Celery may read its configuration long after `install`.
         """
@@ -110,7 +111,9 @@ class AppState:
 
     @contextmanager
     def swallow_store_errors(self) -> Iterator[None]:
-        """Catch errors of the store: count them, log an outage once, and never disturb the task or publisher."""
+        """Catch errors of the store: count them, log an outage once, and never disturb the task or
+        publisher.
+        """
         try:
             yield
         except Unavailable as exc:
@@ -129,8 +132,8 @@ class AppState:
                 logger.info("The result backend is available again")
 
     def register(self, registrations: Iterable[Registration]) -> None:
-        """Register tasks before their messages are sent. Waits for one time limit at most, and not at all
-        right after a failure.
+        """Register tasks before their messages are sent. Waits for one time limit at most, and not
+        at all right after a failure.
         """
         store = self.store
         if store is not None and self.store_available():

@@ -35,7 +35,8 @@ logger = logging.getLogger(__name__)
 #: All other writes are Celery's or the task's own, and have Celery's timeouts.
 own_write: ContextVar[bool] = ContextVar("headway_ours", default=False)
 
-#: States that end an attempt: Celery's terminal states, and RETRY, after which another attempt starts.
+#: States that end an attempt: Celery's terminal states, and RETRY, after which another attempt
+#: starts.
 CLOSING_STATES = READY_STATES | {"RETRY"}
 
 
@@ -77,16 +78,18 @@ class Attempt:
         #: The process that runs it. A fork that unwinds the task's frames must not write its end.
         self.pid = os.getpid()
         self.began_at = datetime.now(UTC)
-        #: Starts at 1. 0: the execution is already terminal, and all writes are refused. None: not opened yet.
+        #: Starts at 1. 0: the execution is already terminal, and all writes are refused. None: not
+        #: opened yet.
         self.number: int | None = None if app_state.store is not None else self.number_from_headers
-        #: The last progress of the previous attempt; None if there was none, or it is not known yet.
+        #: The last progress of the previous attempt; None if there was none, or it is not known
+        #: yet.
         self.previous: Progress | None = None
         #: Whether Celery itself stores STARTED (``task_track_started``).
         self.store_started = False
         #: Whether a write of its end was tried.
         self.end_written = False
-        #: The record of a report as Celery makes it. The next one differs only in result and children;
-        #: building it again would take longer than everything but the encoding.
+        #: The record of a report as Celery makes it. The next one differs only in result and
+        #: children; building it again would take longer than everything but the encoding.
         self.meta_template: dict[str, Any] | None = None
         #: The last state written to the result backend, other than an end.
         self.last_state_written: str | None = None
@@ -100,17 +103,22 @@ class Attempt:
         self.reporter: Reporter | None = None
         #: Whether its cancellation is requested.
         self.cancel_token = CancelToken(self._poll_store)
-        #: Ends the attempt when it reports nothing new (``progress_timeout``); None if not configured.
+        #: Ends the attempt when it reports nothing new (``progress_timeout``); None if not
+        #: configured.
         self.watchdog: ProgressWatchdog | None = None
 
     @property
     def number_from_headers(self) -> int:
-        """The number according to the message: it counts retries, but no header counts redeliveries."""
+        """The number according to the message: it counts retries, but no header counts
+        redeliveries.
+        """
         return int(self.request.retries or 0) + 1
 
     @property
     def ignores_result(self) -> bool:
-        """Whether Celery does not store its end. The message's option takes precedence over the task's."""
+        """Whether Celery does not store its end. The message's option takes precedence over the
+        task's.
+        """
         own = vars(self.request).get("ignore_result")
         return bool(self.task.ignore_result if own is None else own)
 
@@ -130,8 +138,8 @@ class Attempt:
         opened: AttemptStarted = backend.headway_open(
             self, full_timeout=full_timeout, retry_published=retry_published
         )
-        # If another thread was faster, its reply counts: after a first report the store no longer knows
-        # the previous progress.
+        # If another thread was faster, its reply counts: after a first report the store no longer
+        # knows the previous progress.
         if self.number is None or opened.attempt > self.number:
             self.previous = opened.previous
             self.number = opened.attempt
@@ -151,7 +159,9 @@ class Attempt:
         return opened
 
     def start(self, task: Any) -> RequestContext:
-        """The task's code starts. Opens the attempt, unless STARTED has. An unavailable store does not block."""
+        """The task's code starts. Opens the attempt, unless STARTED has. An unavailable store does
+        not block.
+        """
         app_state = self.app_state
         self.task = task
         self.store_started = bool(task.track_started) and not self.ignores_result
@@ -225,8 +235,8 @@ class Attempt:
             self.watchdog.stop()
 
     def finish(self, exc: BaseException | None) -> None:
-        """The task's code has ended, and Celery has not stored its end yet: write the last report and close
-        the reporter (celery-facts#result-is-stored-after-call).
+        """The task's code has ended, and Celery has not stored its end yet: write the last report
+        and close the reporter (celery-facts#result-is-stored-after-call).
         """
         if os.getpid() != self.pid:
             return
@@ -235,8 +245,8 @@ class Attempt:
             exc.args = (self.watchdog.reason,)  # an asynchronous exception has no arguments
         if self.reporter is not None:
             self.reporter.close()
-        # The timer may be about to open it. It must not do so after the retry has started: that would
-        # replace the newer attempt.
+        # The timer may be about to open it. It must not do so after the retry has started: that
+        # would replace the newer attempt.
         if self.open_lock.acquire(timeout=CLOSE_WAIT):
             self.open_lock.release()
         if isinstance(exc, TaskCancelled):
@@ -248,8 +258,8 @@ class Attempt:
         ):
             # A terminated task looks the same; the worker's main process stores its end (REVOKED).
             return
-        # Under prefork on 5.6.3, and in threads, gevent and solo, no process would ever store an end
-        # (celery-facts#where-an-attempt-ends).
+        # Under prefork on 5.6.3, and in threads, gevent and solo, no process would ever store an
+        # end (celery-facts#where-an-attempt-ends).
         lost = WorkerLostError(f"The task ended its process: SystemExit({exc.code!r})")
         self.end(
             "FAILURE",
@@ -272,7 +282,8 @@ class Attempt:
         elif state == "IGNORED" and not self.was_replaced:
             self.end(state, ("IGNORED", None) if has_report else None)
         elif state == "REJECTED" and not getattr(value, "requeue", False):
-            # Celery's readers see FAILURE: 5.7.0 stores it too, from the main process; 5.6.3 does not.
+            # Celery's readers see FAILURE: 5.7.0 stores it too, from the main process; 5.6.3 does
+            # not.
             self.end(state, ("FAILURE", value) if has_report or not self.ignores_result else None)
 
     def _poll_store(self) -> bool:
@@ -295,7 +306,9 @@ class Attempt:
             own_write.set(outside)
 
     def end(self, state: str, stored: tuple[str, object] | None) -> None:
-        """Record an end that Celery does not store. ``stored`` is (state, result) for Celery's own readers."""
+        """Record an end that Celery does not store. ``stored`` is (state, result) for Celery's own
+        readers.
+        """
         self.end_written = True
         if self.app_state.store is None:
             return

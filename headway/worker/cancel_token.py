@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 from headway.worker.exceptions import TaskCancelled
 
-#: Seconds between two reads of the store by ``ctx.cancelled``, at least. The write of a report counts
-#: as a read.
+#: Seconds between two reads of the store by ``ctx.cancelled``, at least. The write of a report
+#: counts as a read.
 POLL_INTERVAL = 1.0
 
 
@@ -47,7 +47,9 @@ class CancelToken:
             self._due = self._clock() + POLL_INTERVAL
 
     def poll(self) -> bool:
-        """Whether it is requested. Reads the store if the last answer is older than `POLL_INTERVAL`."""
+        """Whether it is requested. Reads the store if the last answer is older than
+        `POLL_INTERVAL`.
+        """
         if self.requested or self._read is None or self._clock() < self._due:
             return self.requested
         # Set before the read, so that other threads of the task do not read too.
@@ -57,7 +59,8 @@ class CancelToken:
 
 
 def handling_cancellation() -> bool:
-    """Whether the caller handles a `TaskCancelled` (in an ``except``, a ``finally``, an ``__exit__``).
+    """Whether the caller handles a `TaskCancelled` (in an ``except``, a ``finally``, an
+    ``__exit__``).
 
     Raising there again would skip the rest of the clean-up. A loop that swallows the exception and
     continues is not in such a block.

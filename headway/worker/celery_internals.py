@@ -29,8 +29,8 @@ class UnsupportedCelery(Exception):
 def cover_registry(app: Any, cover: Callable[[Any], None]) -> None:
     """Call ``cover(task)`` for each present and future task in the app's registry.
 
-    ``app._tasks``, tested with 5.6.3 and 5.7.0. Public ways miss some tasks: ``app.Task`` misses those
-    with their own base, earlier ones, and an app's own ``task_cls``
+    ``app._tasks``, tested with 5.6.3 and 5.7.0. Public ways miss some tasks: ``app.Task`` misses
+    those with their own base, earlier ones, and an app's own ``task_cls``
     (celery-facts#covering-every-task).
     """
     registry = getattr(app, "_tasks", None)
@@ -56,11 +56,11 @@ class _Covering(TaskRegistry):  # type: ignore[misc]
 
 
 def rebuild_tracer(task: Any, app: Any) -> bool:
-    """Build the task's tracer again, if it has one: it has already decided whether to call ``__call__``
-    (celery-facts#result-is-stored-after-call).
+    """Build the task's tracer again, if it has one: it has already decided whether to call
+    ``__call__`` (celery-facts#result-is-stored-after-call).
 
-    ``task.__trace__`` and ``celery.app.trace.build_tracer``, tested with 5.6.3 and 5.7.0. Needed only
-    if `install` came late.
+    ``task.__trace__`` and ``celery.app.trace.build_tracer``, tested with 5.6.3 and 5.7.0. Needed
+    only if `install` came late.
     """
     if getattr(task, "__trace__", None) is None:
         return False
@@ -75,8 +75,9 @@ def rebuild_tracer(task: Any, app: Any) -> bool:
 def wrap_backend_factory(app: Any, fence: Callable[[Any], Any]) -> None:
     """Pass every backend that the app makes, and this thread's existing one, to ``fence``.
 
-    ``app._get_backend``, ``app._backend_cache``, ``app._local``, tested with 5.6.3 and 5.7.0. Backends
-    are per thread, and the worker's main process writes states too: no public hook sees all of them.
+    ``app._get_backend``, ``app._backend_cache``, ``app._local``, tested with 5.6.3 and 5.7.0.
+    Backends are per thread, and the worker's main process writes states too: no public hook sees
+    all of them.
     """
     make = getattr(app, "_get_backend", None)
     if make is None:
@@ -95,8 +96,8 @@ def wrap_backend_factory(app: Any, fence: Callable[[Any], Any]) -> None:
 def traced_request(task: Any) -> Any:
     """The request of the run that Celery has just started in this thread; None for a direct call.
 
-    ``request_stack``, ``request.called_directly``, tested with 5.6.3 and 5.7.0. A request counts once:
-    a task that calls itself directly has the same one on the stack.
+    ``request_stack``, ``request.called_directly``, tested with 5.6.3 and 5.7.0. A request counts
+    once: a task that calls itself directly has the same one on the stack.
     """
     stack = getattr(task, "request_stack", None)
     request = stack.top if stack is not None else None
@@ -115,8 +116,8 @@ def call_traced(task: Any, inner: Any, args: Any, kwargs: Any) -> Any:
     """Run the body of a traced task. ``inner`` is the next ``__call__`` in the method order.
 
     For a class without its own ``__call__``, this does what Celery does: call ``run``.
-    ``Task.__call__`` would push a copy of the request (in eager mode, and for a task within a task),
-    and changes of the request (children, a changed chain) would be lost with it.
+    ``Task.__call__`` would push a copy of the request (in eager mode, and for a task within a
+    task), and changes of the request (children, a changed chain) would be lost with it.
     """
     if getattr(inner, "__func__", None) is Task.__call__:
         return task.run(*args, **kwargs)
@@ -125,8 +126,8 @@ def call_traced(task: Any, inner: Any, args: Any, kwargs: Any) -> Any:
 
 @contextmanager
 def request_on_top(task: Any, request: Any) -> Iterator[None]:
-    """Make ``request`` the ``task.request`` of this thread: it is thread-local, and ``update_state`` needs
-    it (celery-facts#update-state-needs-a-task-id).
+    """Make ``request`` the ``task.request`` of this thread: it is thread-local, and
+    ``update_state`` needs it (celery-facts#update-state-needs-a-task-id).
 
     ``request_stack``, tested with 5.6.3 and 5.7.0.
     """
@@ -145,9 +146,9 @@ def tag_delivery(request: Any) -> None:
     """Give a worker's ``Request``, made for each delivery, an id that the pool's child and the main
     process share. A broker's delivery tag does not work: Redis keeps it over a redelivery.
 
-    ``request.request_dict["properties"]``, tested with 5.6.3 and 5.7.0. Not a header: headers belong to
-    the task (``request.headers``), and retries inherit them. Not ``delivery_info``: a retry uses it as
-    options for publishing.
+    ``request.request_dict["properties"]``, tested with 5.6.3 and 5.7.0. Not a header: headers
+    belong to the task (``request.headers``), and retries inherit them. Not ``delivery_info``: a
+    retry uses it as options for publishing.
     """
     told = getattr(request, "request_dict", None)
     if isinstance(told, dict):
@@ -155,8 +156,8 @@ def tag_delivery(request: Any) -> None:
 
 
 def delivery_id_of(request: Any) -> str | None:
-    """The delivery id of a request (`tag_delivery`), in the child and in the main process; None if our
-    worker did not receive it.
+    """The delivery id of a request (`tag_delivery`), in the child and in the main process; None if
+    our worker did not receive it.
     """
     properties = getattr(request, "properties", None)
     mark = properties.get(DELIVERY_ID) if isinstance(properties, dict) else None
@@ -164,10 +165,11 @@ def delivery_id_of(request: Any) -> str | None:
 
 
 def running_tasks() -> list[str]:
-    """The ids of the tasks that this worker runs, in any pool. For its main process, from any thread.
+    """The ids of the tasks that this worker runs, in any pool. For its main process, from any
+    thread.
 
-    ``celery.worker.state.active_requests``, tested with 5.6.3 and 5.7.0; ``inspect active`` reads it
-    too.
+    ``celery.worker.state.active_requests``, tested with 5.6.3 and 5.7.0; ``inspect active`` reads
+    it too.
     """
     from celery.worker import state  # noqa: PLC0415 - only a worker needs it
 

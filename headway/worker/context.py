@@ -57,8 +57,8 @@ class RequestContext:
     def get(cls) -> RequestContext:
         """The context of the task that runs here.
 
-        Also works in coroutines and ``asyncio.to_thread``. Raises ``UsageError`` outside a task, in a
-        plain thread and in a child process.
+        Also works in coroutines and ``asyncio.to_thread``. Raises ``UsageError`` outside a task, in
+        a plain thread and in a child process.
         """
         context = current.get()
         if context is None:
@@ -88,7 +88,9 @@ class RequestContext:
         return self._cancel_token.poll()
 
     def raise_if_cancelled(self) -> None:
-        """Raise `TaskCancelled` if the cancellation is requested. For code that runs long without reports."""
+        """Raise `TaskCancelled` if the cancellation is requested. For code that runs long without
+        reports.
+        """
         if self._cancel_token.poll():
             raise TaskCancelled
 

@@ -52,7 +52,9 @@ def _fenced(cls: Any) -> type:
 
 
 class FencedBackendMixin:
-    """Mixed into the backend's class. Our own names start with ``headway_``; the backend has hundreds."""
+    """Mixed into the backend's class. Our own names start with ``headway_``; the backend has
+    hundreds.
+    """
 
     def store_result(
         self: Any,
@@ -63,7 +65,9 @@ class FencedBackendMixin:
         request: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """As Celery's, but our own writes are tried once: ``result_backend_always_retry`` retries for ever."""
+        """As Celery's, but our own writes are tried once: ``result_backend_always_retry`` retries
+        for ever.
+        """
         if not own_write.get():
             return super().store_result(  # type: ignore[misc]
                 task_id, result, state, traceback=traceback, request=request, **kwargs
@@ -154,7 +158,8 @@ class FencedBackendMixin:
         return result
 
     def _is_shutdown_retry(self: Any, request: Any) -> bool:
-        """Whether the main process stored this RETRY at a cold shutdown, for an acknowledged message.
+        """Whether the main process stored this RETRY at a cold shutdown, for an acknowledged
+        message.
 
         Celery stores RETRY for every task that it kills then, but the broker redelivers only those
         with ``acks_late``. The others would be shown as retrying for ever; left open, they are
@@ -173,8 +178,8 @@ class FencedBackendMixin:
     ) -> Any:
         """STARTED opens the attempt.
 
-        An unavailable backend does not end the task here, unlike in Celery: the next write opens the
-        attempt.
+        An unavailable backend does not end the task here, unlike in Celery: the next write opens
+        the attempt.
         """
         with attempt.app_state.swallow_store_errors():
             attempt.open(self)
@@ -241,8 +246,8 @@ class FencedBackendMixin:
     def _deliver_registry(
         self: Any, store: Store, attempt: Attempt | None, write: StateWrite
     ) -> bool:
-        """Let the store decide; the backend stores. If the store is unavailable, Celery's own writes are
-        stored without the fence.
+        """Let the store decide; the backend stores. If the store is unavailable, Celery's own
+        writes are stored without the fence.
         """
         full_timeout = not own_write.get()
         try:
@@ -279,7 +284,9 @@ class FencedBackendMixin:
             raise
 
     def headway_begin(self: Any, attempt: Attempt) -> None:
-        """Open an attempt that STARTED has not opened (``task_track_started`` is off, or it failed)."""
+        """Open an attempt that STARTED has not opened (``task_track_started`` is off, or it
+        failed).
+        """
         opened = attempt.open(self)
         stale = opened is not None and opened.attempt > 1 and not attempt.ignores_result
         if not attempt.app_state.keeps_results and (
@@ -324,7 +331,9 @@ class FencedBackendMixin:
     def headway_end(
         self: Any, attempt: Attempt, state: str, stored: tuple[str, object] | None
     ) -> None:
-        """Record an end that Celery does not store. ``stored`` is (state, result) for Celery's readers."""
+        """Record an end that Celery does not store. ``stored`` is (state, result) for Celery's
+        readers.
+        """
         app_state, request = attempt.app_state, attempt.request
         assert app_state.store is not None
         attempt.open(self, retry_published=state == "RETRY")
@@ -380,7 +389,9 @@ class FencedBackendMixin:
 
 
 def _note_reply(attempt: Attempt | None, written: WriteResult) -> bool:
-    """Whether the write was accepted. Passes on a cancel request, so that reports need no extra read."""
+    """Whether the write was accepted. Passes on a cancel request, so that reports need no extra
+    read.
+    """
     if attempt is not None:
         attempt.cancel_token.set_requested(written.cancel_requested)
     return bool(written)

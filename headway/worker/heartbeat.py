@@ -3,9 +3,9 @@
 When they stop (the process was killed, the machine is down or disconnected from the backend), the
 execution is shown as stalled, and as running again when they return. The main process sends them in
 every pool: a prefork child that runs C code for a minute could not
-(celery-facts#heartbeats-under-each-pool), and its silence means nothing. Outside prefork, tasks share
-that process; a task that holds the interpreter for longer than a heartbeat is valid is shown as
-stalled, and then nothing in that process makes progress.
+(celery-facts#heartbeats-under-each-pool), and its silence means nothing. Outside prefork, tasks
+share that process; a task that holds the interpreter for longer than a heartbeat is valid is shown
+as stalled, and then nothing in that process makes progress.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class Heartbeat:
         if not task_ids or store is None or not app_state.store_available():
             return
         with app_state.swallow_store_errors():
-            # The reply (requested cancellations) is not used: under prefork the tasks run in other processes
-            # and read it themselves.
+            # The reply (requested cancellations) is not used: under prefork the tasks run in other
+            # processes and read it themselves.
             store.heartbeat(task_ids, self._worker, app_state.heartbeat_ttl)
 
 

@@ -42,11 +42,12 @@ def install(
     Call it where the app is created, before the worker starts; also in the web process, so that
     what it publishes is known. A second call only changes the settings.
 
-    ``interval``: seconds between two writes of one attempt's progress. ``progress_timeout``: seconds
-    after which a task that reports nothing new is ended; None for never. ``cancel_on_update``:
-    whether ``update`` and ``track`` raise ``TaskCancelled`` after a cancel request. A task may set
-    ``progress_timeout`` and ``cancel_on_update`` itself. ``store``: used instead of the one beside
-    the app's result backend (for tests). Raises ``UsageError`` for an invalid time.
+    ``interval``: seconds between two writes of one attempt's progress. ``progress_timeout``:
+    seconds after which a task that reports nothing new is ended; None for never.
+    ``cancel_on_update``: whether ``update`` and ``track`` raise ``TaskCancelled`` after a cancel
+    request. A task may set ``progress_timeout`` and ``cancel_on_update`` itself. ``store``: used
+    instead of the one beside the app's result backend (for tests). Raises ``UsageError`` for an
+    invalid time.
     """
     if (
         isinstance(interval, bool)
@@ -127,23 +128,24 @@ def _covered(cls: Any) -> type:
 class ProgressTask(Task):  # type: ignore[misc]
     """The base class of tasks that report.
 
-    `install` gives it to all tasks of an app, ``@app.task(base=ProgressTask)`` to one. A subclass may
-    have its own ``__call__`` if that calls ``super().__call__``.
+    `install` gives it to all tasks of an app, ``@app.task(base=ProgressTask)`` to one. A subclass
+    may have its own ``__call__`` if that calls ``super().__call__``.
     """
 
     abstract = True
 
-    #: Seconds after which an attempt that reports nothing new is ended (`ProgressTimeout`); None for
-    #: never. Without a value here, so that it does not hide the value of a covered class; the
+    #: Seconds after which an attempt that reports nothing new is ended (`ProgressTimeout`); None
+    #: for never. Without a value here, so that it does not hide the value of a covered class; the
     #: default is that of `install`.
     progress_timeout: float | None
-    #: Whether reports raise `TaskCancelled` after a cancel request. The default is that of `install`.
+    #: Whether reports raise `TaskCancelled` after a cancel request. The default is that of
+    #: `install`.
     cancel_on_update: bool
 
     @classmethod
     def on_bound(cls, app: Any) -> None:
-        """Called when the task is bound to its app: from now on the app's backend is fenced, even if only
-        this task reports.
+        """Called when the task is bound to its app: from now on the app's backend is fenced, even
+        if only this task reports.
         """
         prepare(app)
         super().on_bound(app)
@@ -153,8 +155,8 @@ class ProgressTask(Task):  # type: ignore[misc]
         request = celery_internals.traced_request(self)
         attempt = None if request is None or request.is_eager else self._attempt(request)
         error: BaseException | None = None
-        # Set and restore without a token, here and elsewhere: a time limit raised as `set` returns would
-        # lose the token.
+        # Set and restore without a token, here and elsewhere: a time limit raised as `set` returns
+        # would lose the token.
         outside = current.get()
         try:
             current.set(_unstored(request) if attempt is None else attempt.start(self))

@@ -1,13 +1,13 @@
 """``progress_timeout``: ends an attempt that reports nothing new for too long.
 
-A timer compares the newest report with the previous one, so `Reporter.update`, which may be in a hot
-loop, does no extra work. What can be interrupted depends on the pool
-(fact 49; ``docs/stalled-tasks.md``):
+A timer compares the newest report with the previous one, so `Reporter.update`, which may be in a
+hot loop, does no extra work. What can be interrupted depends on the pool (fact 49;
+``docs/stalled-tasks.md``):
 
 * the main thread of a process (prefork, solo): by a signal, which interrupts waits and Python code
   at once, and C code when it returns;
-* another thread (threads): by an asynchronous exception, which interrupts Python code, and waits when
-  they return;
+* another thread (threads): by an asynchronous exception, which interrupts Python code, and waits
+  when they return;
 * a greenlet (gevent): when it yields.
 """
 
@@ -45,7 +45,9 @@ class Interrupter(Protocol):
         """Interrupt, from another thread."""
 
     def cancel(self) -> None:
-        """Withdraw an interrupt that has not arrived yet, if possible. Called by the code that created it."""
+        """Withdraw an interrupt that has not arrived yet, if possible. Called by the code that
+        created it.
+        """
 
 
 class ProgressWatchdog:
@@ -77,8 +79,8 @@ class ProgressWatchdog:
         self._clock = clock
 
     def start(self) -> None:
-        """Start the watchdog. Call this only if `stop` is guaranteed to follow; otherwise it would interrupt
-        a later task.
+        """Start the watchdog. Call this only if `stop` is guaranteed to follow; otherwise it would
+        interrupt a later task.
         """
         self._since = self._clock()
         self._schedule(self._since)
@@ -162,12 +164,12 @@ class SignalInterrupter:
 
     def __call__(self) -> None:
         if self._watch in _sent:
-            # C code delays the last signal: two would arrive as one, and Celery's next signal would be
-            # taken for ours.
+            # C code delays the last signal: two would arrive as one, and Celery's next signal would
+            # be taken for ours.
             return
         _sent.append(self._watch)
-        # To the thread, not the process: a signal that another thread receives would not interrupt the
-        # task's system call.
+        # To the thread, not the process: a signal that another thread receives would not interrupt
+        # the task's system call.
         signal.pthread_kill(threading.main_thread().ident or 0, SIGNAL or 0)
 
     def cancel(self) -> None:
@@ -189,7 +191,9 @@ def _on_signal(signum: int, frame: FrameType | None) -> None:
 
 
 class AsyncExcInterrupter:
-    """Interrupts a thread by an asynchronous exception, in Python code only. It takes a class, no instance."""
+    """Interrupts a thread by an asynchronous exception, in Python code only. It takes a class, no
+    instance.
+    """
 
     def __init__(self, watch: ProgressWatchdog) -> None:
         self._watch = watch
@@ -211,7 +215,9 @@ class AsyncExcInterrupter:
 
 
 class GreenletInterrupter:
-    """Interrupts a greenlet from gevent's loop, after it has yielded: check and throw are atomic there."""
+    """Interrupts a greenlet from gevent's loop, after it has yielded: check and throw are atomic
+    there.
+    """
 
     def __init__(self, watch: ProgressWatchdog) -> None:
         import gevent  # noqa: PLC0415  only where that is the pool

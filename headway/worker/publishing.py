@@ -15,11 +15,12 @@ from headway.core.registry import Registration
 from headway.errors import UsageError
 from headway.worker.app_state import AppState
 
-#: Celery's internal tasks. They are not registered; one of them retries every second during a chord.
+#: Celery's internal tasks. They are not registered; one of them retries every second during a
+#: chord.
 INTERNAL_TASKS = frozenset({"celery.chord_unlock", "celery.backend_cleanup"})
 
-#: The app that publishes in this thread or greenlet. ``before_task_publish`` does not tell, and fires
-#: for every app of the process (celery-facts#before-task-publish-comes-first).
+#: The app that publishes in this thread or greenlet. ``before_task_publish`` does not tell, and
+#: fires for every app of the process (celery-facts#before-task-publish-comes-first).
 _publisher: ContextVar[AppState | None] = ContextVar("headway_publisher", default=None)
 
 #: The message header with the owner of an execution.
@@ -33,9 +34,9 @@ _owner: ContextVar[str | None] = ContextVar("headway_owner", default=None)
 def owned_by(owner: str) -> Iterator[None]:
     """Set the owner of everything that is published in the block, in this thread or coroutine.
 
-    Tasks that those tasks publish inherit it. For a single message, pass
-    ``task.apply_async(..., headers={"headway_owner": "alice"})``. The name is part of the message: it
-    is not secret, and any publisher can claim any name. Raises ``UsageError`` for an invalid name.
+    Tasks that those tasks publish inherit it. For a single message, pass ``task.apply_async(...,
+    headers={"headway_owner": "alice"})``. The name is part of the message: it is not secret, and
+    any publisher can claim any name. Raises ``UsageError`` for an invalid name.
     """
     if not isinstance(owner, str) or not owner:
         raise UsageError(
@@ -89,8 +90,8 @@ def _on_before_publish(headers: Any = None, body: Any = None, **_: Any) -> None:
 
 
 def _pass_on_owner(app_state: AppState, headers: dict[str, Any]) -> None:
-    """Write the owner into the message's headers. What its task publishes inherits it from there, and so
-    do a chain's next step and a chord's body.
+    """Write the owner into the message's headers. What its task publishes inherits it from there,
+    and so do a chain's next step and a chord's body.
     """
     if headers.get(OWNER) is None:
         owner = _owner.get()
@@ -101,8 +102,8 @@ def _pass_on_owner(app_state: AppState, headers: dict[str, Any]) -> None:
 
 
 def _owner_of_what_runs(app_state: AppState) -> str | None:
-    """The owner of the task that publishes. From Celery, not from `RequestContext`: a chain's next step
-    is published after the task's code has returned.
+    """The owner of the task that publishes. From Celery, not from `RequestContext`: a chain's next
+    step is published after the task's code has returned.
     """
     task = app_state.app.current_worker_task
     return owner_in(task.request.headers) if task is not None else None
@@ -132,8 +133,8 @@ def registration(headers: dict[str, Any], custom: Any = None) -> Registration:
 
 
 def _time(said: object) -> datetime | None:
-    """Parse a time from a message. Without a time zone (``enable_utc`` is off) it is taken as UTC: a few
-    hours do not matter here.
+    """Parse a time from a message. Without a time zone (``enable_utc`` is off) it is taken as UTC:
+    a few hours do not matter here.
     """
     try:
         time = datetime.fromisoformat(said) if isinstance(said, str) else said

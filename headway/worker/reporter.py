@@ -46,9 +46,9 @@ _open: set[Reporter] = set()
 class Reporter:
     """Reports the progress of one attempt. Any thread of the task's process may call it.
 
-    ``sink`` stores one meta. It raises ``Unavailable`` during an outage, and any other error if this
-    report cannot be stored; two threads never call it at the same time. Without a sink nothing is
-    stored (a direct call, eager mode).
+    ``sink`` stores one meta. It raises ``Unavailable`` during an outage, and any other error if
+    this report cannot be stored; two threads never call it at the same time. Without a sink nothing
+    is stored (a direct call, eager mode).
 
     The two sides need no lock: `update` stores to ``_newest`` (one assignment), then checks
     ``armed``. The timer clears ``armed``, then checks ``_newest`` again. Whichever runs second sees
@@ -187,15 +187,16 @@ class Reporter:
         ``with ctx.progress.step("load", weight=3) as step: step.update(...)``.
 
         The step advances the report by ``weight`` of the last reported total (``update(0, 4)``;
-        unknown before that). Its name is the prefix of its messages. Steps may contain steps. Raises
-        ``UsageError`` for an invalid name or weight.
+        unknown before that). Its name is the prefix of its messages. Steps may contain steps.
+        Raises ``UsageError`` for an invalid name or weight.
         """
         if self._steps is None:
             self._steps = Steps(self.update, lambda: self._newest)
         return Step(self._steps, name, weight)
 
     def close(self) -> None:
-        """The end of the attempt: write the last report, then ignore later ones. A second call does nothing.
+        """The end of the attempt: write the last report, then ignore later ones. A second call does
+        nothing.
 
         Takes at most one bounded write, and `CLOSE_WAIT` seconds more if another write is running.
         """
@@ -218,7 +219,9 @@ class Reporter:
             self._lock.release()
 
     def interrupt(self) -> None:
-        """From now on reports raise `TaskCancelled`, except while the task handles one. From any thread."""
+        """From now on reports raise `TaskCancelled`, except while the task handles one. From any
+        thread.
+        """
         self._interrupted = True
         self._throttle.armed = False  # disables the fast path of `update`
 
@@ -250,8 +253,8 @@ class Reporter:
 
     def _on_report(self) -> None:
         """A report came while no timer was set, or after an interrupt."""
-        # After an interrupt the throttle is never armed. Its timer still runs until `due`, and writes the
-        # newest report.
+        # After an interrupt the throttle is never armed. Its timer still runs until `due`, and
+        # writes the newest report.
         if not self._interrupted or self._clock() >= self._throttle.due:
             self._write_now()
         if self._interrupted and not self._closed:
@@ -266,9 +269,9 @@ class Reporter:
             return
         taken: list[bool] = []
         try:
-            # A single call into C: a time limit is raised between two bytecodes, and one raised as `acquire`
-            # returns would leave the lock held for ever. `tick` is never interrupted, and after `close`
-            # the lock is not used.
+            # A single call into C: a time limit is raised between two bytecodes, and one raised as
+            # `acquire` returns would leave the lock held for ever. `tick` is never interrupted, and
+            # after `close` the lock is not used.
             taken.extend(map(self._lock.acquire, (False,)))
             if taken != [True]:
                 return  # the holder checks `_newest` again after the release
@@ -305,7 +308,8 @@ class Reporter:
                     exc.__cause__,
                 )
         except Exception as exc:  # noqa: BLE001 - storing never raises into the task
-            # Retrying would not help: a serializer or a task's own update_state refuses this report.
+            # Retrying would not help: a serializer or a task's own update_state refuses this
+            # report.
             self._written = report
             self._log_once("fault", "A report of %s cannot be stored: %r", exc)
         else:

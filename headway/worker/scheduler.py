@@ -23,9 +23,9 @@ FORK_WAIT = 5.0
 class Scheduler:
     """Calls functions at given times, on one thread that starts on first use.
 
-    A thread per attempt would cost 160-200 us; this costs 1-3
-    (celery-facts#one-scheduler-thread). Under gevent or eventlet the thread is a greenlet; locks are
-    made on first use, after the monkey patching.
+    A thread per attempt would cost 160-200 us; this costs 1-3 (celery-facts#one-scheduler-thread).
+    Under gevent or eventlet the thread is a greenlet; locks are made on first use, after the monkey
+    patching.
 
     A forked child starts with an empty one, and a fork waits for the call that is under way: it may
     hold any lock there is, such as that of a module that it imports just then, and the child's copy
@@ -47,11 +47,13 @@ class Scheduler:
         self._closing = False
 
     def call_at(self, due: float, call: Call) -> None:
-        """Call ``call(now)`` at ``due`` or soon after. It must not block for long: other calls wait."""
+        """Call ``call(now)`` at ``due`` or soon after. It must not block for long: other calls
+        wait.
+        """
         # Two threads may both make a condition; ``setdefault`` picks one atomically.
         lock, changed = self._made.get("both") or self._made.setdefault("both", _make())
-        # Not `with changed`, which takes its lock in Python code: a time limit raised there would leave it
-        # held, and every reporting task of the process would wait for ever.
+        # Not `with changed`, which takes its lock in Python code: a time limit raised there would
+        # leave it held, and every reporting task of the process would wait for ever.
         with lock:
             heapq.heappush(self._heap, (due, next(self._numbers), call))
             # Not alive: the thread that started it was interrupted.

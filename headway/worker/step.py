@@ -29,15 +29,16 @@ ReportFunction = Callable[[int | float, int | float, str | None, dict[str, str] 
 
 
 class Steps:
-    """The steps of one level; several may run at a time in threads. The level's progress is what is done
-    plus their parts.
+    """The steps of one level; several may run at a time in threads. The level's progress is what is
+    done plus their parts.
     """
 
     __slots__ = ("_done", "_lock", "_newest", "_parts", "_report_total", "_total")
 
     def __init__(self, say: ReportFunction, newest: Callable[[], Update | None]) -> None:
         self._report_total, self._newest = say, newest
-        # Reentrant: the garbage collector may end a generator with a step while this thread is in here.
+        # Reentrant: the garbage collector may end a generator with a step while this thread is in
+        # here.
         self._lock = threading.RLock()
         self._parts: dict[Step, float] = {}
         self._done: int | float = 0
@@ -58,7 +59,8 @@ class Steps:
                 # A late report of another thread: the step has ended.
                 return
             self._parts[step] = part
-            # With the lock held: otherwise the slower of two threads would report an older state last.
+            # With the lock held: otherwise the slower of two threads would report an older state
+            # last.
             self._report_total(
                 self._done + sum(self._parts.values()), self._total, message, attributes
             )
@@ -96,7 +98,8 @@ class Step:
         message: str | None = None,
         attributes: dict[str, str] | None = None,
     ) -> None:
-        """Report the progress of the step, like ``ctx.progress.update``. Its name precedes the message.
+        """Report the progress of the step, like ``ctx.progress.update``. Its name precedes the
+        message.
 
         While its total is unknown (0), the bar does not move.
         """
@@ -147,8 +150,8 @@ class Step:
             self._report(0, None, None)
             self._token = innermost.set(self)
         except BaseException:
-            # A cancellation or a time limit: `__exit__` is not called, and the next task of this process
-            # must not find this step.
+            # A cancellation or a time limit: `__exit__` is not called, and the next task of this
+            # process must not find this step.
             innermost.set(outside)
             self._of.leave(self)
             raise

@@ -39,8 +39,8 @@ def _number(name: str, value: object) -> int | float:
             "an int or a float",
             f"pass int({name}) or float({name}) if it is another kind of number",
         )
-    # Subclasses of int and float (IntEnum, numpy's float64) are valid, but not every serializer knows
-    # them.
+    # Subclasses of int and float (IntEnum, numpy's float64) are valid, but not every serializer
+    # knows them.
     plain: int | float = int(value) if isinstance(value, int) else float(value)
     if not 0 <= plain < math.inf:  # NaN is in no range
         _refuse(
@@ -85,8 +85,8 @@ def _refuse(name: str, value: object, wanted: str, instead: str) -> NoReturn:
 
 
 def to_meta(report: Update, timestamp: float, rate: float | None, attempt: int) -> dict[str, Any]:
-    """The meta for ``update_state``. ``timestamp`` in seconds since the epoch; stored in milliseconds, as in
-    Tensorlake.
+    """The meta for ``update_state``. ``timestamp`` in seconds since the epoch; stored in
+    milliseconds, as in Tensorlake.
     """
     current, total, message, attributes = report
     return {
@@ -116,8 +116,8 @@ def _cut(text: str, limit: int) -> str:
 
 
 def _cut_pairs(attributes: dict[str, str]) -> dict[str, str]:
-    """As many pairs as fit, in order. The value of the first that does not fit is cut, or the pair is
-    omitted.
+    """As many pairs as fit, in order. The value of the first that does not fit is cut, or the pair
+    is omitted.
     """
     kept: dict[str, str] = {}
     left = ATTRIBUTES_LIMIT
