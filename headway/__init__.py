@@ -26,24 +26,29 @@ from typing import TYPE_CHECKING, Any
 from headway.cancellation import cancel
 from headway.core.meta import progress_from_meta
 from headway.errors import HeadwayError, UsageError
-from headway.models import Execution, Failure, Phase, Progress, Status
+from headway.models import Execution, Failure, History, Phase, Progress, Report, Status
 from headway.worker.context import RequestContext
 from headway.worker.exceptions import ProgressTimeout, TaskCancelled
 from headway.worker.install import ProgressTask, install
 from headway.worker.publishing import owned_by
+from headway.worker.reporter import Reporter
 from headway.worker.step import Step
 
 if TYPE_CHECKING:
     from headway.client import Client as Client
 
 __all__ = [
+    "Client",
     "Execution",
     "Failure",
     "HeadwayError",
+    "History",
     "Phase",
     "Progress",
     "ProgressTask",
     "ProgressTimeout",
+    "Report",
+    "Reporter",
     "RequestContext",
     "Status",
     "Step",
@@ -59,9 +64,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """``headway.Client``, made known on first use: a worker has no need of the libraries that it
-    stands on.
-    """
+    """Import ``headway.Client`` on first use: a worker does not need its libraries."""
     if name == "Client":
         from headway.client import Client  # noqa: PLC0415
 

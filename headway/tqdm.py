@@ -35,7 +35,7 @@ Bar = Any  # a std.tqdm with attributes of ours
 
 
 class NullFile(io.TextIOBase):
-    """The output of an invisible bar. Not os.devnull, which would have to be closed for each bar."""
+    """The output of an invisible bar. Not os.devnull, which each bar would have to close."""
 
     def write(self, text: str) -> int:
         return len(text)

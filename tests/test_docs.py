@@ -107,7 +107,7 @@ def pages_with(language: str) -> list[Path]:
 def test_python_blocks_run_in_order_as_one_program(
     page: Path, service: Service, redis_url: str, tmp_path: Path
 ) -> None:
-    """The page's Python blocks run as one program, with its files, a real Valkey and the service."""
+    """The page's Python blocks run as one program, with its files and real servers."""
     for name, text in files(page).items():
         (tmp_path / name).write_text(addressed(text, service, redis_url))
     imports = "".join(f"import {Path(name).stem}; " for name in files(page))
@@ -188,7 +188,7 @@ def test_docs_link_inside_of_docs_only() -> None:
 
 
 def test_every_named_fact_has_an_entry() -> None:
-    """A fact that a comment or a page names is a heading of docs/celery-facts.md or web-facts.md."""
+    """Every fact that a comment or a page names is a heading of a facts page."""
     known = {name: anchors(DOCS / f"{name}.md") for name in ("celery-facts", "web-facts")}
     missing = [
         (name_of(path), match[0])

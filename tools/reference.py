@@ -39,6 +39,12 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "headway:ProgressTimeout",
         "headway.tqdm:patch_all",
     ),
+    "In your tests": (
+        "headway.testing:recording_context",
+        "headway.testing:Recorded",
+        "headway.testing:MemoryStore",
+        "headway.testing:MemoryFeed",
+    ),
     "In the Flask app": (
         "headway.server:Headway",
         "headway.server:Action",
@@ -47,19 +53,19 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Settings": ("headway.server.settings:Settings",),
     "From Python, over HTTP": ("headway:Client",),
     "What `Client.watch` yields": (
-        "headway.core.events:StatusChanged",
-        "headway.core.events:Started",
-        "headway.core.events:ProgressReported",
-        "headway.core.events:Completed",
-        "headway.core.events:Failed",
-        "headway.core.events:Cancelled",
-        "headway.core.events:Interrupted",
+        "headway.client:StatusChanged",
+        "headway.client:Started",
+        "headway.client:ProgressReported",
+        "headway.client:Completed",
+        "headway.client:Failed",
+        "headway.client:Cancelled",
+        "headway.client:Interrupted",
     ),
     "Records": (
         "headway:Execution",
         "headway:Progress",
-        "headway.models:Report",
-        "headway.models:History",
+        "headway:Report",
+        "headway:History",
         "headway:Failure",
         "headway:Status",
         "headway:Phase",
@@ -72,7 +78,12 @@ DISPLAY_NAMES = {"Reporter": "ctx.progress"}
 #: Classes that users instantiate. The constructors of the others are not documented.
 CONSTRUCTED = ("Headway", "Client")
 #: The documented members of classes that also have public members for Celery or for this package.
-MEMBERS: dict[str, tuple[str, ...]] = {"ProgressTask": (), "Headway": ("init_app", "get_execution")}
+MEMBERS: dict[str, tuple[str, ...]] = {
+    "ProgressTask": (),
+    "Headway": ("init_app", "get_execution"),
+    "MemoryStore": ("put_result",),
+    "MemoryFeed": ("publish", "disconnect", "reconnect"),
+}
 
 
 def main() -> int:

@@ -3,7 +3,7 @@
 `record_to_json` is for registries that keep a `TaskRecord` as one document. `encode_report` is the
 compact form of a report in a history::
 
-    <attempt> <milliseconds> <current> <total> <message bytes> <attributes bytes> <message><attributes>
+    <attempt> <milliseconds> <current> <total> <bytes of message> <bytes of attributes> then both
 
 Message and attributes may contain anything, so their lengths come first. There may be many reports,
 so there are no keys, and nothing that can be computed. It is not JSON, because a worker encodes a

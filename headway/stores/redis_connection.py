@@ -49,8 +49,8 @@ AUTH_ERRORS = (exceptions.AuthenticationError, exceptions.AuthorizationError)
 #: Errors of a cluster node, which has only a part of the keys.
 CLUSTERED = (exceptions.AskError, exceptions.ClusterCrossSlotError)  # and Moved
 NO_CLUSTER = (
-    "The result backend is a node of a Redis Cluster. Neither Celery nor Headway supports that: use "
-    "a plain server, or Sentinel (%s)"
+    "The result backend is a node of a Redis Cluster. Neither Celery nor Headway supports that: "
+    "use a plain server, or Sentinel (%s)"
 )
 #: Errors that an operator must fix: no memory, no permission, a key of another type, a wrong
 #: setting.

@@ -58,8 +58,8 @@ CONNECTION_ERRORS = (
 
 OTHER_TABLE = (
     "The table {table!r} in the database of the results was created by another version of Headway: "
-    "it has no column {missing}. Drop the table while no worker runs; Headway creates it again, and "
-    "results are not affected"
+    "it has no column {missing}. Drop the table while no worker runs; Headway creates it again, "
+    "and results are not affected"
 )
 
 #: Compared byte by byte, like in Python: cursors compare ids.

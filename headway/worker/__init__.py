@@ -14,9 +14,9 @@ The way of one attempt::
     publish                        publishing.py      before_task_publish -> Store.register: the id
                                                       is known before the message is sent
     STARTED, or else __call__      fenced_backend.py, install.py
-                                                      an Attempt on the request; the store numbers it
+                                                      an Attempt, numbered by the store
     the task's code                context.py         RequestContext.get()
-    __call__ returns or raises     install.py         the last report is written, the reporter closed
+    __call__ returns or raises     install.py         the last report is written
     Celery stores the end          fenced_backend.py  through Store.write, from any process
     task_postrun                   attempt.py         an end that Celery does not store is recorded
 

@@ -195,7 +195,7 @@ class Attempt:
         return context
 
     def _open_later(self) -> None:
-        """Let the timer open the attempt when the store may be used again, if it is not open yet."""
+        """Let the timer open the attempt when the store may be used again, if needed."""
         if self.number is None and self.running:
             now, retry_at = time.monotonic(), self.app_state.breaker.retry_at
             shared.call_at(
@@ -204,7 +204,7 @@ class Attempt:
             )
 
     def _open_again(self, _now: float) -> None:
-        """Called by the timer. A concurrent open gets the same reply: the delivery id is the same."""
+        """Called by the timer. A concurrent open gets the same reply."""
         app_state, again = self.app_state, True
         if not self.open_lock.acquire(blocking=False):
             return  # its code has just ended
@@ -230,7 +230,7 @@ class Attempt:
             self.watchdog.start()
 
     def stop_watchdog(self) -> None:
-        """Stop the watchdog. This call itself may be interrupted; the caller then calls it again."""
+        """Stop the watchdog. The call may be interrupted; the caller then repeats it."""
         if self.watchdog is not None and os.getpid() == self.pid:
             self.watchdog.stop()
 

@@ -65,7 +65,7 @@ def rebuild_tracer(task: Any, app: Any) -> bool:
     if getattr(task, "__trace__", None) is None:
         return False
     try:
-        from celery.app.trace import build_tracer  # noqa: PLC0415 - needed only if install came late
+        from celery.app.trace import build_tracer  # noqa: PLC0415 - rarely needed
     except ImportError as exc:
         raise UnsupportedCelery("tasks that a worker has already prepared report nothing") from exc
     task.__trace__ = build_tracer(task.name, task, app.loader, app=app)

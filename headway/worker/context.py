@@ -14,9 +14,9 @@ from headway.worker.exceptions import TaskCancelled
 from headway.worker.reporter import Reporter
 
 NO_CONTEXT = (
-    "RequestContext.get() found no task: headway.install was not called for this Celery app, or the "
-    "code runs outside a task. In the app: call headway.install(app) before the worker starts, or "
-    "give the task base=headway.ProgressTask. In a thread that a task starts: pass the context "
+    "RequestContext.get() found no task: headway.install was not called for this Celery app, or "
+    "the code runs outside a task. In the app: call headway.install(app) before the worker starts, "
+    "or give the task base=headway.ProgressTask. In a thread that a task starts: pass the context "
     "(ctx = RequestContext.get(); Thread(target=work, args=(ctx,))), or use asyncio.to_thread or "
     "contextvars.copy_context().run. In unit tests: use headway.testing.recording_context()"
 )
@@ -100,3 +100,6 @@ class RequestContext:
 
 #: The context of the running task. A ContextVar, for threads, greenlets and coroutines.
 current: ContextVar[RequestContext | None] = ContextVar("headway_request_context", default=None)
+
+#: The context of `headway.testing.recording_context`, for direct and eager calls; None outside.
+recording: ContextVar[RequestContext | None] = ContextVar("headway_recording", default=None)

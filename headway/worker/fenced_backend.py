@@ -35,7 +35,7 @@ class _StoreBug(Exception):
 
 
 def fence(backend: Any) -> Any:
-    """Add the fence to a backend. Backends without ``_store_result`` (rpc, disabled) are unchanged."""
+    """Add the fence to a backend. Without ``_store_result`` (rpc, disabled) it is unchanged."""
     cls: Any = type(backend)
     if not issubclass(cls, FencedBackendMixin) and hasattr(cls, "_store_result"):
         backend.__class__ = _fenced(cls)

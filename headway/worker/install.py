@@ -1,4 +1,4 @@
-"""`install` and `ProgressTask`: the one line in an existing deployment, and the base of its tasks."""
+"""`install`, the one line in an existing deployment, and `ProgressTask`, the base of its tasks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from headway.stores.base import Store
 from headway.worker import celery_internals, publishing
 from headway.worker.app_state import KEY, AppState, app_state_of, seconds_or_none
 from headway.worker.attempt import Attempt
-from headway.worker.context import RequestContext, current
+from headway.worker.context import RequestContext, current, recording
 from headway.worker.exceptions import ProgressTimeout, TaskCancelled
 from headway.worker.fenced_backend import fence
 from headway.worker.heartbeat import HeartbeatStep
@@ -96,7 +96,7 @@ def _received(request: Any = None, **_: Any) -> None:
 
 
 def _cover(task: Any, app: Any) -> None:
-    """Let a task report. The instance stays, since other code may hold it, and gets another class."""
+    """Let a task report: its instance, which other code may hold, gets another class."""
     if task.name in publishing.INTERNAL_TASKS:
         return
     if not isinstance(task, ProgressTask):
@@ -115,7 +115,7 @@ def _cover(task: Any, app: Any) -> None:
 
 @cache
 def _covered(cls: Any) -> type:
-    """``ProgressTask`` before ``cls``, under the same name: tasks are pickled by name and module."""
+    """``ProgressTask`` before ``cls``, with the same name: tasks are pickled by name and module."""
 
     def fill(namespace: dict[str, Any]) -> None:
         namespace.update(
@@ -216,6 +216,9 @@ class ProgressTask(Task):  # type: ignore[misc]
 
 def _unstored(request: Any) -> RequestContext:
     """The context of a direct call or of eager mode: reports are validated but not stored."""
+    recorded = recording.get()
+    if recorded is not None:
+        return recorded  # in a test of the user's
     if request is None:
         return RequestContext(str(uuid.uuid4()), Reporter(None))
     retries = int(request.retries or 0)

@@ -1,8 +1,8 @@
 """``progress_timeout``: ends an attempt that reports nothing new for too long.
 
 A timer compares the newest report with the previous one, so `Reporter.update`, which may be in a
-hot loop, does no extra work. What can be interrupted depends on the pool (fact 49;
-``docs/stalled-tasks.md``):
+hot loop, does no extra work. What can be interrupted depends on the pool
+(celery-facts#interrupting-a-silent-attempt, ``docs/stalled-tasks.md``):
 
 * the main thread of a process (prefork, solo): by a signal, which interrupts waits and Python code
   at once, and C code when it returns;

@@ -73,7 +73,7 @@ def hook_publishing(app_state: AppState) -> None:
 
 
 def _on_before_publish(headers: Any = None, body: Any = None, **_: Any) -> None:
-    """Called before the message is sent: a later registration could find the task running already."""
+    """Called before the message is sent: later, the task could already be running."""
     app_state = _publisher.get()
     if app_state is None:
         return

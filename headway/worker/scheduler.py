@@ -68,7 +68,7 @@ class Scheduler:
                 changed.notify()
 
     def close(self) -> None:
-        """End the thread and drop pending calls. The next ``call_at`` starts it again. For tests."""
+        """End the thread and drop pending calls. ``call_at`` starts it again. For tests."""
         thread, made = self._thread, self._made.get("both")
         if thread is None or made is None:
             return

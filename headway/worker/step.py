@@ -84,7 +84,7 @@ class Step:
             raise UsageError(f"progress.step: name must be a str, got {name!r}; pass str(name)")
         if type(weight) not in (int, float) or not 0 <= weight < float("inf"):
             raise UsageError(
-                f"progress.step: weight must be a finite number that is not negative, got {weight!r}"
+                f"progress.step: weight must be finite and not negative, got {weight!r}"
             )
         self._of, self._name, self._weight = of, name, weight
         self._newest: Update | None = None

@@ -17,7 +17,7 @@ ATTRIBUTES_LIMIT = 8 * 1024
 
 
 def validate(current: object, total: object, message: object, attributes: object) -> Update:
-    """Return the report, or raise ``UsageError`` for the first invalid value (contract, section 1)."""
+    """Return the report, or raise ``UsageError`` for the first invalid value."""
     return _number("current", current), _number("total", total), _text(message), _pairs(attributes)
 
 

@@ -95,7 +95,7 @@ def test_a_step_that_raises_leaves_the_bar_where_it_was() -> None:
 
 
 def test_without_a_total_nothing_is_guessed() -> None:
-    """Weights that are still to come can't be known: the total stays unknown, and the count grows."""
+    """The weights of later steps are unknown: the total stays unknown, and the count grows."""
     told = Told()
     with told.step("load", weight=3) as step:
         step.update(1, 2)

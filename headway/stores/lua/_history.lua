@@ -47,7 +47,9 @@ end
 local function add_report(hash, min_interval, entry, now, kept)
     if min_interval then
         local before = redis.call('HGET', hash, 'updated_at')
-        if before and math.floor(now / min_interval) == math.floor(before / min_interval) then return end
+        if before and math.floor(now / min_interval) == math.floor(before / min_interval) then
+            return
+        end
     end
     local history = history_key(hash)
     local size = redis.call('APPEND', history, entry)

@@ -33,7 +33,8 @@ local function index_add(prefix, index, result, listed_at, now, kept)
     for n = 1, math.min(old, 2) do
         local rank = (tonumber(now) + n * 7919) % old
         local member = redis.call('ZRANGE', key, rank, rank)[1]
-        local hash = prefix .. '{' .. string.sub(result, 1, ID_AT - 1) .. string.sub(member, 17) .. '}'
+        local key_of_result = string.sub(result, 1, ID_AT - 1) .. string.sub(member, 17)
+        local hash = prefix .. '{' .. key_of_result .. '}'
         if redis.call('EXISTS', hash) == 0 then
             redis.call('ZREM', key, member)
             old = old - 1

@@ -11,9 +11,9 @@
 local hash, result = KEYS[1], KEYS[2]
 local now, record = ARGV[1], ARGV[5]
 
-local known = redis.call('HMGET', hash, 'attempt', 'state', 'live', 'progress', 'progress_attempt', 'started_at',
-    'result_stored', 'cancel_requested_at', 'created_at', 'heard_at', 'task', 'owner', 'ended', 'run',
-    'retries')
+local known = redis.call('HMGET', hash, 'attempt', 'state', 'live', 'progress', 'progress_attempt',
+    'started_at', 'result_stored', 'cancel_requested_at', 'created_at', 'heard_at', 'task', 'owner',
+    'ended', 'run', 'retries')
 local attempt, live = tonumber(known[1]) or 0, known[3]
 local cancel = known[8] and 1 or 0
 local has_result = redis.call('EXISTS', result) == 1

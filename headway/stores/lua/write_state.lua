@@ -17,8 +17,8 @@ local now, record = ARGV[2], ARGV[6]
 local kind, way = string.match(ARGV[5], '(%a+)-(%a+)')
 local stores = way == 'store' or way == 'clear'
 
-local known = redis.call('HMGET', hash, 'attempt', 'ended', 'state', 'live', 'task', 'retries', 'worker',
-    'cancel_requested_at', 'sign', 'history_gap')
+local known = redis.call('HMGET', hash, 'attempt', 'ended', 'state', 'live', 'task', 'retries',
+    'worker', 'cancel_requested_at', 'sign', 'history_gap')
 local attempt, ended = tonumber(known[1]) or 0, tonumber(known[2]) or 0
 local state, live = known[3], known[4]
 local cancel_bit = known[8] and 2 or 0
