@@ -112,7 +112,7 @@ class TestKept:
         assert telling.store.history("a").reports == (Report(0, progress),)
 
     def test_large_attributes_are_left_out(self, telling: StoreUnderTest) -> None:
-        """A report is remembered without attributes that are many; what else it says stays whole."""
+        """A report with many attributes is kept without them; everything else is kept."""
         telling.open("a")
         small, large = {"key": "x" * (MAX_ATTRIBUTES - 3)}, {"key": "x" * (MAX_ATTRIBUTES - 2)}
         reported(telling, 1, attributes=small)

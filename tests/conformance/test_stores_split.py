@@ -94,7 +94,7 @@ def test_what_moves_while_it_is_listed(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_many_begin_at_once(tmp_path: Path) -> None:
-    """Of several processes that find no tables each can begin, whoever creates which of them first."""
+    """Several processes may create the tables at the same time."""
 
     def faster(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
         if "CREATE TABLE" in statement and statement not in created:

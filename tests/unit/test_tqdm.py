@@ -95,7 +95,7 @@ def test_each_item_is_told(lab: Lab) -> None:
 
 
 def test_by_hand(lab: Lab) -> None:
-    """``update``, a total that is set later, ``reset``, odd numbers: as code in the wild uses it."""
+    """``update``, a later total, ``reset`` and odd numbers work as in common code."""
 
     def work() -> None:
         with tqdm(total=None, unit="B") as bar:
@@ -162,7 +162,7 @@ def test_elsewhere_it_is_tqdms_own_bar(lab: Lab) -> None:
 
 
 def test_everywhere(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Libraries with a tqdm of their own report too, and bars outside of tasks are drawn as ever."""
+    """Bars of libraries report too; bars outside of tasks are drawn as usual."""
     for name in headway.tqdm._methods:  # put back at the end
         monkeypatch.setattr(std.tqdm, name, getattr(std.tqdm, name, None), raising=False)
     old = theirs.tqdm(total=1, file=io.StringIO())
