@@ -23,16 +23,15 @@ In any program::
 
 from typing import TYPE_CHECKING, Any
 
+from headway.cancellation import cancel
 from headway.core.meta import progress_from_meta
 from headway.errors import HeadwayError, UsageError
 from headway.models import Execution, Failure, Phase, Progress, Status
-from headway.worker.cancel_token import TaskCancelled, cancel
 from headway.worker.context import RequestContext
-from headway.worker.install import install
-from headway.worker.progress_timeout import ProgressTimeout
+from headway.worker.exceptions import ProgressTimeout, TaskCancelled
+from headway.worker.install import ProgressTask, install
 from headway.worker.publishing import owned_by
 from headway.worker.step import Step
-from headway.worker.task import ProgressTask
 
 if TYPE_CHECKING:
     from headway.client import Client as Client

@@ -32,6 +32,11 @@ def store_for(app: Any, *, allow_pickle: bool = False) -> Store:
     return stores[allow_pickle]
 
 
+def set_store(app: Any, store: Store) -> None:
+    """Let `store_for` return this store for the app (``install(store=...)``)."""
+    app.__dict__["_headway_stores"] = {False: store, True: store}
+
+
 def feed_for(
     app: Any, store: Store, *, poll_interval: float = INTERVAL, allow_pickle: bool = False
 ) -> Feed:
@@ -39,7 +44,7 @@ def feed_for(
     yet.
 
     On Redis the feed subscribes to what Celery publishes with each result
-    (celery-facts#FACT22); elsewhere it polls every ``poll_interval`` seconds.
+    (celery-facts#redis-publishes-every-state); elsewhere it polls every ``poll_interval`` seconds.
     """
     if isinstance(store, MemoryStore):
         return MemoryFeed(store)

@@ -1,16 +1,16 @@
-"""tqdm's bars, reported: ``from headway.tqdm import tqdm`` in the place of ``from tqdm import
-tqdm``.
+"""tqdm's bars as progress reports: use ``from headway.tqdm import tqdm`` instead of
+``from tqdm import tqdm``.
 
-In a task that runs in a worker a bar is the task's progress: ``n`` of ``total``, the description as
-message, the postfix as attributes. Nothing is printed there. Elsewhere (a terminal, a notebook's
-kernel, a direct call of the task) it is tqdm's own bar.
+In a worker, a bar is the task's progress: ``n`` of ``total``, the description as message, the
+postfix as attributes. Nothing is printed. Elsewhere (a terminal, a notebook, a direct call of the
+task) it is tqdm's own bar.
 
-Libraries that bring their own ``from tqdm.auto import tqdm`` report too, after one call of
-`patch_all` in the Celery app's module.
+Libraries with their own ``from tqdm.auto import tqdm`` report too, after one call of `patch_all` in
+the Celery app's module.
 
-Which bar speaks: one at a time, the first that is open; those that a loop inside of it makes are
-silent, as the attempt has one progress. Within ``with ctx.progress.step(...)`` a bar moves that
-step. tqdm is the extra ``celery-headway[tqdm]``.
+One bar reports at a time: the first open one. Bars inside its loop are silent, because an attempt
+has one progress. Within ``with ctx.progress.step(...)`` a bar moves that step. tqdm is the extra
+``celery-headway[tqdm]``.
 """
 
 from __future__ import annotations
@@ -31,26 +31,28 @@ from headway.worker.step import Step, innermost
 __all__ = ["patch_all", "tqdm", "trange"]
 
 Target = Reporter | Step
-Bar = Any  # a std.tqdm; for a type checker it lacks what is kept on it here
+Bar = Any  # a std.tqdm with attributes of ours
 
 
 class NullFile(io.TextIOBase):
-    """Where a bar draws itself that nobody sees. Not os.devnull: a file that is opened for each bar
-    would want to be closed.
-    """
+    """The output of an invisible bar. Not os.devnull, which would have to be closed for each bar."""
 
     def write(self, text: str) -> int:
         return len(text)
 
 
-#: The bar that speaks here, and for what: of another task or step, or closed, it holds nobody back.
+#: The active bar and its target. A closed bar, or one of another task or step, does not count.
 _speaking: ContextVar[tuple[Target, ref[Bar]] | None] = ContextVar("headway_tqdm", default=None)
 
 
 def _target() -> Target | None:
-    """What a bar that is made here reports to; None outside a worker's task."""
+    """The target of a bar that is made here; None outside a worker's task."""
     found = context.current.get()
-    return None if found is None or not found.progress.stores else innermost.get() or found.progress
+    return (
+        None
+        if found is None or not found.progress.is_recording
+        else innermost.get() or found.progress
+    )
 
 
 def _is_free(target: Target) -> bool:
@@ -190,11 +192,10 @@ def trange(*args: int, **options: Any) -> Any:
 
 
 def patch_all() -> None:
-    """Have the bars of every library of this process report, those that were imported before too. A
-    second call does nothing.
+    """Let the bars of all libraries of this process report, also of those imported before.
 
-    It changes tqdm's own class, which all its kinds (``tqdm.auto``, ``tqdm.asyncio``,
-    ``tqdm.contrib``) are made from.
+    Changes tqdm's own class, the base of all its variants (``tqdm.auto``, ``tqdm.asyncio``,
+    ``tqdm.contrib``). A second call does nothing.
     """
     for name, method in _methods.items():
         setattr(std.tqdm, name, staticmethod(method) if name == "__new__" else method)

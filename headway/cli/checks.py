@@ -17,8 +17,8 @@ from headway.backends import store_for
 from headway.errors import ConfigurationError, Unavailable
 from headway.stores.result_backend import ResultBackend, check_readable, without_password
 from headway.worker.app_state import app_state_of
+from headway.worker.install import ProgressTask
 from headway.worker.publishing import INTERNAL_TASKS
-from headway.worker.task import ProgressTask
 
 #: Default visibility timeouts of the transports, seconds: an unacknowledged message is then
 #: delivered again.

@@ -1,25 +1,26 @@
 """The port: where changes come from.
 
-A feed carries hints and news about executions that somebody watches, from the result backend to one
-listener (the hub). It holds no state of an execution. Redis pushes (``redis.py``: the backend
-publishes every stored state on a channel named as its key, fact 22); any other backend is asked at
-intervals (``polling.py``). ``memory.py`` is the fake; one suite for all
+A feed brings changes of watched executions from the result backend to one listener (the hub). It
+keeps no state of an execution. Redis pushes (``redis.py``: the backend publishes every stored state
+on a channel named like its key, celery-facts#redis-publishes-every-state). Every other backend is
+polled (``polling.py``). ``memory.py`` is the fake; the same suite tests all of them
 (``tests/conformance/test_feeds.py``).
 
 Obligations of every feed:
 
-* One instance a process. Its threads are made on first use, never at import or in a constructor
-  (web fact 22), and `close` ends them.
-* `watch` returns after the subscription is in force (Redis: acknowledged), so that a snapshot read
-  afterwards misses nothing (fact 23); it raises ``Unavailable`` if that takes longer than its
-  timeout, or at once while the feed is cut off. The id stays wanted all the same, and `restored`
-  covers it. A second call for the same id is fine: it waits for the same acknowledgement.
-* The listener is called from the feed's own thread, one call at a time, in the order of the writes;
-  an exception it raises is logged and doesn't end the feed. It must not block.
-* After any gap (a reconnect, a server that hung: web facts 16, 18) the listener is told `lost` once
-  and then `restored` once, after every watched id is subscribed again: it then reads again all that
-  it watches.
-* After `unwatch` returned, at most one change that was under way still arrives.
+* One instance per process. Its threads start on first use, never at import or in a constructor
+  (web-facts#no-locks-before-fork); `close` ends them.
+* `watch` returns when the subscription is active (Redis: acknowledged), so that a snapshot read
+  afterwards misses nothing (celery-facts#subscribe-before-snapshot). It raises ``Unavailable`` if
+  that takes longer than its timeout, and at once while the feed is disconnected. The id stays
+  watched then, and `restored` covers it. A second call for the same id waits for the same
+  acknowledgement.
+* The feed's own thread calls the listener, one call at a time, in the order of the writes. An
+  exception of the listener is logged and does not end the feed. The listener must not block.
+* After a gap (a reconnect, a hung server: web-facts#reconnects-are-silent,
+  web-facts#hung-server-looks-idle) the listener gets `lost` once, and `restored` once after every
+  watched id is subscribed again. Then it reads everything that it watches.
+* After `unwatch` has returned, at most one change that was on the way still arrives.
 """
 
 from __future__ import annotations
@@ -33,40 +34,38 @@ log = logging.getLogger(__name__)
 
 
 class Listener(Protocol):
-    """Who is told. All three are called by the feed's thread."""
+    """Receives changes. The feed's thread makes all calls."""
 
     def changed(self, task_id: str, meta: Mapping[str, Any] | None) -> None:
-        """The task's record changed. ``meta`` is Celery's record as plain data, or None: something
-        changed, read it.
+        """The task's record changed. ``meta`` is Celery's record as plain data; None means: read
+        it.
         """
 
     def lost(self) -> None:
-        """The feed is cut off; nothing arrives until `restored`. Told once an outage."""
+        """The feed is disconnected; nothing arrives until `restored`. Called once per outage."""
 
     def restored(self) -> None:
-        """The feed works again, and may have missed anything: read again all that is watched."""
+        """The feed works again and may have missed changes: read everything that is watched."""
 
 
 class Feed(ABC):
-    """Where changes come from. See the module's text for what every implementation owes."""
+    """A source of changes. See the module's docstring for the obligations."""
 
     @abstractmethod
     def listen(self, listener: Listener) -> None:
-        """Name the one listener; called once, before the first `watch`."""
+        """Set the listener. Called once, before the first `watch`."""
 
     @abstractmethod
     def watch(self, task_id: str) -> None:
-        """Begin to tell of this task."""
+        """Start to report changes of this task."""
 
     @abstractmethod
     def unwatch(self, task_id: str) -> None:
-        """Stop telling of this task. An id that isn't watched is fine."""
+        """Stop reporting changes of this task. An id that is not watched is ignored."""
 
     @abstractmethod
     def ping(self) -> None:
-        """Return if the feed is connected, or nothing is watched and it could be; else raise
-        ``Unavailable``.
-        """
+        """Return if the feed is connected, or could be; otherwise raise ``Unavailable``."""
 
     @abstractmethod
     def close(self) -> None:
@@ -74,9 +73,7 @@ class Feed(ABC):
 
 
 class SafeListener:
-    """A listener whose exceptions are logged and go no further: observers may not kill the
-    observed.
-    """
+    """A listener whose exceptions are logged: they must not end the feed."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
@@ -93,8 +90,8 @@ class SafeListener:
         """See `Listener.restored`."""
         self._call(self._listener.restored)
 
-    def _call(self, tell: Callable[[], None]) -> None:
+    def _call(self, call: Callable[[], None]) -> None:
         try:
-            tell()
+            call()
         except Exception:
-            log.exception("A listener of the feed failed; the feed goes on")
+            log.exception("The listener of the feed failed; the feed continues")

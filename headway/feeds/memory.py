@@ -1,6 +1,4 @@
-"""The fake: changes are put in by hand (or by a `stores.memory.MemoryStore`), and the line can be
-cut and mended.
-"""
+"""The fake: changes come from `publish` (or from a `MemoryStore`), and it can be disconnected."""
 
 from __future__ import annotations
 
@@ -13,15 +11,14 @@ from headway.errors import Unavailable
 from headway.feeds.base import Feed, Listener, SafeListener
 from headway.stores.memory import MemoryStore
 
-#: How long `MemoryFeed.close` waits for the thread to end, in seconds.
+#: Seconds that `MemoryFeed.close` waits for the thread to end.
 JOIN_TIMEOUT = 5.0
 
 
 class MemoryFeed(Feed):
-    """A feed within one process, for tests: its own thread tells what `publish` was given, in that
-    order.
+    """A feed within one process, for tests. Its own thread reports what is published, in order.
 
-    With ``store``, what that publishes is told as well.
+    With ``store``, it also reports what that store publishes.
     """
 
     def __init__(self, store: MemoryStore | None = None) -> None:
@@ -30,7 +27,7 @@ class MemoryFeed(Feed):
         self._lock = threading.Lock()
         self._listener: SafeListener | None = None
         self._watched: set[str] = set()
-        self._cut = False
+        self._disconnected = False
         self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -43,8 +40,8 @@ class MemoryFeed(Feed):
         with self._lock:
             self._start()
             self._watched.add(task_id)
-            if self._cut:
-                raise Unavailable("The feed is cut off")
+            if self._disconnected:
+                raise Unavailable("The feed is disconnected")
 
     def unwatch(self, task_id: str) -> None:
         with self._lock:
@@ -52,36 +49,34 @@ class MemoryFeed(Feed):
 
     @property
     def watched(self) -> frozenset[str]:
-        """What is watched now: a test's way to see that nothing was left behind."""
+        """The ids that are watched now, for tests."""
         with self._lock:
             return frozenset(self._watched)
 
     def publish(self, task_id: str, meta: Mapping[str, Any] | None) -> None:
-        """Say that a task changed, as the result backend would; lost while cut off, like Redis'
-        own.
-        """
+        """Report a change, as the result backend would. Lost while disconnected, like in Redis."""
         with self._lock:
             listener = self._listener
-            if listener is not None and task_id in self._watched and not self._cut:
+            if listener is not None and task_id in self._watched and not self._disconnected:
                 self._queue.put(lambda: listener.changed(task_id, meta))
 
-    def cut(self) -> None:
-        """Cut the line: nothing arrives until `mend`."""
+    def disconnect(self) -> None:
+        """Disconnect: nothing arrives until `reconnect`."""
         with self._lock:
-            if not self._cut and self._listener is not None:
-                self._cut = True
+            if not self._disconnected and self._listener is not None:
+                self._disconnected = True
                 self._queue.put(self._listener.lost)
 
-    def mend(self) -> None:
-        """Mend the line."""
+    def reconnect(self) -> None:
+        """Connect again."""
         with self._lock:
-            if self._cut and self._listener is not None:
-                self._cut = False
+            if self._disconnected and self._listener is not None:
+                self._disconnected = False
                 self._queue.put(self._listener.restored)
 
     def ping(self) -> None:
-        if self._cut:
-            raise Unavailable("The feed is cut off")
+        if self._disconnected:
+            raise Unavailable("The feed is disconnected")
 
     def close(self) -> None:
         with self._lock:
@@ -100,5 +95,5 @@ class MemoryFeed(Feed):
             self._thread.start()
 
     def _run(self) -> None:
-        while (tell := self._queue.get()) is not None:
-            tell()
+        while (call := self._queue.get()) is not None:
+            call()

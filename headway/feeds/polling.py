@@ -1,6 +1,4 @@
-"""The feed for backends that tell nothing: all that is watched is read again at an interval, in one
-call.
-"""
+"""The feed for backends without push: it polls everything that is watched, in one call."""
 
 from __future__ import annotations
 
@@ -16,24 +14,24 @@ from headway.stores.base import Store
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks.
+#: Seconds between two polls.
 INTERVAL = 1.0
-#: How many ids one call of the store is asked for: a bound on the size of one SQL statement.
+#: Ids per call of the store: limits the size of an SQL statement.
 BATCH = 500
 JOIN_TIMEOUT = 5.0
 
 
 @dataclass(slots=True)
-class _Watch:
-    #: What the last look showed; None before the first.
+class _Subscription:
+    #: The last snapshot; None before the first poll.
     seen: Snapshot | None = None
 
 
 class PollingFeed(Feed):
-    """Reads what is watched every ``interval`` seconds and tells what differs from the time before.
+    """Reads what is watched every ``interval`` seconds and reports the differences.
 
-    `watch` needs no acknowledgement: the first look after it always counts as a change, so nothing
-    between the caller's own snapshot and that look is lost.
+    `watch` needs no acknowledgement: the first poll after it always counts as a change, so nothing
+    between the caller's own snapshot and that poll is lost.
     """
 
     def __init__(self, store: Store, *, interval: float = INTERVAL) -> None:
@@ -41,8 +39,8 @@ class PollingFeed(Feed):
         self._interval = interval
         self._lock = threading.Lock()
         self._listener: SafeListener | None = None
-        self._watched: dict[str, _Watch] = {}
-        self._cut = False
+        self._watched: dict[str, _Subscription] = {}
+        self._disconnected = False
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
         self._closing = threading.Event()
@@ -52,13 +50,13 @@ class PollingFeed(Feed):
 
     def watch(self, task_id: str) -> None:
         with self._lock:
-            self._watched.setdefault(task_id, _Watch())
+            self._watched.setdefault(task_id, _Subscription())
             if self._thread is None:
                 self._closing.clear()
                 self._thread = threading.Thread(target=self._run, name="headway-feed", daemon=True)
                 self._thread.start()
             self._wake.set()
-            if self._cut:
+            if self._disconnected:
                 raise Unavailable
 
     def unwatch(self, task_id: str) -> None:
@@ -66,7 +64,7 @@ class PollingFeed(Feed):
             self._watched.pop(task_id, None)
 
     def ping(self) -> None:
-        if self._cut:
+        if self._disconnected:
             raise Unavailable
         self._store.ping()
 
@@ -86,29 +84,29 @@ class PollingFeed(Feed):
                 if not ids:
                     self._wake.clear()
             if not ids:
-                self._wake.wait()  # nobody watches: nothing is asked
+                self._wake.wait()  # nothing is watched
                 continue
             for start in range(0, len(ids), BATCH):
-                if self._closing.is_set() or not self._look(ids[start : start + BATCH]):
+                if self._closing.is_set() or not self._poll(ids[start : start + BATCH]):
                     break
 
-    def _look(self, ids: Sequence[str]) -> bool:
-        """Read some and tell what changed; False where the backend is away."""
+    def _poll(self, ids: Sequence[str]) -> bool:
+        """Read some ids and report changes. Returns False if the backend is unavailable."""
         assert self._listener is not None
         try:
             snapshots = self._store.read(ids)
         except HeadwayError as exc:
-            if not self._cut:
+            if not self._disconnected:
                 log.warning(
-                    "The result backend can't be read; trying again every %g s: %s",
+                    "The result backend is unavailable; retrying every %g s: %s",
                     self._interval,
                     exc,
                 )
-                self._cut = True
+                self._disconnected = True
                 self._listener.lost()
             return False
-        if self._cut:
-            self._cut = False
+        if self._disconnected:
+            self._disconnected = False
             self._listener.restored()
         for snapshot in snapshots:
             self._compare(snapshot)
@@ -121,6 +119,6 @@ class PollingFeed(Feed):
             if watch is None or watch.seen == snapshot:
                 return
             before, watch.seen = watch.seen, snapshot
-        # Where the registry moved too, its word is needed and the meta alone would mislead.
+        # If the registry changed too, the meta alone would be misleading.
         same_record = before is not None and before.record == snapshot.record
         self._listener.changed(snapshot.task_id, snapshot.meta if same_record else None)

@@ -1,10 +1,10 @@
-"""The feed for Redis and Valkey: the backend publishes every stored state on a channel named as its
-key (fact 22).
+"""The feed for Redis and Valkey, which publish every stored state on a channel named like its key
+(celery-facts#redis-publishes-every-state).
 
-One thread owns one connection and everything that is sent or read on it (web fact 15). Other
-threads change what is *wanted* and wake it; it reconciles what is *subscribed*. It speaks through a
-bare connection and not through redis-py's ``PubSub``, because that one reconnects without a word
-(web fact 16), and a gap that nobody hears of is a lost change.
+One thread owns one connection and makes all its calls (web-facts#pubsub-has-one-owner). Other
+threads change what is *wanted* and wake it; it updates what is *subscribed*. It uses a bare
+connection instead of redis-py's ``PubSub``, which reconnects silently
+(web-facts#reconnects-are-silent): an unnoticed gap is a lost change.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ from headway.feeds.base import Feed, Listener, SafeListener
 
 log = logging.getLogger(__name__)
 
-#: Payloads above this many bytes aren't decoded: reports are small, and an end has to be read from
-#: the store anyway (fact 22: whole results of 5 MB were seen).
+#: Larger payloads (bytes) are not decoded: reports are small, and an end must be read from the
+#: store anyway. Results of 5 MB were seen.
 DECODE_LIMIT = 64 * 1024
 #: Channels in one SUBSCRIBE.
 BATCH = 500
-#: Messages that are told before the thread looks again at what is wanted.
+#: Messages that are handled before the thread checks again what is wanted.
 BURST = 200
-#: Seconds between two attempts to connect, at most; the first comes at once.
+#: Seconds between two attempts to connect, at most; the first one is immediate.
 RECONNECT_MAX = 2.0
 JOIN_TIMEOUT = 5.0
 
 
 @dataclass(slots=True)
-class _Watch:
+class _Subscription:
     task_id: str
-    #: Set when the answer is there: in force (``acked``) or given up.
-    answered: threading.Event = field(default_factory=threading.Event)
+    #: Set when the subscription is active (``acked``) or was given up.
+    acknowledged: threading.Event = field(default_factory=threading.Event)
     acked: bool = False
 
 
 class RedisFeed(Feed):
-    """Redis' own publish, as a feed.
+    """A feed over Redis' pub/sub.
 
-    ``client`` gives the client whose connection settings are used (it isn't shared: the feed opens
-    one connection of its own), ``key`` the backend's key of a task, ``decode`` a stored record as
-    plain data. ``timeout`` bounds `watch`; a server that says nothing for ``ping_interval`` seconds
-    is asked whether it lives, and has ``pong_within`` seconds to answer (web fact 18).
+    ``client`` returns the client whose connection settings are used (the feed opens its own
+    connection), ``key`` the backend's key of a task, ``decode`` a stored record as plain data.
+    ``timeout`` limits `watch`. A server that is silent for ``ping_interval`` seconds is pinged, and
+    must respond within ``pong_within`` seconds (web-facts#hung-server-looks-idle).
     """
 
     def __init__(
@@ -74,15 +74,14 @@ class RedisFeed(Feed):
         self._pong_within = pong_within
         self._lock = threading.Lock()
         self._listener: SafeListener | None = None
-        self._wanted: dict[bytes, _Watch] = {}
-        #: Whether ``_wanted`` was changed since the feed's thread looked: it mostly wasn't, when a
-        #: message comes.
+        self._wanted: dict[bytes, _Subscription] = {}
+        #: Whether ``_wanted`` has changed since the feed's thread last checked.
         self._woken = False
-        self._cut = False
+        self._disconnected = False
         self._connected = False
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
-        self._waker: socket.socket | None = None
+        self._wake_writer: socket.socket | None = None
 
     def listen(self, listener: Listener) -> None:
         self._listener = SafeListener(listener)
@@ -92,14 +91,14 @@ class RedisFeed(Feed):
         with self._lock:
             watch = self._wanted.get(channel)
             if watch is None:
-                watch = self._wanted[channel] = _Watch(task_id)
+                watch = self._wanted[channel] = _Subscription(task_id)
             self._start()
-            if self._cut:
+            if self._disconnected:
                 raise Unavailable
             if watch.acked:
                 return
             self._wake()
-        watch.answered.wait(self._timeout)
+        watch.acknowledged.wait(self._timeout)
         if not watch.acked:
             raise Unavailable
 
@@ -130,57 +129,58 @@ class RedisFeed(Feed):
         """Called with the lock held."""
         if self._thread is None:
             self._closing.clear()
-            sleeper, self._waker = socket.socketpair()
-            sleeper.setblocking(False)
-            self._waker.setblocking(False)
+            wake_reader, self._wake_writer = socket.socketpair()
+            wake_reader.setblocking(False)
+            self._wake_writer.setblocking(False)
             self._thread = threading.Thread(
-                target=self._run, args=(sleeper, self._waker), name="headway-feed", daemon=True
+                target=self._run,
+                args=(wake_reader, self._wake_writer),
+                name="headway-feed",
+                daemon=True,
             )
             self._thread.start()
 
     def _wake(self) -> None:
         """Called with the lock held."""
         self._woken = True
-        if self._waker is not None:
+        if self._wake_writer is not None:
             try:
-                self._waker.send(b"!")
+                self._wake_writer.send(b"!")
             except BlockingIOError:
-                return  # it has been woken many times over and hasn't looked yet
+                return  # it was woken many times and has not checked yet
 
-    def _run(self, sleeper: socket.socket, waker: socket.socket) -> None:
+    def _run(self, wake_reader: socket.socket, wake_writer: socket.socket) -> None:
         failures = 0
         try:
             while not self._closing.is_set():
-                line = _Line(self, sleeper)
+                connection = _PubSubConnection(self, wake_reader)
                 try:
-                    line.serve()
+                    connection.serve()
                 except (RedisError, OSError) as exc:
-                    failures = 1 if line.served else failures + 1
+                    failures = 1 if connection.served else failures + 1
                     self._lost(exc)
                 finally:
                     self._connected = False
-                    line.close()
+                    connection.close()
                 self._closing.wait(
                     random.uniform(0.5, 1.0) * min(RECONNECT_MAX, 0.05 * 2**failures)  # noqa: S311 - jitter
                 )
         finally:
             with self._lock:
-                if self._waker is waker:
-                    self._waker = None
-            sleeper.close()
-            waker.close()
+                if self._wake_writer is wake_writer:
+                    self._wake_writer = None
+            wake_reader.close()
+            wake_writer.close()
 
     def _lost(self, why: Exception) -> None:
-        self._connected = (
-            False  # before anybody is told: who then asks by `ping` gets the same answer
-        )
+        self._connected = False  # before `lost`, so that `ping` agrees with it
         with self._lock:
-            first, self._cut = not self._cut, True
+            first, self._disconnected = not self._disconnected, True
             for watch in self._wanted.values():
                 watch.acked = False
-                watch.answered.set()  # whoever waits needn't wait for longer
+                watch.acknowledged.set()  # callers of `watch` need not wait any longer
         if first and not self._closing.is_set():
-            log.warning("The feed lost its connection and tries again: %s", why)
+            log.warning("The feed lost its connection and reconnects: %s", why)
             assert self._listener is not None
             self._listener.lost()
 
@@ -189,19 +189,19 @@ class RedisFeed(Feed):
             watch = self._wanted.get(channel)
             if watch is not None:
                 watch.acked = True
-                watch.answered.set()
+                watch.acknowledged.set()
 
     def _restored(self) -> None:
-        """Tell it, once everything that is wanted is subscribed again."""
+        """Call the listener when everything that is wanted is subscribed again."""
         with self._lock:
-            if not self._cut or not all(watch.acked for watch in self._wanted.values()):
+            if not self._disconnected or not all(watch.acked for watch in self._wanted.values()):
                 return
-            self._cut = False
+            self._disconnected = False
         log.warning("The feed is connected again")
         assert self._listener is not None
         self._listener.restored()
 
-    def _told(self, channel: bytes, payload: bytes) -> None:
+    def _on_message(self, channel: bytes, payload: bytes) -> None:
         watch = self._wanted.get(channel)
         if watch is None:
             return
@@ -209,36 +209,38 @@ class RedisFeed(Feed):
         if len(payload) <= DECODE_LIMIT:
             try:
                 meta = self._decode(payload)
-            except Exception as exc:  # noqa: BLE001 - whatever a codec raises on bytes that anybody may have published
-                log.debug("A message on %r can't be decoded; it is read instead: %s", channel, exc)
+            except Exception as exc:  # noqa: BLE001 - any error of a codec; any client may publish
+                log.debug(
+                    "Cannot decode a message on %r, so the store is read instead: %s", channel, exc
+                )
         assert self._listener is not None
         self._listener.changed(watch.task_id, meta if isinstance(meta, Mapping) else None)
 
 
-class _Line:
-    """One connection's life, from connect to its end; all of it in the feed's thread."""
+class _PubSubConnection:
+    """One connection, from connect to its end; used by the feed's thread only."""
 
-    def __init__(self, feed: RedisFeed, sleeper: socket.socket) -> None:
+    def __init__(self, feed: RedisFeed, wake_reader: socket.socket) -> None:
         self._feed = feed
-        self._sleeper = sleeper
+        self._wake_reader = wake_reader
         self._connection: Any = None
         self._subscribed: set[bytes] = set()
-        #: Channel -> SUBSCRIBEs without an answer. One that was dropped and wanted again has two
-        #: under way, and only the last answer says that it is in force.
-        self._unanswered: dict[bytes, int] = {}
-        self._heard = 0.0
-        self._asked: float | None = None
-        #: Whether it ever worked.
+        #: Channel -> unacknowledged SUBSCRIBEs. A channel that was dropped and wanted again has
+        #: two, and only the last acknowledgement makes it active.
+        self._unacknowledged: dict[bytes, int] = {}
+        self._last_received_at = 0.0
+        self._ping_sent_at: float | None = None
+        #: Whether it was ever connected.
         self.served = False
 
     def serve(self) -> None:
-        """Connect, subscribe, tell. Returns when the feed closes; raises the driver's error when
-        the line breaks.
+        """Connect, subscribe and report changes, until the feed closes.
+
+        Raises the driver's error when the connection breaks.
         """
         pool = self._feed._client().connection_pool
-        # RESP2 whatever the client speaks: in RESP3 messages are pushes, which redis-py versions
-        # read in different ways. What the pool of redis-py 7 and later adds for RESP3's maintenance
-        # notifications has to go with it.
+        # Always RESP2: in RESP3, messages are pushes, which redis-py versions handle differently.
+        # The settings that redis-py 7 and later add for RESP3's maintenance notifications go too.
         settings = {
             name: value
             for name, value in pool.connection_kwargs.items()
@@ -248,44 +250,42 @@ class _Line:
         self._connection = pool.connection_class(**settings)
         self._connection.connect()
         self.served = self._feed._connected = True
-        self._heard = time.monotonic()
+        self._last_received_at = time.monotonic()
         with selectors.DefaultSelector() as selector:
-            # A private name, and the same in every redis-py since 2.0: nothing public lets one wait
+            # A private attribute, the same in every redis-py since 2.0: no public method can wait
             # for two sockets.
             selector.register(self._connection._sock, selectors.EVENT_READ)
-            selector.register(self._sleeper, selectors.EVENT_READ)
+            selector.register(self._wake_reader, selectors.EVENT_READ)
             self._reconcile()
             while not self._feed._closing.is_set():
                 if self._feed._woken:
                     self._reconcile()
                 now = time.monotonic()
                 if self._drain():
-                    # By the time before: an answer that came while this thread was held up has been
-                    # read by now.
-                    self._check_life(now)
+                    # With the time before `_drain`: it has read a reply that came while this thread
+                    # did not run.
+                    self._check_ping(now)
                     self._feed._restored()
-                    selector.select(self._patience())
+                    selector.select(self._select_timeout())
 
     def close(self) -> None:
-        """Give the connection back to the system."""
+        """Close the connection."""
         if self._connection is not None:
             self._connection.disconnect()
 
     def _reconcile(self) -> None:
-        """Subscribe what is wanted and no more."""
+        """Subscribe exactly what is wanted."""
         with self._feed._lock:
-            # With the lock that whoever wakes holds: a byte that is left without its flag would let
-            # `select` spin.
+            # With the lock that `_wake` holds: a byte left without its flag would make `select`
+            # spin.
             self._feed._woken = False
-            self._empty_sleeper()
+            self._drain_wake_reader()
             wanted = set(self._feed._wanted)
-            for channel in wanted & self._subscribed - self._unanswered.keys():
+            for channel in wanted & self._subscribed - self._unacknowledged.keys():
                 watch = self._feed._wanted[channel]
-                if (
-                    not watch.acked
-                ):  # dropped and wanted again before this thread looked: it never stopped
+                if not watch.acked:  # dropped and wanted again meanwhile: it was never unsubscribed
                     watch.acked = True
-                    watch.answered.set()
+                    watch.acknowledged.set()
         self._send("UNSUBSCRIBE", self._subscribed - wanted)
         self._send("SUBSCRIBE", wanted - self._subscribed)
         self._subscribed = wanted
@@ -296,53 +296,51 @@ class _Line:
             part = todo[start : start + BATCH]
             if command == "SUBSCRIBE":
                 for channel in part:
-                    self._unanswered[channel] = self._unanswered.get(channel, 0) + 1
+                    self._unacknowledged[channel] = self._unacknowledged.get(channel, 0) + 1
             self._connection.send_command(command, *part, check_health=False)
 
     def _drain(self) -> bool:
-        """Handle what has come; False where more may be waiting."""
+        """Handle received messages. Returns False if more may be waiting."""
         for _ in range(BURST):
             if not self._connection.can_read(0):
                 return True
             self._handle(self._connection.read_response(disable_decoding=True))
-            self._heard, self._asked = time.monotonic(), None
+            self._last_received_at, self._ping_sent_at = time.monotonic(), None
         return False
 
     def _handle(self, message: Any) -> None:
         if not isinstance(message, list) or len(message) < 3:
-            return  # the answer to a ping
+            return  # the reply to a ping
         kind, channel = message[0], message[1]
         if kind == b"message":
-            self._feed._told(channel, message[2])
+            self._feed._on_message(channel, message[2])
         elif kind == b"subscribe":
-            left = self._unanswered.pop(channel, 1) - 1
+            left = self._unacknowledged.pop(channel, 1) - 1
             if left:
-                self._unanswered[channel] = left
+                self._unacknowledged[channel] = left
             else:
                 self._feed._acked(channel)
 
-    def _patience(self) -> float:
-        """Seconds until this thread has something to do by itself."""
+    def _select_timeout(self) -> float:
+        """Seconds until the next ping or its timeout."""
         due = (
-            self._heard + self._feed._ping_interval
-            if self._asked is None
-            else self._asked + self._feed._pong_within
+            self._last_received_at + self._feed._ping_interval
+            if self._ping_sent_at is None
+            else self._ping_sent_at + self._feed._pong_within
         )
         return max(0.0, due - time.monotonic())
 
-    def _check_life(self, now: float) -> None:
-        if self._asked is not None:
-            if now - self._asked >= self._feed._pong_within:
-                raise TimeoutError(
-                    "the server does not answer"
-                )  # an OSError; nothing else would notice (web fact 18)
-        elif now - self._heard >= self._feed._ping_interval:
-            self._asked = now
+    def _check_ping(self, now: float) -> None:
+        if self._ping_sent_at is not None:
+            if now - self._ping_sent_at >= self._feed._pong_within:
+                raise TimeoutError("the server does not respond")  # an OSError
+        elif now - self._last_received_at >= self._feed._ping_interval:
+            self._ping_sent_at = now
             self._connection.send_command("PING", check_health=False)
 
-    def _empty_sleeper(self) -> None:
+    def _drain_wake_reader(self) -> None:
         try:
-            while self._sleeper.recv(4096):
+            while self._wake_reader.recv(4096):
                 pass
         except BlockingIOError:
             return

@@ -1,5 +1,6 @@
-"""The Flask extension: REST, WebSocket and server-sent events over what the workers report. Needs
-``celery-headway[web]``.
+"""The Flask extension: serves progress over REST, WebSocket and server-sent events.
+
+Needs ``celery-headway[web]``.
 """
 
 from headway.server.auth import Action, Identity

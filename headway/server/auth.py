@@ -1,4 +1,4 @@
-"""Authorization: `Policy.authorize` decides every request, `Policy.check_origin` refuses other sites.
+"""Authorization: `Policy.authorize` decides requests, `Policy.check_origin` refuses other sites.
 
 There are three configurations:
 
@@ -9,7 +9,7 @@ There are three configurations:
   EventSource cannot send headers, so a page with a token fetches a ticket (``POST /tickets``) and
   opens the stream with ``?ticket=``.
 * ``authorize(who, action, execution_id) -> bool``: the app's own rule (its session, its roles)
-  decides. ``who`` tells which token the request carried, if any. The function runs in the request:
+  decides. ``who`` names the token of the request, if any. The function runs in the request:
   ``flask.request`` and ``current_user`` are available.
 """
 
@@ -60,7 +60,7 @@ class Identity:
         return self.name is not None
 
 
-NOBODY = Identity(None)
+ANONYMOUS = Identity(None)
 LOCAL = Identity("local")
 
 #: The app's own rule: caller, action, and execution id (None if the action has no single one).
@@ -129,9 +129,9 @@ class Policy:
         if origin is None or self.allows_origin(origin) or origin.lower() == _own_origin(request):
             return
         raise NotAllowed(
-            f"Pages of the origin {origin[:200]!r} may not use this API at {_own_origin(request)!r}. "
-            "List the origin in HEADWAY_ORIGINS (or origins=). Behind a proxy, use werkzeug's "
-            "ProxyFix, so that the app knows its public address."
+            f"Pages of the origin {origin[:200]!r} may not use this API at "
+            f"{_own_origin(request)!r}. List the origin in HEADWAY_ORIGINS (or origins=). Behind a "
+            "proxy, use werkzeug's ProxyFix, so that the app knows its public address."
         )
 
     def allows_origin(self, origin: str) -> bool:
@@ -155,11 +155,11 @@ class Policy:
             return self._bearer(credentials.token)
         if action is Action.WATCH and (ticket := request.args.get("ticket")):
             return self._of_ticket(ticket)
-        return NOBODY
+        return ANONYMOUS
 
     def _bearer(self, given: str) -> Identity:
         # Compare with all tokens in constant time: timing reveals neither a prefix nor a position.
-        found = NOBODY
+        found = ANONYMOUS
         for name, token in self._tokens.items():
             if hmac.compare_digest(
                 given.encode("utf-8", "replace"), token.encode("utf-8", "replace")
@@ -175,7 +175,7 @@ class Policy:
                 continue
             if self._clock().timestamp() < until:
                 return Identity(name)
-        return NOBODY
+        return ANONYMOUS
 
 
 def fingerprint(token: str) -> str:

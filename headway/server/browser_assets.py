@@ -36,16 +36,15 @@ def register(blueprint: Blueprint, services: Services) -> None:
     bodies = {name: (FOLDER / name).read_bytes() for name in NAMES}
 
     def module(name: str) -> Response:
-        return answer(
-            bodies[name], "text/javascript" if name.endswith(".js") else "application/typescript"
-        )
+        mimetype = "text/javascript" if name.endswith(".js") else "application/typescript"
+        return _response(bodies[name], mimetype)
 
     for name in NAMES:
         blueprint.add_url_rule(f"/{name}", "module", module, defaults={"name": name})
 
 
-def answer(body: bytes, mimetype: str) -> Response:
-    """Respond with a file that browsers revalidate each time, so that releases are not mixed."""
+def _response(body: bytes, mimetype: str) -> Response:
+    """A file that browsers revalidate each time, so that they do not mix releases."""
     response = Response(body, content_type=f"{mimetype}; charset=utf-8")
     response.set_etag(hashlib.sha256(body).hexdigest()[:32])
     response.headers["Cache-Control"] = "no-cache"

@@ -27,7 +27,7 @@ class Count(StrEnum):
 
 #: The help text of each metric.
 HELP: dict[Count, str] = {
-    Count.FRAMES: "Frames delivered to viewers; subtract the merged and the dropped to get the sent",
+    Count.FRAMES: "Frames delivered to viewers; those sent are fewer by the merged and the dropped",
     Count.MERGED: "Reports replaced by a newer one because the viewer was too slow",
     Count.DROPPED: "Frames still unsent when their viewer was disconnected or left",
     Count.CUT_OFF: "Viewers disconnected because they did not read (4408)",

@@ -18,8 +18,8 @@ from headway.server.services import Services
 
 ASSETS = Path(__file__).parent / "static" / "dashboard"
 
-#: Fixed here because `mimetypes` depends on the machine, and browsers do not run a script of another
-#: type (``nosniff``).
+#: Fixed here because `mimetypes` depends on the machine, and with ``nosniff`` browsers run scripts
+#: of the right type only.
 TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 # Only this server's own files, and no inline script or style. Trusted Types without any policy: a
@@ -48,22 +48,22 @@ def register(app: Flask, services: Services) -> None:
     """
     if services.settings.dashboard is None:
         return
-    place = services.settings.dashboard.rstrip("/")
+    path = services.settings.dashboard.rstrip("/")
     if any(
-        rule.rule == f"{place}/" and "GET" in (rule.methods or ())
+        rule.rule == f"{path}/" and "GET" in (rule.methods or ())
         for rule in app.url_map.iter_rules()
     ):
         raise ConfigurationError(
-            f"The app already has a page at {place}/. Choose another path for the dashboard."
+            f"The app already has a page at {path}/. Choose another path for the dashboard."
         )
-    app.register_blueprint(_blueprint(services, place))
+    app.register_blueprint(_blueprint(services, path))
 
 
-def _blueprint(services: Services, place: str) -> Blueprint:
+def _blueprint(services: Services, path: str) -> Blueprint:
     dashboard = Blueprint(
         f"{services.name}_dashboard",
         __name__,
-        url_prefix=place or None,
+        url_prefix=path or None,
         template_folder="templates",
     )
     modules = sorted(path.name for path in ASSETS.glob("*.js") if path.name != "dashboard.js")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from celery import Celery
@@ -23,16 +23,11 @@ from headway.server.metrics import Metrics
 from headway.server.services import Services
 from headway.server.settings import Settings
 from headway.server.streams import handshake, sse, websocket, websocket_multi
-from headway.server.streams.hub import Hub
+from headway.server.streams.hub import Hub, utc_now
 from headway.stores.base import Store
 from headway.stores.result_backend import check_readable
 
 log = logging.getLogger(__name__)
-
-
-def utc_now() -> datetime:
-    """The current time in UTC."""
-    return datetime.now(UTC)
 
 
 class Headway:
@@ -167,9 +162,8 @@ class Headway:
         handshake.install(
             self.blueprint, send_buffer=self.settings.send_buffer, counts=self.hub.counts
         )
-        sock = (
-            Sock()
-        )  # never init_app: an app may have a Sock of its own (web-facts#one-sock-per-blueprint)
+        # No init_app: the app may have a Sock of its own (web-facts#one-sock-per-blueprint).
+        sock = Sock()
         for transport in (websocket, websocket_multi):
             transport.register(self.blueprint, services, sock)
         if self.settings.root_endpoints:
@@ -203,14 +197,14 @@ class Headway:
 
 
 class RootBlueprint(Blueprint):
-    """Routes at the root of the app. An existing route of the app keeps its path, with a warning."""
+    """Routes at the root of the app. A path that the app already has stays the app's."""
 
     def __init__(self, name: str, app: Flask) -> None:
         super().__init__(name, __name__)
         self._taken = {rule.rule for rule in app.url_map.iter_rules()}
 
     def add_url_rule(self, rule: str, *args: Any, **options: Any) -> None:
-        """Add the route, unless the app has a route with the same path."""
+        """Add the route. Logs a warning instead if the app has a route with the same path."""
         if rule in self._taken:
             log.warning(
                 "The app has its own route %s, so Headway does not serve that path; "

@@ -1,4 +1,4 @@
-"""Counters for Prometheus. They describe one process: each web process serves its own ``/metrics``."""
+"""Metrics for Prometheus, of one process: each web process serves its own ``/metrics``."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from headway.core import serialize
 
 log = logging.getLogger(__name__)
 
-#: Error -> HTTP status. The three with 500 are faults of the configuration or of this package, never
+#: Error -> HTTP status. The three with 500 are faults of the configuration or of this package, not
 #: of the request.
 STATUS: Mapping[type[errors.HeadwayError], HTTPStatus] = {
     errors.ExecutionNotFound: HTTPStatus.NOT_FOUND,

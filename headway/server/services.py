@@ -1,6 +1,6 @@
 """What the routes of one mounted extension share, as one object.
 
-Routes take `Services` instead of the extension itself, so that no module imports the extension back.
+Routes take `Services` and not the extension, so that no module imports the extension back.
 """
 
 from __future__ import annotations

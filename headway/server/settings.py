@@ -75,8 +75,8 @@ class Settings:
         prefix = self.url_prefix
         if not prefix.startswith("/") or prefix.endswith("/"):
             raise ConfigurationError(
-                "url_prefix must start with a slash, must not end with one, and cannot be the root: "
-                f"{prefix!r} is not valid. Use for example '/api/v1' or '/headway'."
+                f"url_prefix {prefix!r} is not valid: it must start with a slash, must not end "
+                "with one, and cannot be the root. Use for example '/api/v1' or '/headway'."
             )
         if self.dashboard is not None:
             if not _PATH.fullmatch(self.dashboard):
@@ -117,7 +117,10 @@ class Settings:
     def load(
         cls, explicit: Mapping[str, Any], config: Mapping[str, Any], environ: Mapping[str, str]
     ) -> Settings:
-        """Read every field. Raises ``ConfigurationError`` for an unknown name or an invalid value."""
+        """Read every field.
+
+        Raises ``ConfigurationError`` for an unknown name or an invalid value.
+        """
         unknown = sorted(set(explicit) - {f.name for f in fields(cls)})
         if unknown:
             raise ConfigurationError(

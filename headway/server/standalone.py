@@ -1,8 +1,8 @@
 """A web server for any Celery project: dashboard and API of one app.
 
-``celery -A proj headway web`` runs it. gunicorn calls `create_app` in a process of its own, in which
-gevent has patched the standard library before Celery or Redis were imported. In the process of the
-command that would be too late: it has imported the project already
+``celery -A proj headway web`` runs it. gunicorn calls `create_app` in a process of its own, where
+gevent has patched the standard library before Celery or Redis were imported. In the command's
+process that would be too late: it has imported the project already
 (web-facts#gunicorn-gevent-extra).
 """
 

@@ -166,7 +166,8 @@ class Store(ABC):
     def claim_key(
         self, key: str, value: str, expires: float, *, instead_of: str | None = None
     ) -> str:
-        """Bind an idempotency key for ``expires`` seconds, if it is free or bound to ``instead_of``.
+        """Bind an idempotency key for ``expires`` seconds, if it is free or bound to
+        ``instead_of``.
 
         Returns the value that it is bound to afterwards. Of concurrent callers with the same
         ``instead_of`` and different values, exactly one gets its own value back. ``value`` is

@@ -84,7 +84,9 @@ def progress_from_json(values: Mapping[str, Any] | None) -> Progress | None:
 
 
 def encode_report_of(write: StateWrite, attempt: int | None) -> bytes:
-    """The report in a write; empty if it carries no progress. None leaves the attempt's place empty."""
+    """The report in a write; empty if it carries no progress. None leaves the attempt's place
+    empty.
+    """
     progress = states.progress_of(write)
     return b"" if progress is None else encode_report(attempt, progress, write.at)
 

@@ -1,9 +1,9 @@
-"""Registries for result backends of which only the common part of Celery's interface is known.
+"""Registries for result backends that offer only the common part of Celery's interface.
 
 `KeyValueStore` is for any ``KeyValueStoreBackend`` (files, memcached, S3, DynamoDB, ...): the
-record of a task is JSON under a key of its own. `TaskMetaStore` is for the rest (MongoDB,
-Cassandra, django-db, ...): the record is stored as if it were another task's result. Neither can
-compare and write in one step: two processes that write at the same moment may undo each other
+record of a task is JSON under its own key. `TaskMetaStore` is for all others (MongoDB, Cassandra,
+django-db, ...): the record is stored as the result of another task. Neither can compare and write
+in one step: of two processes that write at the same time, one may undo the other
 (``docs/backends.md``).
 """
 
@@ -28,16 +28,16 @@ from headway.stores.base import RegistryStore, Transition
 from headway.stores.codec import record_from_json, record_to_json
 from headway.stores.result_backend import ResultBackend
 
-#: Seconds to wait for another thread of this process to be done with the backend, which serves one
-#: at a time.
+#: Seconds to wait for another thread of this process that uses the backend: one at a time may.
 LOCK_TIMEOUT = 5.0
-#: How often a document is read again that was caught while it was being written.
+#: How often a document is read again that was read while another process wrote it.
 READS = 5
 
 
 class DocumentStore(RegistryStore):
-    """The record of a task is one document. One call at a time in a process: few drivers may be
-    shared between threads.
+    """The record of a task is one document.
+
+    A process makes one call at a time: few drivers may be shared between threads.
     """
 
     def __init__(self, app: Any, *, results: ResultBackend | None = None) -> None:
@@ -46,32 +46,33 @@ class DocumentStore(RegistryStore):
 
     @abstractmethod
     def _load(self, name: str) -> Mapping[str, Any] | None:
-        """The document of this name, or None."""
+        """Read the document with this name; None if there is none."""
 
     @abstractmethod
     def _save(self, name: str, document: Mapping[str, Any]) -> None:
-        """Put it there, in place of what is there."""
+        """Store the document, replacing an existing one."""
 
     def query(self, query: Query) -> Page:
-        """Not possible: the common part of these backends finds a document by its name only."""
-        raise NotSupported("This result backend can't list executions; Redis and SQL databases can")
+        """Not supported: these backends find documents by their name only."""
+        raise NotSupported(
+            "This result backend cannot list executions; Redis and SQL databases can"
+        )
 
     def counts(self) -> Mapping[Status, int]:
-        """Not possible, as `find`."""
+        """Not supported, like `query`."""
         raise NotSupported(
-            "This result backend can't count executions; Redis and SQL databases can"
+            "This result backend cannot count executions; Redis and SQL databases can"
         )
 
     def _reports(self, task_id: str) -> History:
-        """None is kept: each report would write all of it again."""
+        """None are kept: each report would rewrite the whole history."""
         return History(complete=False)
 
     def claim_key(
         self, key: str, value: str, expires: float, *, instead_of: str | None = None
     ) -> str:
-        name = (
-            "claim-" + hashlib.sha256(key.encode()).hexdigest()
-        )  # whatever the backend permits in a name
+        # Hashed: backends restrict the characters of a name.
+        name = "claim-" + hashlib.sha256(key.encode()).hexdigest()
         with self._serialized():
             bound = self._load(name)
             if bound is not None and bound["until"] > time.time() and bound["value"] != instead_of:
@@ -84,7 +85,7 @@ class DocumentStore(RegistryStore):
             self._load("ping")
 
     def close(self) -> None:
-        """The backend's driver keeps its connections: Celery has no way to give them back."""
+        """The backend's driver keeps its connections: Celery cannot close them."""
 
     def _update(
         self, task_id: str, change: Transition, *, report: bytes = b"", full_timeout: bool = False
@@ -109,20 +110,20 @@ class DocumentStore(RegistryStore):
 
     @contextmanager
     def _serialized(self) -> Iterator[None]:
-        # One lock a process: a child must not inherit one that another thread of its parent holds.
+        # One lock per process: a child must not inherit a lock that a thread of its parent holds.
         lock = self._locks.get(os.getpid()) or self._locks.setdefault(os.getpid(), Lock())
         taken: list[bool] = []
         try:
-            # In one call from C to C: a time limit that strikes as `acquire` returns would leave it
-            # taken for good.
+            # A single call into C: a time limit raised between `acquire` and the assignment would
+            # leave the lock held for ever.
             taken.extend(map(lock.acquire, (True,), (LOCK_TIMEOUT,)))
             if taken != [True]:
-                raise Unavailable("The result backend is too slow for all that is asked of it")
+                raise Unavailable("The result backend is overloaded: other calls take too long")
             yield
         except (ConfigurationError, Unavailable, SoftTimeLimitExceeded):
             raise
         except Exception as exc:
-            # each of these drivers has errors of its own, and Celery knows no common root of them
+            # Each of these drivers has its own errors, without a common base class.
             raise Unavailable from exc
         finally:
             if taken == [True]:
@@ -130,8 +131,9 @@ class DocumentStore(RegistryStore):
 
 
 class KeyValueStore(DocumentStore):
-    """For any ``KeyValueStoreBackend``. Documents live and are cleaned up as results are: their
-    keys look like a result's.
+    """For any ``KeyValueStoreBackend``.
+
+    Documents expire and are cleaned up like results, because their keys look like those of results.
     """
 
     def _load(self, name: str) -> Mapping[str, Any] | None:
@@ -142,7 +144,7 @@ class KeyValueStore(DocumentStore):
             try:
                 return json.loads(raw)  # type: ignore[no-any-return]
             except ValueError:
-                # a file backend truncates, then writes; what stays broken is no moment's accident
+                # A file backend truncates the file before it writes: read again.
                 if not again:
                     raise
         return None
@@ -155,9 +157,7 @@ class KeyValueStore(DocumentStore):
 
 
 class TaskMetaStore(DocumentStore):
-    """For every other backend: the document is the result of a task that doesn't exist, in a state
-    that nobody waits for.
-    """
+    """For every other backend: a document is the result of a task that does not exist."""
 
     STATE = "HEADWAY"
 

@@ -1,8 +1,7 @@
-"""A store in the memory of one process: the fake, documented, and held to the same suite as the
-real ones.
+"""The fake: a store in the memory of one process. It passes the same suite as the real stores.
 
-For tests of whatever stands on a store: no server, and nothing to clean up. It keeps results as the
-Redis store does, tells `subscribe`\\ d callbacks what is published, and can be `away`.
+For tests of code that uses a store: no server, nothing to clean up. It keeps results like the Redis
+store, calls subscribers with everything that is published, and can be made unavailable (``away``).
 """
 
 from __future__ import annotations
@@ -42,15 +41,15 @@ from headway.stores.pagination import (
     task_index,
 )
 
-#: Told of each state that was let in: the task's id and Celery's record as plain data.
+#: Called with each accepted state: the task's id and Celery's record as plain data.
 Callback = Callable[[str, Mapping[str, Any]], None]
 
 
 class MemoryStore(Store, IndexReader):
-    """What is known of executions, in this process.
+    """The state of executions, in this process.
 
-    ``decode`` and ``encode`` turn a result into bytes and back (JSON unless told otherwise, as
-    Celery does); ``clock`` says what the time is, for results that expire.
+    ``decode`` and ``encode`` convert results from and to bytes (by default JSON, like Celery);
+    ``clock`` returns the current time, for results that expire.
     """
 
     keeps_results = True
@@ -63,20 +62,21 @@ class MemoryStore(Store, IndexReader):
         encode: Callable[[Mapping[str, Any]], bytes] = lambda meta: json.dumps(meta).encode(),
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        #: While True, every call raises ``Unavailable``: the server can't be reached.
+        #: While True, every call raises ``Unavailable``, as without a server.
         self.away = False
         self._decode, self._encode, self._clock = decode, encode, clock
         self._lock = RLock()
         self._records: dict[str, TaskRecord] = {}
         self._results: dict[str, tuple[bytes, float | None]] = {}
-        #: What is kept of the reports, and the gap.
+        #: The reports that are kept, and ``min_interval`` (`core.history`).
         self._histories: dict[str, tuple[Sequence[bytes], int]] = {}
         self._claims: dict[str, tuple[str, float]] = {}
         self._callbacks: list[Callback] = []
 
     def subscribe(self, callback: Callback) -> Callable[[], None]:
-        """Call ``callback`` with each record that is published from now on, in order; returns the
-        way to stop it.
+        """Call ``callback`` with each record that is published from now on, in order.
+
+        Returns a function that ends the subscription.
         """
         self._callbacks.append(callback)
         return lambda: self._callbacks.remove(callback)
@@ -84,7 +84,7 @@ class MemoryStore(Store, IndexReader):
     def put_result(
         self, task_id: str, meta: Mapping[str, Any], expires: float | None = None
     ) -> None:
-        """Store a result as a process without Headway does: past the fence, and published."""
+        """Store and publish a result without the fence, like a process without Headway."""
         with self._lock:
             self._check()
             self._store(task_id, self._encode(meta), expires)
@@ -130,12 +130,12 @@ class MemoryStore(Store, IndexReader):
             return answer
 
     def revoke(self, task_id: str, reason: str, at: datetime) -> bool:
-        said = {
+        error = {
             "exc_type": "TaskRevokedError",
             "exc_message": [reason],
             "exc_module": "celery.exceptions",
         }
-        raw = self._encode(states.empty_meta(task_id, "REVOKED") | {"result": said})
+        raw = self._encode(states.empty_meta(task_id, "REVOKED") | {"result": error})
         return self.write(StateWrite(task_id, "REVOKED", at, result=raw)).accepted
 
     def heartbeat(self, task_ids: Sequence[str], worker: str, lifetime: float) -> frozenset[str]:
@@ -177,17 +177,17 @@ class MemoryStore(Store, IndexReader):
         self._check()
         found: dict[str, list[Position]] = {index: [] for index in indexes}
         for record in self._records.values():
-            place = position_of(record)
-            if place.at >= part.since and (part.after is None or place < part.after):
+            position = position_of(record)
+            if position.at >= part.since and (part.after is None or position < part.after):
                 for index in found.keys() & self._indexes(record):
-                    found[index].append(place)
+                    found[index].append(position)
         return [sorted(found[index], reverse=True)[: part.most] for index in indexes]
 
     def peek_many(self, task_ids: Sequence[str]) -> Sequence[Snapshot]:
         return self.read(task_ids)
 
     def repair(self, stale: Sequence[tuple[IndexEntry, Status | None]]) -> None:
-        """There is nothing to mend: its indexes are made anew for each page."""
+        """Nothing to repair: the indexes are computed for each page."""
 
     def _reports(self, task_id: str) -> History:
         with self._lock:
@@ -217,7 +217,7 @@ class MemoryStore(Store, IndexReader):
         self._check()
 
     def close(self) -> None:
-        """Nothing to give back: what is known stays for whoever asks next."""
+        """Nothing to close: the state is kept."""
 
     def _change(self, before: TaskRecord | None, after: TaskRecord) -> None:
         self._records[after.task_id] = after
@@ -257,7 +257,7 @@ class MemoryStore(Store, IndexReader):
 
     def _check(self) -> None:
         if self.away:
-            raise Unavailable from ConnectionError("this store was told to be away")
+            raise Unavailable from ConnectionError("this store is set to be unavailable")
 
     def _result(self, task_id: str) -> bytes | None:
         raw, until = self._results.get(task_id, (None, None))
@@ -271,7 +271,7 @@ class MemoryStore(Store, IndexReader):
         self._publish(task_id, raw)
 
     def _publish(self, task_id: str, raw: bytes) -> None:
-        """Under the lock, so that callbacks hear of writes in their order: they must not block."""
+        """Called with the lock held, so that callbacks see writes in order; they must not block."""
         meta = self._decode(raw)
         for callback in list(self._callbacks):
             callback(task_id, meta)

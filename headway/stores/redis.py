@@ -1,12 +1,11 @@
-"""Registry and results in one Redis (or Valkey): every write is one script, one round trip, and one
-step.
+"""Registry and results in one Redis (or Valkey): every write is one script and one round trip.
 
-Beside each result (``celery-task-meta-<id>``) lies a hash, ``hw:{celery-task-meta-<id>}``: in a
-cluster both are in one slot (fact 39). It outlives the result by ``REGISTRY_RETENTION``. What is in it is
-`TaskRecord`, with two things of its own: ``live``, the attempt whose last progress is in the
-result's own record just now (so that a report needn't be stored twice), and ``progress``, the whole
-record of the last report once something else has taken its place. All reports are in a key of their
-own (``history.lua``).
+Beside each result (``celery-task-meta-<id>``) is a hash, ``hw:{celery-task-meta-<id>}``; both are
+in one cluster slot (celery-facts#guarded-write). The hash outlives the result by
+``REGISTRY_RETENTION``. It contains the `TaskRecord`, and two more fields: ``live`` is the attempt
+whose last progress is in the result itself (so that a report is not stored twice), and ``progress``
+is the whole record of the last report after another state has replaced it. The history has its own
+key (``lua/_history.lua``).
 """
 
 from __future__ import annotations
@@ -47,21 +46,21 @@ from headway.stores.redis_connection import (
 )
 from headway.stores.result_backend import ResultBackend
 
-#: What the write script answers: 1 for a state that was let in, 2 where a cancel is asked for.
+#: The reply of the write script: bit 1 for an accepted state, bit 2 for a requested cancel.
 WRITTEN = [WriteResult(False), WriteResult(True), WriteResult(False, True), WriteResult(True, True)]
-#: The end of the key that exists while an open attempt gives signs of life.
+#: The suffix of the key that exists while an open attempt sends heartbeats.
 HEARTBEAT_SUFFIX = b":life"
-#: The end of the key of the reports.
+#: The suffix of the key of the reports.
 HISTORY_SUFFIX = b":history"
-#: Connections a process, at most, of each patience. Further callers wait for one, and for no longer
-#: than for an answer.
+#: Connections per process and timeout, at most. Further callers wait for one, as long as for a
+#: reply.
 CONNECTIONS = 16
-#: Celery's own default, where the backend names none (seconds).
+#: The full timeout in seconds if the backend configures none: Celery's default.
 FULL_TIMEOUT = 120.0
 
 
 class Script:
-    """A Lua file of this package, and how the server knows it."""
+    """A Lua file of this package, as packed commands."""
 
     def __init__(self, name: str, keys: int, *before: bytes) -> None:
         text = b"".join((*before, _lua(name)))
@@ -80,7 +79,7 @@ CLAIM_KEY, PEEK = Script("claim_key", 1), Script("peek", 2)
 
 
 class Scripts:
-    """The scripts that keep the indexes too."""
+    """The scripts that also update the indexes."""
 
     def __init__(self, id_at: int) -> None:
         """``id_at``: how many bytes of a result's key come before the id. In the text, since it is
@@ -106,20 +105,19 @@ class Scripts:
 
 
 class Names(NamedTuple):
-    """What is the same for all keys of a result backend."""
+    """The parts that all keys of a result backend share."""
 
-    #: What our keys begin with. The global prefix comes first, for servers that permit a user its
-    #: own prefix only.
+    #: The prefix of our keys. The global prefix comes first: a user may be limited to it by ACL.
     own: bytes
-    #: What a registry's hash begins with.
+    #: The prefix of a registry's hash.
     hash: bytes
     scripts: Scripts
 
 
 class RedisStore(Store, IndexReader):
-    """What is known of executions, beside the results of ``app`` in its Redis.
+    """The state of executions, beside the results of ``app`` in its Redis.
 
-    ``timeout`` in seconds, for a free connection, for connecting and for each answer.
+    ``timeout`` in seconds, for a free connection, to connect, and for each reply.
     """
 
     keeps_results = True
@@ -235,7 +233,7 @@ class RedisStore(Store, IndexReader):
     def request_cancel(self, task_id: str, at: datetime) -> Snapshot | None:
         notice = self.results.encode(
             states.empty_meta(task_id, "PENDING")
-        )  # Celery's own readers wait for an end only
+        )  # readers of Celery ignore PENDING
         words: list[Word] = [*self._keys(task_id), to_micros(at), notice, self._ttls(None)[1]]
         return (
             self.read([task_id])[0]
@@ -275,8 +273,8 @@ class RedisStore(Store, IndexReader):
         ]
 
     def repair(self, stale: Sequence[tuple[IndexEntry, Status | None]]) -> None:
-        # Between the look and this an execution may have moved on, and is then in two indexes: the
-        # next look mends that.
+        # The execution may have changed since it was read, and is then in two indexes: the next
+        # page repairs that.
         commands, own = [], self._names.own
         for (place, name), status in stale:
             commands.append(pack(b"", 0, ["ZREM", own + name.encode(), _member(place)]))
@@ -296,7 +294,7 @@ class RedisStore(Store, IndexReader):
     def read(self, task_ids: Sequence[str]) -> list[Snapshot]:
         if not task_ids:
             return []
-        commands = [pack(b"", 0, ["MULTI"])]  # one step: `.state` then `.info` tears (fact 17)
+        commands = [pack(b"", 0, ["MULTI"])]  # one consistent read of all keys
         for task_id in task_ids:
             record, key = self._keys(task_id)
             commands += (
@@ -344,17 +342,13 @@ class RedisStore(Store, IndexReader):
     def _run(
         self, script: Script, calls: Sequence[Sequence[Word]], *, full_timeout: bool = False
     ) -> list[Any]:
-        """One call of a script for each of ``calls`` (its keys and arguments), all in one round
-        trip.
-        """
+        """Call a script once for each of ``calls`` (keys and arguments), in one round trip."""
         pool = self._pool_for(full_timeout=full_timeout)
         replies = pool.exchange(
             b"".join(pack(script.named, 3, words) for words in calls), len(calls)
         )
         unknown = [n for n, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-        if (
-            unknown
-        ):  # a server that was restarted, or flushed of its scripts: it learns it again on the way
+        if unknown:  # the server was restarted, or its scripts were flushed: send the text
             again = pool.exchange(
                 b"".join(pack(script.whole, 3, calls[n]) for n in unknown), len(unknown)
             )
@@ -368,12 +362,12 @@ class RedisStore(Store, IndexReader):
         ]
 
     def _pool_for(self, *, full_timeout: bool = False) -> ConnectionPool:
-        """The connections, made on first use in each process."""
+        """The connection pool of this process, made on first use."""
         pid = os.getpid()
         pool = self._pools.get((pid, full_timeout))
         if pool is None:
-            # After a fork the parent's sockets are let go of here, unused: a connection belongs to
-            # one process.
+            # After a fork, drop the parent's connections unused: a connection belongs to one
+            # process.
             self._pools = {place: known for place, known in self._pools.items() if place[0] == pid}
             pool = self._pools.setdefault(
                 (pid, full_timeout), self._new_pool(full_timeout=full_timeout)
@@ -404,23 +398,19 @@ class RedisStore(Store, IndexReader):
         return self._cached_names
 
     def _keys(self, task_id: str) -> tuple[bytes, bytes]:
-        """The registry's hash, and the result."""
+        """The keys of the registry's hash and of the result."""
         result = self.results.key(task_id)
         return self._names.hash + result + b"}", result
 
     def _ttls(self, expires: float | None, *, ends: bool = True) -> tuple[int, int]:
-        """How long a result is kept, and the hash since the last write: as long, and ``REGISTRY_RETENTION``.
-        In ms, 0 is for ever.
+        """The lifetimes of a result and of the hash, from now on, in ms; 0 means for ever.
 
-        What isn't an end is kept as long as the hash. It holds the last progress, and a job may be
-        silent for longer than results are kept: it would read as PENDING for Celery's readers, and
-        its progress would be gone for ours (fact 15).
+        The hash lives ``REGISTRY_RETENTION`` longer. A state that is not an end is kept as long as
+        the hash: it contains the last progress, and a job may be silent for longer than results are
+        kept (celery-facts#expiry-restarts-at-each-write).
         """
         usual = self.results.expires
-        if self._last_ttls[0] != (
-            expires,
-            usual,
-        ):  # nearly always the same: a rounding saved is a microsecond
+        if self._last_ttls[0] != (expires, usual):  # cached: nearly always the same
             kept = (
                 max(usual, expires or 0.0) + REGISTRY_RETENTION.total_seconds() if usual else None
             )
@@ -457,9 +447,7 @@ class RedisStore(Store, IndexReader):
 
 
 def _reported_in(meta: Mapping[str, Any] | None) -> Progress | None:
-    """The progress in a record that a report stored; None where another's record has taken its
-    place.
-    """
+    """The progress in a stored report; None if another state has replaced it."""
     state = meta.get("status") if meta is not None else None
     if meta is None or not isinstance(state, str) or state in READY_STATES or state == "RETRY":
         return None
@@ -505,7 +493,7 @@ def _record(
 
 
 def _check(reply: Any) -> Any:
-    """The reply, unless it is a refusal."""
+    """Return the reply, or raise it if it is an error."""
     if isinstance(reply, Exception):
         with translate_errors():
             raise reply
@@ -524,7 +512,5 @@ def _fields(registration: Registration) -> list[Word]:
 
 
 def _milliseconds(seconds: float | None) -> int:
-    """For the scripts, to which 0 is for ever; whatever is asked to live lives for a millisecond at
-    least.
-    """
+    """Milliseconds for the scripts, in which 0 means for ever; so at least 1 for a given time."""
     return max(1, round(seconds * 1000)) if seconds else 0

@@ -6,8 +6,8 @@ for seconds (web-facts#redis-client-retries). So *where* to connect (host, socke
 credentials, database) is taken from the backend, and *how long* to wait is given here.
 
 redis-py's client needs three times as long for a command as its connections do (pool, metrics,
-callbacks), and its pool raises when it is empty instead of waiting (web-facts#backend-per-thread). So
-`ConnectionPool` hands out connections itself and writes packed commands to them.
+callbacks), and its pool raises when it is empty instead of waiting (web-facts#backend-per-thread).
+So `ConnectionPool` hands out connections itself and writes packed commands to them.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ NO_CLUSTER = (
     "The result backend is a node of a Redis Cluster. Neither Celery nor Headway supports that: use "
     "a plain server, or Sentinel (%s)"
 )
-#: Errors that an operator must fix: no memory, no permission, a key of another type, a wrong setting.
+#: Errors that an operator must fix: no memory, no permission, a key of another type, a wrong
+#: setting.
 COMMAND_ERRORS: tuple[type[BaseException], ...] = (
     exceptions.RedisError,
     exceptions.RedisClusterException,

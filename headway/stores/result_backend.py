@@ -1,5 +1,7 @@
-"""The result backend of an app as data: keys, bytes and plain dicts, and never an exception object
-or a pickle (facts 18, 19).
+"""The result backend of an app as data: keys, bytes and plain dicts.
+
+It never creates exception objects (celery-facts#decode-result-revives-exceptions) and never
+unpickles (celery-facts#pickle-results-run-code).
 """
 
 from __future__ import annotations
@@ -17,33 +19,37 @@ from headway.errors import ConfigurationError, Unavailable
 logger = logging.getLogger(__name__)
 
 PICKLE = (
-    "result_serializer is 'pickle': to read such a result is to run whatever code is in it, and anybody who can write to the "
-    "result backend can put some there. Set result_serializer = 'json' (and accept_content = ['json']), or, if only trusted "
-    "processes can write there, build Headway with allow_pickle=True"
+    "result_serializer is 'pickle': reading such a result runs the code in it, so anyone who can "
+    "write to the result backend can run code here. Set result_serializer = 'json' (and "
+    "accept_content = ['json']); or, if only trusted processes can write there, pass "
+    "allow_pickle=True to Headway"
 )
 DISABLED = (
-    "No result backend is configured, so nobody can see how far a task is. Set result_backend for workers and web processes "
-    "alike, for example to 'redis://localhost:6379/0'"
+    "No result backend is configured, so no progress can be stored. Set result_backend for workers "
+    "and web processes, for example to 'redis://localhost:6379/0'"
 )
 RPC = (
-    "result_backend 'rpc://' sends results to the process that called the task, and no other process can read them. Set "
-    "result_backend to one that is shared, for example 'redis://localhost:6379/0' or 'db+postgresql://...'"
+    "result_backend 'rpc://' sends results only to the process that called the task. Set "
+    "result_backend to a shared one, for example 'redis://localhost:6379/0' or "
+    "'db+postgresql://...'"
 )
 IN_MEMORY = (
-    "result_backend {url!r} lives in the memory of one process, and no other process can read it. Set result_backend to one "
-    "that is shared, for example 'redis://localhost:6379/0' or 'db+sqlite:////var/lib/app/results.sqlite'"
+    "result_backend {url!r} is in the memory of one process; other processes cannot read it. Set "
+    "result_backend to a shared one, for example 'redis://localhost:6379/0' or "
+    "'db+sqlite:////var/lib/app/results.sqlite'"
 )
 NOT_ACCEPTED = (
-    "result_serializer is {serializer!r}, but result_accept_content (or accept_content) doesn't accept {content_type!r}: no "
-    "result could be read. Add {serializer!r} to result_accept_content"
+    "result_serializer is {serializer!r}, but result_accept_content (or accept_content) does not "
+    "include {content_type!r}, so results cannot be read. Add {serializer!r} to "
+    "result_accept_content"
 )
 
 
 class ResultBackend:
-    """The result backend of ``app``, for reading and writing its records as bytes and as data.
+    """Reads and writes the records of ``app``'s result backend, as bytes and as data.
 
-    One backend instance per process, made on first use: ``app.backend`` is another one in each
-    thread and greenlet (fact 20). No connection of it is ever used for what is here but `read`.
+    One backend instance per process, made on first use: ``app.backend`` is a different one in each
+    thread and greenlet (web-facts#backend-per-thread). Only `read` and `revoke` use its connection.
     """
 
     def __init__(self, app: Any, *, allow_pickle: bool = False) -> None:
@@ -53,52 +59,48 @@ class ResultBackend:
 
     @property
     def backend(self) -> Any:
-        """A backend of our own that gives out data only; another one in a child process, which must
-        not share its connections.
+        """Our own backend instance, which returns data only.
 
-        Two threads may make one each at the same time; the first one serves.
+        A child process gets a new one: connections must not be shared. If two threads make one at
+        the same time, the first is used.
         """
         pid = os.getpid()
         return self._backends.get(pid) or self._backends.setdefault(pid, self._new_backend())
 
     def _new_backend(self) -> Any:
-        # Past a wrapper that `install` may have put on the instance: our own reads and writes must
-        # not pass the fence.
+        # Bypass the wrapper of `install`: our own reads and writes must not pass the fence.
         backend = type(self.app)._get_backend(self.app)
-        # Instance attributes, so that the driver's own reading code ends in plain data too.
+        # Instance attributes, so that the driver's own code returns plain data too.
         backend.meta_from_decoded = lambda meta: meta
-        backend.always_retry = False  # it would retry without end, with sleeps in between (fact 5)
+        backend.always_retry = False  # it would retry for ever
         return backend
 
     @property
     def expires(self) -> float | None:
-        """Seconds that the backend keeps a result; None for ever."""
+        """Seconds that the backend keeps a result; None means for ever."""
         seconds = self.backend.expires
         seconds = getattr(seconds, "total_seconds", lambda: seconds)()
         return float(seconds) if seconds else None
 
     def key(self, task_id: str) -> bytes:
-        """Where the backend keeps the record of a task, ``global_keyprefix`` included. Key-value
-        backends only.
-        """
+        """The key of a task's record, with ``global_keyprefix``. Key-value backends only."""
         return _bytes(self.backend.get_key_for_task(task_id))
 
     def encode(self, meta: Mapping[str, Any]) -> bytes:
-        """A record as the backend would store it: serialised, and compressed where
-        ``result_compression`` is set.
+        """A record as the backend stores it: serialized, and compressed with
+        ``result_compression``.
         """
         return _bytes(self.backend.encode(meta))
 
     def decode(self, raw: bytes | str) -> dict[str, Any]:
-        """What `encode` made, or Celery. An exception is a dict (``exc_type``, ``exc_message``,
-        ``exc_module``), never an object.
+        """Decode a record of `encode` or of Celery.
 
-        Raises ``ConfigurationError`` where that would unpickle, ``ValueError`` where the bytes are
-        no record.
+        An exception is a dict (``exc_type``, ``exc_message``, ``exc_module``), never an object.
+        Raises ``ConfigurationError`` instead of unpickling, and ``ValueError`` for invalid bytes.
         """
         meta = self._decoded(raw)
         if not isinstance(meta, dict):
-            raise ValueError(f"a result that is no record: {type(meta).__name__}")
+            raise ValueError(f"the result is not a record but {type(meta).__name__}")
         return meta | {"result": _as_data(meta.get("result"))}
 
     def _decoded(self, raw: bytes | str) -> Any:
@@ -106,13 +108,11 @@ class ResultBackend:
             raise ConfigurationError(PICKLE)
         try:
             return self.backend.decode(_bytes(raw))
-        except Exception as exc:  # every serializer and compressor has errors of its own
-            raise ValueError(f"a result that can't be decoded: {exc}") from exc
+        except Exception as exc:  # every serializer and compressor has its own errors
+            raise ValueError(f"the result cannot be decoded: {exc}") from exc
 
     def decode_or_empty(self, task_id: str, raw: bytes | str | None) -> dict[str, Any] | None:
-        """As `decode`, but for a reader that must get an answer: what can't be decoded is logged
-        and says nothing.
-        """
+        """As `decode`, but invalid bytes are logged and give an empty record."""
         if raw is None:
             return None
         try:
@@ -122,9 +122,7 @@ class ResultBackend:
             return {"status": None, "result": None}
 
     def decode_value(self, task_id: str, raw: bytes | None) -> Any:
-        """As `decode_or_empty`, for a backend that encodes the result alone and keeps the rest of a
-        record in columns.
-        """
+        """As `decode_or_empty`, for a backend that encodes only the result itself."""
         try:
             return None if raw is None else _as_data(self._decoded(raw))
         except ValueError as exc:
@@ -132,9 +130,7 @@ class ResultBackend:
             return None
 
     def revoked(self, task_id: str, reason: str) -> dict[str, Any]:
-        """The record of a task that was revoked, as the backend would make it. Key-value backends
-        only.
-        """
+        """The record of a revoked task. Key-value backends only."""
         error, backend = TaskRevokedError(reason), self.backend
         meta = backend._get_result_meta(
             backend.encode_result(error, "REVOKED"), "REVOKED", None, None
@@ -142,19 +138,16 @@ class ResultBackend:
         return {**meta, "task_id": task_id}
 
     def revoke(self, task_id: str, reason: str) -> None:
-        """Store that record through the backend's own code. Raises ``Unavailable`` for whatever the
-        driver raises.
-        """
+        """Store that record through the backend's own code. Raises ``Unavailable`` on any error."""
         try:
             self.backend.store_result(task_id, TaskRevokedError(reason), "REVOKED")
         except Exception as exc:
             raise Unavailable from exc
 
     def read(self, task_ids: Sequence[str]) -> list[dict[str, Any] | None]:
-        """The records of tasks as data, in the order asked for, through the backend's own code;
-        None where there is none.
+        """Read records as data through the backend's own code, in the given order; None if missing.
 
-        Raises ``Unavailable`` for whatever the driver raises. Takes as long as the driver takes.
+        Raises ``Unavailable`` on any error of the driver. The driver's own timeouts apply.
         """
         try:
             return [self._read_one(task_id) for task_id in task_ids]
@@ -169,14 +162,13 @@ class ResultBackend:
                 task_id, self.backend.get(self.backend.get_key_for_task(task_id))
             )
         meta = dict(self.backend._get_task_meta_for(task_id))
-        nothing = (
-            meta.get("status") == "PENDING" and meta.get("result") is None
-        )  # every backend's way to say "not there"
-        return None if nothing else meta
+        # This is how every backend reports a missing record.
+        missing = meta.get("status") == "PENDING" and meta.get("result") is None
+        return None if missing else meta
 
 
 def _as_data(result: object) -> object:
-    """An exception object (only a pickle can hold one) as Celery's other serialisers say it."""
+    """An exception object (only pickle has them) in the form of Celery's other serializers."""
     if not isinstance(result, BaseException):
         return result
     kind = type(result)
@@ -192,18 +184,18 @@ def _bytes(text: bytes | str) -> bytes:
 
 
 def check_readable(app: Any, *, allow_pickle: bool = False) -> None:
-    """Raise ``ConfigurationError``, with the help text, if no other process can read the results of
-    this app (fact 20).
+    """Raise ``ConfigurationError`` with a help text if other processes cannot read the app's
+    results (celery-facts#rpc-results-are-private).
     """
     try:
         backend = ResultBackend(app).backend
-    except Exception as exc:  # noqa: BLE001  whatever a driver raises for a setting that it can't use
-        # Celery's own words may hold the URL, and its chained traceback would: no password may
+    except Exception as exc:  # noqa: BLE001 - any error of a driver about its settings
+        # Celery's message may contain the URL, and its chained traceback does: no password may
         # reach a log.
         given = str(app.conf.result_backend)
         url, why = without_password(given), str(exc).replace(given, without_password(given))
         raise ConfigurationError(
-            f"The result backend {url!r} can't be used: {type(exc).__name__}: {why}"
+            f"The result backend {url!r} cannot be used: {type(exc).__name__}: {why}"
         ) from None
     names = {cls.__name__ for cls in type(backend).__mro__}
     if "DisabledBackend" in names:

@@ -1,7 +1,8 @@
-"""The registry in the SQL database that keeps the results (``db+...``), in one table of its own.
+"""The registry in the SQL database of the results (``db+...``), in its own table.
 
-The fence is in the statement: ``UPDATE ... WHERE task_id = ? AND version = ?`` changes a row only
-if nobody was faster; who was slower looks again. That needs no row locks and is the same on SQLite.
+The fence is the statement ``UPDATE ... WHERE task_id = ? AND version = ?``: it changes a row only
+if no other writer did so since it was read; otherwise the row is read again. This needs no row
+locks and works the same on SQLite.
 """
 
 from __future__ import annotations
@@ -38,15 +39,14 @@ from headway.stores.result_backend import ResultBackend
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that a write waits for SQLite's lock, and tries again against faster writers.
+#: Seconds that a write waits for SQLite's lock, and retries after conflicts.
 TIMEOUT = 0.5
-#: The same for a patient one: SQLite's own default.
+#: The same with ``full_timeout``: SQLite's own default.
 FULL_TIMEOUT = 5.0
-#: Rows that have outlived their results and ``REGISTRY_RETENTION`` are looked for at most so often in a
-#: process.
+#: The time between two sweeps of one process, which delete expired rows.
 SWEEP = timedelta(hours=1)
 
-#: The database is away, or too slow: nothing to learn from but that. All else is logged.
+#: Errors of a database that is unavailable or too slow. All other errors are logged.
 CONNECTION_ERRORS = (
     exc.OperationalError,
     exc.InterfaceError,
@@ -57,30 +57,29 @@ CONNECTION_ERRORS = (
 
 
 OTHER_TABLE = (
-    "The table {table!r} in the results' database was made by another version of Headway: it has no column {missing}. Drop it "
-    "while no worker runs; it is made anew, and results are not touched"
+    "The table {table!r} in the database of the results was created by another version of Headway: "
+    "it has no column {missing}. Drop the table while no worker runs; Headway creates it again, and "
+    "results are not affected"
 )
 
-#: Compared byte by byte, as Python does: a cursor is an id too.
+#: Compared byte by byte, like in Python: cursors compare ids.
 ID = (
     sa.String(255)
     .with_variant(sa.String(255, collation="C"), "postgresql")
     .with_variant(sa.String(255, collation="utf8mb4_bin"), "mysql", "mariadb")
 )
-#: The kind of an index of `listing` -> its column.
+#: The kind of an index (`pagination`) -> its column.
 INDEXES = {"in": "status", "of": "task", "by": "owner"}
 
 
 def _tables(schema: str | None) -> tuple[sa.Table, sa.Table, sa.Table]:
-    """Times in microseconds since the epoch: databases differ in what they make of a time with a
-    zone.
-    """
+    """Times are microseconds since the epoch: databases treat time zones differently."""
     metadata = sa.MetaData(schema=schema)
     executions = sa.Table(
         "headway_executions",
         metadata,
         sa.Column("task_id", ID, primary_key=True),
-        #: Grows with every change: the fence of a write that was decided on an older one.
+        #: Incremented by every change: the fence against writes based on an older version.
         sa.Column("version", sa.Integer, nullable=False),
         sa.Column("task", sa.String(255)),
         sa.Column("owner", sa.String(255)),
@@ -106,7 +105,7 @@ def _tables(schema: str | None) -> tuple[sa.Table, sa.Table, sa.Table]:
         sa.Column("heartbeat_attempt", sa.Integer, nullable=False),
         sa.Column("heartbeat_ttl", sa.Float, nullable=False),
         sa.Column("heartbeat_at", sa.BigInteger),
-        #: Its place in a listing (`listing.Position`), and the status that it is listed under.
+        #: The position in listings (`pagination.Position`), and the status it is listed under.
         sa.Column("listed_at", sa.BigInteger, nullable=False),
         sa.Column("status", sa.String(16), nullable=False),
         *sql_history.columns(),
@@ -129,7 +128,7 @@ def _tables(schema: str | None) -> tuple[sa.Table, sa.Table, sa.Table]:
 
 
 class SqlStore(RegistryStore, IndexReader):
-    """What is known of executions, beside the results of ``app`` in its SQL database."""
+    """The state of executions, beside the results of ``app`` in its SQL database."""
 
     def __init__(
         self, app: Any, *, results: ResultBackend | None = None, timeout: float = TIMEOUT
@@ -162,20 +161,18 @@ class SqlStore(RegistryStore, IndexReader):
                 if rows:
                     with engine.begin() as connection:
                         connection.execute(self._executions.insert(), rows)
-        except (
-            exc.IntegrityError
-        ):  # another process was faster with one of them: each on its own, then
+        except exc.IntegrityError:  # another process inserted one of them: update one by one
             known = waiting
         super().register(waiting[task_id] for task_id in known)
 
     def heartbeat(self, task_ids: Sequence[str], worker: str, lifetime: float) -> frozenset[str]:
-        """One statement for all, and one look. By this process' clock: a reader's must not differ
-        by more than the lifetime.
+        """See `Store`. One statement for all. The time is this process's: the clocks of readers
+        must not differ by more than ``ttl``.
         """
         table = self._executions
         alive = table.c.task_id.in_(task_ids) & (table.c.attempt > table.c.last_ended_attempt)
         alive &= table.c.worker.is_(None) | (table.c.worker == worker)
-        sign = {
+        beat = {
             "heartbeat_attempt": table.c.attempt,
             "heartbeat_ttl": lifetime,
             "heartbeat_at": to_micros(self.clock()),
@@ -183,7 +180,7 @@ class SqlStore(RegistryStore, IndexReader):
         asked = sa.select(table.c.task_id).where(alive & table.c.cancel_requested_at.is_not(None))
         with self._engine() as engine, engine.begin() as connection:
             connection.execute(
-                table.update().where(alive).values(sign | {"version": table.c.version + 1})
+                table.update().where(alive).values(beat | {"version": table.c.version + 1})
             )
             return frozenset(connection.execute(asked).scalars())
 
@@ -191,8 +188,8 @@ class SqlStore(RegistryStore, IndexReader):
         return page(self, query, self.clock())
 
     def scan(self, indexes: Sequence[str], part: Slice) -> Sequence[Sequence[Position]]:
-        # One statement: between two, what moves could leave the one index for the other, and be
-        # found in neither.
+        # One statement: between two, an execution could move from one index to another and be found
+        # in neither.
         parts = [self._places(index, part).subquery() for index in indexes]
         wanted = sa.union_all(
             *(
@@ -210,7 +207,7 @@ class SqlStore(RegistryStore, IndexReader):
         table, (kind, _, what) = self._executions, index.partition(":")
         at, task_id = table.c.listed_at, table.c.task_id
         wanted = sa.select(at, task_id).where(table.c[INDEXES[kind]] == what, at >= part.since)
-        if part.after is not None:  # said so that the index leads to where it begins
+        if part.after is not None:  # in a form that lets the database use the index
             wanted = wanted.where(
                 at <= part.after.at, (at < part.after.at) | (task_id < part.after.task_id)
             )
@@ -220,7 +217,7 @@ class SqlStore(RegistryStore, IndexReader):
         return self.read(task_ids)
 
     def repair(self, stale: Sequence[tuple[IndexEntry, Status | None]]) -> None:
-        """What has expired stays until it is swept: the row is the index."""
+        """See `IndexReader`. Expired rows stay until they are swept: the row is the index."""
         table = self._executions
         with self._engine() as engine, engine.begin() as connection:
             for (place, name), status in stale:
@@ -231,8 +228,8 @@ class SqlStore(RegistryStore, IndexReader):
                     connection.execute(table.update().where(found).values(status=status.value))
 
     def _reports(self, task_id: str) -> History:
-        # In this order: what is thinned out in between may be missing, and is then known to have
-        # been.
+        # In this order: reports that are thinned out in between may be missing, and the row read
+        # afterwards says so.
         with self._engine() as engine, engine.connect() as connection:
             entries = sql_history.entries(connection, self._reported, task_id)
         with self._engine() as engine:
@@ -242,7 +239,7 @@ class SqlStore(RegistryStore, IndexReader):
         )
 
     def counts(self) -> Mapping[Status, int]:
-        """One statement, which the index of the statuses answers."""
+        """See `Store`. One statement, answered from the index."""
         status = self._executions.c.status
         with self._engine() as engine, engine.connect() as connection:
             found = connection.execute(sa.select(status, sa.func.count()).group_by(status)).all()
@@ -290,7 +287,7 @@ class SqlStore(RegistryStore, IndexReader):
                 if self._replace(engine, row, _row(changed), report):
                     return True
                 if time.monotonic() > deadline:
-                    raise Unavailable("The result backend is too slow for all that is asked of it")
+                    raise Unavailable("The result backend is overloaded: too many conflicts")
 
     def _replace(
         self,
@@ -299,10 +296,10 @@ class SqlStore(RegistryStore, IndexReader):
         new: Mapping[str, Any],
         report: bytes,
     ) -> bool:
-        """True if nobody was faster."""
+        """Write a new version of a row. Returns False after a conflict."""
         table = self._executions
-        course = sql_history.changed(old, new, report)
-        new = {**new, **course, "version": 1 if old is None else old["version"] + 1}
+        history = sql_history.changed(old, new, report)
+        new = {**new, **history, "version": 1 if old is None else old["version"] + 1}
         try:
             with engine.begin() as connection:
                 if old is None:
@@ -317,10 +314,10 @@ class SqlStore(RegistryStore, IndexReader):
                         != 1
                     ):
                         return False
-                if course:
+                if history:
                     sql_history.store(connection, table, self._reported, new, report)
                 return True
-        except exc.IntegrityError:  # inserted by somebody else
+        except exc.IntegrityError:  # inserted by another process
             return False
 
     def _rows(self, engine: sa.Engine, task_ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
@@ -336,9 +333,7 @@ class SqlStore(RegistryStore, IndexReader):
             return {task_id: _record(row) for task_id, row in self._rows(engine, task_ids).items()}
 
     def _results(self, task_ids: Sequence[str]) -> Sequence[Mapping[str, Any] | None]:
-        """Celery's own table, read column by column: its code unpickles what it can't decode
-        otherwise.
-        """
+        """Read Celery's own table by columns: Celery's code would unpickle results."""
         table = self.results.backend.task_cls.__table__
         wanted = [
             table.c[name]
@@ -354,13 +349,13 @@ class SqlStore(RegistryStore, IndexReader):
 
     def _meta(self, meta: dict[str, Any]) -> dict[str, Any]:
         meta["result"] = self.results.decode_value(meta["task_id"], meta["result"])
-        if meta["date_done"] is not None:  # Celery keeps UTC in a column without a zone
+        if meta["date_done"] is not None:  # UTC, in a column without a time zone
             meta["date_done"] = meta["date_done"].replace(tzinfo=UTC).isoformat()
         return meta
 
     @contextmanager
     def _engine(self, *, full_timeout: bool = False) -> Iterator[sa.Engine]:
-        """This process's engine, with the tables there; the driver's errors as ``Unavailable``."""
+        """This process's engine, with the tables created. Translates the driver's errors."""
         place = (os.getpid(), full_timeout)
         try:
             engine = self._engines.get(place)
@@ -372,9 +367,9 @@ class SqlStore(RegistryStore, IndexReader):
                 self._prepare(engine)
             yield engine
         except exc.IntegrityError:
-            raise  # no fault: somebody was faster
+            raise  # not a fault: a conflict with another writer
         except CONNECTION_ERRORS as fault:
-            self._prepared = False  # the database may come back without its tables
+            self._prepared = False  # the database may return without its tables
             raise Unavailable from fault
         except exc.SQLAlchemyError as fault:
             self._prepared = False
@@ -394,10 +389,10 @@ class SqlStore(RegistryStore, IndexReader):
         return engine
 
     def _prepare(self, engine: sa.Engine) -> None:
-        """Create what isn't there, Celery's tables too: a reader may come before the first result.
+        """Create missing tables, Celery's too: a reader may come before the first result.
 
-        Not by Celery's ``prepare_models``, which tries ten times with pauses while the database is
-        away.
+        Celery's ``prepare_models`` is not used: it retries ten times with pauses while the database
+        is unavailable.
         """
         for metadata in (self.results.backend.task_cls.metadata, self._executions.metadata):
             missing = _missing(engine, metadata)
@@ -406,8 +401,7 @@ class SqlStore(RegistryStore, IndexReader):
                     metadata.create_all(engine)
                     break
                 except exc.DatabaseError:
-                    # Another process may have created one between the look and the statement, and
-                    # be about to create the next.
+                    # Another process may create the same tables at the same time.
                     before, missing = missing, _missing(engine, metadata)
                     if missing == before:
                         raise
@@ -423,9 +417,7 @@ class SqlStore(RegistryStore, IndexReader):
         self._prepared = True
 
     def _sweep(self, now: datetime) -> None:
-        """Delete what has outlived its result and ``REGISTRY_RETENTION``: a database has no expiry of its
-        own.
-        """
+        """Delete rows that have outlived their result by ``REGISTRY_RETENTION``."""
         expires = self.results.expires
         if not expires or (self._swept is not None and now - self._swept < SWEEP):
             return
@@ -434,9 +426,8 @@ class SqlStore(RegistryStore, IndexReader):
         executions, claims = self._executions, self._claims
         last_seen = sa.func.coalesce(executions.c.updated_at, executions.c.created_at)
         over = executions.c.expected_by.is_(None) | (executions.c.expected_by < oldest)
-        over &= executions.c.heartbeat_at.is_(None) | (
-            executions.c.heartbeat_at < oldest
-        )  # what says nothing may run all the same
+        # A task that reports nothing may still run: its heartbeats tell.
+        over &= executions.c.heartbeat_at.is_(None) | (executions.c.heartbeat_at < oldest)
         with self._engine() as engine, engine.begin() as connection:
             gone = sa.select(executions.c.task_id).where(last_seen < oldest, over)
             connection.execute(self._reported.delete().where(self._reported.c.task_id.in_(gone)))

@@ -1,8 +1,7 @@
-"""The reports of executions in an SQL database (``core.history``): a table of them, and two columns
-of the registry's.
+"""The history of reports in an SQL database (``core.history``).
 
-Every function is a part of the transaction that changes the registry's row, whose lock it has by
-then.
+It has its own table, and two columns in the registry's table. Every function runs in the
+transaction that changes the registry's row, and holds that row's lock.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ NOTHING = {"history_size": 0, "history_gap": 0}
 
 
 def columns() -> list[sa.Column[int]]:
-    """Bytes that are kept, and the gap in microseconds: columns of the registry's table."""
+    """Columns of the registry's table: the bytes kept, and ``min_interval`` in microseconds."""
     return [sa.Column(name, sa.BigInteger, nullable=False, default=0) for name in NOTHING]
 
 
 def table(metadata: sa.MetaData, task_id: sa.types.TypeEngine[str]) -> sa.Table:
-    """A report is known by the version that the registry's row had with it."""
+    """The table of reports. Its key contains the version of the registry's row with that report."""
     return sa.Table(
         "headway_reports",
         metadata,
@@ -36,7 +35,7 @@ def table(metadata: sa.MetaData, task_id: sa.types.TypeEngine[str]) -> sa.Table:
 
 
 def changed(old: Row | None, new: Row, report: bytes) -> dict[str, int]:
-    """What the columns become with this change of the row; nothing where they stay as they are."""
+    """The new values of the columns; empty if they do not change."""
     if starts_new_history(None if old is None else old["state"], new["state"]):
         return NOTHING
     before: Row = old if old is not None else NOTHING | {"updated_at": None}
@@ -51,12 +50,11 @@ def changed(old: Row | None, new: Row, report: bytes) -> dict[str, int]:
 def store(
     connection: sa.Connection, executions: sa.Table, reports: sa.Table, row: Row, report: bytes
 ) -> None:
-    """Store what `changed` said, once the row is changed. ``row``: as it is now."""
+    """Store a report after `changed`. ``row`` is the changed row."""
     own, entry = reports.c.task_id == row["task_id"], _entry(row, report)
     if row["history_size"] in (0, len(entry)):
-        # Before the first one too: where somebody dropped the registry's table alone, old rows have
-        # the versions that new ones will get, and each report would be refused as one that came too
-        # late.
+        # Also before the first report: if only the registry's table was dropped, old reports have
+        # the versions that new ones will get, and each new report would conflict.
         connection.execute(reports.delete().where(own))
     if not row["history_size"]:
         return
@@ -75,14 +73,14 @@ def store(
     connection.execute(
         reports.delete().where(own, reports.c.version.in_(sizes.keys() - kept.keys()))
     )
-    course = {"history_size": sum(kept.values()), "history_gap": min_interval}
+    values = {"history_size": sum(kept.values()), "history_gap": min_interval}
     connection.execute(
-        executions.update().where(executions.c.task_id == row["task_id"]).values(course)
+        executions.update().where(executions.c.task_id == row["task_id"]).values(values)
     )
 
 
 def entries(connection: sa.Connection, reports: sa.Table, task_id: str) -> Sequence[bytes]:
-    """What is kept, oldest first."""
+    """The reports that are kept, oldest first."""
     wanted = (
         sa.select(reports.c.entry).where(reports.c.task_id == task_id).order_by(reports.c.version)
     )

@@ -1,23 +1,25 @@
-"""Inside the worker: the only part that touches Celery's ``Task``. It knows nothing of the web
-side.
+"""Inside the worker: the only part that uses Celery's ``Task``. It does not know the web side.
 
 The way of one update::
 
-    ctx.progress.update()          report.py    a wrong report raises UsageError, before anything is stored
-      -> Reporter                  reporter.py  keeps the newest; writes the first at once, then the newest each interval
-      -> Task.update_state         attempt.py   a task's own override of it is honoured
-      -> Backend.store_result      fence.py     tried once, bounded, without the task's arguments
-      -> Store.write               (stores)     one guarded write: refused if this attempt isn't the open one
+    ctx.progress.update()          validation.py      an invalid report raises UsageError at once
+      -> Reporter                  reporter.py        keeps the newest; writes at intervals
+      -> Task.update_state         attempt.py         a task's own override of it is respected
+      -> Backend.store_result      fenced_backend.py  tried once, bounded, without the arguments
+      -> Store.write               stores/            the guarded write: refused if the attempt is
+                                                      not the open one
 
-The way of one run::
+The way of one attempt::
 
-    publish                        publishing.py  before_task_publish -> Store.register: the id is known before the message leaves
-    STARTED, or else __call__      fence.py, task.py  a new Attempt hangs on the request; Store.open numbers it
-    the task's code                context.py     RequestContext.get()
-    __call__ returns or raises     task.py        the last report is written, then the reporter is latched
-    Celery stores the end          fence.py       through the same Store.write, from whatever process it comes
-    task_postrun                   attempt.py     an end that Celery stores nowhere is recorded
+    publish                        publishing.py      before_task_publish -> Store.register: the id
+                                                      is known before the message is sent
+    STARTED, or else __call__      fenced_backend.py, install.py
+                                                      an Attempt on the request; the store numbers it
+    the task's code                context.py         RequestContext.get()
+    __call__ returns or raises     install.py         the last report is written, the reporter closed
+    Celery stores the end          fenced_backend.py  through Store.write, from any process
+    task_postrun                   attempt.py         an end that Celery does not store is recorded
 
-One thread serves all timers of a process (``scheduler.py``), and every private place of Celery is
-in ``seams.py``.
+One thread runs all timers of a process (``scheduler.py``). Every private part of Celery's task side
+is in ``celery_internals.py``.
 """

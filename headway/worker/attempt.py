@@ -1,6 +1,4 @@
-"""One run of a task, as the worker process knows it: its number, what was stored of it, and how it
-ended.
-"""
+"""`Attempt`: one run of a task in a worker process: its number, its writes and its end."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ import threading
 import time
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery.exceptions import (
     SoftTimeLimitExceeded,
@@ -22,125 +20,126 @@ from celery.exceptions import (
 from headway.core.registry import READY_STATES, AttemptStarted
 from headway.errors import Unavailable
 from headway.models import Progress
-from headway.worker import cancel_token, celery_internals
-from headway.worker.cancel_token import CancelToken, TaskCancelled
+from headway.worker import celery_internals
+from headway.worker.app_state import AppState
+from headway.worker.cancel_token import CancelToken
 from headway.worker.context import RequestContext
-from headway.worker.progress_timeout import ProgressTimeout, ProgressWatchdog
+from headway.worker.exceptions import ProgressTimeout, TaskCancelled
+from headway.worker.progress_timeout import ProgressWatchdog
 from headway.worker.reporter import CLOSE_WAIT, Reporter
 from headway.worker.scheduler import shared
 
-if TYPE_CHECKING:
-    from headway.worker.app_state import AppState
-
 logger = logging.getLogger(__name__)
 
-#: True while a write of Headway's own is on its way, in this thread or greenlet: it is bounded, and
-#: tried once. All other writes are Celery's or the task's own, and keep Celery's patience.
+#: True during a write of Headway itself, in this thread or greenlet: it is bounded, and tried once.
+#: All other writes are Celery's or the task's own, and have Celery's timeouts.
 own_write: ContextVar[bool] = ContextVar("headway_ours", default=False)
 
-#: States that end an attempt, for a store: Celery's own ends and RETRY, after which another one
-#: begins.
+#: States that end an attempt: Celery's terminal states, and RETRY, after which another attempt
+#: starts.
 CLOSING_STATES = READY_STATES | {"RETRY"}
 
 
 class Attempt:
-    """One run of a task. Hangs on Celery's request object (``request._headway``), which Celery
-    itself hands to the result backend.
+    """One run of a task. It is kept on Celery's request object (``request._headway``), which Celery
+    passes to the result backend.
 
-    The number comes from the store, which may be away at the start: then the run goes on without.
-    Every later write tries again first, and so does a timer while the task's code runs: one that
-    reports nothing would be shown as queued until its end.
+    The store gives the number. If the store is unavailable at the start, the task runs without one.
+    Every later write tries again first, and so does a timer: a task that reports nothing would
+    otherwise be shown as queued until its end.
     """
 
     __slots__ = (
+        "app_state",
         "began_at",
-        "cancellation",
+        "cancel_token",
         "delivery_id",
-        "ending",
-        "entered",
-        "frame",
-        "installation",
-        "left",
+        "end_written",
+        "last_state_written",
+        "meta_template",
         "number",
-        "opening",
+        "open_lock",
         "pid",
         "previous",
-        "replaced",
         "reporter",
         "request",
+        "running",
         "store_started",
         "task",
-        "watch",
+        "was_replaced",
+        "watchdog",
     )
 
-    def __init__(self, installation: AppState, request: Any) -> None:
-        self.installation = installation
+    def __init__(self, app_state: AppState, request: Any) -> None:
+        self.app_state = app_state
         self.request = request
-        #: Its mark: the same for all who speak of this run, and for each try to open it, whichever
-        #: thread makes it.
+        #: The same for every process that writes about this delivery, and for every try to open it.
         self.delivery_id: str = celery_internals.delivery_id_of(request) or os.urandom(8).hex()
-        #: The process that runs it. A fork of it that unwinds through the task's frames says
-        #: nothing of its end.
+        #: The process that runs it. A fork that unwinds the task's frames must not write its end.
         self.pid = os.getpid()
         self.began_at = datetime.now(UTC)
-        #: Starts at 1; 0: the execution is over already, and whatever this run writes is refused;
-        #: None: not opened yet.
-        self.number: int | None = None if installation.store is not None else self.guess
-        #: The last progress of the attempt before this one; None where there was none, or nobody
-        #: knows yet.
+        #: Starts at 1. 0: the execution is already terminal, and all writes are refused. None: not
+        #: opened yet.
+        self.number: int | None = None if app_state.store is not None else self.number_from_headers
+        #: The last progress of the previous attempt; None if there was none, or it is not known
+        #: yet.
         self.previous: Progress | None = None
-        #: Whether Celery itself wanted STARTED to be stored (``task_track_started``).
+        #: Whether Celery itself stores STARTED (``task_track_started``).
         self.store_started = False
-        #: Whether anybody tried to store an end of it.
-        self.ending = False
-        #: The record of a report as Celery makes it. Of the next one only the result and the
-        #: children differ, and to make it anew takes longer than all else but the encoding.
-        self.frame: dict[str, Any] | None = None
-        #: The last state that it left in the result backend, other than an end.
-        self.left: str | None = None
-        #: Whether the task put another one in its place (``Task.replace``).
-        self.replaced = False
+        #: Whether a write of its end was tried.
+        self.end_written = False
+        #: The record of a report as Celery makes it. The next one differs only in result and
+        #: children; building it again would take longer than everything but the encoding.
+        self.meta_template: dict[str, Any] | None = None
+        #: The last state written to the result backend, other than an end.
+        self.last_state_written: str | None = None
+        #: Whether the task was replaced by another one (``Task.replace``).
+        self.was_replaced = False
         self.task: Any = None
-        #: Whether the task's code runs just now.
-        self.entered = False
-        #: Held while the timer opens it.
-        self.opening = threading.Lock()
+        #: Whether the task's code is running.
+        self.running = False
+        #: Held while the timer opens the attempt.
+        self.open_lock = threading.Lock()
         self.reporter: Reporter | None = None
-        #: Whether its end is asked for.
-        self.cancellation = CancelToken(self._look)
-        #: Ends it where it falls silent (``progress_timeout``); None where nobody asked for that.
-        self.watch: ProgressWatchdog | None = None
+        #: Whether its cancellation is requested.
+        self.cancel_token = CancelToken(self._poll_store)
+        #: Ends the attempt when it reports nothing new (``progress_timeout``); None if not
+        #: configured.
+        self.watchdog: ProgressWatchdog | None = None
 
     @property
-    def guess(self) -> int:
-        """The number as far as the message tells: a retry counts, a redelivery is in no header
-        (fact 42).
+    def number_from_headers(self) -> int:
+        """The number according to the message: it counts retries, but no header counts
+        redeliveries.
         """
         return int(self.request.retries or 0) + 1
 
     @property
     def ignores_result(self) -> bool:
-        """Whether Celery stores nothing of its end. The message's word counts before the task's."""
+        """Whether Celery does not store its end. The message's option takes precedence over the
+        task's.
+        """
         own = vars(self.request).get("ignore_result")
         return bool(self.task.ignore_result if own is None else own)
 
     def shown_number(self) -> int:
-        """What the task is told, which must be a number at all times."""
-        return self.number or self.guess
+        """The number that the task sees, which is always known."""
+        return self.number or self.number_from_headers
 
     def open(
         self, backend: Any, *, full_timeout: bool = False, retry_published: bool = False
     ) -> AttemptStarted | None:
-        """Have the store number this run, if that isn't done; ``retry_published``: it ends, and its retry
-        may have begun. Raises ``Unavailable``.
+        """Let the store number this attempt, if it has not yet.
+
+        ``retry_published``: it is ending, and its retry may have started. Raises ``Unavailable``.
         """
         if self.number is not None:
             return None
         opened: AttemptStarted = backend.headway_open(
             self, full_timeout=full_timeout, retry_published=retry_published
         )
-        # Where another thread was quicker, its answer counts: behind a first report the store knows
-        # no more what was before.
+        # If another thread was faster, its reply counts: after a first report the store no longer
+        # knows the previous progress.
         if self.number is None or opened.attempt > self.number:
             self.previous = opened.previous
             self.number = opened.attempt
@@ -152,68 +151,68 @@ class Attempt:
                 if retry_published
                 else "has succeeded"
             )
-            logger.info("Task %s %s before: this run of it changes nothing", self.request.id, why)
+            logger.info(
+                "Task %s %s before; the writes of this attempt are ignored", self.request.id, why
+            )
         if opened.cancel_requested:
-            self.cancellation.hear(True)
+            self.cancel_token.set_requested(True)
         return opened
 
-    def enter(self, task: Any) -> RequestContext:
-        """The task's code begins. Opens the attempt, unless STARTED has done that; a store that is
-        away doesn't hold it up.
+    def start(self, task: Any) -> RequestContext:
+        """The task's code starts. Opens the attempt, unless STARTED has. An unavailable store does
+        not block.
         """
-        installation = self.installation
+        app_state = self.app_state
         self.task = task
         self.store_started = bool(task.track_started) and not self.ignores_result
-        backend = installation.fence(task.backend)
-        if self.number is None and installation.asks_now():
-            with installation.faults():
+        backend = app_state.fence(task.backend)
+        if self.number is None and app_state.store_available():
+            with app_state.swallow_store_errors():
                 backend.headway_begin(self)
-        self.entered = True
+        self.running = True
         self._open_later()
         self.reporter = Reporter(
             self._store,
             name=f"{task.name}[{self.request.id}]",
             attempt=self.shown_number,
             previous=lambda: self.previous,
-            interval=installation.interval,
-            breaker=installation.breaker,
+            interval=app_state.interval,
+            breaker=app_state.breaker,
             scheduler=shared,
         )
-        if installation.cancels_on_update(task):
-            self.cancellation.then = self.reporter.interrupt
+        if app_state.cancels_on_update(task):
+            self.cancel_token.on_request = self.reporter.interrupt
         context = RequestContext(
             self.request.id,
             self.reporter,
             headers=self.request.headers,
             attempt=self.shown_number,
-            cancellation=self.cancellation,
+            cancel_token=self.cancel_token,
         )
-        reporter, silence = self.reporter, installation.progress_timeout_of(task)
+        reporter, silence = self.reporter, app_state.progress_timeout_of(task)
         if silence is not None:
-            self.watch = ProgressWatchdog(silence, lambda: reporter.newest, shared)
+            self.watchdog = ProgressWatchdog(silence, lambda: reporter.newest, shared)
         return context
 
     def _open_later(self) -> None:
-        """Have the timer open it as soon as the store may be asked again, if that isn't done."""
-        if self.number is None and self.entered:
-            now, retry_at = time.monotonic(), self.installation.breaker.retry_at
+        """Let the timer open the attempt when the store may be used again, if it is not open yet."""
+        if self.number is None and self.running:
+            now, retry_at = time.monotonic(), self.app_state.breaker.retry_at
             shared.call_at(
-                retry_at if retry_at > now else now + self.installation.heartbeat_interval,
+                retry_at if retry_at > now else now + self.app_state.heartbeat_interval,
                 self._open_again,
             )
 
     def _open_again(self, _now: float) -> None:
-        """The timer went off. Whoever else opens it just then is told the same: the run's mark is
-        one.
-        """
-        installation, again = self.installation, True
-        if not self.opening.acquire(blocking=False):
+        """Called by the timer. A concurrent open gets the same reply: the delivery id is the same."""
+        app_state, again = self.app_state, True
+        if not self.open_lock.acquire(blocking=False):
             return  # its code has just ended
         try:
-            if self.number is None and self.entered and installation.asks_now():
-                with installation.faults():
+            if self.number is None and self.running and app_state.store_available():
+                with app_state.swallow_store_errors():
                     try:
-                        self.open(installation.fence(self.task.backend))
+                        self.open(app_state.fence(self.task.backend))
                     except Unavailable:
                         raise
                     except Exception:
@@ -221,86 +220,83 @@ class Attempt:
                         again = False
                         raise
         finally:
-            self.opening.release()
+            self.open_lock.release()
         if again:
             self._open_later()
 
-    def watch_silence(self) -> None:
-        """From now on the run may be struck. Whoever calls this calls `unwatch`, whatever happens."""
-        if self.watch is not None:
-            self.watch.start()
+    def start_watchdog(self) -> None:
+        """Start the watchdog. Call this only if `stop_watchdog` is guaranteed to follow."""
+        if self.watchdog is not None:
+            self.watchdog.start()
 
-    def unwatch(self) -> None:
-        """Nothing may strike the run any more. May be struck itself until then, and is called once
-        more where it was.
-        """
-        if self.watch is not None and os.getpid() == self.pid:
-            self.watch.stop()
+    def stop_watchdog(self) -> None:
+        """Stop the watchdog. This call itself may be interrupted; the caller then calls it again."""
+        if self.watchdog is not None and os.getpid() == self.pid:
+            self.watchdog.stop()
 
-    def leave(self, exc: BaseException | None) -> None:
-        """The task's code has ended, and Celery hasn't stored its end yet: write the last report,
-        and latch (fact 11).
+    def finish(self, exc: BaseException | None) -> None:
+        """The task's code has ended, and Celery has not stored its end yet: write the last report
+        and close the reporter (celery-facts#result-is-stored-after-call).
         """
         if os.getpid() != self.pid:
             return
-        self.entered = False
-        if self.watch is not None and isinstance(exc, ProgressTimeout) and not exc.args:
-            exc.args = (self.watch.sentence,)  # an asynchronous exception is made without a word
+        self.running = False
+        if self.watchdog is not None and isinstance(exc, ProgressTimeout) and not exc.args:
+            exc.args = (self.watchdog.reason,)  # an asynchronous exception has no arguments
         if self.reporter is not None:
             self.reporter.close()
-        # A timer that is about to open it could come after the run that its retry has begun, and
-        # take that one's place.
-        if self.opening.acquire(timeout=CLOSE_WAIT):
-            self.opening.release()
+        # The timer may be about to open it. It must not do so after the retry has started: that
+        # would replace the newer attempt.
+        if self.open_lock.acquire(timeout=CLOSE_WAIT):
+            self.open_lock.release()
         if isinstance(exc, TaskCancelled):
-            cancel_token.confirm(self)
+            self.confirm_cancel()
         if (
             not isinstance(exc, SystemExit)
             or isinstance(exc, (WorkerShutdown, WorkerTerminate))
             or celery_internals.pool_process_terminating()
         ):
-            # a terminated task looks the same, and its end (REVOKED) is stored by the worker's main
-            # process
+            # A terminated task looks the same; the worker's main process stores its end (REVOKED).
             return
-        # Under prefork on 5.6.3, and in threads, gevent and solo, nobody would ever say that it
-        # ended (fact 43).
+        # Under prefork on 5.6.3, and in threads, gevent and solo, no process would ever store an
+        # end (celery-facts#where-an-attempt-ends).
         lost = WorkerLostError(f"The task ended its process: SystemExit({exc.code!r})")
-        self.end("FAILURE", None if self.ignores_result and not self.left else ("FAILURE", lost))
+        self.end(
+            "FAILURE",
+            None if self.ignores_result and not self.last_state_written else ("FAILURE", lost),
+        )
 
-    def conclude(self, state: str | None, value: object) -> None:
-        """Celery is done with the run (``task_postrun``): record an end that it has stored nowhere
-        (facts 7, 50).
+    def record_unreported_end(self, state: str | None, value: object) -> None:
+        """Celery has finished the run (``task_postrun``): record an end that it has not stored
+        (celery-facts#postrun-knows-unstored-ends).
         """
-        if self.ending or self.task is None or state is None or os.getpid() != self.pid:
+        if self.end_written or self.task is None or state is None or os.getpid() != self.pid:
             return
-        left = (
-            self.left == "PROGRESS"
-        )  # it would stay so for ever, for readers of the result backend
+        # Without an end in the result backend, its readers would see PROGRESS for ever.
+        has_report = self.last_state_written == "PROGRESS"
         if state == "SUCCESS" and self.ignores_result:
-            self.end(state, ("SUCCESS", None) if left else None)
+            self.end(state, ("SUCCESS", None) if has_report else None)
         elif state in ("FAILURE", "RETRY") and self.ignores_result:
             cause = getattr(value, "exc", None) if state == "RETRY" else value
-            self.end(state, (state, cause) if left else None)
-        elif state == "IGNORED" and not self.replaced:
-            self.end(state, ("IGNORED", None) if left else None)
+            self.end(state, (state, cause) if has_report else None)
+        elif state == "IGNORED" and not self.was_replaced:
+            self.end(state, ("IGNORED", None) if has_report else None)
         elif state == "REJECTED" and not getattr(value, "requeue", False):
-            # For Celery's readers FAILURE, which 5.7.0 stores too, from the main process, and 5.6.3
-            # doesn't.
-            self.end(state, ("FAILURE", value) if left or not self.ignores_result else None)
+            # Celery's readers see FAILURE: 5.7.0 stores it too, from the main process; 5.6.3 does
+            # not.
+            self.end(state, ("FAILURE", value) if has_report or not self.ignores_result else None)
 
-    def _look(self) -> bool:
-        """Ask the store whether the end of this run is asked for; a store that is away knows of
-        nothing.
-        """
-        store = self.installation.store
-        if store is not None and self.installation.asks_now():
-            with self.installation.faults():
+    def _poll_store(self) -> bool:
+        """Read from the store whether the cancellation is requested; False if it is unavailable."""
+        store = self.app_state.store
+        if store is not None and self.app_state.store_available():
+            with self.app_state.swallow_store_errors():
                 record = store.read([str(self.request.id)])[0].record
                 return record is not None and record.cancel_requested_at is not None
         return False
 
     def _store(self, meta: dict[str, object]) -> None:
-        """One report, by the way that every reader of Celery knows."""
+        """Write one report with Celery's own ``update_state``."""
         outside = own_write.get()
         try:
             own_write.set(True)
@@ -310,21 +306,21 @@ class Attempt:
             own_write.set(outside)
 
     def end(self, state: str, stored: tuple[str, object] | None) -> None:
-        """Record an end that Celery stores nowhere; ``stored`` (state, result): what its own
-        readers shall find, if any.
+        """Record an end that Celery does not store. ``stored`` is (state, result) for Celery's own
+        readers.
         """
-        self.ending = True
-        if self.installation.store is None:
+        self.end_written = True
+        if self.app_state.store is None:
             return
         outside = own_write.get()
         try:
             own_write.set(True)
-            self.installation.fence(self.task.backend).headway_end(self, state, stored)
+            self.app_state.fence(self.task.backend).headway_end(self, state, stored)
         except SoftTimeLimitExceeded:
             raise
         except Unavailable as exc:
             logger.warning(
-                "The end of %s[%s] (%s) can't be recorded: %r",
+                "The end of %s[%s] (%s) cannot be recorded: %r",
                 self.task.name,
                 self.request.id,
                 state,
@@ -332,15 +328,49 @@ class Attempt:
             )
         except Exception:
             logger.exception(
-                "The end of %s[%s] (%s) can't be recorded", self.task.name, self.request.id, state
+                "The end of %s[%s] (%s) cannot be recorded", self.task.name, self.request.id, state
             )
         finally:
             own_write.set(outside)
 
+    def confirm_cancel(self) -> None:
+        """The attempt has ended by `TaskCancelled`: store REVOKED as its end, and send the event of
+        Celery's monitors (celery-facts#cooperative-cancel).
+
+        Uses ``mark_as_revoked``, with the timeout of Celery's own ends, because it also informs a
+        chord that waits for this task. Never raises an error of backend or broker: the attempt is
+        over in any case.
+        """
+        task, request = self.task, self.request
+        backend = self.app_state.fence(task.backend)
+        stored = not self.ignores_result or self.last_state_written == "PROGRESS"
+        if not stored:
+            self.end("REVOKED", None)
+        try:
+            backend.mark_as_revoked(request.id, "cancelled", request=request, store_result=stored)
+        except SoftTimeLimitExceeded:
+            raise
+        except Exception:
+            logger.exception("The end of %s[%s] (REVOKED) cannot be stored", task.name, request.id)
+        self._send_revoked_event()
+
+    def _send_revoked_event(self) -> None:
+        """Send ``task-revoked``. The worker's main process does not send it after an Ignore."""
+        task, request = self.task, self.request
+        if not task.send_events:
+            return
+        try:
+            with celery_internals.request_on_top(task, request):
+                task.send_event(
+                    "task-revoked", retry=False, terminated=False, signum=None, expired=False
+                )
+        except SoftTimeLimitExceeded:
+            raise
+        except Exception as exc:  # noqa: BLE001 - a lost event is not a fault of the task
+            logger.warning("No task-revoked event for %s[%s]: %r", task.name, request.id, exc)
+
 
 def attempt_of(request: Any, task_id: object) -> Attempt | None:
-    """The attempt that writes, if it is one of this process and writes of itself; else None: a
-    bystander.
-    """
+    """The attempt of this request, if it runs in this process; None for an external writer."""
     attempt = getattr(request, "_headway", None)
     return attempt if isinstance(attempt, Attempt) and request.id == task_id else None

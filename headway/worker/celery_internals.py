@@ -1,9 +1,8 @@
-"""Every private place of Celery (and its pool, billiard) that the worker side touches, and nothing
-else.
+"""All private parts of Celery (and its pool, billiard) that the worker side uses.
 
-Each was proved on the versions named, and has a test (``tests/unit/test_install.py``,
-``tests/acceptance/test_worker*.py``). Where one is missing its function raises `UnsupportedCelery`, and
-`install` keeps to public behaviour and says in the log what is weaker.
+Each was tested with the named versions, and has a test (``tests/unit/test_install.py``,
+``tests/acceptance/test_worker*.py``). If one is missing, its function raises `UnsupportedCelery`;
+`install` then uses public behaviour only, and logs what is weaker.
 """
 
 from __future__ import annotations
@@ -16,27 +15,28 @@ from typing import Any
 from celery.app.registry import TaskRegistry
 from celery.app.task import Task
 
-#: The releases of Celery that all of this was proved on.
+#: The releases of Celery that all of this was tested with.
 TESTED_VERSIONS = ("5.6.3", "5.7.0")
 
-#: The property of a received message that is the mark of its run.
-RUN = "headway_run"
+#: The property of a received message with the delivery id.
+DELIVERY_ID = "headway_run"
 
 
 class UnsupportedCelery(Exception):
-    """This release of Celery has no such place. ``str()`` says what is weaker without it."""
+    """This release of Celery lacks a private part. ``str()`` says what is weaker without it."""
 
 
 def cover_registry(app: Any, cover: Callable[[Any], None]) -> None:
-    """Have ``cover(task)`` called for each task that is, or ever will be, in the app's registry.
+    """Call ``cover(task)`` for each present and future task in the app's registry.
 
-    ``app._tasks``, proved on 5.6.3 and 5.7.0. Public ways miss some: ``app.Task`` misses tasks with
-    a base of their own, those made before, and an app's own ``task_cls`` (fact 38).
+    ``app._tasks``, tested with 5.6.3 and 5.7.0. Public ways miss some tasks: ``app.Task`` misses
+    those with their own base, earlier ones, and an app's own ``task_cls``
+    (celery-facts#covering-every-task).
     """
     registry = getattr(app, "_tasks", None)
     if not isinstance(registry, TaskRegistry):
         raise UnsupportedCelery(
-            "tasks with a base class of their own, and those made before headway.install, report nothing"
+            "tasks with their own base class, and tasks made before headway.install, report nothing"
         )
     if not isinstance(registry, _Covering):
         registry.__class__ = type(
@@ -48,7 +48,7 @@ def cover_registry(app: Any, cover: Callable[[Any], None]) -> None:
 
 
 class _Covering(TaskRegistry):  # type: ignore[misc]
-    """A registry that shows each task to ``headway_cover`` before it takes it in."""
+    """A registry that passes each task to ``headway_cover`` before it stores it."""
 
     def __setitem__(self, name: str, task: Any) -> None:
         self.__dict__["headway_cover"](task)
@@ -56,34 +56,33 @@ class _Covering(TaskRegistry):  # type: ignore[misc]
 
 
 def rebuild_tracer(task: Any, app: Any) -> bool:
-    """Make the task's tracer anew, if it has one: it has decided already whether to call
-    ``__call__`` (fact 11).
+    """Build the task's tracer again, if it has one: it has already decided whether to call
+    ``__call__`` (celery-facts#result-is-stored-after-call).
 
-    ``task.__trace__`` and ``celery.app.trace.build_tracer``, proved on 5.6.3 and 5.7.0. Needed only
-    where `install` came too late.
+    ``task.__trace__`` and ``celery.app.trace.build_tracer``, tested with 5.6.3 and 5.7.0. Needed
+    only if `install` came late.
     """
     if getattr(task, "__trace__", None) is None:
         return False
     try:
-        from celery.app.trace import build_tracer  # noqa: PLC0415  not needed where install came in time
+        from celery.app.trace import build_tracer  # noqa: PLC0415 - needed only if install came late
     except ImportError as exc:
-        raise UnsupportedCelery("tasks that a worker has prepared already report nothing") from exc
+        raise UnsupportedCelery("tasks that a worker has already prepared report nothing") from exc
     task.__trace__ = build_tracer(task.name, task, app.loader, app=app)
     return True
 
 
 def wrap_backend_factory(app: Any, fence: Callable[[Any], Any]) -> None:
-    """Have every backend that the app makes pass through ``fence``, and the one that it has in this
-    thread.
+    """Pass every backend that the app makes, and this thread's existing one, to ``fence``.
 
-    ``app._get_backend``, ``app._backend_cache``, ``app._local``, proved on 5.6.3 and 5.7.0. A
-    backend belongs to a thread (fact 40), and the worker's main process writes states too (fact
-    42): there is no public place where all of them can be met.
+    ``app._get_backend``, ``app._backend_cache``, ``app._local``, tested with 5.6.3 and 5.7.0.
+    Backends are per thread, and the worker's main process writes states too: no public hook sees
+    all of them.
     """
     make = getattr(app, "_get_backend", None)
     if make is None:
         raise UnsupportedCelery(
-            "states that the worker's main process writes aren't fenced: a late one may un-end a task"
+            "states of the worker's main process are not fenced: a late one may replace an end"
         )
     app._get_backend = lambda: fence(make())
     for known in (
@@ -95,12 +94,10 @@ def wrap_backend_factory(app: Any, fence: Callable[[Any], Any]) -> None:
 
 
 def traced_request(task: Any) -> Any:
-    """The request of the run that Celery has just begun with this task, in this thread; None where
-    it is called directly.
+    """The request of the run that Celery has just started in this thread; None for a direct call.
 
-    ``request_stack``, ``request.called_directly``, proved on 5.6.3 and 5.7.0. A request counts
-    once: a task that calls itself directly comes here again with the same one on the stack (fact
-    38).
+    ``request_stack``, ``request.called_directly``, tested with 5.6.3 and 5.7.0. A request counts
+    once: a task that calls itself directly has the same one on the stack.
     """
     stack = getattr(task, "request_stack", None)
     request = stack.top if stack is not None else None
@@ -116,12 +113,11 @@ def traced_request(task: Any) -> Any:
 
 
 def call_traced(task: Any, inner: Any, args: Any, kwargs: Any) -> Any:
-    """Run the body of a traced task. ``inner`` is the next ``__call__`` in line.
+    """Run the body of a traced task. ``inner`` is the next ``__call__`` in the method order.
 
-    A class without a ``__call__`` of its own gets what Celery would have done: ``run`` at once.
-    ``Task.__call__`` would push a copy of the request (in eager mode, and in a worker for a task
-    within a task), and what the task notes on it (its children, a changed chain) would be lost with
-    the copy.
+    For a class without its own ``__call__``, this does what Celery does: call ``run``.
+    ``Task.__call__`` would push a copy of the request (in eager mode, and for a task within a
+    task), and changes of the request (children, a changed chain) would be lost with it.
     """
     if getattr(inner, "__func__", None) is Task.__call__:
         return task.run(*args, **kwargs)
@@ -130,10 +126,10 @@ def call_traced(task: Any, inner: Any, args: Any, kwargs: Any) -> Any:
 
 @contextmanager
 def request_on_top(task: Any, request: Any) -> Iterator[None]:
-    """Let ``task.request`` be ``request`` in this thread: it is thread-local, and ``update_state``
-    needs it (fact 6).
+    """Make ``request`` the ``task.request`` of this thread: it is thread-local, and
+    ``update_state`` needs it (celery-facts#update-state-needs-a-task-id).
 
-    ``request_stack``, proved on 5.6.3 and 5.7.0.
+    ``request_stack``, tested with 5.6.3 and 5.7.0.
     """
     stack = task.request_stack
     if stack.top is request:
@@ -147,53 +143,51 @@ def request_on_top(task: Any, request: Any) -> Iterator[None]:
 
 
 def tag_delivery(request: Any) -> None:
-    """Let a worker's ``Request``, made for each delivery of a message, carry a mark to all who
-    speak of this run: the pool's child, and the main process that watches over it. No broker's
-    delivery tag would do: Redis keeps it over a redelivery.
+    """Give a worker's ``Request``, made for each delivery, an id that the pool's child and the main
+    process share. A broker's delivery tag does not work: Redis keeps it over a redelivery.
 
-    ``request.request_dict["properties"]``, proved on 5.6.3 and 5.7.0. Not a header: those are the
-    task's (``request.headers``), and its retries inherit them; and not ``delivery_info``, which a
-    retry takes for options to publish with.
+    ``request.request_dict["properties"]``, tested with 5.6.3 and 5.7.0. Not a header: headers
+    belong to the task (``request.headers``), and retries inherit them. Not ``delivery_info``: a
+    retry uses it as options for publishing.
     """
     told = getattr(request, "request_dict", None)
     if isinstance(told, dict):
-        told["properties"] = {**(told.get("properties") or {}), RUN: os.urandom(8).hex()}
+        told["properties"] = {**(told.get("properties") or {}), DELIVERY_ID: os.urandom(8).hex()}
 
 
 def delivery_id_of(request: Any) -> str | None:
-    """The mark of a run (`tag_delivery`), for its child and its main process alike; None where it
-    wasn't received by our worker.
+    """The delivery id of a request (`tag_delivery`), in the child and in the main process; None if
+    our worker did not receive it.
     """
     properties = getattr(request, "properties", None)
-    mark = properties.get(RUN) if isinstance(properties, dict) else None
+    mark = properties.get(DELIVERY_ID) if isinstance(properties, dict) else None
     return mark if isinstance(mark, str) else None
 
 
 def running_tasks() -> list[str]:
-    """The ids of what this worker runs just now, in whatever pool. For its main process, from any
+    """The ids of the tasks that this worker runs, in any pool. For its main process, from any
     thread.
 
-    ``celery.worker.state.active_requests``, proved on 5.6.3 and 5.7.0: ``inspect active`` and the
-    heartbeat read it as well.
+    ``celery.worker.state.active_requests``, tested with 5.6.3 and 5.7.0; ``inspect active`` reads
+    it too.
     """
-    from celery.worker import state  # noqa: PLC0415  only a worker needs it
+    from celery.worker import state  # noqa: PLC0415 - only a worker needs it
 
     for _ in range(100):
         try:
             return [request.id for request in tuple(state.active_requests)]
-        except RuntimeError:  # it was changed meanwhile
+        except RuntimeError:  # changed by another thread
             continue
     return []
 
 
 def pool_process_terminating() -> bool:
-    """Whether this pool process was told by a signal to end, which looks like ``sys.exit`` in the
-    task.
+    """Whether a signal is ending this pool process, which looks like ``sys.exit`` in the task.
 
-    ``billiard.common._should_have_exited``, proved with billiard 4.2 and 4.3.
+    ``billiard.common._should_have_exited``, tested with billiard 4.2 and 4.3.
     """
     try:
-        from billiard import common  # noqa: PLC0415  not every pool needs it
+        from billiard import common  # noqa: PLC0415 - not every pool needs it
     except ImportError:
         return False
     flag = getattr(common, "_should_have_exited", None)

@@ -1,4 +1,4 @@
-"""`RequestContext`: what a task's code asks for."""
+"""`RequestContext`: what a task's code uses."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from types import MappingProxyType
 from typing import Any
 
 from headway.errors import UsageError
-from headway.worker.cancel_token import CancelToken, TaskCancelled
+from headway.worker.cancel_token import CancelToken
+from headway.worker.exceptions import TaskCancelled
 from headway.worker.reporter import Reporter
 
-NOWHERE = (
-    "RequestContext.get() was called where no task is known to run. In a thread that a task starts: get the context in the task "
-    "and hand it over (ctx = RequestContext.get(); Thread(target=work, args=(ctx,))), or start the work with asyncio.to_thread "
-    "or contextvars.copy_context().run, which carry it along. In a task itself: call headway.install(app) before the worker "
-    "starts, or give the task base=headway.ProgressTask"
+NO_CONTEXT = (
+    "RequestContext.get() found no task: headway.install was not called for this Celery app, or the "
+    "code runs outside a task. In the app: call headway.install(app) before the worker starts, or "
+    "give the task base=headway.ProgressTask. In a thread that a task starts: pass the context "
+    "(ctx = RequestContext.get(); Thread(target=work, args=(ctx,))), or use asyncio.to_thread or "
+    "contextvars.copy_context().run. In unit tests: use headway.testing.recording_context()"
 )
 FORKED = (
-    "RequestContext.get() was called in a child process of the task's. Report from the task's own process: let the child send "
-    "its counts back (a Queue, a Pipe, imap_unordered) and call ctx.progress.update there"
+    "RequestContext.get() was called in a child process of the task. Report from the task's own "
+    "process: let the child send its counts back (a Queue, a Pipe, imap_unordered) and call "
+    "ctx.progress.update there"
 )
 
 
 class RequestContext:
-    """The run of a task, as its own code sees it. Good in any thread of the task's process, once it
-    was got in the task.
-    """
+    """The running task, for its own code. Usable in every thread of the task's process."""
 
-    __slots__ = ("_attempt", "_cancellation", "_pid", "headers", "progress", "request_id")
+    __slots__ = ("_attempt", "_cancel_token", "_pid", "headers", "progress", "request_id")
 
     def __init__(
         self,
@@ -38,30 +39,30 @@ class RequestContext:
         *,
         headers: Mapping[str, Any] | None = None,
         attempt: Callable[[], int] = lambda: 1,
-        cancellation: CancelToken | None = None,
+        cancel_token: CancelToken | None = None,
     ) -> None:
         #: The task's id.
         self.request_id = request_id
-        #: Where the task reports: ``update`` and ``track``.
+        #: The task reports here: ``update``, ``track`` and ``step``.
         self.progress = progress
-        #: The headers that the publisher gave the message; read-only.
+        #: The headers of the message; read-only.
         self.headers: Mapping[str, Any] = MappingProxyType(
             dict(headers) if headers is not None else {}
         )
         self._attempt = attempt
-        self._cancellation = cancellation if cancellation is not None else CancelToken()
+        self._cancel_token = cancel_token if cancel_token is not None else CancelToken()
         self._pid = os.getpid()
 
     @classmethod
     def get(cls) -> RequestContext:
         """The context of the task that runs here.
 
-        Coroutines and ``asyncio.to_thread`` have it too. Raises ``UsageError`` outside a task, in a
-        bare thread and in a child process.
+        Also works in coroutines and ``asyncio.to_thread``. Raises ``UsageError`` outside a task, in
+        a plain thread and in a child process.
         """
         context = current.get()
         if context is None:
-            raise UsageError(NOWHERE)
+            raise UsageError(NO_CONTEXT)
         if context._pid != os.getpid():
             raise UsageError(FORKED)
         return context
@@ -73,30 +74,29 @@ class RequestContext:
 
     @property
     def attempt(self) -> int:
-        """Which run of the task this is, starts at 1; a retry and a redelivery count."""
+        """The number of this attempt, starts at 1; retries and redeliveries count."""
         return self._attempt()
 
     @property
     def cancelled(self) -> bool:
-        """Whether the task's cancel was asked for. Cheap enough for a loop.
+        """Whether the cancellation of the task is requested. Cheap enough for a loop.
 
-        It asks the result backend once a second at most, and not at all while reports are written,
-        whose replies say it as well; that takes the same bounded time as a report. While the
-        backend is away the answer is the last one known. Never True in a task that is called
-        directly or eagerly.
+        It reads the result backend at most once a second, and not while reports are written: their
+        replies contain it too. The read is bounded like a report. While the backend is unavailable,
+        the last answer counts. Never True in a task that is called directly or eagerly.
         """
-        return self._cancellation.look()
+        return self._cancel_token.poll()
 
     def raise_if_cancelled(self) -> None:
-        """Raise `TaskCancelled` if the task's cancel was asked for. For code that runs long between
-        two reports.
+        """Raise `TaskCancelled` if the cancellation is requested. For code that runs long without
+        reports.
         """
-        if self._cancellation.look():
+        if self._cancel_token.poll():
             raise TaskCancelled
 
     def __repr__(self) -> str:
         return f"<RequestContext {self.request_id} attempt {self.attempt}>"
 
 
-#: The context of what runs here. A ContextVar: right in threads, greenlets and coroutines alike.
+#: The context of the running task. A ContextVar, for threads, greenlets and coroutines.
 current: ContextVar[RequestContext | None] = ContextVar("headway_request_context", default=None)

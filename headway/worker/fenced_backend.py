@@ -1,9 +1,8 @@
-"""The fence in the result backend: every state that is stored passes the store first, Celery's own
-too.
+"""The fence in the result backend: every state passes the store before it is stored, Celery's too.
 
-Celery un-ends tasks by itself (fact 42), in three processes: the pool's child (STARTED, RETRY,
-SUCCESS, FAILURE), the worker's main process (time limits, lost children, REVOKED) and whoever
-publishes (chords). All of them go through ``_store_result``.
+Celery itself replaces terminal states (celery-facts#celery-undoes-its-own-ends), in three
+processes: the pool's child (STARTED, RETRY, SUCCESS, FAILURE), the worker's main process (time
+limits, lost children, REVOKED) and the publisher (chords). All of them call ``_store_result``.
 """
 
 from __future__ import annotations
@@ -32,13 +31,11 @@ logger = logging.getLogger(__name__)
 
 
 class _StoreBug(Exception):
-    """The store raised what it may not raise. A result must not be lost by that."""
+    """The store raised an unexpected error. No result may be lost because of it."""
 
 
 def fence(backend: Any) -> Any:
-    """Put the fence into a backend; one that can't have it (rpc, disabled: no ``_store_result``) is
-    left as it is.
-    """
+    """Add the fence to a backend. Backends without ``_store_result`` (rpc, disabled) are unchanged."""
     cls: Any = type(backend)
     if not issubclass(cls, FencedBackendMixin) and hasattr(cls, "_store_result"):
         backend.__class__ = _fenced(cls)
@@ -55,8 +52,8 @@ def _fenced(cls: Any) -> type:
 
 
 class FencedBackendMixin:
-    """What is mixed into the backend's class. Names of our own start with ``headway_``; the backend
-    has hundreds.
+    """Mixed into the backend's class. Our own names start with ``headway_``; the backend has
+    hundreds.
     """
 
     def store_result(
@@ -68,8 +65,8 @@ class FencedBackendMixin:
         request: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """Celery's, but for our own writes: those are tried once. ``result_backend_always_retry``
-        would go on for ever (fact 5).
+        """As Celery's, but our own writes are tried once: ``result_backend_always_retry`` retries
+        for ever.
         """
         if not own_write.get():
             return super().store_result(  # type: ignore[misc]
@@ -80,14 +77,14 @@ class FencedBackendMixin:
         return encoded
 
     def ensure(self: Any, fun: Any, args: Any, **policy: Any) -> Any:
-        """Celery's patience (twenty tries, a second between them), but for our own writes."""
+        """As Celery's (twenty tries with pauses of a second), but our own writes are tried once."""
         return fun(*args) if own_write.get() else super().ensure(fun, args, **policy)  # type: ignore[misc]
 
     def _get_result_meta(
         self: Any, result: Any, state: str, traceback: Any, request: Any, **kwargs: Any
     ) -> Any:
-        """Celery's, but our own writes don't carry the arguments: 200 KB of them at each report
-        (fact 10).
+        """As Celery's, but our own writes omit the arguments
+        (celery-facts#extended-results-repeat-arguments).
         """
         if request is not None and own_write.get():
             request = copy.copy(request)
@@ -105,39 +102,39 @@ class FencedBackendMixin:
         request: Any = None,
         **kwargs: Any,
     ) -> Any:
-        installation = app_state_of(self.app)
-        store = installation.store if installation is not None else None
-        if installation is None or store is None:
+        app_state = app_state_of(self.app)
+        store = app_state.store if app_state is not None else None
+        if app_state is None or store is None:
             return super()._store_result(  # type: ignore[misc]
                 task_id, result, state, traceback, request=request, **kwargs
             )
         attempt = attempt_of(request, task_id)
-        if state == "STARTED" and attempt is None and installation.runs(request, task_id):
-            attempt = request._headway = Attempt(installation, request)
+        if state == "STARTED" and attempt is None and app_state.is_executing(request, task_id):
+            attempt = request._headway = Attempt(app_state, request)
             attempt.store_started = True
             return self._store_started(attempt, result, traceback, kwargs)
-        # A run without an attempt is one of a task that isn't covered (only its neighbour has our
-        # base): its RETRY is true.
+        # A run without an attempt belongs to a task without our base class: its RETRY is real.
         if (
             state == "RETRY"
             and attempt is None
-            and not installation.runs(request, task_id)
-            and self._gives_up(request)
+            and not app_state.is_executing(request, task_id)
+            and self._is_shutdown_retry(request)
         ):
-            logger.info("Task %s was stopped with its worker, and nobody will retry it", task_id)
+            logger.info("Task %s was stopped with its worker and will not be retried", task_id)
             return result
         if attempt is not None and state in CLOSING_STATES:
-            attempt.ending = True
+            attempt.end_written = True
         write = self._write_of(task_id, result, state, request, attempt)
         if store.keeps_results:
             write = replace(
-                write, result=self.headway_record(task_id, result, state, traceback, request)
+                write, result=self.headway_encode_meta(task_id, result, state, traceback, request)
             )
             try:
                 accepted = self._deliver(store, attempt, write)
             except _StoreBug as exc:
                 logger.error(
-                    "%s of task %s goes past the fence, which has a defect",
+                    "Unexpected error while recording %s of task %s; "
+                    "storing the result without the fence",
                     state,
                     task_id,
                     exc_info=exc.__cause__,
@@ -150,22 +147,24 @@ class FencedBackendMixin:
             if accepted:
                 self._store_plainly(task_id, result, state, traceback, request, kwargs)
         if not accepted:
-            logger.debug("A late %s of task %s is refused", state, task_id)
+            logger.debug("Refused a late %s of task %s", state, task_id)
         elif attempt is not None and state not in CLOSING_STATES:
-            attempt.left = state
-        elif attempt is not None and state == "RETRY" and attempt.cancellation.asked:
-            with installation.faults():  # nobody is left to confirm it until the retry is due
+            attempt.last_state_written = state
+        elif attempt is not None and state == "RETRY" and attempt.cancel_token.requested:
+            with (
+                app_state.swallow_store_errors()
+            ):  # no attempt can confirm it before the retry is due
                 store.revoke(str(task_id), "cancelled", datetime.now(UTC))
         return result
 
-    def _gives_up(self: Any, request: Any) -> bool:
-        """Whether this RETRY is the main process's, at a cold shutdown, of a task whose message is
-        acknowledged.
+    def _is_shutdown_retry(self: Any, request: Any) -> bool:
+        """Whether the main process stored this RETRY at a cold shutdown, for an acknowledged
+        message.
 
-        Celery says so of every task that it kills then; only one with ``acks_late`` comes back, by
-        its broker. The others would be retrying for ever; left open they are stalled as soon as
-        their worker has gone. From 5.7 on it also says so of a lost child's task that it has
-        published again (``retry_on_worker_lost``).
+        Celery stores RETRY for every task that it kills then, but the broker redelivers only those
+        with ``acks_late``. The others would be shown as retrying for ever; left open, they are
+        stalled when the heartbeats of their worker stop. From 5.7 on, Celery also stores it for the
+        task of a lost child that it has published again (``retry_on_worker_lost``).
         """
         task = self.app.tasks.get(getattr(request, "task", None))
         return (
@@ -179,12 +178,12 @@ class FencedBackendMixin:
     ) -> Any:
         """STARTED opens the attempt.
 
-        A backend that is away doesn't end the task here, as it does in Celery: nothing is lost but
-        the word, and the next write opens the attempt.
+        An unavailable backend does not end the task here, unlike in Celery: the next write opens
+        the attempt.
         """
-        with attempt.installation.faults():
+        with attempt.app_state.swallow_store_errors():
             attempt.open(self)
-        if not attempt.installation.keeps_results and attempt.number != 0:
+        if not attempt.app_state.keeps_results and attempt.number != 0:
             request = attempt.request
             super()._store_result(  # type: ignore[misc]
                 request.id, result, "STARTED", traceback, request=request, **kwargs
@@ -194,7 +193,7 @@ class FencedBackendMixin:
     def _write_of(
         self: Any, task_id: Any, result: Any, state: str, request: Any, attempt: Attempt | None
     ) -> StateWrite:
-        bystander = (
+        external = (
             attempt is None and request is not None and getattr(request, "id", None) == task_id
         )
         expires = (
@@ -205,16 +204,16 @@ class FencedBackendMixin:
             state,
             datetime.now(UTC),
             attempt=attempt.number if attempt is not None else None,
-            retries=getattr(request, "retries", None) if bystander else None,
-            worker=getattr(request, "hostname", None) if bystander else None,
-            delivery_id=celery_internals.delivery_id_of(request) if bystander else None,
+            retries=getattr(request, "retries", None) if external else None,
+            worker=getattr(request, "hostname", None) if external else None,
+            delivery_id=celery_internals.delivery_id_of(request) if external else None,
             task=getattr(request, "task", None),
             meta=_plain_meta(state, result),
             expires=_seconds(expires),
         )
 
     def _deliver(self: Any, store: Store, attempt: Attempt | None, write: StateWrite) -> bool:
-        """Let the store decide and keep it, with the patience that fits."""
+        """Let the store decide and store, with the right timeout."""
         full_timeout = not own_write.get()
 
         def deliver() -> bool:
@@ -225,7 +224,7 @@ class FencedBackendMixin:
                 )
                 if write.attempt != attempt.number:
                     write = replace(write, attempt=attempt.number)
-            return _heard(attempt, store.write(write, full_timeout=full_timeout))
+            return _note_reply(attempt, store.write(write, full_timeout=full_timeout))
 
         if not full_timeout:
             return deliver()
@@ -234,7 +233,7 @@ class FencedBackendMixin:
             try:
                 return deliver()
             except Unavailable as exc:
-                # Celery's own retries, and those of its users, know the driver's errors.
+                # Celery's retries expect the driver's errors.
                 raise (exc.__cause__ or exc) from None
             except SoftTimeLimitExceeded:
                 raise
@@ -247,8 +246,8 @@ class FencedBackendMixin:
     def _deliver_registry(
         self: Any, store: Store, attempt: Attempt | None, write: StateWrite
     ) -> bool:
-        """Let the store decide; the backend keeps it. Where the store is away, Celery's own writes
-        go on as if there were no fence.
+        """Let the store decide; the backend stores. If the store is unavailable, Celery's own
+        writes are stored without the fence.
         """
         full_timeout = not own_write.get()
         try:
@@ -258,24 +257,22 @@ class FencedBackendMixin:
                 )
                 if write.attempt != attempt.number:
                     write = replace(write, attempt=attempt.number)
-            return _heard(attempt, store.write(write, full_timeout=full_timeout))
+            return _note_reply(attempt, store.write(write, full_timeout=full_timeout))
         except Unavailable as exc:
             if not full_timeout:
                 raise
             logger.warning(
-                "The registry of executions is away, %s of task %s goes past it: %r",
+                "The registry is unavailable; storing %s of task %s without the fence: %r",
                 write.state,
                 write.task_id,
                 exc.__cause__,
             )
             return True
 
-    def _store_plainly(  # noqa: PLR0917  the backend's own order
+    def _store_plainly(  # noqa: PLR0917 - the backend's signature
         self: Any, task_id: Any, result: Any, state: str, traceback: Any, request: Any, kwargs: Any
     ) -> None:
-        """As the backend would without us; for our own writes a fault of the server is
-        ``Unavailable``.
-        """
+        """Store as the backend does; in our own writes, an outage is raised as ``Unavailable``."""
         try:
             super()._store_result(task_id, result, state, traceback, request=request, **kwargs)  # type: ignore[misc]
         except Exception as exc:
@@ -287,20 +284,20 @@ class FencedBackendMixin:
             raise
 
     def headway_begin(self: Any, attempt: Attempt) -> None:
-        """Open an attempt that no STARTED has opened (``task_track_started`` is off, or that write
+        """Open an attempt that STARTED has not opened (``task_track_started`` is off, or it
         failed).
         """
         opened = attempt.open(self)
         stale = opened is not None and opened.attempt > 1 and not attempt.ignores_result
-        if not attempt.installation.keeps_results and (
+        if not attempt.app_state.keeps_results and (
             stale or (attempt.number and opened and attempt.store_started)
         ):
-            # The record of the attempt before (a failure) would stand beside an open attempt.
+            # The result of the previous attempt (a failure) must not stay beside an open attempt.
             outside = own_write.get()
             try:
                 own_write.set(True)
                 self._store_plainly(
-                    attempt.request.id, _whereabouts(attempt), "STARTED", None, attempt.request, {}
+                    attempt.request.id, _started_meta(attempt), "STARTED", None, attempt.request, {}
                 )
             finally:
                 own_write.set(outside)
@@ -308,12 +305,14 @@ class FencedBackendMixin:
     def headway_open(
         self: Any, attempt: Attempt, *, full_timeout: bool, retry_published: bool
     ) -> AttemptStarted:
-        """Ask the store for the attempt's number."""
-        request, installation = attempt.request, attempt.installation
-        assert installation.store is not None
+        """Let the store number the attempt."""
+        request, app_state = attempt.request, attempt.app_state
+        assert app_state.store is not None
         raw = None
-        if installation.store.publishes:
-            raw = self.headway_record(request.id, _whereabouts(attempt), "STARTED", None, request)
+        if app_state.store.publishes:
+            raw = self.headway_encode_meta(
+                request.id, _started_meta(attempt), "STARTED", None, request
+            )
         opening = AttemptStart(
             str(request.id),
             getattr(request, "task", None),
@@ -321,22 +320,22 @@ class FencedBackendMixin:
             retries=int(request.retries or 0),
             worker=request.hostname,
             result=raw,
-            store_result=attempt.store_started and installation.keeps_results,
-            heartbeat_ttl=installation.heartbeat_ttl if installation.sends_heartbeats else None,
+            store_result=attempt.store_started and app_state.keeps_results,
+            heartbeat_ttl=app_state.heartbeat_ttl if app_state.sends_heartbeats else None,
             delivery_id=attempt.delivery_id,
             owner=owner_in(request.headers),
             retry_published=retry_published,
         )
-        return installation.store.start_attempt(opening, full_timeout=full_timeout)
+        return app_state.store.start_attempt(opening, full_timeout=full_timeout)
 
     def headway_end(
         self: Any, attempt: Attempt, state: str, stored: tuple[str, object] | None
     ) -> None:
-        """Record an end that Celery stores nowhere; ``stored`` (state, result) is what its own
-        readers shall find, if anything.
+        """Record an end that Celery does not store. ``stored`` is (state, result) for Celery's
+        readers.
         """
-        installation, request = attempt.installation, attempt.request
-        assert installation.store is not None
+        app_state, request = attempt.app_state, attempt.request
+        assert app_state.store is not None
         attempt.open(self, retry_published=state == "RETRY")
         write = StateWrite(
             str(request.id),
@@ -347,24 +346,24 @@ class FencedBackendMixin:
             expires=_seconds(self.expires),
         )
         if stored is None:
-            installation.store.write(write)
+            app_state.store.write(write)
             return
         stored_state, value = stored
         write = replace(write, no_result=value is None)
         result = self.encode_result(value, stored_state)
-        if installation.store.keeps_results:
-            raw = self.headway_record(request.id, result, stored_state, None, request)
-            installation.store.write(replace(write, result=raw))
-        elif installation.store.write(replace(write, result_follows=True)):
+        if app_state.store.keeps_results:
+            raw = self.headway_encode_meta(request.id, result, stored_state, None, request)
+            app_state.store.write(replace(write, result=raw))
+        elif app_state.store.write(replace(write, result_follows=True)):
             self._store_plainly(request.id, result, stored_state, None, request, {})
 
-    def headway_record(
+    def headway_encode_meta(
         self: Any, task_id: Any, result: Any, state: str, traceback: Any, request: Any
     ) -> bytes:
-        """The record as Celery's key-value backends encode it (fact 39)."""
+        """The record as Celery's key-value backends encode it (celery-facts#guarded-write)."""
         attempt = attempt_of(request, task_id) if state == "PROGRESS" and own_write.get() else None
-        if attempt is not None and attempt.frame is not None:
-            meta = attempt.frame | {
+        if attempt is not None and attempt.meta_template is not None:
+            meta = attempt.meta_template | {
                 "result": result,
                 "children": self.current_task_children(request),
             }
@@ -373,7 +372,7 @@ class FencedBackendMixin:
                 result=result, state=state, traceback=traceback, request=request
             )
             if attempt is not None:
-                attempt.frame = meta
+                attempt.meta_template = meta
         meta["task_id"] = str(task_id)
         raw = self.encode(meta)
         if isinstance(raw, str) and len(raw) > getattr(self, "_MAX_STR_VALUE_SIZE", len(raw)):
@@ -383,32 +382,28 @@ class FencedBackendMixin:
         return bytes(ensure_bytes(raw))  # type: ignore[no-untyped-call]
 
     def __reduce__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        """As the backend without the fence: whoever unpickles it (an AsyncResult) may have no
-        Headway.
-        """
+        """As the backend without the fence: a reader that unpickles it may not have Headway."""
         reduced: Any = super().__reduce__(*args, **kwargs)
         revive, (cls, *rest) = reduced
         return revive, (cls.__mro__[2] if issubclass(cls, FencedBackendMixin) else cls, *rest)
 
 
-def _heard(attempt: Attempt | None, written: WriteResult) -> bool:
-    """Whether it was let in. Each reply also says whether a cancel is asked for: a task that
-    reports needn't ask.
+def _note_reply(attempt: Attempt | None, written: WriteResult) -> bool:
+    """Whether the write was accepted. Passes on a cancel request, so that reports need no extra
+    read.
     """
     if attempt is not None:
-        attempt.cancellation.hear(written.cancel_requested)
+        attempt.cancel_token.set_requested(written.cancel_requested)
     return bool(written)
 
 
-def _whereabouts(attempt: Attempt) -> dict[str, Any]:
-    """What Celery stores with STARTED."""
+def _started_meta(attempt: Attempt) -> dict[str, Any]:
+    """The meta that Celery stores with STARTED."""
     return {"pid": os.getpid(), "hostname": attempt.request.hostname}
 
 
 def _plain_meta(state: str, result: Any) -> Any:
-    """The progress in a meta, JSON-safe whatever the serializer was; a report of our own is that
-    already.
-    """
+    """The progress in a meta as JSON-safe data; our own reports already are."""
     if state in CLOSING_STATES or state == "STARTED":
         return None
     if own_write.get():

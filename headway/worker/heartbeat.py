@@ -1,12 +1,11 @@
-"""Signs of life: the worker's main process says of each task that it runs, every few seconds, that
-it does.
+"""Heartbeats: the worker's main process sends one for every task that it runs, every few seconds.
 
-When they stop (the process was killed, the machine has gone, or it is cut off from the backend) the
-execution is shown as stalled, and as running again when they come back. They come from the main
-process whatever the pool: a prefork child that is busy in C code for a minute couldn't give any
-(fact 47), and its silence means nothing. Outside prefork the tasks share that process, and one that
-holds the interpreter for longer than a sign lasts reads as stalled: then nothing there moves
-indeed.
+When they stop (the process was killed, the machine is down or disconnected from the backend), the
+execution is shown as stalled, and as running again when they return. The main process sends them in
+every pool: a prefork child that runs C code for a minute could not
+(celery-facts#heartbeats-under-each-pool), and its silence means nothing. Outside prefork, tasks
+share that process; a task that holds the interpreter for longer than a heartbeat is valid is shown
+as stalled, and then nothing in that process makes progress.
 """
 
 from __future__ import annotations
@@ -23,64 +22,67 @@ from headway.worker.scheduler import Scheduler, shared
 
 
 class Heartbeat:
-    """The signs of one worker, for all that it runs; one round trip for all of them."""
+    """The heartbeats of one worker for all its tasks, in one round trip."""
 
     def __init__(
         self,
-        installation: AppState,
+        app_state: AppState,
         worker: str,
         *,
         running: Callable[[], list[str]] = celery_internals.running_tasks,
         scheduler: Scheduler = shared,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._installation, self._worker = installation, worker
+        self._app_state, self._worker = app_state, worker
         self._running, self._scheduler, self._clock = running, scheduler, clock
         self._ending = False
 
     def start(self) -> None:
-        """Begin. The timer's thread is made now, after a pool has patched what it patches."""
+        """Start. The timer's thread is made now, after the pool has applied its monkey patches."""
         self._ending = False
-        self._scheduler.call_at(self._clock(), self._look)
+        self._scheduler.call_at(self._clock(), self._on_timer)
 
     def stop(self) -> None:
-        """The worker takes no more tasks; the signs go on until the last one has ended."""
+        """The worker accepts no more tasks. Heartbeats continue until the last task has ended."""
         self._ending = True
 
-    def _look(self, now: float) -> None:
-        """The timer went off."""
+    def _on_timer(self, now: float) -> None:
+        """Called by the timer."""
         task_ids = self._running()
         if self._ending and not task_ids:
             return
         try:
-            self._give(task_ids)
+            self._send(task_ids)
         finally:
-            # A backend that is away is asked again as soon as it may be: the signs shall be back
-            # when it is.
-            retry_at = self._installation.breaker.retry_at
-            later = self._clock() + self._installation.heartbeat_interval
-            self._scheduler.call_at(min(later, retry_at) if retry_at > now else later, self._look)
+            # After an outage, retry as early as allowed: heartbeats must return with the backend.
+            retry_at = self._app_state.breaker.retry_at
+            later = self._clock() + self._app_state.heartbeat_interval
+            self._scheduler.call_at(
+                min(later, retry_at) if retry_at > now else later, self._on_timer
+            )
 
-    def _give(self, task_ids: list[str]) -> None:
-        installation = self._installation
-        store = installation.store
-        if not task_ids or store is None or not installation.asks_now():
+    def _send(self, task_ids: list[str]) -> None:
+        app_state = self._app_state
+        store = app_state.store
+        if not task_ids or store is None or not app_state.store_available():
             return
-        with installation.faults():
-            # The answer (whose cancel is asked for) is left: under prefork the tasks run elsewhere,
-            # and they ask themselves.
-            store.heartbeat(task_ids, self._worker, installation.heartbeat_ttl)
+        with app_state.swallow_store_errors():
+            # The reply (requested cancellations) is not used: under prefork the tasks run in other
+            # processes and read it themselves.
+            store.heartbeat(task_ids, self._worker, app_state.heartbeat_ttl)
 
 
 class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Gives a worker its signs of life. In the worker's blueprint and not in the consumer's: that
-    one is taken down when the broker goes away, and the tasks go on.
+    """Starts the heartbeats of a worker.
+
+    In the worker's blueprint, not in the consumer's: that one stops when the broker is unavailable,
+    while tasks continue.
     """
 
     def create(self, parent: Any) -> Heartbeat | None:
-        """Before the pool forks, so that its children know that signs will be given."""
-        installation = app_state_of(parent.app)
-        if installation is None:
+        """Called before the pool forks, so that its children know that heartbeats are sent."""
+        app_state = app_state_of(parent.app)
+        if app_state is None:
             return None
-        installation.sends_heartbeats = True
-        return Heartbeat(installation, parent.hostname)
+        app_state.sends_heartbeats = True
+        return Heartbeat(app_state, parent.hostname)

@@ -1,14 +1,14 @@
 """``progress_timeout``: ends an attempt that reports nothing new for too long.
 
-A look now and then compares the newest report with the one before: nothing of this stands in the
-way of `Reporter.update`, which may be in a hot loop. What can be interrupted depends on the pool
-(fact 49; ``docs/signs-of-life.md``):
+A timer compares the newest report with the previous one, so `Reporter.update`, which may be in a
+hot loop, does no extra work. What can be interrupted depends on the pool (fact 49;
+``docs/stalled-tasks.md``):
 
-* in the main thread of a process (prefork, solo): by a signal, which ends waits and Python code at
-  once, and C code when it returns;
-* in another thread (threads): by an asynchronous exception, which strikes Python code, and whatever
-  waits when it returns;
-* in a greenlet (gevent): when it yields.
+* the main thread of a process (prefork, solo): by a signal, which interrupts waits and Python code
+  at once, and C code when it returns;
+* another thread (threads): by an asynchronous exception, which interrupts Python code, and waits
+  when they return;
+* a greenlet (gevent): when it yields.
 """
 
 from __future__ import annotations
@@ -25,55 +25,37 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Protocol
 
-from celery.exceptions import SoftTimeLimitExceeded
-
-from headway.errors import HeadwayError
+from headway.worker.exceptions import ProgressTimeout
 from headway.worker.scheduler import Scheduler
 from headway.worker.validation import Update
 
 logger = logging.getLogger(__name__)
 
-#: The signal that ends what the main thread does: the one that Celery's own soft time limit comes
-#: by.
+#: The signal that interrupts the main thread: the one of Celery's own soft time limit.
 SIGNAL = getattr(signal, "SIGUSR1", None)
 
-#: Seconds between two looks at a task, at most: so much later than it could a silent one ends.
+#: Seconds between two checks of a task, at most: a silent task ends at most so much later.
 MAX_CHECK_INTERVAL = 1.0
 
 
-class ProgressTimeout(HeadwayError, SoftTimeLimitExceeded):  # type: ignore[misc]
-    """The task reported nothing new for longer than its ``progress_timeout``.
-
-    Raised in the task's own code, wherever it is. A kind of Celery's ``SoftTimeLimitExceeded``, so
-    that code which cleans up after that one cleans up after this one, too.
-    """
-
-    def __str__(self) -> str:
-        return str(self.args[0]) if self.args else "The task reported nothing new for too long"
-
-
-# Celery stores the names of both, and whoever reads the result imports the class from there.
-ProgressTimeout.__module__ = "headway"
-
-
 class Interrupter(Protocol):
-    """A way to raise `ProgressTimeout` in the code that made it."""
+    """Raises `ProgressTimeout` in the code that created it."""
 
     def __call__(self) -> None:
-        """Do it, from another thread."""
+        """Interrupt, from another thread."""
 
-    def call_off(self) -> None:
-        """Take back a strike that was made and hasn't hit yet, as far as that is possible. For the
-        code that made it.
+    def cancel(self) -> None:
+        """Withdraw an interrupt that has not arrived yet, if possible. Called by the code that
+        created it.
         """
 
 
 class ProgressWatchdog:
-    """Looks whether one attempt reports anything new, and strikes where it doesn't for ``seconds``.
+    """Checks that one attempt reports something new, and interrupts it after ``seconds`` without.
 
-    Made, started and stopped by the code that is to be struck. A look that comes late says nothing:
-    the whole process was stopped, or C code had the interpreter, and the task couldn't have
-    reported either. So it gets another look's time.
+    The code to be interrupted creates, starts and stops it. A check that comes late does not count:
+    the whole process was stopped, or C code held the interpreter, so the task could not report
+    either. It then has until the next check.
     """
 
     def __init__(
@@ -86,42 +68,40 @@ class ProgressWatchdog:
         way: Callable[[ProgressWatchdog], Interrupter] | None = None,
     ) -> None:
         self.seconds = seconds
-        #: Whether the code that is watched still runs. Whoever strikes looks here last.
+        #: Whether the watched code is still running. The interrupter checks this last.
         self.running = True
-        #: Held between that look and the strike, where they aren't one step.
+        #: Held from that check to the interrupt, if they are not atomic.
         self.lock = threading.Lock()
         self._newest, self._scheduler = newest, scheduler
         self._pause = min(MAX_CHECK_INTERVAL, max(seconds / 20, 0.01))
-        self._strike = (way or interrupter_for_pool)(self)
+        self._interrupter = (way or interrupter_for_pool)(self)
         self._seen: Update | None = None
         self._clock = clock
 
     def start(self) -> None:
-        """Begin. Not before whoever is to stop it has it in hand: one that nobody stops strikes the
-        tasks that come next.
+        """Start the watchdog. Call this only if `stop` is guaranteed to follow; otherwise it would
+        interrupt a later task.
         """
         self._since = self._clock()
-        self._again(self._since)
+        self._schedule(self._since)
 
     @property
-    def sentence(self) -> str:
-        """Why it was ended."""
+    def reason(self) -> str:
+        """The reason for the error message."""
         return f"The task reported nothing new for {self.seconds:g} s (progress_timeout)"
 
     def stop(self) -> None:
-        """The code has ended: nothing may strike it any more. A strike that hits in here is no
-        longer meant.
-        """
+        """Stop the watchdog: the code has ended. An interrupt that arrives in here is ignored."""
         while self.running:
             try:
                 with self.lock:
                     self.running = False
-                    self._strike.call_off()
+                    self._interrupter.cancel()
             except ProgressTimeout:
-                logger.debug("A task ended just as its progress_timeout struck")
+                logger.debug("A task ended at the moment of its progress_timeout")
 
-    def look(self, now: float) -> None:
-        """The timer went off. Called by the scheduler's thread."""
+    def on_timer(self, now: float) -> None:
+        """Called by the scheduler's thread."""
         if not self.running:
             return
         newest = self._newest()
@@ -129,51 +109,50 @@ class ProgressWatchdog:
             self._seen, self._since = newest, now
         elif now - self._since >= self.seconds:
             if now - self._due <= self._pause:
-                logger.warning("%s: it is ended", self.sentence)
-                self._since = now  # code that goes on all the same has as long again
-                self._strike()
+                logger.warning("%s; interrupting it", self.reason)
+                self._since = now  # code that continues anyway has the same time again
+                self._interrupter()
             else:
                 self._since = now + self._pause - self.seconds
-        self._again(now)
+        self._schedule(now)
 
-    def _again(self, now: float) -> None:
+    def _schedule(self, now: float) -> None:
         self._due = min(now + self._pause, self._since + self.seconds)
-        self._scheduler.call_at(self._due, self.look)
+        self._scheduler.call_at(self._due, self.on_timer)
 
 
 def interrupter_for_pool(watch: ProgressWatchdog) -> Interrupter:
-    """The way to strike the code that calls this."""
+    """The interrupter for the calling code."""
     gevent = sys.modules.get("gevent.monkey")
     if gevent is not None and gevent.is_module_patched("threading"):
         return GreenletInterrupter(watch)
     eventlet = sys.modules.get("eventlet.patcher")
     if eventlet is not None and eventlet.is_monkey_patched("thread"):
-        return NoInterrupter()  # a signal would strike whichever greenlet is on just then
+        return NoInterrupter()  # a signal would interrupt whichever greenlet is running
     if SIGNAL is not None and threading.current_thread() is threading.main_thread():
         return SignalInterrupter(watch)
     return AsyncExcInterrupter(watch)
 
 
-#: Whose strike each signal is that we sent ourselves; any other one is Celery's, or the
-#: deployment's own.
+#: The watchdogs of the signals that we sent; any other signal is Celery's or the deployment's.
 _sent: deque[ProgressWatchdog] = deque()
 os.register_at_fork(after_in_child=_sent.clear)
-#: What the signal did before it was ours as well.
+#: The previous handler of the signal.
 _others: list[Any] = []
 
 
 class NoInterrupter:
-    """Where nothing can be struck safely: the silence is logged, and that is all."""
+    """For pools that cannot be interrupted safely: only logs."""
 
     def __call__(self) -> None:
-        logger.warning("progress_timeout can't end a task under eventlet")
+        logger.warning("progress_timeout cannot interrupt a task under eventlet")
 
-    def call_off(self) -> None:
-        """Nothing was done."""
+    def cancel(self) -> None:
+        """Nothing to cancel."""
 
 
 class SignalInterrupter:
-    """By a signal to the process's main thread: it ends a wait as well."""
+    """Interrupts the main thread by a signal, which also ends a wait."""
 
     def __init__(self, watch: ProgressWatchdog) -> None:
         self._watch = watch
@@ -185,23 +164,23 @@ class SignalInterrupter:
 
     def __call__(self) -> None:
         if self._watch in _sent:
-            # C code keeps the last one waiting: two signals would come as one, and the next of
-            # Celery's be taken for it
+            # C code delays the last signal: two would arrive as one, and Celery's next signal would
+            # be taken for ours.
             return
         _sent.append(self._watch)
-        # To the thread and not to the process: a system call that waits in another thread would not
-        # end the task's.
+        # To the thread, not the process: a signal that another thread receives would not interrupt
+        # the task's system call.
         signal.pthread_kill(threading.main_thread().ident or 0, SIGNAL or 0)
 
-    def call_off(self) -> None:
-        """The handler looks whether it is still meant."""
+    def cancel(self) -> None:
+        """The handler checks whether the watchdog is still running."""
 
 
 def _on_signal(signum: int, frame: FrameType | None) -> None:
     if _sent:
         watch = _sent.popleft()
         if watch.running:
-            raise ProgressTimeout(watch.sentence)
+            raise ProgressTimeout(watch.reason)
         return
     other = _others[0] if _others else None
     if callable(other):
@@ -212,7 +191,9 @@ def _on_signal(signum: int, frame: FrameType | None) -> None:
 
 
 class AsyncExcInterrupter:
-    """By an asynchronous exception: Python code only. A class and no instance is all that it takes."""
+    """Interrupts a thread by an asynchronous exception, in Python code only. It takes a class, no
+    instance.
+    """
 
     def __init__(self, watch: ProgressWatchdog) -> None:
         self._watch = watch
@@ -227,15 +208,15 @@ class AsyncExcInterrupter:
                     self._thread, ctypes.py_object(ProgressTimeout)
                 )
 
-    def call_off(self) -> None:
-        """The thread's next task may not be struck by what was meant for this one."""
+    def cancel(self) -> None:
+        """The interrupt must not reach the thread's next task."""
         if self._made:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(self._thread, None)
 
 
 class GreenletInterrupter:
-    """From gevent's own loop, when the greenlet has yielded: there the look and the throw are one
-    step.
+    """Interrupts a greenlet from gevent's loop, after it has yielded: check and throw are atomic
+    there.
     """
 
     def __init__(self, watch: ProgressWatchdog) -> None:
@@ -250,7 +231,7 @@ class GreenletInterrupter:
 
     def _throw(self) -> None:
         if self._watch.running:
-            self._greenlet.throw(ProgressTimeout(self._watch.sentence))
+            self._greenlet.throw(ProgressTimeout(self._watch.reason))
 
-    def call_off(self) -> None:
-        """`_throw` looks whether it is still meant."""
+    def cancel(self) -> None:
+        """`_throw` checks whether the watchdog is still running."""

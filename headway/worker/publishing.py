@@ -1,4 +1,4 @@
-"""Before a message leaves: note that the task exists, so that its id is known from then on."""
+"""Registers a task before its message is sent, so that its id is known from then on."""
 
 from __future__ import annotations
 
@@ -15,32 +15,33 @@ from headway.core.registry import Registration
 from headway.errors import UsageError
 from headway.worker.app_state import AppState
 
-#: Celery's own tasks that nobody watches; one of them retries every second while a chord runs.
+#: Celery's internal tasks. They are not registered; one of them retries every second during a
+#: chord.
 INTERNAL_TASKS = frozenset({"celery.chord_unlock", "celery.backend_cleanup"})
 
-#: Whose app publishes in this thread or greenlet. ``before_task_publish`` doesn't say, and fires
-#: for every app of the process (fact 45).
+#: The app that publishes in this thread or greenlet. ``before_task_publish`` does not tell, and
+#: fires for every app of the process (celery-facts#before-task-publish-comes-first).
 _publisher: ContextVar[AppState | None] = ContextVar("headway_publisher", default=None)
 
-#: The message header that names whom an execution belongs to.
+#: The message header with the owner of an execution.
 OWNER = "headway_owner"
 
-#: Whom the executions belong to that are published here, unless their own header says so.
+#: The owner of executions published here, unless their own header names one.
 _owner: ContextVar[str | None] = ContextVar("headway_owner", default=None)
 
 
 @contextmanager
 def owned_by(owner: str) -> Iterator[None]:
-    """Whatever is published in the block, in this thread or coroutine, belongs to ``owner``; what
-    those tasks publish, too.
+    """Set the owner of everything that is published in the block, in this thread or coroutine.
 
-    A single message can say it on its own: ``task.apply_async(..., headers={"headway_owner":
-    "alice"})``. The name is written into the message: it is no secret, and whoever may publish can
-    claim any. Raises ``UsageError`` for what is no name.
+    Tasks that those tasks publish inherit it. For a single message, pass ``task.apply_async(...,
+    headers={"headway_owner": "alice"})``. The name is part of the message: it is not secret, and
+    any publisher can claim any name. Raises ``UsageError`` for an invalid name.
     """
     if not isinstance(owner, str) or not owner:
         raise UsageError(
-            f"owned_by: the owner must be a str that isn't empty, got {owner!r}; pass str(user.id), for example"
+            f"owned_by: the owner must be a non-empty str, got {owner!r}; pass for example "
+            "str(user.id)"
         )
     outside = _owner.get()
     try:
@@ -50,35 +51,33 @@ def owned_by(owner: str) -> Iterator[None]:
         _owner.set(outside)
 
 
-def hook_publishing(installation: AppState) -> None:
-    """Have all that this app publishes registered.
+def hook_publishing(app_state: AppState) -> None:
+    """Register everything that this app publishes.
 
-    ``app.send_task`` is what ``apply_async``, retries, chains, chords and ``beat`` all end in. The
-    signal and not the wrapper makes the registration, because only there the message is complete.
+    ``apply_async``, retries, chains, chords and ``beat`` all call ``app.send_task``. The signal
+    handler registers, not the wrapper, because only there the message is complete.
     """
-    send_task = installation.app.send_task
+    send_task = app_state.app.send_task
 
     @functools.wraps(send_task)
     def publishing(*args: Any, **kwargs: Any) -> Any:
         outside = _publisher.get()
         try:
-            _publisher.set(installation)
+            _publisher.set(app_state)
             return send_task(*args, **kwargs)
         finally:
             _publisher.set(outside)
 
-    installation.app.send_task = publishing
+    app_state.app.send_task = publishing
     before_task_publish.connect(_on_before_publish, weak=False, dispatch_uid="headway")
 
 
 def _on_before_publish(headers: Any = None, body: Any = None, **_: Any) -> None:
-    """Runs before the message is sent: a registration that came after it could meet a task that
-    runs already (fact 16).
-    """
-    installation = _publisher.get()
-    if installation is None:
+    """Called before the message is sent: a later registration could find the task running already."""
+    app_state = _publisher.get()
+    if app_state is None:
         return
-    # Protocol 1 has it all in the body.
+    # Protocol 1 has everything in the body.
     told = headers if isinstance(headers, dict) and "id" in headers else body
     if (
         isinstance(told, dict)
@@ -86,38 +85,38 @@ def _on_before_publish(headers: Any = None, body: Any = None, **_: Any) -> None:
         and told.get("task") not in INTERNAL_TASKS
     ):
         if isinstance(headers, dict):
-            _pass_on_owner(installation, headers)
-        installation.register([registration(told, headers)])
+            _pass_on_owner(app_state, headers)
+        app_state.register([registration(told, headers)])
 
 
-def _pass_on_owner(installation: AppState, headers: dict[str, Any]) -> None:
-    """See that the message names its owner: what its task publishes (and a chain's next step, and a
-    chord's body) inherits it from there. These headers are the ones that are sent.
+def _pass_on_owner(app_state: AppState, headers: dict[str, Any]) -> None:
+    """Write the owner into the message's headers. What its task publishes inherits it from there,
+    and so do a chain's next step and a chord's body.
     """
     if headers.get(OWNER) is None:
         owner = _owner.get()
         if owner is None:
-            owner = _owner_of_what_runs(installation)
+            owner = _owner_of_what_runs(app_state)
         if owner is not None:
             headers[OWNER] = owner
 
 
-def _owner_of_what_runs(installation: AppState) -> str | None:
-    """The owner of the task that publishes. Celery knows it longer than `RequestContext` does: a
-    chain's next step is published after the task's code has returned.
+def _owner_of_what_runs(app_state: AppState) -> str | None:
+    """The owner of the task that publishes. From Celery, not from `RequestContext`: a chain's next
+    step is published after the task's code has returned.
     """
-    task = installation.app.current_worker_task
+    task = app_state.app.current_worker_task
     return owner_in(task.request.headers) if task is not None else None
 
 
 def owner_in(headers: Any) -> str | None:
-    """Whom a message with these headers belongs to; None where it doesn't say."""
+    """The owner in these headers; None if there is none."""
     owner = headers.get(OWNER) if isinstance(headers, dict) else None
     return None if owner is None else str(owner)
 
 
 def registration(headers: dict[str, Any], custom: Any = None) -> Registration:
-    """What a message says of its task; ``custom``: its headers, where the rest is in its body."""
+    """The registration from a message. ``custom``: its headers, if the rest is in its body."""
     return Registration(
         headers["id"],
         headers.get("task", ""),
@@ -134,8 +133,8 @@ def registration(headers: dict[str, Any], custom: Any = None) -> Registration:
 
 
 def _time(said: object) -> datetime | None:
-    """A time as Celery writes it into a message. Of one without a zone (``enable_utc`` is off) a
-    few hours don't matter.
+    """Parse a time from a message. Without a time zone (``enable_utc`` is off) it is taken as UTC:
+    a few hours do not matter here.
     """
     try:
         time = datetime.fromisoformat(said) if isinstance(said, str) else said

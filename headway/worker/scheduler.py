@@ -1,4 +1,4 @@
-"""The one thread of a process that does what is due later."""
+"""The one timer thread of a process."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ logger = logging.getLogger(__name__)
 Call = Callable[[float], None]
 Lock = AbstractContextManager[object]
 
-#: Seconds that a fork waits for the call that is under way.
+#: Seconds that a fork waits for the running call.
 FORK_WAIT = 5.0
 
 
 class Scheduler:
-    """Calls functions at a time, all of them on one thread that is made on first use.
+    """Calls functions at given times, on one thread that starts on first use.
 
-    A thread for each attempt would cost 160-200 us, this costs 1-3 (fact 44). Under gevent or
-    eventlet the thread is a greenlet; its locks are made on first use as well, after the monkey
+    A thread per attempt would cost 160-200 us; this costs 1-3 (celery-facts#one-scheduler-thread).
+    Under gevent or eventlet the thread is a greenlet; locks are made on first use, after the monkey
     patching.
 
     A forked child starts with an empty one, and a fork waits for the call that is under way: it may
@@ -38,9 +38,7 @@ class Scheduler:
         self.forget()
 
     def forget(self) -> None:
-        """Drop everything without waiting for anything: the state of a forked child, whose copy of
-        the lock may be held for ever.
-        """
+        """Reset without waiting: in a forked child, whose copy of the lock may be held for ever."""
         self._heap: list[tuple[float, int, Call]] = []
         self._made: dict[str, tuple[Lock, threading.Condition]] = {}
         self._calling: dict[str, threading.Lock] = {}
@@ -49,19 +47,17 @@ class Scheduler:
         self._closing = False
 
     def call_at(self, due: float, call: Call) -> None:
-        """Have ``call(now)`` called at ``due`` or soon after. It must not block for long: the
-        others wait.
+        """Call ``call(now)`` at ``due`` or soon after. It must not block for long: other calls
+        wait.
         """
-        # Two threads may both make a condition; ``setdefault`` lets one of them win, in one step.
+        # Two threads may both make a condition; ``setdefault`` picks one atomically.
         lock, changed = self._made.get("both") or self._made.setdefault("both", _make())
-        # Not `with changed`, whose way to its lock is Python's: a time limit that strikes the
-        # caller there would leave it taken, and every task of the process that reports would wait
-        # for ever.
+        # Not `with changed`, which takes its lock in Python code: a time limit raised there would
+        # leave it held, and every reporting task of the process would wait for ever.
         with lock:
             heapq.heappush(self._heap, (due, next(self._numbers), call))
-            if (
-                self._thread is None or not self._thread.is_alive()
-            ):  # as it is where who started it was struck
+            # Not alive: the thread that started it was interrupted.
+            if self._thread is None or not self._thread.is_alive():
                 self._closing = False
                 self._calling.setdefault("now", threading.Lock())
                 self._thread = threading.Thread(
@@ -72,9 +68,7 @@ class Scheduler:
                 changed.notify()
 
     def close(self) -> None:
-        """End the thread; what was due is dropped. The next ``call_at`` starts anew. For tests and
-        for orderly ends.
-        """
+        """End the thread and drop pending calls. The next ``call_at`` starts it again. For tests."""
         thread, made = self._thread, self._made.get("both")
         if thread is None or made is None:
             return
@@ -87,7 +81,7 @@ class Scheduler:
         self._thread = None
 
     def before_fork(self) -> None:
-        """Hold back the thread, for no longer than `FORK_WAIT`: some driver may be in there."""
+        """Wait for the running call, at most `FORK_WAIT`, and stop further ones."""
         calling = self._calling.get("now")
         if (
             calling is not None
@@ -97,7 +91,7 @@ class Scheduler:
             self._fork_waits = True
 
     def after_fork(self) -> None:
-        """In the parent: let it go on."""
+        """In the parent: continue."""
         if self._fork_waits:
             self._fork_waits = False
             self._calling["now"].release()
@@ -113,18 +107,16 @@ class Scheduler:
             try:
                 with self._calling["now"]:
                     call(self._clock())
-            except (
-                Exception
-            ):  # the thread serves every attempt of the process: one of them can't end it
+            except Exception:  # this thread serves all attempts: one error must not end it
                 logger.exception("A scheduled call of Headway failed")
 
 
 def _make() -> tuple[Lock, threading.Condition]:
-    lock = threading.RLock()  # a signal's handler may come to `call_at` in the midst of it
+    lock = threading.RLock()  # a signal handler may call `call_at` while it is held
     return lock, threading.Condition(lock)
 
 
-#: The process's own. Every attempt of it shares this one.
+#: The scheduler that all attempts of a process share.
 shared = Scheduler()
 os.register_at_fork(
     before=shared.before_fork, after_in_parent=shared.after_fork, after_in_child=shared.forget

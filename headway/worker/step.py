@@ -1,4 +1,4 @@
-"""`Step`: a part of a task that reports on its own, as so much of the whole.
+"""`Step`: a part of a task with its own progress, as a share of the whole.
 
 ::
 
@@ -8,10 +8,9 @@
     with progress.step("index"):  # 3 of 4
         ...
 
-The arithmetic: a step moves what it is part of (the attempt's report, or another step) from where
-that stood to ``weight`` more. The total stays the one that was reported last. While none was, it is
-unknown and so is the percentage: a sum of weights that are still to come would be a guess, and a
-bar that goes back when the next step begins.
+A step advances its parent (the attempt's report, or another step) by up to ``weight``. The total
+stays the last reported one. Without one, total and percentage are unknown: a sum of the weights so
+far would be a guess, and the bar would go back when the next step starts.
 """
 
 from __future__ import annotations
@@ -26,20 +25,20 @@ from headway.errors import UsageError
 from headway.worker.validation import Update, length_of, validate
 
 T = TypeVar("T")
-Say = Callable[[int | float, int | float, str | None, dict[str, str] | None], None]
+ReportFunction = Callable[[int | float, int | float, str | None, dict[str, str] | None], None]
 
 
 class Steps:
-    """The steps of one level, which may be several at a time in threads: the level stands at what
-    is done plus their parts.
+    """The steps of one level; several may run at a time in threads. The level's progress is what is
+    done plus their parts.
     """
 
-    __slots__ = ("_done", "_lock", "_newest", "_parts", "_say", "_total")
+    __slots__ = ("_done", "_lock", "_newest", "_parts", "_report_total", "_total")
 
-    def __init__(self, say: Say, newest: Callable[[], Update | None]) -> None:
-        self._say, self._newest = say, newest
-        # Reentrant: a generator that holds a step may be collected, and so ended, while its thread
-        # is in here.
+    def __init__(self, say: ReportFunction, newest: Callable[[], Update | None]) -> None:
+        self._report_total, self._newest = say, newest
+        # Reentrant: the garbage collector may end a generator with a step while this thread is in
+        # here.
         self._lock = threading.RLock()
         self._parts: dict[Step, float] = {}
         self._done: int | float = 0
@@ -47,7 +46,7 @@ class Steps:
 
     def enter(self, step: Step) -> None:
         with self._lock:
-            if not self._parts:  # what was reported in between counts too
+            if not self._parts:  # reports between two steps count too
                 newest = self._newest()
                 self._done, self._total = (0, 0) if newest is None else newest[:2]
             self._parts[step] = 0
@@ -57,13 +56,14 @@ class Steps:
     ) -> None:
         with self._lock:
             if step not in self._parts:
-                # a late thread's report: the step has ended, as an attempt has (contract, section
-                # 1)
+                # A late report of another thread: the step has ended.
                 return
             self._parts[step] = part
-            # Within the lock: of two threads the slower one would say last what was true before the
-            # other, and it would stay.
-            self._say(self._done + sum(self._parts.values()), self._total, message, attributes)
+            # With the lock held: otherwise the slower of two threads would report an older state
+            # last.
+            self._report_total(
+                self._done + sum(self._parts.values()), self._total, message, attributes
+            )
 
     def leave(self, step: Step) -> None:
         with self._lock:
@@ -71,11 +71,10 @@ class Steps:
 
 
 class Step:
-    """A context manager: inside of it, `update`, `track` and `step` speak of this part of the task
-    alone.
+    """A context manager with `update`, `track` and `step` for one part of the task.
 
-    Made by ``ctx.progress.step``. A step that ends without an exception counts in full; one that
-    raises leaves the bar where it was.
+    Made by ``ctx.progress.step``. A step that ends without an exception counts in full; after an
+    exception the bar stays where it was.
     """
 
     __slots__ = ("_name", "_newest", "_of", "_steps", "_token", "_weight")
@@ -99,15 +98,14 @@ class Step:
         message: str | None = None,
         attributes: dict[str, str] | None = None,
     ) -> None:
-        """Say how far the step is, as ``ctx.progress.update`` says it of the task; the message
-        stands behind the step's name.
+        """Report the progress of the step, like ``ctx.progress.update``. Its name precedes the
+        message.
 
-        While its total is unknown (0) the step counts as not begun: the bar waits, and the message
-        tells.
+        While its total is unknown (0), the bar does not move.
         """
         self._newest = report = validate(current, total, message, attributes)
         done, whole = report[:2]
-        self._tell(min(done / whole, 1.0) * self._weight if whole else 0, message, report[3])
+        self._report(min(done / whole, 1.0) * self._weight if whole else 0, message, report[3])
 
     def track(
         self,
@@ -116,7 +114,7 @@ class Step:
         message: str | None = None,
         attributes: dict[str, str] | None = None,
     ) -> Iterator[T]:
-        """The items of ``iterable``, counted as ``ctx.progress.track`` counts them."""
+        """Iterate and count, like ``ctx.progress.track``."""
         whole = validate(0, length_of(iterable) if total is None else total, message, attributes)[1]
         return self._tracked(iterable, whole, message, attributes)
 
@@ -133,27 +131,27 @@ class Step:
             self.update(done, total, message, attributes)
 
     def step(self, name: str, weight: int | float = 1) -> Step:
-        """A part of this step: ``weight`` of the total that the step reported last."""
+        """A part of this step: ``weight`` of the step's last reported total."""
         if self._steps is None:
             self._steps = Steps(self.update, lambda: self._newest)
         return Step(self._steps, name, weight)
 
-    def _tell(
+    def _report(
         self, part: int | float, message: str | None, attributes: dict[str, str] | None
     ) -> None:
         self._of.move(self, part, f"{self._name}: {message}" if message else self._name, attributes)
 
     def __enter__(self) -> Self:
         if self._token is not None:
-            raise UsageError(f"progress.step({self._name!r}) was entered twice; make another one")
+            raise UsageError(f"progress.step({self._name!r}) was entered twice; make a new step")
         outside = innermost.get()
         self._of.enter(self)
         try:
-            self._tell(0, None, None)
+            self._report(0, None, None)
             self._token = innermost.set(self)
         except BaseException:
-            # a cancel, a limit: `__exit__` isn't called, and the process's next task must not find
-            # this step
+            # A cancellation or a time limit: `__exit__` is not called, and the next task of this
+            # process must not find this step.
             innermost.set(outside)
             self._of.leave(self)
             raise
@@ -170,11 +168,10 @@ class Step:
         try:
             if kind is None:
                 newest = self._newest
-                self._tell(self._weight, None, None if newest is None else newest[3])
+                self._report(self._weight, None, None if newest is None else newest[3])
         finally:
             self._of.leave(self)
 
 
-#: The step that the code is in: where a library's bar reports (`headway.tqdm`). None: in none, or
-#: not in a task.
+#: The innermost open step: bars of libraries report there (`headway.tqdm`). None outside a step.
 innermost: ContextVar[Step | None] = ContextVar("headway_step", default=None)

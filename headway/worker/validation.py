@@ -1,4 +1,4 @@
-"""One report of a task: what is a right one, and how it looks in the result backend."""
+"""One report of a task: its validation, and its form in the result backend."""
 
 from __future__ import annotations
 
@@ -7,28 +7,25 @@ from typing import Any, NoReturn
 
 from headway.errors import UsageError
 
-#: current, total, message, attributes: as the task said them, checked.
+#: current, total, message, attributes: as reported, validated.
 Update = tuple[int | float, int | float, str | None, dict[str, str] | None]
 
-#: Bytes of UTF-8 that a message may have; the rest is cut off.
+#: Bytes of UTF-8 of a message, at most; the rest is cut off.
 MESSAGE_LIMIT = 2 * 1024
-#: Bytes of UTF-8 that all keys and values of the attributes may have together; the rest is left
-#: out.
+#: Bytes of UTF-8 of all keys and values of the attributes, at most; the rest is omitted.
 ATTRIBUTES_LIMIT = 8 * 1024
 
 
 def validate(current: object, total: object, message: object, attributes: object) -> Update:
-    """The report, if it is a right one; else ``UsageError``, for the first of the four that is
-    wrong (contract, section 1).
-    """
+    """Return the report, or raise ``UsageError`` for the first invalid value (contract, section 1)."""
     return _number("current", current), _number("total", total), _text(message), _pairs(attributes)
 
 
 def length_of(iterable: Any) -> int:
-    """How many items there will be; 0 where the iterable doesn't know."""
+    """The number of items; 0 if the iterable does not know it."""
     try:
         return len(iterable)
-    except (TypeError, AttributeError):  # none, or one that the object only pretends to have
+    except (TypeError, AttributeError):  # no `__len__`, or one that fails
         return 0
 
 
@@ -42,8 +39,8 @@ def _number(name: str, value: object) -> int | float:
             "an int or a float",
             f"pass int({name}) or float({name}) if it is another kind of number",
         )
-    # Kinds of int and float (an IntEnum, numpy's float64) are right, but not every serializer knows
-    # them.
+    # Subclasses of int and float (IntEnum, numpy's float64) are valid, but not every serializer
+    # knows them.
     plain: int | float = int(value) if isinstance(value, int) else float(value)
     if not 0 <= plain < math.inf:  # NaN is in no range
         _refuse(
@@ -76,7 +73,7 @@ def _pairs(attributes: object) -> dict[str, str] | None:
             _refuse("attributes", key, "a dict with keys of type str", "use str(key)")
         if not isinstance(value, str):
             _refuse(f"attributes[{key!r}]", value, "a str", "use str(value)")
-    return dict(attributes)  # the caller may go on changing its own, and it is written later
+    return dict(attributes)  # a copy: the caller may change its dict before the write
 
 
 def _refuse(name: str, value: object, wanted: str, instead: str) -> NoReturn:
@@ -88,8 +85,8 @@ def _refuse(name: str, value: object, wanted: str, instead: str) -> NoReturn:
 
 
 def to_meta(report: Update, timestamp: float, rate: float | None, attempt: int) -> dict[str, Any]:
-    """What goes to ``update_state(meta=...)``. ``timestamp`` in seconds since the epoch; stored in
-    milliseconds, as Tensorlake has it.
+    """The meta for ``update_state``. ``timestamp`` in seconds since the epoch; stored in
+    milliseconds, as in Tensorlake.
     """
     current, total, message, attributes = report
     return {
@@ -104,7 +101,7 @@ def to_meta(report: Update, timestamp: float, rate: float | None, attempt: int) 
 
 
 def truncate(report: Update) -> tuple[Update, bool]:
-    """The report within the limits, and whether something had to be cut."""
+    """The report within the limits, and whether it was cut."""
     current, total, message, attributes = report
     short = message if message is None else _cut(message, MESSAGE_LIMIT)
     few = attributes if attributes is None else _cut_pairs(attributes)
@@ -112,15 +109,15 @@ def truncate(report: Update) -> tuple[Update, bool]:
 
 
 def _cut(text: str, limit: int) -> str:
-    if len(text) * 4 <= limit:  # a character has at most four bytes
+    if len(text) * 4 <= limit:  # a character has at most 4 bytes
         return text
     raw = text.encode("utf-8", "surrogatepass")
     return text if len(raw) <= limit else raw[:limit].decode("utf-8", "ignore")
 
 
 def _cut_pairs(attributes: dict[str, str]) -> dict[str, str]:
-    """As many pairs as fit, in their order; the one that doesn't fit any more has its value cut, or
-    is left out.
+    """As many pairs as fit, in order. The value of the first that does not fit is cut, or the pair
+    is omitted.
     """
     kept: dict[str, str] = {}
     left = ATTRIBUTES_LIMIT

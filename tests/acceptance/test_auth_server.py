@@ -1,6 +1,4 @@
-"""The lock on real servers: what a stranger on the network, a page of another site and a browser's
-socket meet.
-"""
+"""Authorization on real servers: the network, pages of other sites, and browsers' sockets."""
 
 from __future__ import annotations
 
@@ -35,35 +33,35 @@ def web(kind: Any, valkey: ValkeyServer | ExternalValkey, **settings: str) -> It
 
 @pytest.fixture(scope="module")
 def open_server(kind: Any, valkey: ValkeyServer | ExternalValkey) -> Iterator[WebServer]:
-    """A server with nothing set."""
+    """A server without tokens."""
     yield from web(kind, valkey)
 
 
 @pytest.fixture(scope="module")
-def locked_server(kind: Any, valkey: ValkeyServer | ExternalValkey) -> Iterator[WebServer]:
+def token_server(kind: Any, valkey: ValkeyServer | ExternalValkey) -> Iterator[WebServer]:
     """A server with tokens."""
     yield from web(kind, valkey, HEADWAY_TOKENS=f"another-token, {TOKEN}")
 
 
 def upgrade(server: WebServer, path: str, **headers: str) -> tuple[int, str]:
-    """Ask for a WebSocket by hand; the HTTP status and the body of a refusal."""
+    """Send a WebSocket handshake. Returns the HTTP status, and the body of a refusal."""
     connection = http.client.HTTPConnection(*server.address, timeout=60)
-    wanted = {
+    handshake = {
         "Upgrade": "websocket",
         "Connection": "Upgrade",
         "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
         "Sec-WebSocket-Version": "13",
     }
     try:
-        connection.request("GET", path, headers=wanted | headers)
-        answer = connection.getresponse()
-        return answer.status, "" if answer.status == 101 else answer.read().decode()
+        connection.request("GET", path, headers=handshake | headers)
+        response = connection.getresponse()
+        return response.status, "" if response.status == 101 else response.read().decode()
     finally:
         connection.close()
 
 
 def close_code(server: WebServer, path: str) -> int:
-    """Open a WebSocket with no Origin and read it to its close."""
+    """Open a WebSocket without Origin, and read its close code."""
     ws = websocket.create_connection(f"{server.ws_url}{path}", timeout=60, suppress_origin=True)
     try:
         while True:
@@ -74,11 +72,9 @@ def close_code(server: WebServer, path: str) -> int:
         ws.shutdown()
 
 
-class TestOpen:
-    def test_only_this_machine(self, open_server: WebServer) -> None:
-        """A loopback name is served; a foreign name that leads here and a proxy's client are
-        refused, and told what to set.
-        """
+class TestWithoutTokens:
+    def test_only_this_machine_is_served(self, open_server: WebServer) -> None:
+        """A loopback name is served; foreign names and proxies are refused, with what to set."""
         url = f"{open_server.url}/api/v1/executions/x"
         assert requests.get(url, timeout=60).status_code == 404
         for headers in (
@@ -86,9 +82,9 @@ class TestOpen:
             {"X-Forwarded-For": "203.0.113.9"},
             {"Forwarded": "for=203.0.113.9"},
         ):
-            answer = requests.get(url, headers=headers, timeout=60)
-            assert answer.status_code == 403
-            assert "HEADWAY_TOKENS" in answer.json()["detail"]
+            response = requests.get(url, headers=headers, timeout=60)
+            assert response.status_code == 403
+            assert "HEADWAY_TOKENS" in response.json()["detail"]
         assert (
             requests.get(
                 f"{open_server.url}/healthz", headers={"Host": "10.0.0.7"}, timeout=60
@@ -96,31 +92,27 @@ class TestOpen:
             == 200
         )
 
-    def test_pages_of_other_sites(self, open_server: WebServer) -> None:
-        """A foreign Origin is a 403 before the upgrade and before anything is started; its own
-        page's isn't.
-        """
+    def test_foreign_page_is_refused(self, open_server: WebServer) -> None:
+        """A foreign Origin is a 403 before the upgrade and before a start; the own page is not."""
         path = "/api/v1/executions/x/progress/ws"
         for origin in ("https://evil.example", "null", "http://localhost:1"):
             status, body = upgrade(open_server, path, Origin=origin)
             assert status == 403
             assert "Origin" in body or "origin" in body
-            answer = requests.post(
+            response = requests.post(
                 f"{open_server.url}/api/v1/executions",
                 json={"task": "puppet.play"},
                 headers={"Origin": origin},
                 timeout=60,
             )
-            assert answer.status_code == 403
+            assert response.status_code == 403
         assert upgrade(open_server, path, Origin=open_server.url)[0] == 101
 
 
-class TestLocked:
-    def test_every_call_wants_the_token(self, locked_server: WebServer) -> None:
-        """No token or a wrong one is a 401 with WWW-Authenticate; the right one is served; the
-        probes are open.
-        """
-        url = locked_server.url
+class TestWithTokens:
+    def test_every_call_needs_the_token(self, token_server: WebServer) -> None:
+        """No token or a wrong one is a 401 with WWW-Authenticate; the probes are public."""
+        url = token_server.url
         for path in (
             "/api/v1/executions/x",
             "/api/v1/executions/x/progress",
@@ -128,9 +120,9 @@ class TestLocked:
             "/metrics",
         ):
             for headers in ({}, {"Authorization": "Bearer wrong"}):
-                answer = requests.get(f"{url}{path}", headers=headers, timeout=60)
-                assert answer.status_code == 401
-                assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+                response = requests.get(f"{url}{path}", headers=headers, timeout=60)
+                assert response.status_code == 401
+                assert response.headers["WWW-Authenticate"].startswith("Bearer")
             assert requests.get(f"{url}{path}", headers=BEARER, timeout=60).status_code in (
                 200,
                 404,
@@ -150,31 +142,29 @@ class TestLocked:
         assert requests.get(f"{url}/healthz", timeout=60).status_code == 200
         assert requests.get(f"{url}/readyz", timeout=60).status_code == 200
 
-    def test_a_ticket_for_a_socket(self, locked_server: WebServer) -> None:
-        """A socket without a token closes with 4401; with a fresh ticket it is let in, and told
-        that there is none.
-        """
+    def test_ticket_opens_a_socket_only(self, token_server: WebServer) -> None:
+        """A socket without a token gets 4401; a ticket is accepted, but not by REST."""
         path = "/api/v1/executions/x/progress/ws"
-        assert close_code(locked_server, path) == 4401
-        assert close_code(locked_server, f"{path}?ticket=made-up") == 4401
+        assert close_code(token_server, path) == 4401
+        assert close_code(token_server, f"{path}?ticket=made-up") == 4401
         ticket = requests.post(
-            f"{locked_server.url}/api/v1/tickets", headers=BEARER, timeout=60
+            f"{token_server.url}/api/v1/tickets", headers=BEARER, timeout=60
         ).json()["ticket"]
-        assert close_code(locked_server, f"{path}?ticket={ticket}") == 1008
+        assert close_code(token_server, f"{path}?ticket={ticket}") == 1008
         assert (
             requests.get(
-                f"{locked_server.url}/api/v1/executions/x?ticket={ticket}", timeout=60
+                f"{token_server.url}/api/v1/executions/x?ticket={ticket}", timeout=60
             ).status_code
             == 401
         )
 
-    def test_tokens_are_not_logged(self, locked_server: WebServer) -> None:
-        """Right or wrong, no token gets into the server's log."""
+    def test_tokens_are_not_logged(self, token_server: WebServer) -> None:
+        """No token appears in the server's log, valid or not."""
         for token in (TOKEN, "wrong-token"):
             requests.get(
-                f"{locked_server.url}/api/v1/executions/x",
+                f"{token_server.url}/api/v1/executions/x",
                 headers={"Authorization": f"Bearer {token}"},
                 timeout=60,
             )
         for secret in (TOKEN, "another-token", "wrong-token"):
-            assert secret not in locked_server.log()
+            assert secret not in token_server.log()

@@ -1,4 +1,4 @@
-"""Cancel, on real workers and a real Valkey: asked for by whoever, and confirmed by the run alone."""
+"""Cancel on real workers and a real Valkey: any process requests it, only the run confirms it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_running_task_ends_itself(redis_url: str, pool: str) -> None:
 
 
 def test_celerys_monitors_agree(redis_url: str) -> None:
-    """`celery.events.State` says REVOKED, as AsyncResult does (fact 48)."""
+    """`celery.events.State` says REVOKED, as AsyncResult does (celery-facts#cooperative-cancel)."""
     with bench(redis_url, jobs=JOBS) as on, on.app.connection_for_read() as connection:
         on.app.control.enable_events()
         state = State()
@@ -91,8 +91,8 @@ def test_who_finishes_first_is_completed(redis_url: str) -> None:
 
 
 def test_asked_while_no_worker_listens(redis_url: str) -> None:
-    """A queued task is cancelling until a worker gets it, then cancelled; its code never ran (fact
-    48).
+    """A queued task is cancelling until a worker gets it, then cancelled; its code never ran
+    (celery-facts#cooperative-cancel).
     """
     told_jobs = {"JOBS_BROKER": redis_url, "JOBS_BACKEND": redis_url}
     app = make_app(told_jobs)

@@ -1,4 +1,4 @@
-"""The hub's voice under gevent, in a process of its own: patching can't be undone."""
+"""The fanout under gevent, in its own process: patching cannot be undone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from headway.server.streams.changes import Change
 from headway.server.streams.fanout import BURST, Fanout
 
 
-class Eye:
+class Viewer:
     def deliver(self, change):
         pass
 
@@ -27,7 +27,7 @@ ours, theirs = socket.socketpair()
 answered = []
 
 
-def answer():
+def reply():
     while data := theirs.recv(1):
         answered.append(data)
         theirs.send(data)
@@ -39,20 +39,18 @@ def ask():
         ours.recv(1)
 
 
-for work in (answer, ask):
+for work in (reply, ask):
     threading.Thread(target=work, daemon=True).start()
 with Fanout(Counts()) as fanout:
-    fanout.deliver([Eye()], Change("x", None, ()))
-    assert not answered, "nobody had a turn yet"
-    fanout.deliver([Eye() for _ in range(100 * BURST)], Change("x", None, ()))
+    fanout.deliver([Viewer()], Change("x", None, ()))
+    assert not answered, "no other greenlet has run yet"
+    fanout.deliver([Viewer() for _ in range(100 * BURST)], Change("x", None, ()))
 print("answered", len(answered), flush=True)
 """
 
 
-def test_who_waits_for_the_network_gets_a_turn() -> None:
-    """While thousands are told, a server and its client go on talking: each gets a turn for each
-    burst, or nearly.
-    """
+def test_network_waiters_run_between_bursts() -> None:
+    """While thousands of viewers get a change, a server and its client run about once a burst."""
     with Process([sys.executable, "-c", PROGRAM], name="fanout") as process:
         answered = int(process.wait_log(r"^answered (\d+)$")[1])
         assert process.wait() == 0

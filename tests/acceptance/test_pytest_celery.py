@@ -1,6 +1,4 @@
-"""Headway under pytest-celery: its ``celery_setup``, its nodes and clusters, over local processes
-and over its containers.
-"""
+"""Headway with pytest-celery: ``celery_setup`` over local processes and over containers."""
 
 from __future__ import annotations
 
@@ -20,38 +18,39 @@ from pytest_celery import (
 import headway
 from tests.support import pytest_celery_nodes
 from tests.support.processes import Worker
+from tests.support.timing import RESPONSE_TIMEOUT
 from tests.support.valkey import ValkeyServer
 from tests.support.wait import until
 
 
 class Setup(CeleryTestSetup):
-    """pytest-celery's set-up with the one line that Headway asks for."""
+    """pytest-celery's setup with the one line that installs Headway."""
 
     @classmethod
     def update_app_config(cls, app: Celery) -> None:
-        """Install Headway in the tests' own application."""
+        """Install Headway in the tests' application."""
         headway.install(app)
 
 
 @pytest.fixture
 def celery_setup_cls() -> type[CeleryTestSetup]:
-    """Overrides the plugin's."""
+    """Override the plugin's setup."""
     return Setup
 
 
 @pytest.fixture(scope="module", params=["processes", "containers"])
 def kind(request: pytest.FixtureRequest) -> str:
-    """What the nodes stand on. Containers are a second proof, not the only one: without an engine
-    they are skipped, in CI too.
+    """What the nodes are. Without a container engine containers are skipped, in CI too: local
+    processes prove the same.
     """
     if request.param == "containers" and not pytest_celery_nodes.engine_runs():
-        pytest.skip("no container engine runs here: proved over local processes only")
+        pytest.skip("no container engine is running: tested over local processes only")
     return str(request.param)
 
 
 @pytest.fixture
 def celery_broker(kind: str, request: pytest.FixtureRequest) -> Iterator[CeleryTestBroker]:
-    """Overrides the plugin's matrix of brokers: one Redis-like server."""
+    """Override the plugin's matrix of brokers with one Redis-like server."""
     if kind == "containers":
         yield request.getfixturevalue("celery_redis_broker")
         return
@@ -62,7 +61,7 @@ def celery_broker(kind: str, request: pytest.FixtureRequest) -> Iterator[CeleryT
 
 @pytest.fixture
 def celery_backend(kind: str, request: pytest.FixtureRequest) -> Iterator[CeleryTestBackend]:
-    """Overrides the plugin's matrix of backends: one Redis-like server."""
+    """Override the plugin's matrix of backends with one Redis-like server."""
     if kind == "containers":
         yield request.getfixturevalue("celery_redis_backend")
         return
@@ -77,7 +76,7 @@ def celery_worker(
     celery_backend_cluster: CeleryBackendCluster,
     celery_setup_app: Celery,
 ) -> Iterator[CeleryTestWorker]:
-    """A worker of this environment, where Headway is installed, on whichever servers."""
+    """A worker of this environment, which has Headway, on any servers."""
     env = {
         "NODES_BROKER": celery_broker_cluster.config()["host_urls"][0],
         "NODES_BACKEND": celery_backend_cluster.config()["host_urls"][0],
@@ -89,33 +88,31 @@ def celery_worker(
     node.teardown()
 
 
-def test_the_setup_is_ready(celery_setup: CeleryTestSetup) -> None:
-    """All of pytest-celery's own checks pass: its ping task, remote control, and each node's state."""
+def test_setup_passes_all_readiness_checks(celery_setup: CeleryTestSetup) -> None:
+    """pytest-celery's checks pass: its ping task, remote control and the state of each node."""
     assert celery_setup.ready(ping=True, control=True, docker=True)
     assert len(celery_setup) == 3
 
 
-def test_a_task_reports(celery_setup: CeleryTestSetup) -> None:
-    """A task that is sent through the set-up's application reports progress, and its result
-    arrives.
-    """
+def test_task_reports_progress_and_returns(celery_setup: CeleryTestSetup) -> None:
+    """A task sent by the setup's application reports progress and returns its result."""
     result = celery_setup.app.send_task("nodes.count", [30])
-    assert result.get(timeout=30) == 30
+    assert result.get(timeout=RESPONSE_TIMEOUT) == 30
     celery_setup.worker.assert_log_exists("nodes.count")
 
 
-def test_a_killed_worker_comes_back(celery_setup: CeleryTestSetup) -> None:
-    """A worker node can be killed and restarted; what is sent meanwhile is done afterwards."""
+def test_task_sent_to_a_killed_worker_runs_after_restart(celery_setup: CeleryTestSetup) -> None:
+    """A worker node can be killed and restarted. A task sent in between runs after the restart."""
     worker = celery_setup.worker
     worker.kill()
     result = celery_setup.app.send_task("nodes.count", [3])
     worker.restart()
-    assert result.get(timeout=60) == 3
+    assert result.get(timeout=RESPONSE_TIMEOUT) == 3
     assert worker.get_running_processes_info(["pid", "name"])
 
 
-def test_progress_survives_a_restarted_backend(celery_setup: CeleryTestSetup) -> None:
-    """Tasks report again after the result backend was away."""
+def test_task_reports_progress_after_a_backend_restart(celery_setup: CeleryTestSetup) -> None:
+    """Tasks report progress again after a restart of the result backend."""
     backend = celery_setup.backend
     backend.kill()
     backend.restart()

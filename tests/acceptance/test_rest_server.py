@@ -1,6 +1,4 @@
-"""REST on real servers: a worker's run polled to its end, and what is answered while something is
-away.
-"""
+"""REST on real servers: an execution polled to its end, and responses during outages."""
 
 from __future__ import annotations
 
@@ -26,8 +24,7 @@ from tests.support.wait import until
 APP = "tests.acceptance.apps.rest_service:create_app()"
 Kind = Literal["gevent", "gthread", "dev"]
 
-#: Seconds after which an answer is no answer any more: what is away must be said, and not waited
-#: for.
+#: Seconds that a response may take: an outage must be reported, and not waited for.
 BOUND = 60
 
 
@@ -56,8 +53,8 @@ class Api:
         return str(self.get(f"/executions/{execution_id}").json()["status"])
 
 
-def tell(url: str, execution_id: str, *words: str) -> None:
-    """Tell the puppet what to do."""
+def send(url: str, execution_id: str, *words: str) -> None:
+    """Send the puppet commands."""
     with redis.Redis.from_url(url) as client:
         client.rpush(f"puppet:{execution_id}", *words)
 
@@ -75,8 +72,8 @@ def assert_problem(response: requests.Response, status: int, *words: str) -> Non
         assert word in body["detail"]
 
 
-def assert_away(response: requests.Response) -> None:
-    """503 with the time to come back, and nothing of the driver, the address or the code."""
+def assert_unavailable(response: requests.Response) -> None:
+    """503 with Retry-After, and without a driver, an address or code in its text."""
     assert_problem(response, 503)
     assert int(response.headers["Retry-After"]) >= 1
     for word in ("redis", "127.0.0.1", "Traceback", "Error ", "Timeout", "kombu"):
@@ -84,10 +81,8 @@ def assert_away(response: requests.Response) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gevent", "gthread", "dev"])
-def test_a_run_polled_to_its_end(kind: Kind, redis_url: str) -> None:
-    """Started, pending, running at 1 of 40, held until 2 of 40, failed at 5 %: on each server, as
-    the contract says it.
-    """
+def test_execution_is_polled_to_its_end(kind: Kind, redis_url: str) -> None:
+    """Pending, running at 1 of 40, held until 2 of 40, failed at 5 %: as in the contract."""
     with web(kind, redis_url, redis_url) as server:
         api = Api(server)
         started = api.start()
@@ -100,7 +95,7 @@ def test_a_run_polled_to_its_end(kind: Kind, redis_url: str) -> None:
         assert requests.get(server.url, timeout=BOUND).text == "mine"
 
         with Worker("tests.acceptance.apps.puppet", env={"PUPPET_URL": redis_url}, pool="threads"):
-            tell(redis_url, execution_id, "step")
+            send(redis_url, execution_id, "step")
             first = api.get(f"{path}/progress?wait=30")
             assert (first.json()["current_step"], first.json()["percentage"]) == (1, 2.5)
             assert first.headers["Retry-After"]
@@ -114,11 +109,11 @@ def test_a_run_polled_to_its_end(kind: Kind, redis_url: str) -> None:
                 )
             )
             poll.start()
-            tell(redis_url, execution_id, "step")
+            send(redis_url, execution_id, "step")
             poll.join(BOUND)
             assert held[0].json()["current_step"] == 2
 
-            tell(redis_url, execution_id, "fail")
+            send(redis_url, execution_id, "fail")
             until(lambda: api.status(execution_id) == "failed", what="the end")
         body = api.get(path).json()
         assert body["error"]["type"] == "ValueError"
@@ -130,28 +125,28 @@ def test_a_run_polled_to_its_end(kind: Kind, redis_url: str) -> None:
         assert "Retry-After" not in api.get(path).headers
 
 
-def test_a_repeated_start_runs_once(redis_url: str) -> None:
-    """One Idempotency-Key is one run, also over two servers and ten calls at once."""
+def test_repeated_start_publishes_once(redis_url: str) -> None:
+    """One Idempotency-Key is one message, also over two servers and ten calls at once."""
     with web("gevent", redis_url, redis_url) as one, web("gthread", redis_url, redis_url) as two:
-        answers: list[requests.Response] = []
+        responses: list[requests.Response] = []
         key = uuid.uuid4().hex
         calls = [
-            threading.Thread(target=lambda api=api: answers.append(api.start(key=key)))
+            threading.Thread(target=lambda api=api: responses.append(api.start(key=key)))
             for api in [Api(one), Api(two)] * 5
         ]
         for call in calls:
             call.start()
         for call in calls:
             call.join(BOUND)
-        assert [answer.status_code for answer in answers] == [202] * 10
-        assert len({answer.json()["execution_id"] for answer in answers}) == 1
+        assert [response.status_code for response in responses] == [202] * 10
+        assert len({response.json()["execution_id"] for response in responses}) == 1
         with redis.Redis.from_url(redis_url) as client:
             assert client.llen("puppet") == 1
         assert_problem(Api(two).start(key=key, args=[1]), 422, "Idempotency-Key")
 
 
-class TestBackendAway:
-    """The result backend stops, hangs and comes back, and the server says so each time."""
+class TestBackendOutage:
+    """The result backend stops or hangs, and comes back."""
 
     @pytest.fixture(params=["gevent", "gthread"])
     def api(
@@ -165,35 +160,33 @@ class TestBackendAway:
             lambda: api.get(f"/executions/{execution_id}"),
             lambda: api.get(f"/executions/{execution_id}/progress"),
             lambda: api.get(f"/executions/{execution_id}/progress?wait=1"),
-            lambda: api.get("/executions/never-heard-of"),
+            lambda: api.get("/executions/unknown"),
             lambda: requests.get(
                 f"{api.server.url}/applications/a/requests/{execution_id}/progress", timeout=BOUND
             ),
             api.start,
         ]
 
-    @pytest.mark.parametrize("way", ["stopped", "frozen"])
-    def test_it_is_said(self, api: Api, own_valkey: ValkeyServer, way: str) -> None:
-        """503 within the bound, whether the server is gone or hangs; ready no more, but healthy;
-        and well again afterwards.
-        """
+    @pytest.mark.parametrize("how", ["stopped", "frozen"])
+    def test_outage_is_503_and_recovers(self, api: Api, own_valkey: ValkeyServer, how: str) -> None:
+        """503 within the bound, not ready but healthy; everything works again afterwards."""
         execution_id = api.start().json()["execution_id"]
         assert requests.get(f"{api.server.url}/readyz", timeout=BOUND).status_code == 200
-        if way == "stopped":
+        if how == "stopped":
             own_valkey.stop()
         else:
             own_valkey.kill(signal.SIGSTOP)
         for call in self.calls(api, execution_id):
-            assert_away(call())
-        assert_away(requests.get(f"{api.server.url}/readyz", timeout=BOUND))
+            assert_unavailable(call())
+        assert_unavailable(requests.get(f"{api.server.url}/readyz", timeout=BOUND))
         assert requests.get(f"{api.server.url}/healthz", timeout=BOUND).status_code == 200
-        if way == "stopped":
+        if how == "stopped":
             own_valkey.start()
         else:
             own_valkey.kill(signal.SIGCONT)
         until(
             lambda: api.get(f"/executions/{execution_id}").status_code == 200,
-            what="the server to be well again",
+            what="the server to work again",
         )
         until(
             lambda: requests.get(f"{api.server.url}/readyz", timeout=BOUND).status_code == 200,
@@ -202,29 +195,27 @@ class TestBackendAway:
         assert "Traceback" not in api.server.log()
 
 
-@pytest.mark.parametrize("way", ["stopped", "frozen"])
-def test_the_broker_is_away(
-    way: str, valkey: ValkeyServer | ExternalValkey, own_valkey: ValkeyServer, redis_url: str
+@pytest.mark.parametrize("how", ["stopped", "frozen"])
+def test_broker_outage_prevents_starts_only(
+    how: str, valkey: ValkeyServer | ExternalValkey, own_valkey: ValkeyServer, redis_url: str
 ) -> None:
-    """Starting is a 503 within the bound, reading goes on, and the same key starts it when the
-    broker is back, once.
-    """
+    """A start is a 503 within the bound, reads work; later the same key starts it, once."""
     with web("gevent", own_valkey.url, redis_url, HEADWAY_BROKER_TIMEOUT="2") as server:
         api = Api(server)
         before = api.start().json()["execution_id"]
-        if way == "stopped":
+        if how == "stopped":
             own_valkey.stop()
         else:
             own_valkey.kill(signal.SIGSTOP)
-        assert_away(api.start(key="k"))
-        assert_away(api.start())
+        assert_unavailable(api.start(key="k"))
+        assert_unavailable(api.start())
         assert api.status(before) == "pending"
-        if way == "stopped":
+        if how == "stopped":
             own_valkey.start()
         else:
             own_valkey.kill(signal.SIGCONT)
         after = until(
-            lambda: answer if (answer := api.start(key="k")).status_code == 202 else None,
+            lambda: response if (response := api.start(key="k")).status_code == 202 else None,
             what="the broker to be back",
         )
         assert api.start(key="k").json() == after.json()
@@ -232,36 +223,33 @@ def test_the_broker_is_away(
 
 
 @pytest.mark.parametrize("scheme", ["redis", "amqp"])
-@pytest.mark.parametrize("way", ["silent", "closed"])
-def test_a_broker_that_never_was_there(scheme: str, way: str) -> None:
-    """Whatever the transport: a closed port, or one that takes connections and says nothing, is a
-    503 in time.
-    """
-    answers: list[Any] = []
+@pytest.mark.parametrize("how", ["silent", "closed"])
+def test_unreachable_broker_is_503_in_time(scheme: str, how: str) -> None:
+    """A closed port, or one that never responds, is a 503 in time, on every transport."""
+    responses: list[Any] = []
     with socket.socket() as silent:
-        silent.bind(
-            ("127.0.0.1", 0)
-        )  # its own though it doesn't listen: nobody else comes to serve there
+        # The port stays reserved even if it does not listen: no other process can serve there.
+        silent.bind(("127.0.0.1", 0))
         port = silent.getsockname()[1]
-        if way == "silent":
+        if how == "silent":
             silent.listen()
         celery = Celery("away", broker=f"{scheme}://127.0.0.1:{port}//", set_as_current=False)
         with mounted_app(celery=celery, startable_tasks=["some.task"], broker_timeout=0.2) as made:
             call = threading.Thread(
-                target=lambda: answers.append(
+                target=lambda: responses.append(
                     made.client.post("/api/v1/executions", json={"task": "some.task"})
                 ),
                 daemon=True,
             )
             call.start()
             call.join(BOUND)
-            assert answers, "no answer came"
-            assert answers[0].status_code == 503
-            assert "broker" in answers[0].get_json()["detail"]
+            assert responses, "no response came"
+            assert responses[0].status_code == 503
+            assert "broker" in responses[0].get_json()["detail"]
 
 
-def test_a_broker_of_another_kind(rabbitmq: RabbitMQ) -> None:
-    """On RabbitMQ a task is started as well, with the same connection settings of ours."""
+def test_start_works_on_rabbitmq(rabbitmq: RabbitMQ) -> None:
+    """On RabbitMQ a task is started with the same connection settings."""
     celery = Celery("rabbit", broker=rabbitmq.url, set_as_current=False)
     celery.conf.task_default_queue = f"rest-{uuid.uuid4().hex}"
     with mounted_app(celery=celery, startable_tasks=["some.task"], broker_timeout=60) as made:

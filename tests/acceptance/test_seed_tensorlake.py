@@ -1,6 +1,4 @@
-"""The functions and the poll of the Tensorlake document, their text taken from the page, unchanged
-but for import and address.
-"""
+"""The functions and the poll of the Tensorlake document, with import and address replaced."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ from tests.support.service import Service
 
 @pytest.fixture(scope="module")
 def app(service: Service) -> Iterator[Celery]:
-    """A worker with the document's functions as tasks, beside the service's own."""
+    """A worker with the document's functions as tasks, beside the service's."""
     url = service.valkey.url
     app = tensorlake.make_app(url)
     with Worker("tests.acceptance.apps.tensorlake", env={"TENSORLAKE_URL": url}) as worker:
@@ -81,14 +79,14 @@ def poll(service: Service, application: str, request_id: str) -> dict[str, Any]:
     printed = subprocess.run(
         ["bash", "-ec", command], capture_output=True, text=True, check=True, timeout=60
     ).stdout
-    answer: dict[str, Any] = json.loads(printed)
-    return answer
+    response: dict[str, Any] = json.loads(printed)
+    return response
 
 
 @pytest.mark.parametrize(
     ("task", "args", "returned", "last"), CASES, ids=[case[0] for case in CASES]
 )
-def test_function(
+def test_function_runs_as_a_task(
     service: Service,
     app: Celery,
     *,
@@ -97,45 +95,38 @@ def test_function(
     returned: Any,
     last: dict[str, Any],
 ) -> None:
-    """Each function of the document runs as a Celery task, and its last update is what the
-    document's poll shows afterwards.
-    """
+    """Each function runs as a Celery task; the document's poll shows its last update."""
     result = app.send_task(task, args)
     assert result.get(timeout=60) == returned
-    answer = poll(service, "anything", result.id)
-    timestamp = answer.pop("timestamp")
+    response = poll(service, "anything", result.id)
+    timestamp = response.pop("timestamp")
     assert isinstance(timestamp, int)
-    assert answer == last
+    assert response == last
 
 
 def test_every_function_is_run() -> None:
-    """No function of the document is left out."""
+    """Every function of the document has a case."""
     defined = re.findall(r"^def (\w+)\(", "\n".join(tensorlake.sources()), re.MULTILINE)
     assert sorted(defined) == sorted(case[0] for case in CASES)
 
 
-def test_the_answer_has_the_documents_fields(service: Service, app: Celery) -> None:
-    """The poll answers with the fields of the document's example and no others, each of the same
-    JSON type.
-    """
+def test_response_has_the_documents_fields(service: Service, app: Celery) -> None:
+    """The poll has exactly the fields of the document's example, of the same JSON type."""
     example = next(
         json.loads(block.code) for block in blocks(tensorlake.PAGE) if block.language == "json"
     )
     result = app.send_task("batch_processor", [["a"]])
     result.get(timeout=60)
-    answer = poll(service, "anything", result.id)
-    assert {key: type(value) for key, value in answer.items()} == {
+    response = poll(service, "anything", result.id)
+    assert {key: type(value) for key, value in response.items()} == {
         key: type(value) for key, value in example.items()
     }
-    assert (
-        abs(answer["timestamp"] - example["timestamp"]) < 1e12
-    )  # milliseconds since the epoch, in this age
+    # Both are milliseconds since the epoch.
+    assert abs(response["timestamp"] - example["timestamp"]) < 1e12
 
 
 def test_update_has_the_documents_parameters() -> None:
-    """`progress.update` takes the document's parameters in its order, by position or by name, with
-    its defaults.
-    """
+    """`progress.update` has the document's parameters: order, names and defaults."""
     (text,) = [
         block.code
         for block in blocks(tensorlake.PAGE)
@@ -147,10 +138,10 @@ def test_update_has_the_documents_parameters() -> None:
     headway.install(app)
 
     @app.task
-    def look() -> Any:
+    def get_update() -> Any:
         return headway.RequestContext.get().progress.update
 
-    assert _parameters(look()) == _parameters(documented["update"])
+    assert _parameters(get_update()) == _parameters(documented["update"])
 
 
 def _parameters(function: Any) -> list[tuple[str, Any]]:

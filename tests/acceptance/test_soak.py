@@ -1,15 +1,11 @@
-"""The soak test, small: hundreds of viewers for some seconds (``make soak``: thousands for
-minutes).
-"""
+"""A small soak test: some hundred viewers (``make soak``: thousands)."""
 
 from __future__ import annotations
 
 from tests.soak.run import SMALL, soak
 
 
-def test_nobody_misses_an_end_and_nothing_is_left() -> None:
-    """Viewers come, leave, vanish and hang; whoever stays is told every end, and nothing of them is
-    left.
-    """
+def test_viewers_receive_every_end_and_release_all_resources() -> None:
+    """Viewers connect, leave, reset and hang. The others receive every end, and nothing leaks."""
     outcome = soak(SMALL)
-    assert not outcome.faults, "\n".join(outcome.faults)
+    assert not outcome.violations, "\n".join(outcome.violations)

@@ -1,6 +1,4 @@
-"""The socket when something is wrong: the backend away, a viewer that doesn't read, too many of
-them, a server that goes down.
-"""
+"""WebSockets during outages, with slow clients, at the viewer limit, and when the server stops."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ import pytest
 import requests
 import websocket
 
-from tests.acceptance.test_socket import APP, PREFIX, Watching, kinds, viewers_of
+from tests.acceptance.test_socket import APP, PREFIX, SocketClient, kinds, viewers_of
 from tests.support.fake_worker import FakeWorker
 from tests.support.processes import WebServer
 from tests.support.valkey import ValkeyServer
@@ -38,17 +36,15 @@ def runs(own_valkey: ValkeyServer) -> FakeWorker:
 def serve(
     kind: Literal["gevent", "gthread", "dev"], backend: ValkeyServer, *args: str, **settings: str
 ) -> WebServer:
-    """A server with settings of its own."""
+    """A server with its own settings."""
     return WebServer(kind, APP, env={"STREAMS_BACKEND": backend.url, **settings}, args=args)
 
 
-def test_backend_away_and_back(own_valkey: ValkeyServer, runs: FakeWorker) -> None:
-    """An outage is one ``error`` frame "unavailable"; the socket stays, and gets a fresh ``status``
-    and the rest afterwards.
-    """
+def test_outage_is_error_then_status(own_valkey: ValkeyServer, runs: FakeWorker) -> None:
+    """An outage is one ``error`` frame; the socket stays, and gets ``status`` and the changes."""
     with serve("gevent", own_valkey) as server:
         run = runs.begin().report(1, 10)
-        viewer = Watching(server, run.id)
+        viewer = SocketClient(server, run.id)
         assert viewer.next()["type"] == "status"
         own_valkey.stop()
         frame = viewer.next()
@@ -57,193 +53,181 @@ def test_backend_away_and_back(own_valkey: ValkeyServer, runs: FakeWorker) -> No
             "unavailable",
             run.id,
         )
-        late = Watching(server, run.id)
+        late = SocketClient(server, run.id)
         assert late.next()["code"] == "unavailable"
         own_valkey.start()
         run.report(7, 10)
         for each in (viewer, late):
             frames = [each.next()]
-            while (
-                frames[-1]["progress"]["current"] != 7
-            ):  # the fresh status may have come before the report
+            # The new status may precede the report.
+            while frames[-1]["progress"]["current"] != 7:
                 frames.append(each.next())
             assert frames[0]["type"] == "status"
             assert set(kinds(frames[1:])) <= {"progress"}
         run.succeed()
         for each in (viewer, late):
-            frames, code, _ = each.rest()
+            frames, code, _ = each.read_to_close()
             assert (kinds(frames), code) == (["completed"], 1000)
 
 
-def test_an_end_while_the_feed_is_away(own_valkey: ValkeyServer, runs: FakeWorker) -> None:
-    """The end that nobody could hear of is told after the feed's reconnect: nothing is lost over
-    it.
-    """
+def test_end_during_feed_outage_is_delivered(own_valkey: ValkeyServer, runs: FakeWorker) -> None:
+    """An end that the feed has missed is delivered after its reconnect."""
     with serve("gevent", own_valkey) as server:
         run = runs.begin().report(1, 10)
-        viewer = Watching(server, run.id)
+        viewer = SocketClient(server, run.id)
         assert viewer.next()["type"] == "status"
-        with own_valkey.client() as client, client.pipeline(transaction=True) as together:
-            together.execute_command("CLIENT", "KILL", "TYPE", "PUBSUB")
-            together.execute()
+        with own_valkey.client() as client, client.pipeline(transaction=True) as pipeline:
+            pipeline.execute_command("CLIENT", "KILL", "TYPE", "PUBSUB")
+            pipeline.execute()
         run.succeed("all of it")
-        frames, code, _ = viewer.rest()
-        # The second where the hub looked by itself just then, and saw the end before it heard of
-        # the cut.
+        frames, code, _ = viewer.read_to_close()
+        # The latter if a sweep found the end before the hub noticed the outage.
         assert kinds(frames) in (["error", "status", "completed"], ["completed"])
         assert frames[-1]["outputs"] == "all of it"
         assert code == 1000
 
 
-def test_slow_viewer_is_merged_to_the_newest(
+def test_reports_to_a_slow_client_are_merged(
     kind: Any, own_valkey: ValkeyServer, runs: FakeWorker
 ) -> None:
-    """To a viewer that reads late, reports are merged to the newest and the end isn't dropped;
-    another viewer doesn't wait.
+    """To a client that reads late, reports are merged, and the end is not dropped; another client
+    does not wait.
     """
-    with serve(
-        kind, own_valkey, HEADWAY_PING_INTERVAL="600"
-    ) as server:  # else one that reads as late as this may be cut off
+    # A long interval: otherwise a client that reads so late may be disconnected.
+    with serve(kind, own_valkey, HEADWAY_PING_INTERVAL="600") as server:
         run = runs.begin()
-        slow = Watching(server, run.id, sockopt=((socket.SOL_SOCKET, socket.SO_RCVBUF, 4096),))
-        quick = Watching(server, run.id)
-        assert slow.next()["type"] == quick.next()["type"] == "status"
+        slow = SocketClient(server, run.id, sockopt=((socket.SOL_SOCKET, socket.SO_RCVBUF, 4096),))
+        fast = SocketClient(server, run.id)
+        assert slow.next()["type"] == fast.next()["type"] == "status"
         total = 1000
         for number in range(1, total + 1):
             run.report(number, total, "x" * 1900)
             if number % 50 == 0:
-                while quick.next()["progress"]["current"] != number:
+                while fast.next()["progress"]["current"] != number:
                     pass
         run.succeed("the end")
-        assert quick.rest()[1] == 1000
-        frames, code, _ = slow.rest()
+        assert fast.read_to_close()[1] == 1000
+        frames, code, _ = slow.read_to_close()
         assert code == 1000
         assert kinds(frames)[-1] == "completed"
         assert frames[-1]["outputs"] == "the end"
         seen = [frame["progress"]["current"] for frame in frames[:-1]]
         assert seen == sorted(set(seen))
         assert seen[-1] == total
-        # What the kernel of either side holds is old; the rest is one.
+        # The buffers of both kernels hold old reports; the rest was merged to one.
         assert len(seen) < total // 4
 
 
-def test_viewer_that_reads_nothing_is_cut_off(
+def test_client_that_ignores_pings_is_disconnected(
     kind: Any, own_valkey: ValkeyServer, runs: FakeWorker
 ) -> None:
-    """A viewer that neither reads nor answers a ping loses its place; one that does, though nothing
-    happens, keeps it.
-    """
-    # So long that who answers is heard in time, though this process may have no turn for seconds.
+    """A client that does not reply to pings gets 4408; a quiet one that replies stays."""
+    # Long enough for replies to arrive in time even if this process is held up for seconds.
     with serve(kind, own_valkey, HEADWAY_PING_INTERVAL="5") as server:
         run = runs.begin()
         frames: list[Any] = []
-        answering = Watching(server, run.id)
-        thread = threading.Thread(target=lambda: frames.extend(answering.rest()), daemon=True)
+        responsive = SocketClient(server, run.id)
+        thread = threading.Thread(
+            target=lambda: frames.extend(responsive.read_to_close()), daemon=True
+        )
         thread.start()  # websocket-client answers pings while it reads
-        deaf = Watching(server, run.id)
-        assert deaf.next()["type"] == "status"  # both have a seat
+        unresponsive = SocketClient(server, run.id)
+        assert unresponsive.next()["type"] == "status"  # both are connected
         until(lambda: viewers_of(server) == 1, within=60)
-        frame = deaf.socket.recv_frame()  # `recv` would answer the pings that wait
+        frame = unresponsive.socket.recv_frame()  # `recv` would reply to the waiting pings
         while frame.opcode != websocket.ABNF.OPCODE_CLOSE:
-            frame = deaf.socket.recv_frame()
+            frame = unresponsive.socket.recv_frame()
         assert int.from_bytes(frame.data[:2], "big") == 4408, "its buffers had room for the close"
         run.succeed()
         thread.join(60)
         assert frames[1] == 1000
 
 
-def test_viewer_with_a_full_buffer_is_cut_off(
+def test_client_with_full_buffers_is_disconnected(
     kind: Any, own_valkey: ValkeyServer, runs: FakeWorker
 ) -> None:
-    """A viewer whose buffers are full and stay so is cut off as well, and what waited for it is
-    given back.
-    """
-    # So long that the buffers are full before anybody could miss an answer.
+    """A client whose buffers stay full is disconnected, and what waited for it is freed."""
+    # Long enough to fill the buffers before a pong could be missed.
     with serve(kind, own_valkey, HEADWAY_PING_INTERVAL="5") as server:
         run = runs.begin()
-        stuck = Watching(server, run.id, sockopt=((socket.SOL_SOCKET, socket.SO_RCVBUF, 4096),))
+        stuck = SocketClient(server, run.id, sockopt=((socket.SOL_SOCKET, socket.SO_RCVBUF, 4096),))
         assert stuck.next()["type"] == "status"
         for number in range(200):
             run.report(number, 200, "x" * 1900)
             if number % 20 == 0:
                 stuck.socket.send("x")
-        talk = itertools.count()
+        attempts = itertools.count()
 
-        def cut_off() -> bool:
-            # It goes on talking, so that it is heard of though it doesn't read.
-            if next(talk) % 50 == 0:
+        def disconnected() -> bool:
+            # It keeps sending, so that only its reading shows that it is stuck.
+            if next(attempts) % 50 == 0:
                 with contextlib.suppress(OSError):
                     stuck.socket.send("x")
             return viewers_of(server) == 0
 
-        until(cut_off, within=60)
+        until(disconnected, within=60)
         with pytest.raises(
             (websocket.WebSocketConnectionClosedException, ConnectionResetError, AssertionError)
         ):
-            stuck.rest()
+            stuck.read_to_close()
 
 
-def test_too_many_viewers(own_valkey: ValkeyServer, runs: FakeWorker) -> None:
-    """Beyond the limit a viewer gets 1013, REST still answers, and a place that is left can be
-    taken again.
-    """
+def test_viewer_beyond_the_limit_gets_1013(own_valkey: ValkeyServer, runs: FakeWorker) -> None:
+    """Beyond the limit a viewer gets 1013 and REST still works; a free slot can be taken."""
     with serve("gevent", own_valkey, HEADWAY_MAX_VIEWERS="3") as server:
         run = runs.begin()
-        viewers = [Watching(server, run.id) for _ in range(3)]
+        viewers = [SocketClient(server, run.id) for _ in range(3)]
         for viewer in viewers:
             viewer.next()
-        frames, code, _ = Watching(server, run.id).rest()
+        frames, code, _ = SocketClient(server, run.id).read_to_close()
         assert (frames, code) == ([], 1013)
         held = requests.get(f"{server.url}{PREFIX}/{run.id}/progress?wait=5", timeout=60)
         assert held.status_code == 429
         assert requests.get(f"{server.url}{PREFIX}/{run.id}", timeout=60).status_code == 200
         viewers[0].socket.close()
         until(lambda: viewers_of(server) == 2)
-        assert Watching(server, run.id).next()["type"] == "status"
+        assert SocketClient(server, run.id).next()["type"] == "status"
 
 
-def test_the_limit_lies_below_what_threads_can_hold(
-    own_valkey: ValkeyServer, runs: FakeWorker
-) -> None:
-    """With 8 threads there are seats for 6, whatever was asked for: REST is never starved of the
-    last threads.
-    """
+def test_limit_leaves_threads_for_rest(own_valkey: ValkeyServer, runs: FakeWorker) -> None:
+    """Of 8 threads 6 serve viewers, whatever the setting: REST always has threads."""
     with serve("gthread", own_valkey, "--threads", "8", HEADWAY_MAX_VIEWERS="100") as server:
         run = runs.begin()
-        viewers = [Watching(server, run.id) for _ in range(6)]
+        viewers = [SocketClient(server, run.id) for _ in range(6)]
         for viewer in viewers:
             assert viewer.next()["type"] == "status"
-        assert Watching(server, run.id).rest()[1] == 1013
+        assert SocketClient(server, run.id).read_to_close()[1] == 1013
         assert requests.get(f"{server.url}{PREFIX}/{run.id}", timeout=60).status_code == 200
 
 
-def test_tokens(own_valkey: ValkeyServer, runs: FakeWorker) -> None:
-    """Where tokens are set, a socket without one is closed with 4401; with one, or with a ticket,
-    it is let in.
-    """
+def test_socket_needs_token_or_ticket(own_valkey: ValkeyServer, runs: FakeWorker) -> None:
+    """With tokens configured, a socket without one gets 4401; a token or a ticket is accepted."""
     with serve("gthread", own_valkey, HEADWAY_TOKENS="sesame") as server:
         run = runs.begin()
-        assert Watching(server, run.id).rest()[:2] == ([], 4401)
-        assert Watching(server, run.id, header=["Authorization: Bearer wrong"]).rest()[1] == 4401
+        assert SocketClient(server, run.id).read_to_close()[:2] == ([], 4401)
         assert (
-            Watching(server, run.id, header=["Authorization: Bearer sesame"]).next()["type"]
+            SocketClient(server, run.id, header=["Authorization: Bearer wrong"]).read_to_close()[1]
+            == 4401
+        )
+        assert (
+            SocketClient(server, run.id, header=["Authorization: Bearer sesame"]).next()["type"]
             == "status"
         )
-        answer = requests.post(
+        response = requests.post(
             f"{server.url}/api/v1/tickets", headers={"Authorization": "Bearer sesame"}, timeout=60
         )
-        url = f"{server.ws_url}{PREFIX}/{run.id}/progress/ws?ticket={answer.json()['ticket']}"
+        url = f"{server.ws_url}{PREFIX}/{run.id}/progress/ws?ticket={response.json()['ticket']}"
         with_ticket = websocket.create_connection(url, timeout=60)
         assert json.loads(with_ticket.recv())["type"] == "status"
 
 
-def test_not_allowed(own_valkey: ValkeyServer, runs: FakeWorker) -> None:
-    """Whoever may not look is closed with 4403: here a viewer that came through a proxy to a server
-    without tokens.
-    """
+def test_forbidden_viewer_gets_4403(own_valkey: ValkeyServer, runs: FakeWorker) -> None:
+    """Without tokens, a viewer that comes through a proxy gets 4403."""
     with serve("dev", own_valkey) as server:
         run = runs.begin()
-        assert Watching(server, run.id, header=["X-Forwarded-For: 192.0.2.1"]).rest()[:2] == (
+        assert SocketClient(server, run.id, header=["X-Forwarded-For: 192.0.2.1"]).read_to_close()[
+            :2
+        ] == (
             [],
             4403,
         )
@@ -252,20 +236,20 @@ def test_not_allowed(own_valkey: ValkeyServer, runs: FakeWorker) -> None:
 # Going down
 
 
-def gone(viewer: Watching) -> tuple[list[str], int | None]:
-    """The frames' types and the close code."""
-    frames, code, _ = viewer.rest()
+def types_and_code(viewer: SocketClient) -> tuple[list[str], int | None]:
+    """The types of the frames, and the close code."""
+    frames, code, _ = viewer.read_to_close()
     return kinds(frames), code
 
 
 @pytest.mark.parametrize("kind", ["gevent", "gthread"])
-def test_term_ends_with_1012(kind: Any, own_valkey: ValkeyServer, runs: FakeWorker) -> None:
-    """gunicorn's TERM: viewers get 1012, event streams and held polls end, and the graceful timeout
-    isn't sat out.
-    """
+def test_sigterm_ends_streams_with_1012(
+    kind: Any, own_valkey: ValkeyServer, runs: FakeWorker
+) -> None:
+    """SIGTERM: WebSockets get 1012, and all streams end within the graceful timeout."""
     with serve(kind, own_valkey, "--graceful-timeout", "60") as server:
         run = runs.begin().report(1, 2)
-        viewers = [Watching(server, run.id) for _ in range(3)]
+        viewers = [SocketClient(server, run.id) for _ in range(3)]
         for viewer in viewers:
             assert viewer.next()["type"] == "status"
         events = requests.get(
@@ -283,32 +267,30 @@ def test_term_ends_with_1012(kind: Any, own_valkey: ValkeyServer, runs: FakeWork
         until(lambda: viewers_of(server) == 5)
         server.kill(signal.SIGTERM)
         for viewer in viewers:
-            assert gone(viewer) == ([], 1012)
-        assert b"event: status" in events.content  # read to its end
+            assert types_and_code(viewer) == ([], 1012)
+        assert b"event: status" in events.content  # reads to the end
         thread.join(60)
         assert held[0].status_code == 304
         assert server.wait() == 0
 
 
 @pytest.mark.parametrize("kind", ["gevent", "gthread"])
-def test_hup_ends_with_1012_and_serves_on(
+def test_sighup_ends_streams_and_serves_again(
     kind: Any, own_valkey: ValkeyServer, runs: FakeWorker
 ) -> None:
-    """gunicorn's HUP (a new deployment): viewers get 1012, and who comes back is served by the new
-    worker.
-    """
+    """SIGHUP (a new deployment): viewers get 1012, and the new worker serves their reconnects."""
     with serve(kind, own_valkey, "--graceful-timeout", "60") as server:
         run = runs.begin().report(1, 2)
-        viewer = Watching(server, run.id)
+        viewer = SocketClient(server, run.id)
         assert viewer.next()["type"] == "status"
         server.kill(signal.SIGHUP)
-        assert gone(viewer) == ([], 1012)
+        assert types_and_code(viewer) == ([], 1012)
 
         def served() -> bool:
-            # The old worker still accepts for a moment, and sends away whom it gets, or ends before
-            # it reads a word.
+            # The old worker still accepts connections for a moment, and ends them with 1012 or
+            # without a response.
             try:
-                opcode, data = Watching(server, run.id).socket.recv_data()
+                opcode, data = SocketClient(server, run.id).socket.recv_data()
             except (OSError, websocket.WebSocketException):
                 return False
             return (
@@ -320,15 +302,16 @@ def test_hup_ends_with_1012_and_serves_on(
 
 
 @pytest.mark.parametrize("kind", ["gevent", "gthread"])
-def test_max_requests_ends_with_1012(kind: Any, own_valkey: ValkeyServer, runs: FakeWorker) -> None:
-    """gunicorn's ``max_requests``: a worker that is replaced sends its viewers away."""
+def test_max_requests_ends_streams_with_1012(
+    kind: Any, own_valkey: ValkeyServer, runs: FakeWorker
+) -> None:
+    """``max_requests``: a worker that is replaced ends its streams with 1012."""
     with serve(kind, own_valkey, "--graceful-timeout", "60", "--max-requests", "20") as server:
         run = runs.begin().report(1, 2)
-        viewer = Watching(server, run.id)
+        viewer = SocketClient(server, run.id)
         assert viewer.next()["type"] == "status"
         for _ in range(20):
-            with contextlib.suppress(
-                requests.ConnectionError
-            ):  # gunicorn may drop whom it accepted last
+            # gunicorn may drop the connections that it accepted last.
+            with contextlib.suppress(requests.ConnectionError):
                 requests.get(f"{server.url}{PREFIX}/{run.id}", timeout=60)
-        assert gone(viewer) == ([], 1012)
+        assert types_and_code(viewer) == ([], 1012)

@@ -12,13 +12,13 @@ import pytest
 import requests
 import websocket
 
-from tests.acceptance.test_socket import APP, PREFIX, Watching, viewers_of
+from tests.acceptance.test_socket import APP, PREFIX, SocketClient, viewers_of
 from tests.support.fake_worker import FakeExecution, FakeWorker
 from tests.support.processes import WebServer
 from tests.support.valkey import ValkeyServer
 from tests.support.wait import until
 
-CHOOSY_APP = "tests.acceptance.apps.streams:create_choosy_app()"
+RESTRICTED_APP = "tests.acceptance.apps.streams:create_restricted_app()"
 
 
 @pytest.fixture(scope="module")
@@ -39,84 +39,78 @@ def runs(backend: ValkeyServer) -> FakeWorker:
     return FakeWorker.on(backend.url)
 
 
-class Many:
-    """A viewer of many."""
+class MultiClient:
+    """A client of the socket for many executions."""
 
     def __init__(self, server: WebServer, ticket: str = "", **options: Any) -> None:
         url = f"{server.ws_url}/api/v1/progress/ws?ticket={ticket}"
         self.socket = websocket.create_connection(url, timeout=60, **options)
 
-    def say(self, **orders: Any) -> None:
-        self.socket.send(json.dumps(orders))
+    def send(self, **commands: Any) -> None:
+        self.socket.send(json.dumps(commands))
 
     def next(self) -> Any:
         return json.loads(self.socket.recv())
 
 
-def test_many_over_one_socket(server: WebServer, runs: FakeWorker) -> None:
-    """Each execution that is asked for gives its frames, ``status`` first; the socket takes one
-    seat and outlives their ends.
-    """
-    some = [runs.begin() for _ in range(3)]
-    viewer = Many(server)
-    viewer.say(subscribe=[run.id for run in some])
-    opened = [viewer.next() for _ in some]
-    assert {frame["execution_id"] for frame in opened} == {run.id for run in some}
+def test_one_socket_delivers_many_executions(server: WebServer, runs: FakeWorker) -> None:
+    """Each subscription starts with ``status``; the socket is one viewer and outlives every end."""
+    executions = [runs.begin() for _ in range(3)]
+    viewer = MultiClient(server)
+    viewer.send(subscribe=[run.id for run in executions])
+    opened = [viewer.next() for _ in executions]
+    assert {frame["execution_id"] for frame in opened} == {run.id for run in executions}
     assert {frame["type"] for frame in opened} == {"status"}
-    until(lambda: viewers_of(server) == 1)  # the seats of others may be given back a moment later
-    for run in some:
+    until(lambda: viewers_of(server) == 1)  # earlier viewers may leave a moment later
+    for run in executions:
         run.report(1, 2)
         frame = viewer.next()
         assert (frame["type"], frame["execution_id"]) == ("progress", run.id)
-    some[0].succeed("first")
+    executions[0].succeed("first")
     assert viewer.next()["outputs"] == "first"
-    viewer.say(subscribe=[some[1].id])  # again: nothing new
-    viewer.say(unsubscribe=[some[1].id])
-    viewer.say(subscribe=["nobody"])
-    assert viewer.next()["code"] == "not_found"  # so the others were worked off
-    some[1].report(2, 2)
-    some[2].report(2, 2)
-    assert viewer.next()["execution_id"] == some[2].id
+    viewer.send(subscribe=[executions[1].id])  # already subscribed
+    viewer.send(unsubscribe=[executions[1].id])
+    viewer.send(subscribe=["unknown"])
+    assert viewer.next()["code"] == "not_found"  # so the messages before are processed
+    executions[1].report(2, 2)
+    executions[2].report(2, 2)
+    assert viewer.next()["execution_id"] == executions[2].id
     viewer.socket.close()
     until(lambda: viewers_of(server) == 0)
 
 
-def test_nothing_is_watched_afterwards(
+def test_close_ends_all_subscriptions(
     server: WebServer, runs: FakeWorker, backend: ValkeyServer
 ) -> None:
-    """When the socket goes, so do its subscriptions upstream; an execution's end takes its own
-    along before that.
-    """
-    some = [runs.begin() for _ in range(5)]
-    viewer = Many(server)
-    viewer.say(subscribe=[run.id for run in some])
-    for _ in some:
+    """A closed socket ends its subscriptions upstream; an execution's end ends its own before."""
+    executions = [runs.begin() for _ in range(5)]
+    viewer = MultiClient(server)
+    viewer.send(subscribe=[run.id for run in executions])
+    for _ in executions:
         viewer.next()
-    until(lambda: watched(backend, some) == 5)
-    some[0].succeed()
+    until(lambda: watched(backend, executions) == 5)
+    executions[0].succeed()
     assert viewer.next()["type"] == "completed"
-    until(lambda: watched(backend, some) == 4)
+    until(lambda: watched(backend, executions) == 4)
     viewer.socket.close()
-    until(lambda: watched(backend, some) == 0)
+    until(lambda: watched(backend, executions) == 0)
 
 
-def test_tokens(own_valkey: ValkeyServer) -> None:
-    """The lock is the same as everywhere: no token, 4401."""
+def test_socket_needs_a_token(own_valkey: ValkeyServer) -> None:
+    """With tokens configured, a socket without one gets 4401."""
     with WebServer(
         "gevent", APP, env={"STREAMS_BACKEND": own_valkey.url, "HEADWAY_TOKENS": "sesame"}
     ) as server:
-        opcode, data = Many(server).socket.recv_data()
+        opcode, data = MultiClient(server).socket.recv_data()
         assert (opcode, int.from_bytes(data[:2], "big")) == (websocket.ABNF.OPCODE_CLOSE, 4401)
         run = FakeWorker.on(own_valkey.url).begin()
-        viewer = Many(server, header=["Authorization: Bearer sesame"])
-        viewer.say(subscribe=[run.id])
+        viewer = MultiClient(server, header=["Authorization: Bearer sesame"])
+        viewer.send(subscribe=[run.id])
         assert viewer.next()["type"] == "status"
 
 
-def test_a_ticket_opens_the_socket_and_no_more(own_valkey: ValkeyServer) -> None:
-    """Who came in by a ticket goes on subscribing after the ticket has expired: it was to open the
-    socket only.
-    """
+def test_subscriptions_outlive_the_ticket(own_valkey: ValkeyServer) -> None:
+    """A ticket opens the socket only: after it has expired, its client may still subscribe."""
     env = {
         "STREAMS_BACKEND": own_valkey.url,
         "HEADWAY_TOKENS": "sesame",
@@ -125,23 +119,22 @@ def test_a_ticket_opens_the_socket_and_no_more(own_valkey: ValkeyServer) -> None
     with WebServer("gevent", APP, env=env) as server:
         run = FakeWorker.on(own_valkey.url).begin()
 
-        def let_in() -> tuple[str, Many] | None:
-            """A ticket and who came in by it; None where it expired on the way."""
-            answer = requests.post(
+        def open_with_ticket() -> tuple[str, MultiClient] | None:
+            """A ticket and its client; None if the ticket expired on the way."""
+            response = requests.post(
                 f"{server.url}/api/v1/tickets",
                 headers={"Authorization": "Bearer sesame"},
                 timeout=60,
             )
-            viewer = Many(server, answer.json()["ticket"])
-            return None if is_refused(viewer) else (answer.json()["ticket"], viewer)
+            viewer = MultiClient(server, response.json()["ticket"])
+            return None if is_refused(viewer) else (response.json()["ticket"], viewer)
 
-        def is_refused(viewer: Many) -> bool:
-            with contextlib.suppress(
-                OSError
-            ):  # it was refused, and is gone: what is left to read says how
-                viewer.say(subscribe=["nobody"])
+        def is_refused(viewer: MultiClient) -> bool:
+            # A refused connection may be closed already; its close frame can still be read.
+            with contextlib.suppress(OSError):
+                viewer.send(subscribe=["unknown"])
             while (frame := viewer.socket.recv_frame()).opcode == websocket.ABNF.OPCODE_PING:
-                pass  # the test app asks for those
+                pass  # the server of this app pings
             if frame.opcode != websocket.ABNF.OPCODE_CLOSE:
                 return False
             assert int.from_bytes(frame.data[:2], "big") == 4401
@@ -149,36 +142,34 @@ def test_a_ticket_opens_the_socket_and_no_more(own_valkey: ValkeyServer) -> None
             return True
 
         def expired() -> bool:
-            late = Many(server, ticket)
+            late = MultiClient(server, ticket)
             if is_refused(late):
                 return True
             late.socket.close()
             return False
 
-        ticket, viewer = until(let_in, what="a ticket to be used in its time")
+        ticket, viewer = until(open_with_ticket, what="a ticket to be used in its time")
         until(expired)
-        viewer.say(subscribe=[run.id])
+        viewer.send(subscribe=[run.id])
         assert viewer.next()["type"] == "status"
         viewer.socket.close()
 
 
-def test_the_app_is_asked_about_each(own_valkey: ValkeyServer) -> None:
-    """The app's rule decides on each execution, however it is watched: what it forbids is refused,
-    what it allows streams.
-    """
+def test_authorize_decides_per_execution(own_valkey: ValkeyServer) -> None:
+    """``authorize`` decides for each execution, on every transport."""
     runs = FakeWorker.on(own_valkey.url)
     allowed, forbidden = runs.begin(), runs.begin()
     env = {"STREAMS_BACKEND": own_valkey.url, "STREAMS_ALLOWED": allowed.id}
-    with WebServer("gevent", CHOOSY_APP, env=env) as server:
-        viewer = Many(server)
-        viewer.say(subscribe=[forbidden.id])
+    with WebServer("gevent", RESTRICTED_APP, env=env) as server:
+        viewer = MultiClient(server)
+        viewer.send(subscribe=[forbidden.id])
         refusal = viewer.next()
         assert (refusal["type"], refusal["code"], refusal["execution_id"]) == (
             "error",
             "not_allowed",
             forbidden.id,
         )
-        viewer.say(subscribe=[allowed.id, forbidden.id])
+        viewer.send(subscribe=[allowed.id, forbidden.id])
         frames = {frame["execution_id"]: frame for frame in (viewer.next(), viewer.next())}
         assert frames[allowed.id]["type"] == "status"
         assert frames[forbidden.id]["code"] == "not_allowed"
@@ -188,28 +179,26 @@ def test_the_app_is_asked_about_each(own_valkey: ValkeyServer) -> None:
         assert (frame["type"], frame["execution_id"]) == ("progress", allowed.id)
         viewer.socket.close()
 
-        assert Watching(server, forbidden.id).rest()[:2] == ([], 4403)
-        single = Watching(server, allowed.id)
+        assert SocketClient(server, forbidden.id).read_to_close()[:2] == ([], 4403)
+        single = SocketClient(server, allowed.id)
         assert single.next()["type"] == "status"
         single.socket.close()
 
         def events(run: FakeExecution) -> int:
             url = f"{server.url}{PREFIX}/{run.id}/progress/events"
-            with requests.get(url, stream=True, timeout=60) as answer:
-                return answer.status_code
+            with requests.get(url, stream=True, timeout=60) as response:
+                return response.status_code
 
         assert events(forbidden) == 403
         assert events(allowed) == 200
 
 
-def test_one_that_pings_and_never_reads(server: WebServer) -> None:
-    """A viewer that has us answer without end, and reads no answer, loses its place though it is
-    never quiet.
-    """
-    viewer = Many(server, sockopt=((socket.SOL_SOCKET, socket.SO_RCVBUF, 4096),))
+def test_client_that_pings_and_never_reads_is_disconnected(server: WebServer) -> None:
+    """A client that pings and never reads is disconnected, although it is never quiet."""
+    viewer = MultiClient(server, sockopt=((socket.SOL_SOCKET, socket.SO_RCVBUF, 4096),))
     until(lambda: viewers_of(server) == 1)
 
-    def cut_off() -> bool:
+    def disconnected() -> bool:
         try:
             for _ in range(200):
                 viewer.socket.ping("x" * 120)
@@ -217,12 +206,12 @@ def test_one_that_pings_and_never_reads(server: WebServer) -> None:
             return True
         return viewers_of(server) == 0
 
-    until(cut_off, within=60)
+    until(disconnected, within=60)
     until(lambda: viewers_of(server) == 0)
     viewer.socket.shutdown()
 
 
-def watched(backend: ValkeyServer, some: list[Any]) -> int:
+def watched(backend: ValkeyServer, executions: list[Any]) -> int:
     """How many of these the server watches upstream."""
     channels = backend.command("PUBSUB", "CHANNELS")
-    return sum(any(run.id.encode() in channel for channel in channels) for run in some)
+    return sum(any(run.id.encode() in channel for channel in channels) for run in executions)

@@ -1,4 +1,4 @@
-"""The same stream as server-sent events, on every server."""
+"""The stream as server-sent events, on every server."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.support.valkey import ValkeyServer
 from tests.support.wait import until
 
 
-class Listening:
-    """A client of server-sent events, by the rules of HTML's section on them."""
+class EventClient:
+    """A client of server-sent events, after HTML's section on them."""
 
     def __init__(self, url: str, **headers: str) -> None:
         self.response = requests.get(
@@ -46,8 +46,8 @@ def backend() -> Iterator[ValkeyServer]:
 
 @pytest.fixture(scope="module", params=["gevent", "gthread", "dev"])
 def server(request: pytest.FixtureRequest, backend: ValkeyServer) -> Iterator[WebServer]:
-    # Twice as long may a write take before its client is cut off: not less than a busy machine may
-    # need for one.
+    # A client whose write takes longer than twice the interval is disconnected: leave a busy
+    # machine enough time for one.
     with WebServer(
         request.param, APP, env={"STREAMS_BACKEND": backend.url, "HEADWAY_PING_INTERVAL": "3"}
     ) as server:
@@ -60,12 +60,10 @@ def runs(backend: ValkeyServer) -> FakeWorker:
     return FakeWorker.on(backend.url)
 
 
-def test_the_same_stream(server: WebServer, runs: FakeWorker) -> None:
-    """Events carry the socket's frames, named as their types, each with an id; the stream ends
-    after the end.
-    """
+def test_events_carry_the_frames_of_the_socket(server: WebServer, runs: FakeWorker) -> None:
+    """Events are the socket's frames, named by type, each with an id; the end ends the stream."""
     run = runs.publish()
-    events = iter(Listening(f"{server.url}{PREFIX}/{run.id}/progress/events"))
+    events = iter(EventClient(f"{server.url}{PREFIX}/{run.id}/progress/events"))
     seen = [next(events)]
     run.open()
     seen.append(next(events))
@@ -80,26 +78,22 @@ def test_the_same_stream(server: WebServer, runs: FakeWorker) -> None:
     until(lambda: viewers_of(server) == 0)
 
 
-def test_who_comes_back(server: WebServer, runs: FakeWorker) -> None:
-    """A client that comes back with the id of what it saw last is told the rest; with the id of the
-    end, to stay away (204).
-    """
+def test_last_event_id_gives_the_rest_or_204(server: WebServer, runs: FakeWorker) -> None:
+    """With the id of the last event a client gets the rest; with that of the end, a 204."""
     run = runs.begin().succeed()
     url = f"{server.url}{PREFIX}/{run.id}/progress/events"
-    seen = list(Listening(url))
+    seen = list(EventClient(url))
     assert [event["event"] for event in seen] == ["status", "completed"]
-    assert next(iter(Listening(url, **{"Last-Event-ID": seen[0]["id"]})))["event"] == "completed"
+    assert next(iter(EventClient(url, **{"Last-Event-ID": seen[0]["id"]})))["event"] == "completed"
     again = requests.get(url, headers={"Last-Event-ID": seen[-1]["id"]}, timeout=60)
     assert (again.status_code, again.content) == (204, b"")
     until(lambda: viewers_of(server) == 0)
 
 
-def test_refusals_are_plain_answers(server: WebServer) -> None:
-    """An unknown id is a 404 and a malformed one a 422, as problem documents, before any stream
-    begins.
-    """
+def test_refusals_are_problem_documents(server: WebServer) -> None:
+    """An unknown id is a 404 and an invalid one a 422, before a stream starts."""
     assert (
-        requests.get(f"{server.url}{PREFIX}/nobody/progress/events", timeout=60).status_code == 404
+        requests.get(f"{server.url}{PREFIX}/unknown/progress/events", timeout=60).status_code == 404
     )
     assert (
         requests.get(f"{server.url}{PREFIX}/{'a' * 300}/progress/events", timeout=60).status_code
@@ -108,31 +102,29 @@ def test_refusals_are_plain_answers(server: WebServer) -> None:
     until(lambda: viewers_of(server) == 0)
 
 
-def test_a_client_that_has_gone_is_noticed(server: WebServer, runs: FakeWorker) -> None:
-    """Though nothing happens, a client that left frees its place: heartbeats find it out (web fact
-    14).
-    """
+def test_heartbeat_finds_a_client_that_left(server: WebServer, runs: FakeWorker) -> None:
+    """A client that left frees its slot: a heartbeat finds out (web-facts#sse-notices-on-write)."""
     run = runs.begin()
-    listening = Listening(f"{server.url}{PREFIX}/{run.id}/progress/events")
-    assert next(iter(listening))["event"] == "status"
+    client = EventClient(f"{server.url}{PREFIX}/{run.id}/progress/events")
+    assert next(iter(client))["event"] == "status"
     until(lambda: viewers_of(server) == 1)
-    listening.response.close()
+    client.response.close()
     until(lambda: viewers_of(server) == 0)
 
 
-def test_head(server: WebServer, runs: FakeWorker) -> None:
-    """HEAD says what GET would send, and holds nothing open."""
+def test_head_opens_no_stream(server: WebServer, runs: FakeWorker) -> None:
+    """HEAD returns the headers of GET, and opens no stream."""
     run = runs.begin()
-    answer = requests.head(f"{server.url}{PREFIX}/{run.id}/progress/events", timeout=60)
-    assert answer.status_code == 200
-    assert answer.headers["Content-Type"].startswith("text/event-stream")
+    response = requests.head(f"{server.url}{PREFIX}/{run.id}/progress/events", timeout=60)
+    assert response.status_code == 200
+    assert response.headers["Content-Type"].startswith("text/event-stream")
     until(lambda: viewers_of(server) == 0)
 
 
-def test_tensorlakes_stream(server: WebServer, runs: FakeWorker) -> None:
-    """Tensorlake's path streams its own shape, each report once, until the end."""
+def test_tensorlake_stream_has_its_own_events(server: WebServer, runs: FakeWorker) -> None:
+    """Tensorlake's path streams its own fields, each report once, until the end."""
     run = runs.begin()
-    events = iter(Listening(f"{server.url}/applications/app/requests/{run.id}/progress"))
+    events = iter(EventClient(f"{server.url}/applications/app/requests/{run.id}/progress"))
     run.report(1, 2, "one")
     first = next(events)
     assert "event" not in first

@@ -1,7 +1,8 @@
-"""The tests' own support: it waits, it cleans up, and it sees what is left behind."""
+"""tests/support: waiting, cleaning up, and finding what a test leaves behind."""
 
 from __future__ import annotations
 
+import re
 import socket
 import sys
 import threading
@@ -10,29 +11,48 @@ import pytest
 from kombu import Connection
 
 from tests.support import leaks, valkey
-from tests.support.processes import Process, running
+from tests.support.processes import Process, environment, running
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.requirements import skip_or_fail
+from tests.support.timing import seconds
 from tests.support.valkey import ValkeyServer
 from tests.support.wait import until
 
 
-def test_waiting_ends_with_the_condition() -> None:
-    """`until` returns the first truthy value."""
-    answers = iter([0, None, "", 7, 8])
-    assert until(lambda: next(answers)) == 7
+def test_until_returns_the_first_truthy_value() -> None:
+    """`until` calls the condition until its value is truthy."""
+    values = iter([0, None, "", 7, 8])
+    assert until(lambda: next(values)) == 7
 
 
-def test_waiting_has_a_deadline() -> None:
-    """A condition that never comes true is an AssertionError that says what was waited for."""
-    with pytest.raises(AssertionError, match=r"waited 0\.05 s for rain; the last answer was None"):
+def test_until_raises_at_its_deadline() -> None:
+    """The AssertionError names the thing waited for, the scaled time limit and the last value."""
+    limit = re.escape(f"{seconds(0.05):g}")
+    with pytest.raises(
+        AssertionError, match=rf"waited {limit} s for rain; the last value was None"
+    ):
         until(lambda: None, within=0.05, what="rain")
 
 
-def test_a_process_takes_its_children_with_it() -> None:
-    """Closing a process ends what it started, also what left its group and ignores SIGTERM."""
-    child = "import signal,threading; signal.signal(15, signal.SIG_IGN); print('up', flush=True); threading.Event().wait()"
-    parent = f"import subprocess,sys; subprocess.Popen([sys.executable,'-c',{child!r}], start_new_session=True).wait()"
+def test_timeout_factor_reaches_child_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process gets the factor of time limits, but no other setting of Headway."""
+    monkeypatch.setenv("HEADWAY_TEST_TIMEOUT_FACTOR", "2")
+    monkeypatch.setenv("HEADWAY_PING_INTERVAL", "1")
+    env = environment()
+    assert env["HEADWAY_TEST_TIMEOUT_FACTOR"] == "2"
+    assert "HEADWAY_PING_INTERVAL" not in env
+
+
+def test_closed_process_takes_its_children_with_it() -> None:
+    """`close` ends every child, also one that left the process group and ignores SIGTERM."""
+    child = (
+        "import signal,threading; signal.signal(15, signal.SIG_IGN); "
+        "print('up', flush=True); threading.Event().wait()"
+    )
+    parent = (
+        "import subprocess,sys; "
+        f"subprocess.Popen([sys.executable,'-c',{child!r}], start_new_session=True).wait()"
+    )
     with Process([sys.executable, "-c", parent]) as process:
         process.wait_log("up")
         family = process.descendants()
@@ -40,8 +60,8 @@ def test_a_process_takes_its_children_with_it() -> None:
     assert not running(family)
 
 
-def test_a_process_that_ends_early_is_told_with_its_log() -> None:
-    """Waiting for a line of a process that has died fails at once and shows what it said."""
+def test_wait_log_fails_at_once_if_the_process_ended() -> None:
+    """Waiting for a line of a dead process raises at once and shows the log."""
     with (
         pytest.raises(AssertionError, match="ended with 3"),
         Process([sys.executable, "-c", "exit(3)"]) as process,
@@ -49,7 +69,7 @@ def test_a_process_that_ends_early_is_told_with_its_log() -> None:
         process.wait_log("never")
 
 
-def test_a_thread_that_is_left_behind_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leaked_thread_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """The leak check names the thread."""
     monkeypatch.setattr(leaks, "GRACE", 0.05)
     done = threading.Event()
@@ -60,20 +80,29 @@ def test_a_thread_that_is_left_behind_is_found(monkeypatch: pytest.MonkeyPatch) 
     thread.join()
 
 
-def test_a_process_that_is_left_behind_is_found_and_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The leak check names the process and ends it."""
+def test_leaked_process_is_reported_and_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The leak check names the process and its children, and kills them."""
     monkeypatch.setattr(leaks, "GRACE", 0.05)
-    process = Process([sys.executable, "-c", "import threading; threading.Event().wait()"])
-    with pytest.raises(AssertionError, match=r"threading\.Event"), leaks.no_leaks():
+    child = "import threading; print('up', flush=True); threading.Event().wait()"
+    parent = f"import subprocess,sys; subprocess.run([sys.executable,'-c',{child!r}])"
+    process = Process([sys.executable, "-c", parent])
+
+    def leave_it_running() -> None:
         process.start()
+        process.wait_log("up")
+
+    with pytest.raises(AssertionError) as raised, leaks.no_leaks():
+        leave_it_running()
+    lines = str(raised.value).splitlines()
+    assert ["subprocess" in lines[1], "subprocess" in lines[2]] == [True, False]
     process.wait()
     process.close()
 
 
-def test_what_is_missing_skips_on_a_laptop_and_fails_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`skip_or_fail` skips with the reason; with CI=true it fails, so that nothing stays untested
-    unseen.
-    """
+def test_missing_requirement_skips_locally_and_fails_in_ci(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`skip_or_fail` skips with the reason. With CI=true it fails: no test is left out silently."""
     monkeypatch.setenv("CI", "")
     with pytest.raises(pytest.skip.Exception, match="Tea is missing: the kettle is broken"):
         skip_or_fail("Tea", "the kettle is broken")
@@ -82,10 +111,8 @@ def test_what_is_missing_skips_on_a_laptop_and_fails_in_ci(monkeypatch: pytest.M
         skip_or_fail("Tea", "the kettle is broken")
 
 
-def test_a_server_comes_back_with_and_without_its_data(own_valkey: ValkeyServer) -> None:
-    """A crashed server keeps its port and what was written; a fresh one has forgotten it; a frozen
-    one goes on.
-    """
+def test_server_restarts_with_and_without_its_data(own_valkey: ValkeyServer) -> None:
+    """A crashed server keeps its port and data; a fresh one has no data; a paused one resumes."""
     own_valkey.command("SET", "kept", "1")
     port = own_valkey.port
     own_valkey.crash()
@@ -99,8 +126,8 @@ def test_a_server_comes_back_with_and_without_its_data(own_valkey: ValkeyServer)
     assert own_valkey.command("GET", "kept") is None
 
 
-def test_a_server_whose_port_was_taken_takes_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A port that somebody else took in the last moment is no reason not to start."""
+def test_server_takes_another_port_if_its_port_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server starts even if another process took its port in the last moment."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         ports = iter([taken.getsockname()[1], valkey.free_port()])
@@ -109,8 +136,8 @@ def test_a_server_whose_port_was_taken_takes_another(monkeypatch: pytest.MonkeyP
             assert server.command("PING")
 
 
-def test_each_test_has_an_empty_database(redis_url: str) -> None:
-    """`redis_url` names a database with nothing in it."""
+def test_redis_url_names_an_empty_database(redis_url: str) -> None:
+    """A test that uses `redis_url` sees no data of another test."""
     import redis
 
     with redis.Redis.from_url(redis_url) as client:
@@ -118,8 +145,8 @@ def test_each_test_has_an_empty_database(redis_url: str) -> None:
         client.set("left", "behind")
 
 
-def test_rabbitmq_carries_a_message(rabbitmq: RabbitMQ) -> None:
-    """The tests' own RabbitMQ takes a message and gives it back."""
+def test_rabbitmq_node_delivers_a_message(rabbitmq: RabbitMQ) -> None:
+    """The tests' RabbitMQ accepts a message and delivers it."""
     with Connection(rabbitmq.url) as connection, connection.SimpleQueue("there-and-back") as queue:
         queue.put({"n": 1})
         message = queue.get(timeout=60)

@@ -104,7 +104,7 @@ def test_the_context_says_who_is_asked(on: Bench) -> None:
 
 
 def test_published_is_known_before_it_runs(on: Bench) -> None:
-    """An id is known from before its message leaves, and says queued; the task's name is known too."""
+    """An id is known as queued, with its task's name, before its message is sent."""
     task_id = str(on.app.send_task("jobs.plain", (1,), queue="nobody-listens").id)
     execution = on.look(task_id)
     assert (execution.status, execution.phase, execution.task) == (
@@ -184,8 +184,9 @@ def test_wrong_reports_are_refused_before_anything_is_stored(on: Bench) -> None:
 
 
 def test_arguments_are_not_stored_with_each_report(redis_url: str) -> None:
-    """`result_extended` puts 200 KB of arguments into every PROGRESS (fact 10); a report of ours
-    leaves them out, and keeps the name.
+    """`result_extended` puts 200 KB of arguments into every PROGRESS
+    (celery-facts#extended-results-repeat-arguments); a report of ours leaves them out, and keeps
+    the name.
     """
     with bench(redis_url, EXTENDED="1") as on:
         task_id = on.send("jobs.big_arguments", "x" * 200_000)

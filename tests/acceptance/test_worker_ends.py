@@ -51,7 +51,7 @@ def test_a_failure_keeps_the_last_progress(redis_url: str, pool: str) -> None:
 
 def test_updates_in_finally_after_terminate_stay_revoked(on: Bench) -> None:
     """A terminated job reports a thousand times in its `finally:`; it stays REVOKED, for Celery's
-    readers too (fact 4).
+    readers too (celery-facts#progress-in-finally-undoes-revoked).
     """
     for _ in range(4):
         task_id = on.send("jobs.terminated")
@@ -65,7 +65,7 @@ def test_updates_in_finally_after_terminate_stay_revoked(on: Bench) -> None:
 
 def test_a_hard_time_limit_in_a_tight_loop_ends_for_good(redis_url: str) -> None:
     """The worker's main process writes FAILURE and then kills the child; no report in flight
-    un-ends it (facts 3, 41).
+    un-ends it (celery-facts#hard-limit-races-with-progress, celery-facts#guard-stops-wrong-ends).
     """
     with bench(redis_url, concurrency=4, INTERVAL="0.001") as on:
         ids = [on.send("jobs.hard_limit" if n % 2 else "jobs.hard_limit_by_hand") for n in range(8)]
@@ -80,7 +80,7 @@ def test_a_hard_time_limit_in_a_tight_loop_ends_for_good(redis_url: str) -> None
 @pytest.mark.parametrize("track_started", ["1", "0"])
 def test_a_retry_is_attempt_two(redis_url: str, track_started: str) -> None:
     """The second run is attempt 2 and reports as such; the first one's late RETRY doesn't end it
-    (fact 42).
+    (celery-facts#celery-undoes-its-own-ends).
     """
     with bench(redis_url, TRACK_STARTED=track_started) as on:
         task_id = on.send("jobs.retries")
@@ -99,8 +99,8 @@ def test_a_retry_is_attempt_two(redis_url: str, track_started: str) -> None:
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_ignored_results_have_an_end(redis_url: str, pool: str) -> None:
-    """`ignore_result` leaves PROGRESS for ever in Celery (fact 7): here it ends, for Celery's
-    readers too.
+    """`ignore_result` leaves PROGRESS for ever in Celery
+    (celery-facts#ignored-results-have-no-end): here it ends, for Celery's readers too.
     """
     with bench(redis_url, pool=pool) as on:
         # Said in the message too: Celery 5.6.3's send_task doesn't know the task's own word.
@@ -128,7 +128,8 @@ def test_ignored_results_have_an_end(redis_url: str, pool: str) -> None:
 @pytest.mark.parametrize("pool", POOLS)
 def test_ignore_reject_and_exit_have_an_end(redis_url: str, pool: str) -> None:
     """`raise Ignore` is an end without a fault; a rejected job and one that calls `sys.exit` have
-    failed (facts 7, 43, 50).
+    failed (celery-facts#ignored-results-have-no-end, celery-facts#where-an-attempt-ends,
+    celery-facts#postrun-knows-unstored-ends).
     """
     with bench(redis_url, pool=pool, concurrency=1 if pool == "solo" else 2) as on:
         ignored, rejected = on.send("jobs.ignores"), on.send("jobs.rejects")

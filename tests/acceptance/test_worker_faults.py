@@ -1,6 +1,4 @@
-"""The worker side in trouble: a result backend that goes away, hangs or refuses, and two apps in
-one process.
-"""
+"""Workers during faults: an unavailable or slow result backend, and two apps in one process."""
 
 from __future__ import annotations
 
@@ -13,6 +11,7 @@ from headway.backends import store_for
 from headway.models import Status
 from tests.acceptance.apps.worker_bench import bench
 from tests.support.processes import Worker
+from tests.support.timing import RESPONSE_TIMEOUT
 from tests.support.valkey import ValkeyServer
 from tests.support.wait import until
 
@@ -21,11 +20,11 @@ POOLS = ["prefork", "threads", "gevent", "solo"]
 
 @pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize("how", ["stopped", "frozen"])
-def test_a_backend_that_goes_away_does_not_hold_up_the_task(
+def test_backend_outage_does_not_delay_the_task(
     redis_url: str, own_valkey: ValkeyServer, pool: str, how: str
 ) -> None:
-    """The backend goes away mid-run: 100,000 reports go on, and when it is back the last one and
-    the result are there.
+    """A task makes 100,000 reports during an outage; afterwards its last report and its result are
+    stored.
     """
     with bench(redis_url, own_valkey.url, pool=pool, TIMEOUT="0.5") as on:
         task_id = on.send("jobs.outage")
@@ -50,8 +49,8 @@ def test_a_backend_that_goes_away_does_not_hold_up_the_task(
         assert (execution.status, execution.outputs) == (Status.COMPLETED, "done")
         assert execution.progress is not None
         assert execution.progress.message == "after"
-        assert on.app.AsyncResult(task_id).get(timeout=60) == "done"
-        # A server that was slow for a moment before or after was an outage of its own.
+        assert on.app.AsyncResult(task_id).get(timeout=RESPONSE_TIMEOUT) == "done"
+        # If the server was slow for a moment before or after, that was another outage.
         log = on.worker.log()
         over = log.count("Progress can be stored again") + log.count("The result backend is back")
         assert log.count("Progress can't be stored") <= over + 1, (
@@ -59,14 +58,14 @@ def test_a_backend_that_goes_away_does_not_hold_up_the_task(
         )
 
 
-def test_a_backend_that_is_away_from_the_start(redis_url: str, own_valkey: ValkeyServer) -> None:
-    """With the backend away the task begins all the same, and Celery's own patience delivers its
-    result when it is back.
-    """
+def test_task_starts_without_backend_and_stores_its_result_later(
+    redis_url: str, own_valkey: ValkeyServer
+) -> None:
+    """A task starts although the backend is down. Celery retries its result until it is stored."""
     with bench(redis_url, own_valkey.url) as on:
         own_valkey.stop()
-        # A publisher without a result backend: Celery's own, when it publishes, subscribes to the
-        # result and fails.
+        # A publisher without a result backend. With one, publishing subscribes to the result, which
+        # raises now (celery-facts#publishing-subscribes).
         with Celery(broker=redis_url, set_as_current=False) as bare:
             task_id = bare.send_task("jobs.outage", queue="jobs").id
         assert on.wire.heard("outage") == "begun"
@@ -84,27 +83,26 @@ def test_a_backend_that_is_away_from_the_start(redis_url: str, own_valkey: Valke
         )
 
 
-def test_publishing_goes_on_without_the_backend(redis_url: str, own_valkey: ValkeyServer) -> None:
-    """A dead store costs a publisher one bounded wait at most; every message leaves."""
+def test_publishing_works_without_the_backend(redis_url: str, own_valkey: ValkeyServer) -> None:
+    """A store that is down costs a publisher at most one bounded wait. Every message is sent."""
     with bench(redis_url, own_valkey.url) as on:
         own_valkey.stop()
         for _ in range(47):
             on.send("jobs.hot", 3, ignore_result=True)
-        last = [
-            on.send("jobs.gated", "last", ignore_result=True) for _ in range(3)
-        ]  # they don't end before it is back
+        # These end only after the backend is back.
+        last = [on.send("jobs.gated", "last", ignore_result=True) for _ in range(3)]
         own_valkey.start()
         for _ in last:
             on.wire.open("last")
         for task_id in last:
             until(
                 lambda task_id=task_id: on.store.read([task_id])[0].record,
-                what=f"{task_id} to be heard of from its worker",
+                what=f"a record of {task_id} from its worker",
             )
 
 
-def test_a_report_that_cannot_be_stored_is_no_fault_of_the_task(redis_url: str) -> None:
-    """An `update_state` of the task's own that raises is logged once, and the task goes on."""
+def test_failing_update_state_is_logged_once_and_task_continues(redis_url: str) -> None:
+    """An overridden `update_state` that raises is logged once, and the task continues."""
     with bench(redis_url) as on:
         task_id = on.send("jobs.broken_override")
         assert on.ended(task_id).outputs == "went on"
@@ -112,10 +110,10 @@ def test_a_report_that_cannot_be_stored_is_no_fault_of_the_task(redis_url: str) 
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
-def test_a_backend_that_keeps_its_results_itself(redis_url: str, tmp_path: Path, pool: str) -> None:
-    """On SQLite the same jobs have the same ends, attempts and reports; the backend stores, the
-    registry decides.
-    """
+def test_sql_backend_has_the_same_ends_attempts_and_reports(
+    redis_url: str, tmp_path: Path, pool: str
+) -> None:
+    """On SQLite the backend stores the results and the registry decides, with the same outcome."""
     with bench(redis_url, f"db+sqlite:///{tmp_path}/results.sqlite", pool=pool) as on:
         expected = {
             "jobs.fails": ("failed", 3, "FAILURE"),
@@ -131,8 +129,7 @@ def test_a_backend_that_keeps_its_results_itself(redis_url: str, tmp_path: Path,
                 current,
                 1,
             ), name
-            # An end without a result is told by the registry at once; Celery's own record follows
-            # it.
+            # The registry has an end without a result at once. Celery's own record follows it.
             until(
                 lambda name=name, stored=stored: on.meta(ids[name])["status"] == stored,
                 what=f"{name} to be stored",
@@ -143,9 +140,9 @@ def test_a_backend_that_keeps_its_results_itself(redis_url: str, tmp_path: Path,
         assert (execution.status, execution.attempt, execution.outputs) == (Status.COMPLETED, 2, 2)
 
 
-def test_two_apps_in_one_process(redis_url: str) -> None:
-    """Each app's tasks, publications and reports go to its own backend, also where one task calls
-    the other app's.
+def test_two_apps_in_one_process_use_their_own_backends(redis_url: str) -> None:
+    """Each app's tasks, publications and reports go to its own backend, even if a task of one app
+    calls a task of the other.
     """
     from tests.acceptance.apps import worker_pair
 
@@ -157,17 +154,18 @@ def test_two_apps_in_one_process(redis_url: str) -> None:
         Worker("tests.acceptance.apps.worker_pair:second", env=env, queues=["second"]),
     ):
         task_id = first.send_task("first.job").id
-        other_id = first.AsyncResult(task_id).get(timeout=60)
-        assert second.AsyncResult(other_id).get(timeout=60) == "second"
-    mine, theirs = store_for(first), store_for(second)
+        other_id = first.AsyncResult(task_id).get(timeout=RESPONSE_TIMEOUT)
+        assert second.AsyncResult(other_id).get(timeout=RESPONSE_TIMEOUT) == "second"
+    stores = store_for(first), store_for(second)
+    known_ids = (task_id, other_id)
     try:
-        for store, known, unknown in ((mine, task_id, other_id), (theirs, other_id, task_id)):
+        for store, known, unknown in zip(stores, known_ids, known_ids[::-1], strict=True):
             record = store.read([known])[0].record
             assert record is not None
             assert record.progress is not None
             assert record.created_at is not None
             assert store.read([unknown])[0].record is None
     finally:
-        for app, store in ((first, mine), (second, theirs)):
+        for app, store in zip((first, second), stores, strict=True):
             store.close()
             app.close()

@@ -113,7 +113,9 @@ def lives(on: Bench, task_id: str) -> None:
 
 
 def test_a_busy_child_never_stalls(redis_url: str, hold: Hold) -> None:
-    """However long C code lets no thread in there: the main process speaks for its child (fact 47)."""
+    """However long C code lets no thread in there: the main process speaks for its child
+    (celery-facts#heartbeats-under-each-pool).
+    """
     with bench(redis_url, **STEADY) as on:
         task_id = on.send("life.hog", hold.path)
         on.wire.heard("hog")

@@ -216,7 +216,7 @@ def test_element_shows_an_end_that_it_missed(
         element = add_element(page, execution=job)
         bar = element.get_by_role("progressbar")
         expect(element.locator(".percentage")).to_contain_text("%", timeout=END)
-        cable.cut()
+        cable.disconnect()
         expect(element.locator(".status")).to_have_text(
             "Connection lost, reconnecting", timeout=END
         )
@@ -224,7 +224,7 @@ def test_element_shows_an_end_that_it_missed(
         cancel(service, job)
         expect(element.locator(".status")).to_have_text("Connection lost, reconnecting")
         assert bar.get_attribute("aria-valuenow") == before
-        cable.mend()
+        cable.reconnect()
         expect(element.locator(".status")).to_have_text("Cancelled", timeout=END)
         page.goto("about:blank")  # closes its connections
 

@@ -35,7 +35,7 @@ def test_event_source_resumes_after_cuts_and_stops_after_the_end(
         web = home.webs[0]
         app: Flask = web.headway.app
         app.add_url_rule("/page", view_func=lambda: "<!doctype html><title>A page</title>")
-        run = home.runs.publish()
+        run = home.worker.publish()
         page.goto(f"{web.url}/page")
         page.evaluate(FOLLOW_SCRIPT, f"/api/v1/executions/{run.id}/progress/events")
 
@@ -43,20 +43,20 @@ def test_event_source_resumes_after_cuts_and_stops_after_the_end(
             return page.evaluate("events")
 
         until(lambda: events() == [["status", None]], within=TIMEOUT)
-        web.cut()
+        web.drop_connections()
         run.open()
         until(lambda: events()[1:] == [["started", None]], within=TIMEOUT)
         run.report(1, 3)
         until(lambda: events()[2:] == [["progress", 1]], within=TIMEOUT)
-        web.cut()
+        web.drop_connections()
         until(lambda: page.evaluate("source.readyState") == 1 and web.viewers == 1, within=TIMEOUT)
         run.report(2, 3)
         until(lambda: events()[3:] == [["progress", 2]], within=TIMEOUT)
-        home.cut()
+        home.disconnect()
         until(lambda: events()[4:] == [["error", None]], within=TIMEOUT)
-        web.cut()  # it reconnects during the outage, and must not be refused
+        web.drop_connections()  # it reconnects during the outage, and must not be refused
         until(lambda: events()[5:] == [["error", None]], within=TIMEOUT)
-        home.mend(lambda: run.report(3, 3))
+        home.reconnect(lambda: run.report(3, 3))
         until(lambda: events()[-1][1] == 3, within=TIMEOUT)
         # The server may have read the store before the report was written.
         assert events()[6:] in ([["status", 3]], [["status", 2], ["progress", 3]])

@@ -106,7 +106,7 @@ def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
 
             if request.param == "memory":
                 feed = MemoryFeed(store)
-                bench = Bench(lambda: feed, put, feed.cut, feed.mend)
+                bench = Bench(lambda: feed, put, feed.disconnect, feed.reconnect)
             else:
                 bench = Bench(
                     lambda: PollingFeed(store, interval=0.02),
@@ -162,7 +162,7 @@ def test_tells_in_order(bench: Bench) -> None:
 
 def test_watch_has_no_hole(bench: Bench) -> None:
     """Of many tasks that are stored to while they are being watched, each write after its `watch`
-    is told (fact 23).
+    is told (celery-facts#subscribe-before-snapshot).
     """
     ids = [new_id() for _ in range(50)]
     for task_id in ids:
@@ -172,7 +172,7 @@ def test_watch_has_no_hole(bench: Bench) -> None:
 
 
 def test_tells_only_of_what_is_watched(bench: Bench) -> None:
-    """Nothing is told of a task that nobody watches, nor, after `unwatch`, of one that was watched."""
+    """No change is reported for a task that is not watched, or no longer after `unwatch`."""
     watched, other, former = new_id(), new_id(), new_id()
     bench.feed.watch(watched)
     bench.feed.watch(former)
@@ -303,8 +303,8 @@ def own(own_valkey: ValkeyServer) -> Iterator[Bench]:
 
 
 def test_redis_server_that_hangs(own_valkey: ValkeyServer) -> None:
-    """A server that is stopped but not gone is found out, though no read of ours fails (web fact
-    18); then all is well again.
+    """A server that is stopped but not gone is found out, though no read of ours fails
+    (web-facts#hung-server-looks-idle); then all is well again.
     """
     # It asks at once whether a silent server lives. On a busy machine that is too soon now and
     # then, and a change is lost.
@@ -342,7 +342,7 @@ def test_redis_feed_that_is_held_up(
 
     def patience(line: Any) -> float | None:
         nonlocal asked, late
-        if line._asked is not None:
+        if line._ping_sent_at is not None:
             return None
         late, asked = late + 100, asked + 1  # nothing comes: it is time to ask
         return 0.0
@@ -355,7 +355,7 @@ def test_redis_feed_that_is_held_up(
         "selectors",
         SimpleNamespace(DefaultSelector=Held, EVENT_READ=selectors.EVENT_READ),
     )
-    monkeypatch.setattr(redis_feed._Line, "_patience", patience)
+    monkeypatch.setattr(redis_feed._PubSubConnection, "_select_timeout", patience)
     bench = redis_bench(own_valkey, ping_interval=60.0, pong_within=60.0)
     try:
         bench.feed.watch(new_id())
@@ -367,7 +367,7 @@ def test_redis_feed_that_is_held_up(
 
 def test_redis_connection_killed(own_valkey: ValkeyServer) -> None:
     """A connection that the server cuts, again and again, is a gap each time, and no subscription
-    is lost (web facts 15, 16).
+    is lost (web-facts#pubsub-has-one-owner, web-facts#reconnects-are-silent).
     """
     bench = redis_bench(own_valkey)
     ids = [new_id() for _ in range(20)]

@@ -29,7 +29,7 @@ ENDS = sorted(READY_STATES)
 
 class TestRegister:
     def test_a_published_task_is_known_before_it_begins(self, subject: StoreUnderTest) -> None:
-        """What was registered reads as a record with no state, and everything the publisher said."""
+        """A registered task reads as a record with no state and with all data of its publisher."""
         registration = Registration(
             "a", "tasks.t", at(0), owner="ann", root_id="r", parent_id="p", group_id="g"
         )
@@ -49,7 +49,9 @@ class TestRegister:
         ]
 
     def test_a_second_publish_changes_nothing(self, subject: StoreUnderTest) -> None:
-        """A retry publishes the same id again, and nothing that is known is lost (fact 45)."""
+        """A retry publishes the same id again, and nothing that is known is lost
+        (celery-facts#before-task-publish-comes-first).
+        """
         subject.store.register([Registration("a", "tasks.t", at(0), owner="ann")])
         subject.open("a", 1, worker="w1")
         subject.write("a", "PROGRESS", 2, attempt=1, result=report())
@@ -108,7 +110,7 @@ class TestRegister:
 
 class TestOpen:
     def test_attempts_are_numbered(self, subject: StoreUnderTest) -> None:
-        """The first attempt is 1, each further one is one more, and the last one is the open one."""
+        """Attempts are numbered 1, 2, 3 and so on, and the last one is open."""
         assert [subject.open("a", n).attempt for n in range(3)] == [1, 2, 3]
         record = subject.record("a")
         assert (record.attempt, record.last_ended_attempt, record.state, record.started_at) == (
@@ -130,7 +132,7 @@ class TestOpen:
         request: pytest.FixtureRequest,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """Of many workers that open one execution at the same moment each gets a number of its own."""
+        """Workers that start one execution at the same moment get different attempt numbers."""
         monkeypatch.setattr(sql, "FULL_TIMEOUT", stores.PATIENCE)  # SQLite lets one write at a time
         url = request.getfixturevalue("redis_url") if sharing == "redis" else None
         first = stores.make(sharing, tmp_path, url)
@@ -310,7 +312,9 @@ class TestWrite:
         assert subject.snapshot("a") == before
 
     def test_an_older_attempt_is_refused(self, subject: StoreUnderTest) -> None:
-        """Of two runs of one message the newer one writes: progress doesn't go back (fact 13)."""
+        """Of two runs of one message the newer one writes: progress doesn't go back
+        (celery-facts#redelivery-runs-the-same-id-twice).
+        """
         subject.open("a", 0)
         subject.open("a", 1)
         for state in ("PROGRESS", "SUCCESS", "FAILURE", "RETRY"):
@@ -326,7 +330,9 @@ class TestWrite:
         assert (record.last_ended_attempt, record.finished_at, record.state) == (1, None, "RETRY")
 
     def test_a_late_retry_of_the_attempt_before(self, subject: StoreUnderTest) -> None:
-        """A RETRY that comes after the next attempt's start is refused (fact 42)."""
+        """A RETRY that comes after the next attempt's start is refused
+        (celery-facts#celery-undoes-its-own-ends).
+        """
         subject.open("a", 0)
         subject.open("a", 1, retries=1)
         assert not subject.write("a", "RETRY", 2, attempt=1)
@@ -378,7 +384,7 @@ class TestWrite:
 
     def test_a_revoke_that_knows_no_run_does_not_end_one(self, subject: StoreUnderTest) -> None:
         """Celery 5.6 stores REVOKED for a task that is only flagged; a run that is open goes on and
-        ends by itself (fact 14).
+        ends by itself (celery-facts#revoke-does-not-stop-a-running-task).
         """
         subject.open("a", 0, worker="w1")
         assert not subject.write("a", "REVOKED", 1)
@@ -460,7 +466,7 @@ class TestWrite:
         assert subject.record("a").progress == Progress(3, 10)
 
     def test_the_fence_stands_again_after_a_loss_of_data(self, subject: StoreUnderTest) -> None:
-        """A write that finds no record is let in, and its number fences out the attempts before it."""
+        """A write without a record is accepted, and its number fences out earlier attempts."""
         assert subject.write("a", "PROGRESS", 1, attempt=3, result=report())
         assert (subject.record("a").attempt, subject.record("a").progress_attempt) == (3, 3)
         assert subject.write("b", "PROGRESS", 1, attempt=1, result=report())
@@ -507,7 +513,7 @@ class TestRead:
         assert subject.store.read([]) == []
 
     def test_in_the_order_asked_for(self, subject: StoreUnderTest) -> None:
-        """Snapshots come as the ids were given, known and unknown, and an id twice if asked twice."""
+        """Snapshots have the order of the given ids, known or unknown, duplicates included."""
         subject.open("a")
         subject.open("b")
         asked = ["b", "x", "a", "b"]
@@ -547,7 +553,9 @@ class TestRead:
         assert subject.record("a").progress == before
 
     def test_exceptions_stay_data(self, subject: StoreUnderTest) -> None:
-        """A failure reads as plain data, and no class of its name is made or called (fact 18)."""
+        """A failure reads as plain data, and no class of its name is made or called
+        (celery-facts#decode-result-revives-exceptions).
+        """
         subject.open("a")
         subject.write(
             "a",
@@ -568,7 +576,9 @@ class TestRead:
         assert states.resolve(snapshot, at(0)).progress == Progress(3, 10)
 
     def test_snapshots_are_not_torn(self, subject: StoreUnderTest) -> None:
-        """Registry and result of a store that keeps both always speak of the same report (fact 17)."""
+        """Registry and result of a store that keeps both always speak of the same report
+        (celery-facts#state-and-info-are-two-reads).
+        """
         if not subject.store.keeps_results:
             pytest.skip("the result follows its registry entry")
         subject.open("a", 0)
@@ -600,7 +610,7 @@ class TestClaim:
         assert subject.store.claim_key("k2 /ä:", "b", 60) == "b"
 
     def test_it_is_replaced_by_who_knows_it(self, subject: StoreUnderTest) -> None:
-        """A claim gives way to whoever says what it is bound to just now; a free one to everybody."""
+        """A claim is replaced only if the caller names its value; an unset claim is always set."""
         claim = subject.store.claim_key
         assert claim("k", "a", 60, instead_of="never bound") == "a"
         assert [claim("k", "b", 60, instead_of=old) for old in ("b", None, "", "a", "a")] == [
@@ -620,7 +630,7 @@ class TestClaim:
         request: pytest.FixtureRequest,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """Of many that know it, at the same moment, one gets its own value, and all are told of it."""
+        """Of many callers at the same moment one sets its value, and all receive that value."""
         url = request.getfixturevalue("redis_url") if sharing == "redis" else None
         subject = stores.make(sharing, tmp_path, url)
         monkeypatch.setattr(
@@ -670,7 +680,7 @@ class TestMemoryStore:
         assert subject.snapshot("a") == replace(subject.snapshot("a"), meta=None)
 
     def test_subscribers_hear_what_is_let_in(self) -> None:
-        """Starts, reports and ends are told in order, with Celery's record; what is refused is not."""
+        """Accepted writes are published in order, with Celery's record. Refused ones are not."""
         subject = StoreUnderTest(MemoryStore())
         assert isinstance(subject.store, MemoryStore)
         heard: list[tuple[str, str]] = []

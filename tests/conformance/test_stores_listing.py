@@ -41,7 +41,7 @@ class TestSigns:
         assert phase(subject) is Phase.RUNNING
 
     def test_signs_that_stop(self, subject: StoreUnderTest) -> None:
-        """While signs are given it runs, when they stop it is stalled, when they come back it runs."""
+        """With heartbeats it is running, without them stalled, and running when they resume."""
         subject.open("a", worker="w")
         subject.store.heartbeat(["a"], "w", SHORT)
         falls_silent(subject)
@@ -88,7 +88,9 @@ class TestSigns:
         assert subject.snapshot("a").alive is True
 
     def test_only_its_own_worker(self, subject: StoreUnderTest) -> None:
-        """The worker that lost a task (fact 13) gives no sign for the one that has it now."""
+        """The worker that lost a task (celery-facts#redelivery-runs-the-same-id-twice) gives no
+        sign for the one that has it now.
+        """
         subject.open("a", worker="w2")
         subject.store.heartbeat(["a"], "w1", LONG)
         assert subject.snapshot("a").alive is None

@@ -136,7 +136,7 @@ class TestKeys:
         write renews it.
 
         What isn't an end lives as long as the hash: a job that is silent for longer than results
-        are kept still runs (fact 15).
+        are kept still runs (celery-facts#expiry-restarts-at-each-write).
         """
         longer = (24 * 3600 + REGISTRY_RETENTION.total_seconds()) * 1000
         client = client_of(redis)
@@ -250,7 +250,7 @@ class TestKeys:
         subject.store.close()
 
     def test_a_failure_that_is_kept_longer(self, redis: StoreUnderTest) -> None:
-        """The hash outlives the result also where failures are kept for longer than other results."""
+        """The hash outlives the result, even if failures are kept longer than other results."""
         redis.open("a")
         month = 30 * 24 * 3600.0
         redis.store.write(
@@ -277,7 +277,7 @@ class TestKeys:
 class TestPublished:
     def test_what_is_let_in_is_published(self, redis: StoreUnderTest) -> None:
         """Starts, reports, ends with and without a result: each once, in order, as records that
-        Celery itself reads (fact 22).
+        Celery itself reads (celery-facts#redis-publishes-every-state).
         """
         assert redis.app is not None
         heard = client_of(redis).pubsub()
@@ -472,9 +472,7 @@ class TestFaults:
     def test_a_wrong_password(
         self, own: StoreUnderTest, own_valkey: ValkeyServer, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """A server that doesn't refused the login is away for the caller, and a word in the log for whoever
-        can change it.
-        """
+        """A refused login is `Unavailable` for the caller, and the log names the reason."""
         own_valkey.command("CONFIG", "SET", "requirepass", "secret")
         with pytest.raises(Unavailable):
             own.open("a")
@@ -511,7 +509,7 @@ class TestFaults:
 
 class TestClient:
     def test_more_callers_than_connections(self, redis_url: str) -> None:
-        """300 callers share a few connections without an error (web fact 20)."""
+        """300 callers share a few connections without an error (web-facts#backend-per-thread)."""
         app = Celery("many", backend=redis_url, set_as_current=False)
         store = RedisStore(app, connections=4, timeout=stores.PATIENCE)
         with ThreadPoolExecutor(300) as pool:
@@ -633,8 +631,8 @@ class TestClient:
 
 class TestResults:
     def test_pickle_is_not_read(self, redis_url: str) -> None:
-        """Where results are pickles nothing is unpickled, and the message says what to set (fact
-        19).
+        """Where results are pickles nothing is unpickled, and the message says what to set
+        (celery-facts#pickle-results-run-code).
         """
         app = Celery("pickled", backend=redis_url, set_as_current=False)
         app.conf.update(result_serializer="pickle", accept_content=["pickle"])
@@ -696,15 +694,17 @@ class TestResults:
                 "allow_pickle",
             ),
             ("redis://h", {"result_serializer": "yaml"}, "result_accept_content"),
-            ("nonsense://h", {}, "can't be used"),
-            ("nonsense://u:se/cr@et@h", {}, r"'nonsense://u:\*\*@h' can't be used"),
-            ("redis://:secret@h:port", {}, r"'redis://:\*\*@h:port' can't be used"),
+            ("nonsense://h", {}, "cannot be used"),
+            ("nonsense://u:se/cr@et@h", {}, r"'nonsense://u:\*\*@h' cannot be used"),
+            ("redis://:secret@h:port", {}, r"'redis://:\*\*@h:port' cannot be used"),
         ],
     )
     def test_backends_that_nobody_else_can_read(
         self, url: str | None, conf: dict[str, Any], says: str
     ) -> None:
-        """The error is the help text: which setting, and what to set instead (fact 20)."""
+        """The error is the help text: which setting, and what to set instead
+        (celery-facts#rpc-results-are-private).
+        """
         app = Celery("unreadable", backend=url, set_as_current=False)
         app.conf.update(conf)
         with pytest.raises(ConfigurationError, match=says):

@@ -143,7 +143,7 @@ def test_a_table_of_another_version_is_named(tmp_path: Path) -> None:
         )
     before.close()
     subject = stores.make("sql", tmp_path)
-    with pytest.raises(ConfigurationError, match=r"headway_executions.* attempt, .*Drop it"):
+    with pytest.raises(ConfigurationError, match=r"headway_executions.* attempt, .*Drop the table"):
         subject.open("a", 0)
     subject.store.close()
 

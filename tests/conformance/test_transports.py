@@ -1,6 +1,4 @@
-"""One suite for every way to look on: the same happens, and a viewer of each is told the same
-(contract, section 4).
-"""
+"""One suite for every transport: the same events lead to the same frames (contract, section 4)."""
 
 from __future__ import annotations
 
@@ -13,143 +11,145 @@ from typing import Any
 import pytest
 
 from headway.core.registry import Snapshot
-from headway.server.streams.limits import Transport as Seat
+from headway.server.streams.limits import Transport as ServerTransport
 from tests.support.fake_worker import FakeExecution
 from tests.support.inprocess_server import InprocessServer, inprocess_server
-from tests.support.transports import TRANSPORTS, Belief, Transport
+from tests.support.transports import TRANSPORTS, ShownState, TransportClient
 from tests.support.valkey import ValkeyServer
 from tests.support.wait import until
 
-Look = Callable[..., Transport]
+Watch = Callable[..., TransportClient]
 
-QUEUED, BEGUN = Belief("pending", "queued", None), Belief("running", "running", None)
+QUEUED, STARTED = ShownState("pending", "queued", None), ShownState("running", "running", None)
 
 
-def at(current: float | None) -> Belief:
-    return Belief("running", "running", current)
+def at(current: float | None) -> ShownState:
+    return ShownState("running", "running", current)
 
 
 @pytest.fixture(scope="module")
 def durable() -> Iterator[ValkeyServer]:
-    with ValkeyServer(durable=True) as server:
-        yield server.keep()
+    with ValkeyServer(durable=True) as valkey:
+        yield valkey.keep()
 
 
 @pytest.fixture(params=["memory", "redis"])
 def make(request: pytest.FixtureRequest) -> Iterator[Callable[..., InprocessServer]]:
-    """Makes a house over the fakes, and over the real thing."""
+    """Makes an in-process server, over the fakes and over Redis."""
     with ExitStack() as stack:
 
         def make(**settings: Any) -> InprocessServer:
-            server = request.getfixturevalue("durable").keep() if request.param == "redis" else None
-            return stack.enter_context(inprocess_server(server, **settings))
+            valkey = request.getfixturevalue("durable").keep() if request.param == "redis" else None
+            return stack.enter_context(inprocess_server(valkey, **settings))
 
         yield make
 
 
 @pytest.fixture
-def home(make: Callable[..., InprocessServer]) -> InprocessServer:
+def server(make: Callable[..., InprocessServer]) -> InprocessServer:
     return make()
 
 
 @pytest.fixture(params=TRANSPORTS)
-def look(request: pytest.FixtureRequest) -> Iterator[Look]:
-    """Begins to look on through the skin in turn; whoever still looks at the end of the test goes."""
-    skins: list[Transport] = []
+def watch(request: pytest.FixtureRequest) -> Iterator[Watch]:
+    """Opens a stream on each transport in turn. Open streams are closed after the test."""
+    viewers: list[TransportClient] = []
 
-    def look(home: InprocessServer, run: FakeExecution | str, **options: Any) -> Transport:
-        skin = TRANSPORTS[request.param](
-            home.url, run if isinstance(run, str) else run.id, **options
+    def watch(server: InprocessServer, run: FakeExecution | str, **options: Any) -> TransportClient:
+        viewer = TRANSPORTS[request.param](
+            server.url, run if isinstance(run, str) else run.id, **options
         )
-        skins.append(skin)
-        return skin
+        viewers.append(viewer)
+        return viewer
 
-    yield look
-    for skin in skins:
-        skin.close()
+    yield watch
+    for viewer in viewers:
+        viewer.close()
 
 
-def told(viewer: Transport, beliefs: list[Belief], kinds: str) -> None:
-    """Fail unless this is all that it was told."""
-    assert viewer.was_told(beliefs, kinds.split()), (
-        viewer.kinds if viewer.frames else "",
-        viewer.beliefs,
+def assert_received(viewer: TransportClient, states: list[ShownState], kinds: str) -> None:
+    """Fail unless the viewer received exactly this."""
+    assert viewer.received_only(states, kinds.split()), (
+        viewer.kinds if viewer.sends_frames else "",
+        viewer.shown,
     )
 
 
-# The life of an execution
+# From publication to end
 
 
-def test_from_publish_to_completed(home: InprocessServer, look: Look) -> None:
-    """A viewer is told where it stands, the begin, each report, and the end; then its stream is
-    over.
-    """
-    run = home.runs.publish()
-    viewer = look(home, run)
-    viewer.sees("pending", "queued")
+def test_viewer_gets_every_change_until_the_end(server: InprocessServer, watch: Watch) -> None:
+    """A viewer gets the current state, the start, each report, and the end of the stream."""
+    run = server.worker.publish()
+    viewer = watch(server, run)
+    viewer.wait_for("pending", "queued")
     run.open()
-    viewer.sees("running")
+    viewer.wait_for("running")
     for number in range(1, 4):
         run.report(number, 3, f"step {number}", {"bad": "0"})
-        viewer.sees("running", "running", number)
+        viewer.wait_for("running", "running", number)
     run.succeed({"rows": 3})
-    assert viewer.ends() == "over"
-    beliefs = [QUEUED, BEGUN, at(1), at(2), at(3), Belief("completed", "succeeded", 3)]
-    told(viewer, beliefs, "status started progress progress progress completed")
-    if viewer.frames:
-        assert viewer.told[-1]["outputs"] == {"rows": 3}
+    assert viewer.wait_for_end() == "over"
+    states = [QUEUED, STARTED, at(1), at(2), at(3), ShownState("completed", "succeeded", 3)]
+    assert_received(viewer, states, "status started progress progress progress completed")
+    if viewer.sends_frames:
+        assert viewer.received[-1]["outputs"] == {"rows": 3}
 
 
-def test_a_short_run(home: InprocessServer, look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a run that went from pending to its end while nothing could be heard, the begin is told as
-    well.
-    """
-    run = home.runs.publish()
-    viewer = look(home, run)
-    viewer.sees("pending", "queued")
-    gate, read = threading.Lock(), home.store.read
+def test_start_is_sent_before_an_end_in_the_same_read(
+    server: InprocessServer, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If a pending execution is read as ended, the start is sent too."""
+    run = server.worker.publish()
+    viewer = watch(server, run)
+    viewer.wait_for("pending", "queued")
+    gate, read = threading.Lock(), server.store.read
 
     def held(task_ids: Sequence[str]) -> list[Snapshot]:
         with gate:
             return read(task_ids)
 
-    monkeypatch.setattr(home.store, "read", held)
-    with gate:  # who looks sees nothing of it, or all
+    monkeypatch.setattr(server.store, "read", held)
+    with gate:  # a read sees none of this, or all of it
         run.open()
         run.succeed()
-    assert viewer.ends() == "over"
-    told(
+    assert viewer.wait_for_end() == "over"
+    assert_received(
         viewer,
-        [QUEUED, *([BEGUN] if viewer.frames else []), Belief("completed", "succeeded", None)],
+        [
+            QUEUED,
+            *([STARTED] if viewer.sends_frames else []),
+            ShownState("completed", "succeeded", None),
+        ],
         "status started completed",
     )
 
 
-def test_failed(home: InprocessServer, look: Look) -> None:
-    """A failure keeps the last progress, and says why."""
-    run = home.runs.begin().report(3, 10)
-    viewer = look(home, run)
-    viewer.sees("running", "running", 3)
-    run.fail("ValueError", "row 4 is no row")
-    assert viewer.ends() == "over"
-    told(viewer, [at(3), Belief("failed", "failed", 3)], "status failed")
-    if viewer.frames:
-        assert viewer.told[-1]["error"] == {
+def test_failure_keeps_the_progress_and_has_the_error(
+    server: InprocessServer, watch: Watch
+) -> None:
+    """A failure keeps the last progress, and contains the error."""
+    run = server.worker.begin().report(3, 10)
+    viewer = watch(server, run)
+    viewer.wait_for("running", "running", 3)
+    run.fail("ValueError", "row 4 is invalid")
+    assert viewer.wait_for_end() == "over"
+    assert_received(viewer, [at(3), ShownState("failed", "failed", 3)], "status failed")
+    if viewer.sends_frames:
+        assert viewer.received[-1]["error"] == {
             "type": "ValueError",
-            "message": "row 4 is no row",
+            "message": "row 4 is invalid",
             "details": {"module": "builtins"},
         }
 
 
-def test_cancelled(home: InprocessServer, look: Look) -> None:
-    """A cancel is shown from when it is asked for, and its confirmation is the end; the last
-    progress is kept.
-    """
-    run = home.runs.begin().report(3, 10)
-    viewer = look(home, run)
-    viewer.sees("running", "running", 3)
-    home.store.request_cancel(run.id, datetime.now(UTC))
-    viewer.sees("running", "cancelling", 3)
+def test_cancel_request_is_shown_until_confirmed(server: InprocessServer, watch: Watch) -> None:
+    """A cancel request is shown at once; its confirmation is the end, with the last progress."""
+    run = server.worker.begin().report(3, 10)
+    viewer = watch(server, run)
+    viewer.wait_for("running", "running", 3)
+    server.store.request_cancel(run.id, datetime.now(UTC))
+    viewer.wait_for("running", "cancelling", 3)
     run.write(
         "REVOKED",
         {
@@ -158,192 +158,204 @@ def test_cancelled(home: InprocessServer, look: Look) -> None:
             "exc_module": "celery.exceptions",
         },
     )
-    assert viewer.ends() == "over"
-    beliefs = [at(3), Belief("running", "cancelling", 3), Belief("cancelled", "cancelled", 3)]
-    told(viewer, beliefs, "status status cancelled")
+    assert viewer.wait_for_end() == "over"
+    states = [
+        at(3),
+        ShownState("running", "cancelling", 3),
+        ShownState("cancelled", "cancelled", 3),
+    ]
+    assert_received(viewer, states, "status status cancelled")
 
 
 @pytest.mark.parametrize("end", ["succeed", "fail"])
-def test_already_over(home: InprocessServer, look: Look, end: str) -> None:
-    """Who comes after the end is told where it stands, and the end."""
-    run = home.runs.begin().report(3, 10)
+def test_terminal_execution_gives_state_and_end(
+    server: InprocessServer, watch: Watch, end: str
+) -> None:
+    """A viewer of a terminal execution gets the state and the end."""
+    run = server.worker.begin().report(3, 10)
     getattr(run, end)()
-    viewer = look(home, run)
-    assert viewer.ends() == "over"
-    word, phase = {"succeed": ("completed", "succeeded"), "fail": ("failed", "failed")}[end]
-    told(viewer, [Belief(word, phase, 3)], f"status {word}")
+    viewer = watch(server, run)
+    assert viewer.wait_for_end() == "over"
+    status, phase = {"succeed": ("completed", "succeeded"), "fail": ("failed", "failed")}[end]
+    assert_received(viewer, [ShownState(status, phase, 3)], f"status {status}")
 
 
-def test_a_retry(home: InprocessServer, look: Look) -> None:
-    """A retry and the attempt that follows are told, and progress starts anew with it."""
-    run = home.runs.begin().report(5, 10)
-    viewer = look(home, run)
-    viewer.sees("running", "running", 5)
+def test_retry_restarts_the_progress(server: InprocessServer, watch: Watch) -> None:
+    """A retry and the next attempt are shown, and progress restarts."""
+    run = server.worker.begin().report(5, 10)
+    viewer = watch(server, run)
+    viewer.wait_for("running", "running", 5)
     run.write("RETRY", {"exc_type": "ValueError", "exc_message": ["no"], "exc_module": "builtins"})
-    viewer.sees("running", "retrying", 5)
+    viewer.wait_for("running", "retrying", 5)
     run.open()
-    viewer.sees("running", "running", None)
+    viewer.wait_for("running", "running", None)
     run.report(1, 10)
-    viewer.sees("running", "running", 1)
+    viewer.wait_for("running", "running", 1)
     run.succeed()
-    assert viewer.ends() == "over"
-    beliefs = [
+    assert viewer.wait_for_end() == "over"
+    states = [
         at(5),
-        Belief("running", "retrying", 5),
-        BEGUN,
+        ShownState("running", "retrying", 5),
+        STARTED,
         at(1),
-        Belief("completed", "succeeded", 1),
+        ShownState("completed", "succeeded", 1),
     ]
-    told(viewer, beliefs, "status status status progress completed")
+    assert_received(viewer, states, "status status status progress completed")
 
 
-def test_stalled(home: InprocessServer, look: Look) -> None:
-    """That signs of life have stopped is told, though nothing happens; and that they are back."""
-    run = home.runs.begin().report(1, 10)
-    viewer = look(home, run)
-    viewer.sees("running", "running", 1)
-    home.store.heartbeat([run.id], "w1@test", 0.05)
-    viewer.sees("running", "stalled", 1)
-    home.store.heartbeat([run.id], "w1@test", 60)
-    viewer.sees("running", "running", 1)
+def test_stopped_and_resumed_heartbeats_are_shown(server: InprocessServer, watch: Watch) -> None:
+    """Heartbeats that stop or resume are shown, although no message reports them."""
+    run = server.worker.begin().report(1, 10)
+    viewer = watch(server, run)
+    viewer.wait_for("running", "running", 1)
+    server.store.heartbeat([run.id], "w1@test", 0.05)
+    viewer.wait_for("running", "stalled", 1)
+    server.store.heartbeat([run.id], "w1@test", 60)
+    viewer.wait_for("running", "running", 1)
     run.report(2, 10)
-    viewer.sees("running", "running", 2)
-    beliefs = [at(1), Belief("running", "stalled", 1), at(1), at(2)]
-    told(viewer, beliefs, "status status status progress")
+    viewer.wait_for("running", "running", 2)
+    states = [at(1), ShownState("running", "stalled", 1), at(1), at(2)]
+    assert_received(viewer, states, "status status status progress")
 
 
-def test_never_twice_the_same(home: InprocessServer, look: Look) -> None:
-    """A report that says what the last one said is told to nobody."""
-    run = home.runs.begin()
-    viewer = look(home, run)
-    viewer.sees("running")
+def test_equal_reports_are_sent_once(server: InprocessServer, watch: Watch) -> None:
+    """A report that equals the last one is not sent."""
+    run = server.worker.begin()
+    viewer = watch(server, run)
+    viewer.wait_for("running")
     for number in (1, 1, 2, 2, 2, 3):
         run.report(number, 3, "same")
-        viewer.sees("running", "running", number)
+        viewer.wait_for("running", "running", number)
     run.succeed()
-    assert viewer.ends() == "over"
-    told(
+    assert viewer.wait_for_end() == "over"
+    assert_received(
         viewer,
-        [BEGUN, at(1), at(2), at(3), Belief("completed", "succeeded", 3)],
+        [STARTED, at(1), at(2), at(3), ShownState("completed", "succeeded", 3)],
         "status progress progress progress completed",
     )
 
 
-def test_nothing_is_lost_on_the_way_in(home: InprocessServer, look: Look) -> None:
-    """Whoever comes while reports are written sees no step twice and none after a later one, and
-    always the end.
-    """
-    runs = [home.runs.begin() for _ in range(5)]
+def test_viewers_that_connect_between_reports_miss_nothing(
+    server: InprocessServer, watch: Watch
+) -> None:
+    """A viewer that connects between reports gets no step twice, none late, and the end."""
+    runs = [server.worker.begin() for _ in range(5)]
     viewers = []
     for run in runs:
         for number in range(1, 6):
             run.report(number, 5)
-            viewers.append(look(home, run))
+            viewers.append(watch(server, run))
         run.succeed(number)
     for viewer in viewers:
-        assert viewer.ends() == "over"
-        currents = [belief.current for belief in viewer.beliefs if belief.current is not None]
+        assert viewer.wait_for_end() == "over"
+        currents = [state.current for state in viewer.shown if state.current is not None]
         assert currents == sorted(currents)
         assert currents[-1] == 5
-        assert not viewer.frames or (viewer.kinds[0], viewer.kinds[-1]) == ("status", "completed")
+        assert not viewer.sends_frames or (viewer.kinds[0], viewer.kinds[-1]) == (
+            "status",
+            "completed",
+        )
 
 
-# When something is wrong
+# Refusals and outages
 
 
-@pytest.mark.parametrize("execution_id", ["nobody", "a" * 300, "x%20y"])
-def test_unknown(home: InprocessServer, look: Look, execution_id: str) -> None:
-    """An id that nobody published, or that can be none, is unknown, and holds nothing open."""
-    viewer = look(home, execution_id)
-    assert viewer.ends() == "unknown"
-    assert not viewer.told
-    until(lambda: not home.webs[0].viewers)
+@pytest.mark.parametrize("execution_id", ["unknown", "a" * 300, "x%20y"])
+def test_unknown_id_is_refused(server: InprocessServer, watch: Watch, execution_id: str) -> None:
+    """An unpublished or invalid id is unknown, and its stream ends."""
+    viewer = watch(server, execution_id)
+    assert viewer.wait_for_end() == "unknown"
+    assert not viewer.received
+    until(lambda: not server.webs[0].viewers)
 
 
-def test_expired(home: InprocessServer, look: Look) -> None:
-    """An execution whose result is gone has expired, which is not unknown."""
-    run = home.runs.begin().succeed()
-    home.expire(run.id)
-    viewer = look(home, run)
-    assert viewer.ends() == "expired"
-    assert not viewer.told
+def test_expired_execution_is_refused(server: InprocessServer, watch: Watch) -> None:
+    """An execution whose result is gone is expired, and not unknown."""
+    run = server.worker.begin().succeed()
+    server.expire(run.id)
+    viewer = watch(server, run)
+    assert viewer.wait_for_end() == "expired"
+    assert not viewer.received
 
 
-def test_an_outage(home: InprocessServer, look: Look) -> None:
-    """An outage is told once; who was there stays, who comes waits, and both go on with what is
-    true then.
-    """
-    run = home.runs.begin().report(1, 10)
-    early = look(home, run)
-    early.sees("running", "running", 1)
-    home.cut()
-    early.is_told_of_an_outage()
-    late = look(home, run)
-    late.is_told_of_an_outage()
-    home.mend(lambda: run.report(7, 10))
+def test_outage_is_reported_once_and_recovers(server: InprocessServer, watch: Watch) -> None:
+    """An outage is reported once; viewers stay, new ones wait, and both get the changes."""
+    run = server.worker.begin().report(1, 10)
+    early = watch(server, run)
+    early.wait_for("running", "running", 1)
+    server.disconnect()
+    early.wait_for_outage()
+    late = watch(server, run)
+    late.wait_for_outage()
+    server.reconnect(lambda: run.report(7, 10))
     for viewer in (early, late):
-        viewer.sees("running", "running", 7)
+        viewer.wait_for("running", "running", 7)
     run.succeed()
     for viewer, kinds in ((early, ["status", "error", "status"]), (late, ["error", "status"])):
-        assert viewer.ends() == "over"
-        if viewer.frames:
-            # The feed may have been back before the report.
+        assert viewer.wait_for_end() == "over"
+        if viewer.sends_frames:
+            # The feed may have reconnected before the report.
             assert viewer.kinds in ([*kinds, "completed"], [*kinds, "progress", "completed"])
         assert viewer.outages <= 1
-        assert [belief.current for belief in viewer.beliefs][-1] == 7
+        assert [state.current for state in viewer.shown][-1] == 7
 
 
-def test_an_end_during_an_outage(home: InprocessServer, look: Look) -> None:
-    """The end of which nobody could hear is told when the backend is back."""
-    run = home.runs.begin().report(1, 10)
-    viewer = look(home, run)
-    viewer.sees("running", "running", 1)
-    home.cut()
-    viewer.is_told_of_an_outage()
-    home.mend(lambda: run.report(2, 10).succeed())
-    assert viewer.ends() == "over"
-    if viewer.frames:
+def test_end_during_outage_is_delivered(server: InprocessServer, watch: Watch) -> None:
+    """An end during an outage is delivered when the backend is back."""
+    run = server.worker.begin().report(1, 10)
+    viewer = watch(server, run)
+    viewer.wait_for("running", "running", 1)
+    server.disconnect()
+    viewer.wait_for_outage()
+    server.reconnect(lambda: run.report(2, 10).succeed())
+    assert viewer.wait_for_end() == "over"
+    if viewer.sends_frames:
         assert viewer.kinds[:3] == ["status", "error", "status"]
         assert viewer.kinds.count("completed") == 1
-    assert viewer.beliefs[-1].current == 2
+    assert viewer.shown[-1].current == 2
 
 
-def test_too_many(make: Callable[..., InprocessServer], look: Look) -> None:
-    """Beyond the limit a viewer is told so, and a place that is left can be taken."""
-    home = make(max_viewers=1)
-    run = home.runs.begin().report(1, 10)
+def test_viewer_beyond_the_limit_is_refused(
+    make: Callable[..., InprocessServer], watch: Watch
+) -> None:
+    """Beyond the limit a viewer is refused; a free slot can be taken."""
+    server = make(max_viewers=1)
+    run = server.worker.begin().report(1, 10)
     with ExitStack() as slot:
-        slot.enter_context(home.webs[0].headway.hub.limiter.slot(Seat.POLL))
-        assert look(home, run).ends() == "full"
-    look(home, run).sees("running", "running", 1)
+        slot.enter_context(server.webs[0].headway.hub.limiter.slot(ServerTransport.POLL))
+        assert watch(server, run).wait_for_end() == "full"
+    watch(server, run).wait_for("running", "running", 1)
 
 
-def test_not_allowed(make: Callable[..., InprocessServer], look: Look) -> None:
-    """The app's rule is asked about the execution: what it forbids is refused, what it allows is
-    shown.
-    """
-    secret: set[Any] = set()
-    home = make(authorize=lambda _who, _action, execution_id: execution_id not in secret)
-    run, hidden = home.runs.begin().report(1, 10), home.runs.begin().report(1, 10)
-    secret.add(hidden.id)
-    assert look(home, hidden).ends() == "forbidden"
-    look(home, run).sees("running", "running", 1)
+def test_authorize_decides_per_execution(
+    make: Callable[..., InprocessServer], watch: Watch
+) -> None:
+    """``authorize`` is called with the execution; it refuses one and allows another."""
+    forbidden: set[Any] = set()
+    server = make(authorize=lambda _who, _action, execution_id: execution_id not in forbidden)
+    run, hidden = server.worker.begin().report(1, 10), server.worker.begin().report(1, 10)
+    forbidden.add(hidden.id)
+    assert watch(server, hidden).wait_for_end() == "forbidden"
+    watch(server, run).wait_for("running", "running", 1)
 
 
-def test_not_authenticated(make: Callable[..., InprocessServer], look: Look) -> None:
-    """Where tokens are set, nothing is shown without one."""
-    home = make(tokens="sesame")
-    run = home.runs.begin().report(1, 10)
-    assert look(home, run).ends() == "unauthenticated"
-    assert look(home, run, headers={"Authorization": "Bearer wrong"}).ends() == "unauthenticated"
-    look(home, run, headers={"Authorization": "Bearer sesame"}).sees("running", "running", 1)
+def test_viewer_needs_a_token(make: Callable[..., InprocessServer], watch: Watch) -> None:
+    """With tokens configured, a viewer needs one."""
+    server = make(tokens="sesame")
+    run = server.worker.begin().report(1, 10)
+    assert watch(server, run).wait_for_end() == "unauthenticated"
+    assert (
+        watch(server, run, headers={"Authorization": "Bearer wrong"}).wait_for_end()
+        == "unauthenticated"
+    )
+    watch(server, run, headers={"Authorization": "Bearer sesame"}).wait_for("running", "running", 1)
 
 
-def test_going_down(home: InprocessServer, look: Look) -> None:
-    """A server that goes down sends its viewers away, to come back; it says nothing that isn't so."""
-    run = home.runs.begin().report(1, 10)
-    viewer = look(home, run)
-    viewer.sees("running", "running", 1)
-    home.webs[0].headway.hub.supervisor.close_all()
-    assert viewer.ends() == "back"
-    told(viewer, [at(1)], "status")
+def test_shutdown_asks_viewers_to_reconnect(server: InprocessServer, watch: Watch) -> None:
+    """A server that shuts down ends its streams for a reconnect, without another frame."""
+    run = server.worker.begin().report(1, 10)
+    viewer = watch(server, run)
+    viewer.wait_for("running", "running", 1)
+    server.webs[0].headway.hub.supervisor.close_all()
+    assert viewer.wait_for_end() == "back"
+    assert_received(viewer, [at(1)], "status")

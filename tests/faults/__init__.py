@@ -1,14 +1,20 @@
-"""The fault matrix: whatever dies, repeats or comes late, what is shown is what happened. ``make
-faults`` runs it.
+"""The fault matrix: processes die, messages repeat, writes come late, and the shown state must be
+right all the time. ``make faults`` runs it.
 
-Each row makes one fault many times over, on real workers and a real Valkey, and knows what really
-happened, because it made it happen. Two observers look on from the publish to after the last
-worker's end: a viewer of the hub, as every open page is one, and a poller, as every client of REST
-is one (``watching.py``). One run is one execution; it is wrong if either was ever shown something
-that wasn't so, or if Celery's own record says something else at the end.
+Each scenario causes one fault many times, with real workers and a real Valkey. It knows what really
+happened, because it caused it. Two observers watch each execution until after the last worker has
+ended: a viewer of the hub, as every open page is one, and a poller, as every REST client is one. An
+execution is wrong if an observer ever saw a wrong state, or if Celery's own record is wrong in the
+end.
 
-    rows.py       what a row is               room.py      servers, workers and observers of one row
-    jobs.py       what the workers run        clock.py     a clock that a test can set back, in the worker alone
-    kills.py limits.py revokes.py repeats.py outages.py ends.py cancels.py        the rows
-    __main__.py   runs them on each version of Celery, prints the table
+    scenarios.py     what a scenario is
+    environment.py   servers, workers and observers of one scenario
+    observers.py     the two observers, and the check of what they saw
+    jobs.py          the tasks of the workers
+    sync_channel.py  messages between a task and its scenario
+    clock_offset.py  a settable clock for a worker
+    kills.py limits.py revokes.py cancels.py repeats.py outages.py ends.py    the scenarios
+    matrix.py        runs the scenarios on each version of Celery
+    report.py        the printed results
+    __main__.py      the command line
 """

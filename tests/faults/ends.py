@@ -1,115 +1,130 @@
-"""Rows: ends that Celery doesn't tell of."""
+"""Scenarios: ends that Celery stores in its own way, or not at all.
+
+Slugs: celery-facts#ignored-results-have-no-end, celery-facts#where-an-attempt-ends,
+celery-facts#postrun-knows-unstored-ends.
+"""
 
 from __future__ import annotations
 
 from headway.models import Phase, Status
-from tests.faults.environment import Room, stop
-from tests.faults.scenarios import row
-from tests.faults.watching import Truth
+from tests.faults.environment import Environment, stop
+from tests.faults.observers import Expected
+from tests.faults.scenarios import scenario
 
-#: It failed half way.
-FELL = Truth(
+FAILED_HALFWAY = Expected(
     Status.FAILED, current=5, attempt=1, error="ValueError", never=frozenset({Phase.SUCCEEDED})
 )
 
 
-@row()
-def eager(room: Room) -> None:
-    """run eagerly, in the caller: it works, and nothing is known of it afterwards (fact 6)"""
-    for _ in room.times(30):
-        result = room.app.tasks["faults.count"].apply()
+@scenario()
+def eager(environment: Environment) -> None:
+    """run eagerly by the caller: it works, and is unknown afterwards"""
+    for _ in environment.rounds(30):
+        result = environment.app.tasks["faults.count"].apply()
         assert result.get() == 10
-        room.watch(result.id)
-        room.expect(result.id, Truth(None, celery="PENDING"))
+        environment.observe(result.id)
+        environment.expect(result.id, Expected(None, celery="PENDING"))
 
 
-@row(STORE_EAGER="1")
-def eager_stored(room: Room) -> None:
+@scenario(STORE_EAGER="1")
+def eager_stored(environment: Environment) -> None:
     """run eagerly with task_store_eager_result: completed, as Celery stores it"""
-    for _ in room.times(30):
-        result = room.app.tasks["faults.count"].apply()
+    for _ in environment.rounds(30):
+        result = environment.app.tasks["faults.count"].apply()
         assert result.get() == 10
-        room.watch(result.id)
-        room.expect(result.id, Truth(Status.COMPLETED, outputs=10))
+        environment.observe(result.id)
+        environment.expect(result.id, Expected(Status.COMPLETED, outputs=10))
 
 
-@row()
-def ignore_result(room: Room) -> None:
-    """ignore_result: it ends all the same, well or badly, and its last report is kept (fact 7)"""
-    worker = room.worker(4)
-    for _ in room.times(3):
+@scenario()
+def ignore_result(environment: Environment) -> None:
+    """ignore_result: completed or failed, last report kept"""
+    worker = environment.start_worker(4)
+    for _ in environment.rounds(3):
         ids = [
-            room.send("quiet", "well", truth=Truth(Status.COMPLETED, current=5, attempt=1))
-            for _ in range(4)
-        ]
-        ids += [
-            room.send(
-                "quiet",
-                "badly",
-                truth=Truth(Status.FAILED, current=5, attempt=1, error="ValueError"),
+            environment.send(
+                "quiet", False, expected=Expected(Status.COMPLETED, current=5, attempt=1)
             )
             for _ in range(4)
         ]
-        room.ended(*ids)
+        ids += [
+            environment.send(
+                "quiet",
+                True,
+                expected=Expected(Status.FAILED, current=5, attempt=1, error="ValueError"),
+            )
+            for _ in range(4)
+        ]
+        environment.wait_until_ended(*ids)
     stop(worker)
 
 
-@row()
-def failed(room: Room) -> None:
-    """raised half way: failed, half way"""
-    worker = room.worker(4)
-    room.ended(*[room.send("fails", truth=FELL) for _ in room.times(24)])
+@scenario()
+def failed(environment: Environment) -> None:
+    """an exception halfway: failed, at half the progress"""
+    worker = environment.start_worker(4)
+    environment.wait_until_ended(
+        *[environment.send("fails", expected=FAILED_HALFWAY) for _ in environment.rounds(24)]
+    )
     stop(worker)
 
 
-@row()
-def ignored(room: Room) -> None:
-    """raise Ignore: an end without a fault (fact 7)"""
-    worker = room.worker(4)
-    truth = Truth(Status.COMPLETED, current=5, attempt=1, celery="IGNORED")
-    room.ended(*[room.send("ignores", truth=truth) for _ in room.times(24)])
+@scenario()
+def ignored(environment: Environment) -> None:
+    """raise Ignore: completed"""
+    worker = environment.start_worker(4)
+    expected = Expected(Status.COMPLETED, current=5, attempt=1, celery="IGNORED")
+    environment.wait_until_ended(
+        *[environment.send("ignores", expected=expected) for _ in environment.rounds(24)]
+    )
     stop(worker)
 
 
-@row()
-def rejected(room: Room) -> None:
-    """raise Reject for good: failed (fact 50)"""
-    worker = room.worker(4)
-    truth = Truth(Status.FAILED, current=5, attempt=1, never=frozenset({Phase.SUCCEEDED}))
-    room.ended(*[room.send("rejects", False, truth=truth) for _ in room.times(24)])
+@scenario()
+def rejected(environment: Environment) -> None:
+    """raise Reject: failed"""
+    worker = environment.start_worker(4)
+    expected = Expected(Status.FAILED, current=5, attempt=1, never=frozenset({Phase.SUCCEEDED}))
+    environment.wait_until_ended(
+        *[environment.send("rejects", False, expected=expected) for _ in environment.rounds(24)]
+    )
     stop(worker)
 
 
-@row()
-def rejected_and_requeued(room: Room) -> None:
-    """raise Reject, to be delivered again: attempt 2 of the same execution"""
-    worker = room.worker(4)
-    truth = Truth(
+@scenario()
+def rejected_and_requeued(environment: Environment) -> None:
+    """raise Reject with requeue: attempt 2 of the same execution"""
+    worker = environment.start_worker(4)
+    expected = Expected(
         Status.COMPLETED, current=10, attempt=2, outputs="again", never=frozenset({Phase.FAILED})
     )
-    room.ended(*[room.send("rejects", True, truth=truth) for _ in room.times(16)])
+    environment.wait_until_ended(
+        *[environment.send("rejects", True, expected=expected) for _ in environment.rounds(16)]
+    )
     stop(worker)
 
 
-@row()
-def exited(room: Room) -> None:
-    """sys.exit in a job: failed (fact 43)"""
-    worker = room.worker(4)
-    room.ended(
+@scenario()
+def exited(environment: Environment) -> None:
+    """sys.exit in a job: failed"""
+    worker = environment.start_worker(4)
+    environment.wait_until_ended(
         *[
-            room.send("exits", truth=Truth(Status.FAILED, current=5, attempt=1))
-            for _ in room.times(12)
+            environment.send("exits", expected=Expected(Status.FAILED, current=5, attempt=1))
+            for _ in environment.rounds(12)
         ]
     )
     stop(worker)
 
 
-@row()
-def replaced(room: Room) -> None:
-    """Task.replace: it goes on under its id, and ends once (fact 46)"""
-    worker = room.worker(4)
-    truth = Truth(
+@scenario()
+def replaced(environment: Environment) -> None:
+    """Task.replace: the new task continues under the same id, and ends once"""
+    worker = environment.start_worker(4)
+    expected = Expected(
         Status.COMPLETED, current=10, attempt=2, outputs=10, never=frozenset({Phase.FAILED})
     )
-    room.ended(*[room.send("replaced", truth=truth) for _ in room.times(16)])
+    environment.wait_until_ended(
+        *[environment.send("replaced", expected=expected) for _ in environment.rounds(16)]
+    )
     stop(worker)

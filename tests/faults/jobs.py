@@ -1,15 +1,15 @@
-"""What the workers of the fault matrix run: jobs that count upwards, and that a row can hold, kill
-or let go on.
+"""The tasks of the fault matrix: they count upwards, and wait where a scenario can kill or release
+them.
 """
 
 from __future__ import annotations
 
 import os
 
-if "FAULTS_CLOCK" in os.environ:  # before anything else asks for the time
-    from tests.faults.clock import bend
+if "FAULTS_CLOCK" in os.environ:  # before any other import that uses the clock
+    from tests.faults.clock_offset import apply_offset
 
-    bend(os.environ["FAULTS_CLOCK"])
+    apply_offset(os.environ["FAULTS_CLOCK"])
 
 import sys
 from collections.abc import Mapping
@@ -18,13 +18,13 @@ from celery import Celery, Task
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
 import headway
-from tests.faults.sync_channel import Wire
+from tests.faults.sync_channel import SyncChannel
 
 QUEUE = "faults"
 
 
 def make_app(env: Mapping[str, str] = os.environ) -> Celery:
-    """The application, for the workers and for the row that publishes."""
+    """The application of the workers, and of the scenario that publishes."""
     app = Celery(
         "faults", broker=env["FAULTS_BROKER"], backend=env["FAULTS_BACKEND"], set_as_current=False
     )
@@ -39,12 +39,12 @@ def make_app(env: Mapping[str, str] = os.environ) -> Celery:
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_prefetch_multiplier=int(env.get("FAULTS_PREFETCH", "4")),
     )
-    app.wire = Wire(env["FAULTS_WIRE"])
+    app.channel = SyncChannel(env["FAULTS_CHANNEL"])
     headway.install(app, interval=float(env.get("FAULTS_INTERVAL", "0.05")))
-    _counts(app)
-    _limits(app)
-    _repeats(app)
-    _ends(app)
+    _declare_counting(app)
+    _declare_limits(app)
+    _declare_repeats(app)
+    _declare_ends(app)
     return app
 
 
@@ -54,75 +54,75 @@ def _count(task: Task, first: int, last: int, total: int = 10) -> None:
         progress.update(step, total, f"step {step}")
 
 
-def _counts(app: Celery) -> None:
-    wire = app.wire
+def _declare_counting(app: Celery) -> None:
+    channel = app.channel
 
     @app.task(name="faults.count", bind=True)
     def count(self: Task) -> int:
-        """1 to 10, and the end."""
+        """Count to 10."""
         _count(self, 1, 10)
         return 10
 
     @app.task(name="faults.held", bind=True)
     def held(self: Task) -> str:
-        """1 to 5, then the row's word, then 6 to 10."""
+        """Count to 5, wait for the release, count to 10. Returns the word of the release."""
         _count(self, 1, 5)
-        wire.tell(self.request.id, os.getpid())
-        word = wire.gate(self.request.id)
+        channel.notify(self.request.id, os.getpid())
+        word = channel.wait_for_release(self.request.id)
         _count(self, 6, 10)
         return word
 
-    @app.task(name="faults.hot", bind=True)
-    def hot(self: Task) -> None:
-        """Upwards for as long as it lives."""
+    @app.task(name="faults.busy", bind=True)
+    def busy(self: Task) -> None:
+        """Report without a pause until the process ends."""
         progress, step = headway.RequestContext.get().progress, 0
-        wire.tell(self.request.id, os.getpid())
+        channel.notify(self.request.id, os.getpid())
         while True:
             step += 1
-            progress.update(step, 0, "hot")
+            progress.update(step, 0, "busy")
 
     @app.task(name="faults.stubborn", bind=True)
     def stubborn(self: Task) -> None:
-        """Held, and when it is terminated it counts on in its ``finally:``."""
+        """Wait for the release, and make 1000 reports in ``finally``, also when terminated."""
         try:
             held.run.__func__(self)
         finally:
             for step in range(6, 1000):
                 headway.RequestContext.get().progress.update(step, 1000, "in finally")
 
-    @app.task(name="faults.goes_on", bind=True)
-    def goes_on(self: Task) -> None:
-        """1 to 5, then the row's word, then upwards for as long as it lives."""
+    @app.task(name="faults.held_then_busy", bind=True)
+    def held_then_busy(self: Task) -> None:
+        """Count to 5, wait for the release, and report until the process ends."""
         held.run.__func__(self)
         _count(self, 11, sys.maxsize, 0)
 
-    @app.task(name="faults.deaf", bind=True)
-    def deaf(self: Task) -> str:
-        """1 to 5, then the row's word, and the end without another report."""
+    @app.task(name="faults.ignores_cancel", bind=True)
+    def ignores_cancel(self: Task) -> str:
+        """Count to 5, wait for the release, and return without another report."""
         _count(self, 1, 5)
-        wire.tell(self.request.id, os.getpid())
-        return wire.gate(self.request.id)
+        channel.notify(self.request.id, os.getpid())
+        return channel.wait_for_release(self.request.id)
 
-    @app.task(name="faults.races", bind=True)
-    def races(self: Task) -> str:
-        """A short one, that says when its code has run to the end."""
-        wire.tell(self.request.id, os.getpid())
+    @app.task(name="faults.notifies_end", bind=True)
+    def notifies_end(self: Task) -> str:
+        """Make 2000 reports, and notify the scenario at the end of the code."""
+        channel.notify(self.request.id, os.getpid())
         _count(self, 1, 2000, 2000)
-        wire.tell(f"{self.request.id}-done")
+        channel.notify(f"{self.request.id}-done")
         return "done"
 
 
-def _limits(app: Celery) -> None:
-    wire = app.wire
+def _declare_limits(app: Celery) -> None:
+    channel = app.channel
 
     @app.task(name="faults.hard", bind=True, time_limit=1)
     def hard(self: Task) -> None:
-        """Into its hard time limit, reporting without pause."""
-        app.tasks["faults.hot"].run.__func__(self)
+        """Report until the hard time limit."""
+        app.tasks["faults.busy"].run.__func__(self)
 
-    @app.task(name="faults.hard_by_hand", bind=True, time_limit=1)
-    def hard_by_hand(self: Task) -> None:
-        """The same, by Celery's own means."""
+    @app.task(name="faults.hard_update_state", bind=True, time_limit=1)
+    def hard_update_state(self: Task) -> None:
+        """Call Celery's own update_state until the hard time limit."""
         step = 0
         while True:
             step += 1
@@ -130,31 +130,31 @@ def _limits(app: Celery) -> None:
 
     @app.task(name="faults.soft", bind=True, soft_time_limit=1)
     def soft(self: Task, catches: bool) -> str:
-        """Into its soft time limit, reporting without pause."""
+        """Report until the soft time limit."""
         try:
-            app.tasks["faults.hot"].run.__func__(self)
+            app.tasks["faults.busy"].run.__func__(self)
         except SoftTimeLimitExceeded:
             if not catches:
                 raise
-            wire.tell(f"{self.request.id}-caught")
+            channel.notify(f"{self.request.id}-caught")
         return "in time"
 
     @app.task(name="faults.limited", bind=True, time_limit=3)
     def limited(self: Task) -> None:
-        """Terminated long before its time limit, whose timer goes on (fact 42)."""
+        """Wait to be terminated. The timer of the time limit continues
+        (celery-facts#celery-undoes-its-own-ends).
+        """
         _count(self, 1, 5)
-        wire.tell(self.request.id, os.getpid())
-        wire.gate(self.request.id)
+        channel.notify(self.request.id, os.getpid())
+        channel.wait_for_release(self.request.id)
 
 
-def _repeats(app: Celery) -> None:
-    wire = app.wire
+def _declare_repeats(app: Celery) -> None:
+    channel = app.channel
 
     @app.task(name="faults.retries", bind=True, max_retries=None)
     def retries(self: Task, times: int, countdown: float) -> int:
-        """Count to 10 ``times`` over, each time as a new attempt; every one but the last ends in a
-        retry.
-        """
+        """Count to 10 in each of ``times`` attempts. All but the last end in a retry."""
         _count(self, 1, 10)
         if self.request.retries < times - 1:
             raise self.retry(countdown=countdown)
@@ -162,13 +162,15 @@ def _repeats(app: Celery) -> None:
 
     @app.task(name="faults.gives_up", bind=True, max_retries=2, default_retry_delay=0)
     def gives_up(self: Task) -> None:
-        """Retries until Celery lets it fail."""
+        """Retry until Celery raises the error."""
         _count(self, 1, 5)
         raise self.retry(exc=ValueError("no more"))
 
-    @app.task(name="faults.picks_up", bind=True, acks_late=True, reject_on_worker_lost=True)
-    def picks_up(self: Task) -> int:
-        """Held in its first delivery; a second one counts to the end."""
+    @app.task(
+        name="faults.ends_when_redelivered", bind=True, acks_late=True, reject_on_worker_lost=True
+    )
+    def ends_when_redelivered(self: Task) -> int:
+        """Wait in the first delivery; count to 10 in the second."""
         if (
             self.request.delivery_info.get("redelivered")
             or headway.RequestContext.get().attempt > 1
@@ -176,47 +178,47 @@ def _repeats(app: Celery) -> None:
             _count(self, 1, 10)
             return 10
         _count(self, 1, 5)
-        wire.tell(self.request.id, os.getpid())
-        wire.gate(self.request.id)
+        channel.notify(self.request.id, os.getpid())
+        channel.wait_for_release(self.request.id)
         return -1
 
-    @app.task(name="faults.twice", bind=True)
-    def twice(self: Task, run: str, way: str = "well") -> str:
-        """One of two runs of one id: held under its own name."""
+    @app.task(name="faults.duplicate", bind=True)
+    def duplicate(self: Task, run: str, fails: bool = False) -> str:
+        """One of two runs with the same id, each released by its own name."""
         _count(self, 1, 5)
-        wire.tell(f"{self.request.id}-{run}", os.getpid())
-        wire.gate(f"{self.request.id}-{run}")
+        channel.notify(f"{self.request.id}-{run}", os.getpid())
+        channel.wait_for_release(f"{self.request.id}-{run}")
         _count(self, 6, 10)
-        if way == "badly":
+        if fails:
             raise ValueError(run)
         return run
 
 
-def _ends(app: Celery) -> None:
-    wire = app.wire
+def _declare_ends(app: Celery) -> None:
+    channel = app.channel
 
     @app.task(name="faults.quiet", bind=True, ignore_result=True)
-    def quiet(self: Task, way: str) -> None:
-        """A result that nobody wants."""
+    def quiet(self: Task, fails: bool) -> None:
+        """A task with ``ignore_result``."""
         _count(self, 1, 5)
-        if way == "badly":
-            raise ValueError("quietly")
+        if fails:
+            raise ValueError("no result")
 
     @app.task(name="faults.fails", bind=True)
     def fails(self: Task) -> None:
-        """Half way."""
+        """Raise an exception halfway."""
         _count(self, 1, 5)
-        raise ValueError("half way")
+        raise ValueError("halfway")
 
     @app.task(name="faults.ignores", bind=True)
     def ignores(self: Task) -> None:
-        """``raise Ignore``."""
+        """Raise ``Ignore``."""
         _count(self, 1, 5)
         raise Ignore
 
     @app.task(name="faults.rejects", bind=True, acks_late=True)
     def rejects(self: Task, requeue: bool) -> str:
-        """``raise Reject``; one that is put back runs well the second time."""
+        """Raise ``Reject``. A requeued one completes in its second attempt."""
         _count(self, 1, 5)
         if requeue and headway.RequestContext.get().attempt > 1:
             _count(self, 6, 10)
@@ -225,15 +227,15 @@ def _ends(app: Celery) -> None:
 
     @app.task(name="faults.exits", bind=True)
     def exits(self: Task) -> None:
-        """``sys.exit``."""
+        """Call ``sys.exit``."""
         _count(self, 1, 5)
         sys.exit(3)
 
     @app.task(name="faults.replaced", bind=True)
     def replaced(self: Task) -> None:
-        """Another one goes on under its id."""
+        """Replace itself with a task of the same id."""
         _count(self, 1, 5)
-        wire.tell(self.request.id, os.getpid())
+        channel.notify(self.request.id, os.getpid())
         raise self.replace(app.tasks["faults.count"].si())
 
 

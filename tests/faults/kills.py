@@ -1,4 +1,4 @@
-"""Rows: something is killed."""
+"""Scenarios: a process is killed."""
 
 from __future__ import annotations
 
@@ -7,57 +7,56 @@ import signal
 from dataclasses import replace
 
 from headway.models import Phase, Status
-from tests.faults.environment import Room, stop
-from tests.faults.scenarios import row
-from tests.faults.watching import ANY, Truth
+from tests.faults.environment import Environment, stop
+from tests.faults.observers import ANY, Expected
+from tests.faults.scenarios import scenario
 
-NEVER_WELL = frozenset({Phase.SUCCEEDED, Phase.CANCELLED})
-LOST = Truth(Status.FAILED, current=5, attempt=1, error="WorkerLostError", never=NEVER_WELL)
+LOST = Expected(
+    Status.FAILED,
+    current=5,
+    attempt=1,
+    error="WorkerLostError",
+    never=frozenset({Phase.SUCCEEDED, Phase.CANCELLED}),
+)
 
 
-@row()
-def child_killed(room: Room) -> None:
-    """pool child killed with SIGKILL while it waits: failed, WorkerLostError, the last report kept"""
-    worker = room.worker(4)
-    for _ in room.times(4):
-        ids = [room.send("held", truth=LOST) for _ in range(4)]
-        pids = [room.begun(task_id) for task_id in ids]
+@scenario()
+def child_killed(environment: Environment) -> None:
+    """SIGKILL to a waiting pool child: failed with WorkerLostError, last report kept"""
+    worker = environment.start_worker(4)
+    for _ in environment.rounds(4):
+        ids = [environment.send("held", expected=LOST) for _ in range(4)]
+        pids = [environment.wait_until_held(task_id) for task_id in ids]
         for task_id in ids:
-            room.seen(
-                task_id, lambda now: now.progress is not None and now.progress.current == 5, "at 5"
-            )
+            environment.wait_for_progress(task_id, 5)
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
-        room.ended(*ids)
+        environment.wait_until_ended(*ids)
     stop(worker)
 
 
-@row(INTERVAL="0.001")
-def child_killed_writing(room: Room) -> None:
-    """pool child killed with SIGKILL while it reports without pause: failed, WorkerLostError, for
-    good
-    """
-    worker = room.worker(4)
-    for _ in room.times(4):
+@scenario(INTERVAL="0.001")
+def child_killed_while_reporting(environment: Environment) -> None:
+    """SIGKILL to a pool child that reports all the time: failed for good, WorkerLostError"""
+    worker = environment.start_worker(4)
+    for _ in environment.rounds(4):
         ids = [
-            room.send("hot", truth=Truth(Status.FAILED, attempt=1, error="WorkerLostError"))
+            environment.send(
+                "busy", expected=Expected(Status.FAILED, attempt=1, error="WorkerLostError")
+            )
             for _ in range(4)
         ]
-        pids = [room.begun(task_id) for task_id in ids]
+        pids = [environment.wait_until_held(task_id) for task_id in ids]
         for task_id in ids:
-            room.seen(
-                task_id,
-                lambda now: now.progress is not None and now.progress.current > 100,
-                "reporting",
-            )
+            environment.wait_for_progress(task_id, 101)
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
-        room.ended(*ids)
+        environment.wait_until_ended(*ids)
     stop(worker)
 
 
-#: Nobody says how it ended: it shows as stalled, as far as it was, and no end is made up.
-SILENT = Truth(
+#: No process reports an end: it is shown as stalled, with its last progress.
+STALLED = Expected(
     Status.RUNNING,
     phase=Phase.STALLED,
     current=5,
@@ -67,84 +66,70 @@ SILENT = Truth(
 )
 
 
-def _hold(room: Room, truth: Truth, **options: str) -> list[str]:
-    """Jobs that have reported 5 and wait."""
-    ids = [room.send("held", truth=truth, **options) for _ in range(4)]
+def _hold(environment: Environment, expected: Expected, **options: str) -> list[str]:
+    """Start jobs that report 5 and wait."""
+    ids = [environment.send("held", expected=expected, **options) for _ in range(4)]
     for task_id in ids:
-        room.begun(task_id)
-        room.seen(
-            task_id, lambda now: now.progress is not None and now.progress.current == 5, "at 5"
-        )
+        environment.wait_until_held(task_id)
+        environment.wait_for_progress(task_id, 5)
     return ids
 
 
-@row()
-def worker_killed(room: Room) -> None:
-    """a worker's main process is killed with SIGKILL: its jobs stall within a bound, another
-    worker's silent jobs never do
-    """
-    doomed, well = room.worker(4, queues=["doomed"]), room.worker(4)
-    lost = _hold(room, SILENT, queue="doomed")
-    kept = _hold(room, Truth(Status.COMPLETED, current=10, attempt=1, outputs="on"))
-    doomed.kill(signal.SIGKILL)
-    doomed.wait()
+@scenario()
+def worker_killed(environment: Environment) -> None:
+    """SIGKILL to a worker's main process: its jobs stall, silent jobs of other workers don't"""
+    killed, healthy = environment.start_worker(4, queues=["killed"]), environment.start_worker(4)
+    lost = _hold(environment, STALLED, queue="killed")
+    silent = _hold(environment, Expected(Status.COMPLETED, current=10, attempt=1, outputs="on"))
+    killed.kill(signal.SIGKILL)
+    killed.wait()
     for task_id in lost:
-        room.shown(task_id, Phase.STALLED)
-    for task_id in kept:
-        room.go_on(task_id)
-    room.ended(*kept)
-    stop(well)
+        environment.wait_until_observed(task_id, Phase.STALLED)
+    for task_id in silent:
+        environment.release(task_id)
+    environment.wait_until_ended(*silent)
+    stop(healthy)
 
 
-@row()
-def machine_lost(room: Room) -> None:
-    """a worker and all its children are killed at once while they report without pause: stalled,
-    and no end is made up
-    """
-    doomed = room.worker(6)
-    ids = [room.send("hot", truth=replace(SILENT, current=ANY)) for _ in range(6)]
+@scenario()
+def machine_lost(environment: Environment) -> None:
+    """SIGKILL to a worker and its children while they report: stalled, with no end"""
+    worker = environment.start_worker(6)
+    ids = [environment.send("busy", expected=replace(STALLED, current=ANY)) for _ in range(6)]
     for task_id in ids:
-        room.seen(
-            task_id,
-            lambda now: now.progress is not None and now.progress.current > 100,
-            "reporting",
-        )
-    room.kill_outright(doomed)
+        environment.wait_for_progress(task_id, 101)
+    environment.kill_process_tree(worker)
     for task_id in ids:
-        room.shown(task_id, Phase.STALLED)
+        environment.wait_until_observed(task_id, Phase.STALLED)
 
 
-@row()
-def cold_shutdown(room: Room) -> None:
-    """a worker is told to end at once (SIGQUIT) and gives nothing back: its jobs stall, and no end
-    is made up
-    """
-    worker = room.worker(4)
-    ids = _hold(room, SILENT)
+@scenario()
+def cold_shutdown(environment: Environment) -> None:
+    """a worker shuts down at once (SIGQUIT) and requeues nothing: stalled, with no end"""
+    worker = environment.start_worker(4)
+    ids = _hold(environment, STALLED)
     worker.kill(signal.SIGQUIT)
     worker.wait()
     for task_id in ids:
-        room.shown(task_id, Phase.STALLED)
+        environment.wait_until_observed(task_id, Phase.STALLED)
 
 
-@row()
-def worker_frozen(room: Room) -> None:
-    """a worker and its children are frozen until they show as stalled, and go on: running again,
-    and completed
-    """
-    worker = room.worker(4)
+@scenario()
+def worker_frozen(environment: Environment) -> None:
+    """a worker is suspended until its jobs stall, and resumed: running again, and completed"""
+    worker = environment.start_worker(4)
     ids = _hold(
-        room,
-        Truth(
+        environment,
+        Expected(
             Status.COMPLETED, current=10, attempt=1, outputs="on", once=frozenset({Phase.STALLED})
         ),
     )
     os.killpg(worker.pid, signal.SIGSTOP)
     for task_id in ids:
-        room.shown(task_id, Phase.STALLED)
+        environment.wait_until_observed(task_id, Phase.STALLED)
     os.killpg(worker.pid, signal.SIGCONT)
     for task_id in ids:
-        room.at(task_id, Phase.RUNNING)
-        room.go_on(task_id)
-    room.ended(*ids)
+        environment.wait_for_phase(task_id, Phase.RUNNING)
+        environment.release(task_id)
+    environment.wait_until_ended(*ids)
     stop(worker)

@@ -1,74 +1,80 @@
-"""Rows: a time limit strikes."""
+"""Scenarios: a time limit is reached.
+
+Celery stores a hard time limit's end while the job still writes progress
+(celery-facts#hard-limit-races-with-progress).
+"""
 
 from __future__ import annotations
 
 from headway.models import Phase, Status
-from tests.faults.environment import Room, stop
-from tests.faults.scenarios import row
-from tests.faults.watching import Truth
+from tests.faults.environment import Environment, stop
+from tests.faults.observers import Expected
+from tests.faults.scenarios import scenario
 
-TOO_LONG = Truth(
+TOO_LONG = Expected(
     Status.FAILED, attempt=1, error="TimeLimitExceeded", never=frozenset({Phase.SUCCEEDED})
 )
 
 
-@row(INTERVAL="0.001")
-def hard_limit(room: Room) -> None:
-    """hard time limit in a tight loop of progress.update: failed for good (facts 3, 41)"""
-    worker = room.worker(6)
-    for _ in room.times(4):
-        room.ended(*[room.send("hard", truth=TOO_LONG) for _ in range(6)])
+@scenario(INTERVAL="0.001")
+def hard_limit(environment: Environment) -> None:
+    """hard time limit in a tight loop of progress.update: failed for good"""
+    worker = environment.start_worker(6)
+    for _ in environment.rounds(4):
+        environment.wait_until_ended(
+            *[environment.send("hard", expected=TOO_LONG) for _ in range(6)]
+        )
     stop(worker)
 
 
-@row()
-def hard_limit_by_hand(room: Room) -> None:
-    """hard time limit in a tight loop of Celery's own update_state: failed for good (fact 3)"""
-    worker = room.worker(6)
-    for _ in room.times(4):
-        room.ended(*[room.send("hard_by_hand", truth=TOO_LONG) for _ in range(6)])
+@scenario()
+def hard_limit_update_state(environment: Environment) -> None:
+    """hard time limit in a tight loop of Celery's update_state: failed for good"""
+    worker = environment.start_worker(6)
+    for _ in environment.rounds(4):
+        environment.wait_until_ended(
+            *[environment.send("hard_update_state", expected=TOO_LONG) for _ in range(6)]
+        )
     stop(worker)
 
 
-@row(INTERVAL="0.001")
-def soft_limit(room: Room) -> None:
-    """soft time limit in a tight loop of progress.update: completed if the job catches it and ends
-    in time, else failed
-    """
-    worker = room.worker(6)
-    struck = Truth(Status.FAILED, error="SoftTimeLimitExceeded")
+@scenario(INTERVAL="0.001")
+def soft_limit(environment: Environment) -> None:
+    """soft time limit while reporting: completed if the job catches it, else failed"""
+    worker = environment.start_worker(6)
+    interrupted = Expected(Status.FAILED, error="SoftTimeLimitExceeded")
     catching: list[str] = []
-    for _ in room.times(3):
-        some = [room.send("soft", True) for _ in range(3)]
+    for _ in environment.rounds(3):
+        some = [environment.send("soft", True) for _ in range(3)]
         catching += some
-        room.ended(*some, *[room.send("soft", False, truth=struck) for _ in range(3)])
+        environment.wait_until_ended(
+            *some, *[environment.send("soft", False, expected=interrupted) for _ in range(3)]
+        )
     stop(worker)
-    for (
-        task_id
-    ) in catching:  # on a busy machine the limit may strike before the job's own `try` is reached
-        caught = room.wire.was_told(f"{task_id}-caught")
-        room.expect(
-            task_id, Truth(Status.COMPLETED, attempt=1, outputs="in time") if caught else struck
+    # On a busy machine the limit may expire before the job reaches its own `try`.
+    for task_id in catching:
+        caught = environment.channel.was_notified(f"{task_id}-caught")
+        environment.expect(
+            task_id,
+            Expected(Status.COMPLETED, attempt=1, outputs="in time") if caught else interrupted,
         )
 
 
-@row()
-def limit_after_terminate(room: Room) -> None:
-    """terminated, and its time limit goes off later all the same: it stays cancelled (fact 42)"""
-    worker = room.worker(6)
-    for _ in room.times(2):
-        truth = Truth(
+@scenario()
+def limit_after_terminate(environment: Environment) -> None:
+    """terminated, and its time limit is reached later: it stays cancelled"""
+    worker = environment.start_worker(6)
+    for _ in environment.rounds(2):
+        expected = Expected(
             Status.CANCELLED, current=5, attempt=1, never=frozenset({Phase.FAILED, Phase.SUCCEEDED})
         )
-        ids = [room.send("limited", truth=truth) for _ in range(6)]
+        ids = [environment.send("limited", expected=expected) for _ in range(6)]
         for task_id in ids:
-            room.begun(task_id)
-            room.seen(
-                task_id, lambda now: now.progress is not None and now.progress.current == 5, "at 5"
-            )
-            room.revoke(worker, task_id, terminate=True)
-        room.ended(*ids)
-        # Timers go off in order: when one that was set after theirs has, theirs have.
-        late = [room.send("limited", truth=TOO_LONG) for _ in range(6)]
-        room.ended(*late)
+            environment.wait_until_held(task_id)
+            environment.wait_for_progress(task_id, 5)
+            environment.revoke(worker, task_id, terminate=True)
+        environment.wait_until_ended(*ids)
+        # Timers expire in order: when a later timer has expired, those of `ids` have expired too.
+        late = [environment.send("limited", expected=TOO_LONG) for _ in range(6)]
+        environment.wait_until_ended(*late)
     stop(worker)

@@ -1,4 +1,4 @@
-"""How the matrix is printed."""
+"""The printed results of the matrix."""
 
 from __future__ import annotations
 
@@ -8,59 +8,58 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of one row on one version."""
+    """The result of one scenario on one version of Celery."""
 
-    #: How many executions were judged.
-    runs: int
-    #: Execution id -> what was shown of it that wasn't so.
+    #: The number of executions that were judged.
+    executions: int
+    #: Execution id -> violations.
     wrong: Mapping[str, list[str]]
-    #: Why the row could not be run to its end; None where it was.
+    #: Why the scenario could not finish. None: it finished.
     error: str | None
     #: How long it took, in seconds.
     seconds: float
 
     @property
-    def right(self) -> bool:
-        """Whether there was something to judge, and nothing was wrong with it."""
-        return self.error is None and self.runs > 0 and not self.wrong
+    def passed(self) -> bool:
+        """Whether there was an execution to judge, and none was wrong."""
+        return self.error is None and self.executions > 0 and not self.wrong
 
 
-def line(name: str, version: str, result: Result) -> str:
-    """A word to whoever waits, as a row ends; what was wrong in full."""
-    told = [
-        f"{name} on {version}: {result.runs} runs, {len(result.wrong)} wrong ({result.seconds:.0f} s)"
+def format_result(name: str, version: str, result: Result) -> str:
+    """One line for a finished scenario, followed by its violations."""
+    lines = [
+        f"{name} on Celery {version}: {result.executions} executions, "
+        f"{len(result.wrong)} wrong ({result.seconds:.0f} s)"
     ]
-    for task_id, faults in result.wrong.items():
-        told += [f"    {task_id}: {fault}" for fault in faults]
+    for task_id, violations in result.wrong.items():
+        lines += [f"    {task_id}: {violation}" for violation in violations]
     if result.error is not None:
-        told.append(
-            "    could not be run to its end: " + result.error.strip().replace("\n", "\n    ")
-        )
-    return "\n".join(told)
+        lines.append("    did not finish: " + result.error.strip().replace("\n", "\n    "))
+    return "\n".join(lines)
 
 
-def whole(
-    rows: Sequence[tuple[str, str]],
+def format_table(
+    scenarios: Sequence[tuple[str, str]],
     versions: Sequence[str],
     results: Mapping[tuple[str, str], Result],
     seconds: float,
 ) -> str:
-    """The table: runs and wrong answers of each row on each version, then the sum."""
-    width = max(len(name) for name, _ in rows)
+    """The table: executions and wrong ones of each scenario on each version, then the totals."""
+    width = max(len(name) for name, _ in scenarios)
     heads = [f"Celery {version}" for version in versions]
     lines = ["", " " * width + "  " + "  ".join(f"{head:>16}" for head in heads)]
-    lines.append(" " * width + "  " + "  ".join(f"{'runs wrong':>16}" for _ in heads))
-    runs = dict.fromkeys(versions, 0)
+    lines.append(" " * width + "  " + "  ".join("executions wrong" for _ in heads))
+    executions = dict.fromkeys(versions, 0)
     wrong = dict.fromkeys(versions, 0)
-    for name, sentence in rows:
+    for name, description in scenarios:
         cells = []
         for version in versions:
             result = results[name, version]
-            runs[version] += result.runs
+            executions[version] += result.executions
             wrong[version] += len(result.wrong) + (result.error is not None)
-            said = f"{len(result.wrong):>5}" if result.error is None else "ERROR"
-            cells.append(f"{result.runs:>10} {said}")
-        lines.append(f"{name:<{width}}  {'  '.join(cells)}  {sentence}")
-    total = "  ".join(f"{runs[version]:>10} {wrong[version]:>5}" for version in versions)
+            shown = f"{len(result.wrong):>5}" if result.error is None else "ERROR"
+            cells.append(f"{result.executions:>10} {shown}")
+        lines.append(f"{name:<{width}}  {'  '.join(cells)}  {description}")
+    total = "  ".join(f"{executions[version]:>10} {wrong[version]:>5}" for version in versions)
     lines.append(f"{'all':<{width}}  {total}  in {seconds:.0f} s")
     return "\n".join(lines)

@@ -1,42 +1,43 @@
-"""What a row of the matrix is, and the list of all of them."""
+"""The scenarios of the fault matrix, and the decorator that declares one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.faults.environment import Room
+from tests.faults.environment import Environment
+from tests.support.timing import seconds
 
-#: Seconds after which a row that has not ended is stopped, and counts as wrong.
-LIMIT = 150.0
+#: Seconds after which a scenario is stopped and counts as wrong.
+TIME_LIMIT = seconds(150.0)
 
-Play = Callable[[Room], None]
+Run = Callable[[Environment], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Scenario:
     """One kind of fault."""
 
-    #: What it is called on the command line: the function's name.
+    #: The function's name, and the name on the command line.
     name: str
-    #: What is done and what has to be shown: the first line of the function's docstring.
-    sentence: str
-    play: Play
-    #: What its room is furnished with (`Room`).
+    #: The fault and the expected result: the function's docstring.
+    description: str
+    run: Run
+    #: The settings of its `Environment`.
     settings: dict[str, str]
 
 
-#: All rows, in the order in which they were declared.
-ROWS: dict[str, Row] = {}
+#: All scenarios by name, in the order of their declaration.
+SCENARIOS: dict[str, Scenario] = {}
 
 
-def row(**settings: str) -> Callable[[Play], Play]:
-    """Declare a row. ``settings`` as for `Room`."""
+def scenario(**settings: str) -> Callable[[Run], Run]:
+    """Declare a scenario. ``settings`` as for `Environment`."""
 
-    def declare(play: Play) -> Play:
-        name = play.__name__
-        assert name not in ROWS, f"two rows are called {name}"
-        ROWS[name] = Row(name, (play.__doc__ or name).strip().splitlines()[0], play, settings)
-        return play
+    def declare(run: Run) -> Run:
+        name = run.__name__
+        assert name not in SCENARIOS, f"two scenarios are called {name}"
+        SCENARIOS[name] = Scenario(name, (run.__doc__ or name).strip(), run, settings)
+        return run
 
     return declare

@@ -1,4 +1,4 @@
-"""How a job and its row speak, over lists on a server of their own: no row waits for time."""
+"""Messages between a job and its scenario, as lists on a Redis server: neither waits for time."""
 
 from __future__ import annotations
 
@@ -6,48 +6,50 @@ from typing import Any
 
 import redis
 
-#: Seconds that a job waits for the row's word.
-PATIENCE = 120
-#: Seconds that a row waits for a job's.
-JOB_PATIENCE = 30
+from tests.support.timing import seconds
+
+#: Seconds that a job waits to be released.
+RELEASE_TIMEOUT = seconds(120)
+#: Seconds that a scenario waits for a job's notification.
+NOTIFY_TIMEOUT = seconds(30)
 
 
-class Wire:
-    """Both ends of it."""
+class SyncChannel:
+    """Both ends of the channel."""
 
     def __init__(self, url: str) -> None:
         self.url = url
 
-    def gate(self, name: str) -> str:
-        """In a job: wait for the row's word, and return it."""
-        return self._take(f"gate:{name}", PATIENCE)
+    def wait_for_release(self, name: str) -> str:
+        """In a job: wait for `release`, and return its word."""
+        return self._pop(f"release:{name}", RELEASE_TIMEOUT)
 
-    def tell(self, name: str, value: Any = "") -> None:
-        """In a job: say something to the row."""
-        self._put(f"told:{name}", value)
+    def notify(self, name: str, value: Any = "") -> None:
+        """In a job: send a value to the scenario."""
+        self._push(f"notify:{name}", value)
 
-    def open(self, name: str, word: str = "on") -> None:
-        """In a row: the other side of `gate`."""
-        self._put(f"gate:{name}", word)
+    def release(self, name: str, word: str = "on") -> None:
+        """In a scenario: let a waiting job continue."""
+        self._push(f"release:{name}", word)
 
-    def heard(self, name: str, patience: int = JOB_PATIENCE) -> str:
-        """In a row: the other side of `tell`."""
-        return self._take(f"told:{name}", patience)
+    def wait_for(self, name: str, timeout: float = NOTIFY_TIMEOUT) -> str:
+        """In a scenario: wait for the value of `notify`."""
+        return self._pop(f"notify:{name}", timeout)
 
-    def was_told(self, name: str) -> bool:
-        """In a row: whether a job has said it, without taking the word."""
+    def was_notified(self, name: str) -> bool:
+        """In a scenario: whether there is an unread value of `notify`."""
         with self._client() as client:
-            return bool(client.exists(f"told:{name}"))
+            return bool(client.exists(f"notify:{name}"))
 
-    def _put(self, key: str, value: Any) -> None:
+    def _push(self, key: str, value: Any) -> None:
         with self._client() as client:
             client.rpush(key, str(value))
 
-    def _take(self, key: str, patience: int) -> str:
+    def _pop(self, key: str, timeout: float) -> str:
         with self._client() as client:
-            word = client.blpop([key], timeout=patience)
-        assert word is not None, f"nobody said {key}"
-        return str(word[1], "utf-8")
+            item = client.blpop([key], timeout=timeout)
+        assert item is not None, f"no {key} within {timeout:g} s"
+        return str(item[1], "utf-8")
 
     def _client(self) -> redis.Redis:
         return redis.Redis.from_url(self.url, socket_timeout=None)

@@ -1,8 +1,11 @@
-"""The soak test: thousands of viewers on one web process while executions come and go, and nothing
-left afterwards.
+"""The soak test: thousands of viewers on one web process while executions start and end. Afterwards
+no resource may be in use.
 
-``python -m tests.soak [--small]`` runs it and prints a table; it is bounded by a number of
-executions, and takes some minutes. It isn't part of ``make test``; a small one of the same is
-(``tests/acceptance/test_soak.py``). ``app`` is the web process, ``room`` looks at what that holds,
-``shows`` is one execution and its audience, ``run`` is the whole.
+``python -m tests.soak [--small]`` runs it and prints a table. A number of executions bounds it: it
+takes some minutes. ``make test`` runs a small one (``tests/acceptance/test_soak.py``).
+
+    app.py          the web process
+    environment.py  what that process holds: memory, threads, connections
+    scenario.py     one execution and its viewers
+    run.py          the whole test
 """

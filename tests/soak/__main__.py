@@ -1,5 +1,6 @@
-"""``python -m tests.soak [--small]``: run it, and print what was seen. Exits with 1 where something
-was not as promised.
+"""Run the soak test and print its results: ``python -m tests.soak [--small]``.
+
+The exit status is 1 if anything was wrong.
 """
 
 from __future__ import annotations
@@ -12,23 +13,23 @@ from tests.soak.run import FULL, SMALL, soak
 
 
 def main() -> int:
-    """See the module's text."""
-    parser = argparse.ArgumentParser(prog="soak", description=__doc__)
+    """Parse the command line, run the test and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument(
         "--small", action="store_true", help="some hundred viewers for some seconds"
     )
     small = parser.parse_args().small
-    begin = time.monotonic()
+    started = time.monotonic()
     outcome = soak(
         SMALL if small else FULL,
-        lambda text: print(f"{time.monotonic() - begin:4.0f} s  {text}", file=sys.stderr),
+        lambda text: print(f"{time.monotonic() - started:4.0f} s  {text}", file=sys.stderr),
     )
-    for what, number in outcome.lines:
-        print(f"{what:34}{number:>12}")
-    print(f"{'not as promised':34}{len(outcome.faults):>12}")
-    for fault in outcome.faults:
-        print(f"  {fault}")
-    return 1 if outcome.faults else 0
+    for name, value in outcome.lines:
+        print(f"{name:34}{value:>12}")
+    print(f"{'violations':34}{len(outcome.violations):>12}")
+    for violation in outcome.violations:
+        print(f"  {violation}")
+    return 1 if outcome.violations else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the web process holds, seen from within and from without."""
+"""What the web process holds, measured from inside and from outside."""
 
 from __future__ import annotations
 
@@ -9,67 +9,66 @@ import requests
 
 from headway.stores.redis import CONNECTIONS
 from tests.support.processes import WebServer
+from tests.support.timing import RESPONSE_TIMEOUT
 from tests.support.valkey import ValkeyServer
 
 
 @dataclass(frozen=True)
-class Room:
-    """One look."""
+class Resources:
+    """One measurement of the web process."""
 
-    #: Seats taken and executions watched, as ``/metrics`` says; objects of viewers and greenlets,
-    #: as the process itself does.
+    #: Open streams and watched executions, from ``/metrics``.
     viewers: int
     watched: int
+    #: Objects by class, from the process itself.
     objects: dict[str, int]
-    #: Threads by name (greenlets under gevent), system threads; open files and sockets, but for
-    #: connections to the backend.
+    #: Threads by name (greenlets under gevent), and threads of the system.
     threads: dict[str, int]
     system_threads: int
+    #: Open files and sockets, without connections to the backend.
     files: int
-    #: Channels that somebody subscribes to at the server of the result backend.
+    #: Subscribed channels at the result backend.
     channels: int
-    #: Connections of the process to it that are more than it may keep: the store's own few, and the
+    #: Connections to the backend beyond those that the process may keep: the store's pool and the
     #: feed's one.
     connections: int
 
-    def left_since(self, before: Room) -> dict[str, str]:
-        """What there is more of than ``before``: nothing, where all was given back."""
-        told: dict[str, str] = {}
+    def growth_since(self, before: Resources) -> dict[str, str]:
+        """What has grown since ``before``. Empty: all was released."""
+        grown: dict[str, str] = {}
         for name, was in vars(before).items():
             now = getattr(self, name)
             if isinstance(now, dict):
-                more = {
-                    each: f"{was.get(each, 0)} -> {count}"
+                grown |= {
+                    f"{name}: {each}": f"{was.get(each, 0)} -> {count}"
                     for each, count in now.items()
                     if count > was.get(each, 0)
                 }
-                told |= {f"{name}: {each}": text for each, text in more.items()}
             elif now > was:
-                told[name] = f"{was} -> {now}"
-        return told
+                grown[name] = f"{was} -> {now}"
+        return grown
 
 
 def process_of(server: WebServer) -> psutil.Process:
-    """gunicorn's one worker."""
+    """gunicorn's only worker."""
     (worker,) = server.descendants()
     return worker
 
 
-def look(server: WebServer, backend: ValkeyServer) -> Room:
-    """At the process as it is now."""
-    process, said = process_of(server), requests.get(f"{server.url}/room", timeout=60).json()
-    numbers = metrics(server)
+def measure(server: WebServer, backend: ValkeyServer) -> Resources:
+    """Measure the process now."""
+    process = process_of(server)
+    response = requests.get(f"{server.url}/resources", timeout=RESPONSE_TIMEOUT)
+    inside, numbers = response.json(), metrics(server)
     to_backend = sum(
         each.raddr.port == backend.port for each in process.net_connections() if each.raddr
     )
     with backend.client() as client:
-        return Room(
-            viewers=int(
-                sum(value for name, value in numbers.items() if name.startswith("headway_viewers{"))
-            ),
+        return Resources(
+            viewers=open_streams(numbers),
             watched=int(numbers["headway_watched_executions"]),
-            objects=said["objects"],
-            threads=said["threads"],
+            objects=inside["objects"],
+            threads=inside["threads"],
             system_threads=process.num_threads(),
             files=process.num_fds() - to_backend,
             channels=len(client.pubsub_channels()),
@@ -79,6 +78,11 @@ def look(server: WebServer, backend: ValkeyServer) -> Room:
 
 def metrics(server: WebServer) -> dict[str, float]:
     """``/metrics`` of the process."""
-    lines = requests.get(f"{server.url}/api/v1/metrics", timeout=60).text.splitlines()
-    pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    text = requests.get(f"{server.url}/api/v1/metrics", timeout=RESPONSE_TIMEOUT).text
+    pairs = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     return {name: float(value) for name, value in pairs}
+
+
+def open_streams(numbers: dict[str, float]) -> int:
+    """The number of open streams, over all transports."""
+    return int(sum(value for name, value in numbers.items() if name.startswith("headway_viewers{")))

@@ -1,1 +1,1 @@
-"""What tests stand on: waiting, processes, servers, and what is missing on this machine."""
+"""What tests build on: waiting, processes, servers, fakes, and requirements of the machine."""

@@ -1,6 +1,4 @@
-"""Runs of a task, without a worker: the store is told by the test itself what a worker would have
-told it.
-"""
+"""Executions without a worker: the test writes to the store what a worker would write."""
 
 from __future__ import annotations
 
@@ -16,14 +14,11 @@ from headway.backends import store_for
 from headway.core.registry import AttemptStart, Registration, StateWrite
 from headway.stores.base import Store
 from headway.stores.result_backend import ResultBackend
-
-#: Seconds that a backend may take to keep what is made by hand: it may be held up by all else that
-#: runs.
-PATIENCE = 60.0
+from tests.support.stores import slow_tolerant
 
 
 class FakeWorker:
-    """Executions in one store; ``encode`` makes the result backend's bytes of a record."""
+    """Makes executions in one store. ``encode`` turns Celery's meta into the backend's bytes."""
 
     def __init__(self, store: Store, encode: Callable[[Mapping[str, Any]], bytes]) -> None:
         self.store = store
@@ -31,36 +26,34 @@ class FakeWorker:
 
     @classmethod
     def on(cls, backend: str) -> FakeWorker:
-        """In a real result backend."""
-        app = Celery("by-hand", broker="memory://", backend=backend)
-        store = store_for(app)
-        store._timeout = PATIENCE
-        return cls(store, ResultBackend(app).encode)
+        """A worker of a real result backend, given by its URL."""
+        app = Celery("fake-worker", broker="memory://", backend=backend)
+        return cls(slow_tolerant(store_for(app)), ResultBackend(app).encode)
 
     def publish(self) -> FakeExecution:
-        """A task that waits to be run."""
-        run = FakeExecution(self)
-        self.store.register([Registration(run.id, "tasks.by_hand", _now())])
-        return run
+        """A queued task."""
+        execution = FakeExecution(self)
+        self.store.register([Registration(execution.id, "tasks.fake", _now())])
+        return execution
 
     def begin(self) -> FakeExecution:
-        """A task that runs."""
+        """A running task."""
         return self.publish().open()
 
 
 class FakeExecution:
-    """One task."""
+    """One task. Each method makes the next write of its worker, and returns the execution."""
 
-    def __init__(self, runs: FakeWorker) -> None:
+    def __init__(self, worker: FakeWorker) -> None:
         self.id = uuid.uuid4().hex
-        self._runs = runs
+        self._worker = worker
         self.attempt = 0
 
     def open(self) -> FakeExecution:
-        """A worker takes it."""
-        raw = self._runs.encode({"status": "STARTED", "result": None, "task_id": self.id})
-        self.attempt = self._runs.store.start_attempt(
-            AttemptStart(self.id, "tasks.by_hand", _now(), result=raw)
+        """Start an attempt."""
+        raw = self._worker.encode({"status": "STARTED", "result": None, "task_id": self.id})
+        self.attempt = self._worker.store.start_attempt(
+            AttemptStart(self.id, "tasks.fake", _now(), result=raw)
         ).attempt
         return self
 
@@ -71,7 +64,7 @@ class FakeExecution:
         message: str | None = None,
         attributes: dict[str, str] | None = None,
     ) -> FakeExecution:
-        """It says how far it is."""
+        """Report progress."""
         meta = {
             "current": current,
             "total": total,
@@ -83,17 +76,17 @@ class FakeExecution:
         return self.write("PROGRESS", meta, meta)
 
     def succeed(self, result: Any = None) -> FakeExecution:
-        """It returns."""
+        """Return ``result``."""
         return self.write("SUCCESS", result)
 
     def fail(self, kind: str = "ValueError", message: str = "no") -> FakeExecution:
-        """It raises."""
+        """Raise an exception of the type ``kind``."""
         return self.write(
             "FAILURE", {"exc_type": kind, "exc_message": [message], "exc_module": "builtins"}
         )
 
     def write(self, state: str, result: Any, meta: Any = None) -> FakeExecution:
-        """Any state."""
+        """Write any state."""
         record = {
             "status": state,
             "result": result,
@@ -102,7 +95,7 @@ class FakeExecution:
             "date_done": None,
             "task_id": self.id,
         }
-        raw = self._runs.encode(record)
+        raw = self._worker.encode(record)
         write = StateWrite(
             self.id,
             state,
@@ -112,7 +105,7 @@ class FakeExecution:
             meta=meta,
             expires=3600,
         )
-        assert self._runs.store.write(write), f"{state} was refused"
+        assert self._worker.store.write(write), f"{state} was refused"
         return self
 
 

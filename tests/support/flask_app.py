@@ -1,13 +1,10 @@
-"""The extension mounted in a Flask app over the fakes: everything of the server that needs no
-server.
-"""
+"""Headway's Flask extension over the fakes: all of the server that needs no sockets."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from celery import Celery
@@ -18,25 +15,12 @@ from headway.core.registry import AttemptStart, Registration, StateWrite
 from headway.feeds.memory import MemoryFeed
 from headway.server import Headway
 from headway.stores.memory import MemoryStore
-
-
-class Clock:
-    """A clock that a test turns by hand."""
-
-    def __init__(self) -> None:
-        self.now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def tick(self, seconds: float) -> None:
-        """Let time pass."""
-        self.now += timedelta(seconds=seconds)
+from tests.support.clock import Clock
 
 
 class MountedApp:
-    """An app, its client, and a hand in the store: `publish`, `begin`, `report` and `end` do what
-    publisher and worker would.
+    """An app and its test client. `publish`, `begin`, `report` and `end` write to the store what
+    publisher and worker would write.
     """
 
     def __init__(
@@ -58,12 +42,12 @@ class MountedApp:
         self.client: FlaskClient = self.app.test_client()
 
     def publish(self, execution_id: str, task: str = "tasks.some", **more: Any) -> str:
-        """Register it, as a publisher does; ``more`` of a `Registration`."""
+        """Register a task, as a publisher does. ``more``: further fields of `Registration`."""
         self.store.register([Registration(execution_id, task, self.clock(), **more)])
         return execution_id
 
     def begin(self, execution_id: str) -> int:
-        """Open an attempt, as a worker does; returns its number."""
+        """Start an attempt, as a worker does, and return its number."""
         return self.store.start_attempt(
             AttemptStart(execution_id, "tasks.some", self.clock(), worker="w@host")
         ).attempt
@@ -76,23 +60,23 @@ class MountedApp:
         message: str | None = None,
         **attributes: str,
     ) -> None:
-        """Report progress of the open attempt."""
+        """Report progress of the current attempt."""
         stamp = round(self.clock().timestamp() * 1000)
-        said = {
+        meta = {
             "current": current,
             "total": total,
             "message": message,
             "attributes": attributes or None,
             "timestamp": stamp,
         }
-        self.write(execution_id, "PROGRESS", said)
+        self.write(execution_id, "PROGRESS", meta)
 
     def end(self, execution_id: str, state: str = "SUCCESS", result: Any = None) -> None:
-        """End the open attempt."""
+        """End the current attempt."""
         self.write(execution_id, state, result)
 
     def write(self, execution_id: str, state: str, result: Any) -> None:
-        """Any state of the open attempt, with what goes with it."""
+        """Write any state of the current attempt."""
         record = self.store.read([execution_id])[0].record
         assert record is not None
         meta = {
@@ -119,7 +103,7 @@ class MountedApp:
 def mounted_app(
     app: Flask | None = None, celery: Celery | None = None, **settings: Any
 ) -> Iterator[MountedApp]:
-    """`MountedApp`, with the hub's and the feed's threads ended afterwards."""
+    """A `MountedApp`. The threads of its hub and feed end on exit."""
     made = MountedApp(app, celery, **settings)
     try:
         yield made

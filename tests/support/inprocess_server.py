@@ -1,5 +1,5 @@
-"""Web processes over one store, in this process: the whole server with its sockets, at the speed of
-the fakes.
+"""Web processes over one store, in this process: the whole server with its sockets, on the fakes or
+on Redis.
 """
 
 from __future__ import annotations
@@ -23,50 +23,52 @@ from headway.stores.memory import MemoryStore
 from headway.stores.redis_connection import connect
 from headway.stores.result_backend import ResultBackend
 from tests.support.fake_worker import FakeWorker
-from tests.support.stores import PATIENCE, slow_tolerant
+from tests.support.stores import slow_tolerant
+from tests.support.timing import RESPONSE_TIMEOUT
 from tests.support.valkey import ValkeyServer
 from tests.support.wait import until
 from tests.support.wsgi_server import WsgiServer
 
-#: Seconds between two sweeps of the hub: what no message tells of is to be seen soon.
+#: Seconds between two sweeps of the hub, which find changes that no message announces.
 SWEEP = 0.1
 
 
 def slow_tolerant_feed(results: ResultBackend, **options: Any) -> RedisFeed:
-    """The feed of a result backend in Redis; a server that is only slow isn't away for it, unless
-    ``options`` say so.
+    """The feed of a result backend in Redis. It tolerates a slow server, unless ``options`` set
+    shorter time limits.
     """
-    waits = dict.fromkeys(("timeout", "ping_interval", "pong_within"), PATIENCE)
+    waits = dict.fromkeys(("timeout", "ping_interval", "pong_within"), RESPONSE_TIMEOUT)
     return RedisFeed(
-        lambda: connect(results.backend, timeout=PATIENCE),
+        lambda: connect(results.backend, timeout=RESPONSE_TIMEOUT),
         results.key,
         results.decode,
         **(waits | options),
     )
 
 
-class Web:
-    """One web process's worth: an app with Headway, over real sockets."""
+class InprocessWeb:
+    """An app with Headway over real sockets: what one web process has."""
 
     def __init__(self, celery: Celery, store: Store, feed: Feed, **settings: Any) -> None:
-        app = Flask("house")
+        app = Flask("inprocess")
         self.headway = Headway(app, celery, store=store, feed=feed, **settings)
-        self.headway.hub._sweep_interval = SWEEP
-        self._serving = WsgiServer(app).start()
+        self.headway.hub.sweep_interval = SWEEP
+        self._server = WsgiServer(app).start()
 
     @property
     def url(self) -> str:
         """Its address."""
-        return self._serving.url
+        return self._server.url
 
     @property
     def viewers(self) -> int:
-        """Seats taken."""
+        """The number of open streams."""
         return self.headway.hub.limiter.in_use
 
-    def hears(self, execution_id: str) -> bool:
-        """Have the feed listen to it; whether it does by now. A viewer's first frames don't tell:
-        they may come from a sweep.
+    def subscribe_feed(self, execution_id: str) -> bool:
+        """Subscribe the feed to an execution, and return whether it succeeded.
+
+        A viewer's first frames don't prove a subscription: they may come from a sweep.
         """
         try:
             self.headway.hub.feed.watch(execution_id)
@@ -74,18 +76,18 @@ class Web:
             return False
         return True
 
-    def cut(self) -> None:
-        """Break every connection, without a word."""
-        self._serving.cut()
+    def drop_connections(self) -> None:
+        """Break every connection without a close."""
+        self._server.drop_connections()
 
     def close(self) -> None:
-        """End it with all its threads."""
+        """Stop the server and all threads."""
         self.headway.hub.close()
-        self._serving.stop()
+        self._server.stop()
 
 
 class InprocessServer:
-    """One store, as many web processes as are asked for, and a hand that does what workers would."""
+    """``webs`` web processes over one store, and a fake worker that writes to it."""
 
     def __init__(
         self,
@@ -98,43 +100,40 @@ class InprocessServer:
         **settings: Any,
     ) -> None:
         self.celery, self.store = celery, store
-        self.runs = FakeWorker(store, encode)
-        self.feeds = [feed() for _ in range(webs)]
-        self.webs = [Web(celery, store, feed, **settings) for feed in self.feeds]
+        self.worker = FakeWorker(store, encode)
+        self.feeds: list[Any] = [feed() for _ in range(webs)]
+        self.webs = [InprocessWeb(celery, store, feed, **settings) for feed in self.feeds]
 
     @property
     def url(self) -> str:
-        """The address of the first."""
+        """The address of the first web process."""
         return self.webs[0].url
 
-    def cut(self) -> None:
-        """The backend goes away."""
+    def disconnect(self) -> None:
+        """Make the backend unavailable."""
         raise NotImplementedError
 
-    def mend(self, then: Callable[[], object]) -> None:
-        """It comes back; ``then`` happens as soon as it can be written to, and mostly before a
-        viewer could hear of it.
-        """
+    def reconnect(self, then: Callable[[], object]) -> None:
+        """Make the backend available, and call ``then`` at once: mostly before a viewer notices."""
         raise NotImplementedError
 
-    def all_know(self) -> None:
-        """Wait until every hub has been told that the backend is away: else it would be told of it
-        when it is back.
-        """
+    def wait_until_disconnected(self) -> None:
+        """Wait until every hub has noticed the outage: it would notice after the reconnect else."""
         until(
             lambda: all(
                 web.headway.hub._disconnected
-                for web in self.webs
-                if web.headway.hub.feed._thread is not None
-            )
+                for web, feed in zip(self.webs, self.feeds, strict=True)
+                if feed._thread is not None
+            ),
+            what="the hubs to notice the outage",
         )
 
     def expire(self, execution_id: str) -> None:
-        """The result of an execution is gone, while it is known that there was one."""
+        """Remove the result of an execution, but not its record in the registry."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """End the web processes."""
+        """Stop the web processes."""
         for web in self.webs:
             web.close()
         until(lambda: not any(web.viewers for web in self.webs), what="the viewers to go")
@@ -147,7 +146,7 @@ class MemoryInprocessServer(InprocessServer):
 
     def __init__(self, **options: Any) -> None:
         store = MemoryStore()
-        celery = Celery("house", broker="memory://", set_as_current=False)
+        celery = Celery("inprocess", broker="memory://", set_as_current=False)
         super().__init__(
             celery,
             store,
@@ -156,15 +155,15 @@ class MemoryInprocessServer(InprocessServer):
             **options,
         )
 
-    def cut(self) -> None:
+    def disconnect(self) -> None:
         self.store.away = True
-        self._each(MemoryFeed.cut)
+        self._each(MemoryFeed.disconnect)
 
-    def mend(self, then: Callable[[], object]) -> None:
-        self.all_know()
+    def reconnect(self, then: Callable[[], object]) -> None:
+        self.wait_until_disconnected()
         self.store.away = False
         then()
-        self._each(MemoryFeed.mend)
+        self._each(MemoryFeed.reconnect)
 
     def expire(self, execution_id: str) -> None:
         del self.store._results[execution_id]
@@ -176,29 +175,25 @@ class MemoryInprocessServer(InprocessServer):
 
 
 class RedisInprocessServer(InprocessServer):
-    """Over a real server, which must keep its data."""
+    """Over a real server that is durable."""
 
     def __init__(self, server: ValkeyServer, **options: Any) -> None:
-        celery = Celery("house", broker="memory://", backend=server.url, set_as_current=False)
-        self._server, self._results, store = (
-            server,
-            ResultBackend(celery),
-            slow_tolerant(store_for(celery)),
-        )
+        celery = Celery("inprocess", broker="memory://", backend=server.url, set_as_current=False)
+        self._server, self._results = server, ResultBackend(celery)
         super().__init__(
             celery,
-            store,
+            slow_tolerant(store_for(celery)),
             lambda: slow_tolerant_feed(self._results),
             self._results.encode,
             **options,
         )
 
-    def cut(self) -> None:
+    def disconnect(self) -> None:
         self._server.stop()
 
-    def mend(self, then: Callable[[], object]) -> None:
-        self.all_know()
-        self._server.start().keep()  # it outlives the test, as the one before it would have
+    def reconnect(self, then: Callable[[], object]) -> None:
+        self.wait_until_disconnected()
+        self._server.start().keep()  # the fixture of the server outlives the test
         then()
 
     def expire(self, execution_id: str) -> None:
@@ -213,7 +208,7 @@ class RedisInprocessServer(InprocessServer):
 def inprocess_server(
     server: ValkeyServer | None = None, **options: Any
 ) -> Iterator[InprocessServer]:
-    """A house over ``server``, or over the fakes where none is given."""
+    """A server over ``server``, or over the fakes without one."""
     with ExitStack() as stack:
         made = (
             MemoryInprocessServer(**options)
@@ -222,5 +217,5 @@ def inprocess_server(
         )
         stack.callback(made.close)
         for web in made.webs:
-            web.headway.hub.first_read = PATIENCE  # a busy machine may take longer than 5 s
+            web.headway.hub.first_read = RESPONSE_TIMEOUT  # a busy machine may need more than 5 s
         yield made

@@ -1,4 +1,4 @@
-"""A time limit that strikes at a step of one's choice."""
+"""A time limit that interrupts at a chosen step of the interpreter."""
 
 from __future__ import annotations
 
@@ -11,33 +11,36 @@ from types import FrameType
 from celery.exceptions import SoftTimeLimitExceeded
 
 
-class _Received(Exception):
-    """Nothing but a word to oneself."""
+class _Raised(Exception):
+    """The exception that `settle_profiler` sends to its own thread."""
 
 
 def settle_profiler() -> None:
-    """Have Python 3.11 forget that an asynchronous exception was called off: until one is heard
-    again, by whichever thread, it would turn for ever at the first function that begins under a
-    profile.
+    """Clear a state of Python 3.11 in which a profiled thread hangs.
+
+    After an asynchronous exception was withdrawn, Python 3.11 loops forever at the first function
+    call under a profiler, until some thread receives one. So receive one here.
     """
     try:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(
-            ctypes.c_ulong(threading.get_ident()), ctypes.py_object(_Received)
+            ctypes.c_ulong(threading.get_ident()), ctypes.py_object(_Raised)
         )
         while True:
             pass
-    except _Received:
+    except _Raised:
         return
 
 
 def interrupt_at(step: int, call: Callable[[], object]) -> bool:
-    """Call it, and strike where Python looks for signals for the ``step``-th time: as a function of
-    Python's begins, and as one of C's has returned. False where it had ended before.
+    """Call ``call`` and raise `SoftTimeLimitExceeded` in it at the ``step``-th point where Python
+    handles signals: a call of a Python function, or the return of a C function.
+
+    Returns False if ``call`` returned before that step.
     """
     settle_profiler()
     left = step
 
-    def look(frame: FrameType, event: str, arg: object) -> None:
+    def count_down(frame: FrameType, event: str, arg: object) -> None:
         nonlocal left
         if event in ("call", "c_return"):
             left -= 1
@@ -45,7 +48,7 @@ def interrupt_at(step: int, call: Callable[[], object]) -> bool:
                 raise SoftTimeLimitExceeded
 
     try:
-        sys.setprofile(look)
+        sys.setprofile(count_down)
         call()
     except SoftTimeLimitExceeded:
         return True

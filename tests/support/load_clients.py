@@ -1,9 +1,9 @@
-"""Thousands of viewers from few processes: lean clients that check what they are shown and can
-behave badly.
+"""Thousands of viewers in a few processes: small clients that check their frames, and that can
+misbehave.
 
-``LoadClients`` is the parent's hand on one such process (`tests.support.load_client_process`). Its
-viewers speak WebSocket or server-sent events just well enough; libraries cost a thread or some tens
-of kilobytes each, and the machine is wanted for the server.
+``LoadClients`` controls one such process (`tests.support.load_client_process`). Its viewers
+implement only the needed parts of WebSocket and server-sent events: a library costs a thread or
+some tens of kilobytes for each viewer, and the server needs the machine.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import Any, Literal, cast
 
 from tests.support.processes import Address, Process
 
-#: Only who knows it commands a fleet: any process of the machine could connect.
+#: The password of the control connection: any process of the machine could connect.
 KEY = b"headway"
 
-Manner = Literal["read", "hang"]
+Behaviour = Literal["read", "hang"]
 Transport = Literal["websocket", "events"]
-Farewell = Literal["close", "vanish"]
+Leaving = Literal["close", "reset"]
 
 
 def raise_file_limit() -> int:
-    """As many open files as the system allows this process; returns how many."""
+    """Raise this process's limit of open files to the maximum, and return it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
@@ -34,36 +34,38 @@ def raise_file_limit() -> int:
 
 @dataclass(frozen=True)
 class ViewerSpec:
-    """Who looks at what."""
+    """What a viewer requests, and how it behaves."""
 
     server: Address
     path: str
-    skin: Transport = "websocket"
-    #: ``hang``: reads the answer to its handshake and nothing more, with small buffers, and keeps
-    #: the connection.
-    manner: Manner = "read"
+    transport: Transport = "websocket"
+    #: ``hang``: reads only the response to its handshake, with small buffers, and keeps the
+    #: connection open.
+    behaviour: Behaviour = "read"
 
 
 @dataclass
 class Tally:
-    """What became of a group of viewers so far."""
+    """The state of a group of viewers."""
 
-    #: Not connected yet; connected and not told anything; open and told something.
+    #: Viewers that wait to connect.
     waiting: int = 0
+    #: Viewers that connected, and have not received a frame.
     silent: int = 0
+    #: Viewers that have received a frame, and are still connected.
     open: int = 0
-    #: Frames by type, over all of them.
+    #: The number of frames by type.
     frames: Counter[str] = field(default_factory=Counter)
-    #: Those who were told an end, and how: each once.
+    #: The number of viewers by the terminal frame that they received.
     ends: Counter[str] = field(default_factory=Counter)
-    #: Close codes that came; None: the connection ended without one.
+    #: The number of closed connections by close code. None: closed without a code.
     closes: Counter[int | None] = field(default_factory=Counter)
-    #: How far the open ones were told that it is.
+    #: The last ``progress.current`` of the connected viewers.
     currents: Counter[float | None] = field(default_factory=Counter)
-    #: Those who left by themselves.
+    #: The number of viewers that left by themselves.
     left: int = 0
-    #: What was shown that may not be.
-    faults: list[str] = field(default_factory=list)
+    #: Frames and responses that break the contract.
+    violations: list[str] = field(default_factory=list)
 
     def __add__(self, other: Tally) -> Tally:
         return Tally(
@@ -75,7 +77,7 @@ class Tally:
             self.closes + other.closes,
             self.currents + other.currents,
             self.left + other.left,
-            self.faults + other.faults,
+            self.violations + other.violations,
         )
 
 
@@ -83,42 +85,44 @@ class LoadClients(Process):
     """One process of viewers. A context manager."""
 
     def __init__(self) -> None:
-        self._line: Connection | None = None
-        super().__init__([sys.executable, "-m", "tests.support.load_client_process"], name="fleet")
+        self._control: Connection | None = None
+        argv = [sys.executable, "-m", "tests.support.load_client_process"]
+        super().__init__(argv, name="load clients")
 
     def wait_ready(self) -> None:
-        """It says its port; the one who connects first commands it."""
+        """It logs its port, and accepts one control connection."""
         port = int(self.wait_log(r"^port (\d+)$")[1])
-        self._line = Client(("127.0.0.1", port), authkey=KEY)
+        self._control = Client(("127.0.0.1", port), authkey=KEY)
 
     def close(self) -> None:
-        if self._line is not None:
-            self._line.close()
-            self._line = None
+        if self._control is not None:
+            self._control.close()
+            self._control = None
         super().close()
 
-    def open(self, look: ViewerSpec, group: str, count: int) -> None:
-        """Let ``count`` viewers look; returns before they do."""
-        self._ask("open", look, group, count)
+    def open(self, spec: ViewerSpec, group: str, count: int) -> None:
+        """Start ``count`` viewers. Returns before they are connected."""
+        self._request("open", spec, group, count)
 
-    def leave(self, group: str, count: int, how: Farewell) -> int:
-        """Let so many of the group's open viewers leave, with a close or without a word; returns
-        how many were there to leave.
+    def leave(self, group: str, count: int, how: Leaving) -> int:
+        """Let up to ``count`` open viewers of a group leave, by a close or by a TCP reset.
+
+        Returns how many leave.
         """
-        return cast(int, self._ask("leave", group, count, how))
+        return cast(int, self._request("leave", group, count, how))
 
     def tally(self, group: str) -> Tally:
-        """What became of a group."""
-        return cast(Tally, self._ask("tally", group))
+        """The state of a group."""
+        return cast(Tally, self._request("tally", group))
 
     def forget(self, group: str) -> None:
-        """Drop a group, its open viewers too."""
-        self._ask("forget", group)
+        """Remove a group, and reset its open connections."""
+        self._request("forget", group)
 
-    def _ask(self, *words: Any) -> Any:
-        assert self._line is not None, "the fleet isn't started"
+    def _request(self, *message: Any) -> Any:
+        assert self._control is not None, "the load clients aren't started"
         try:
-            self._line.send(words)
-            return self._line.recv()
+            self._control.send(message)
+            return self._control.recv()
         except (EOFError, OSError) as exc:
-            raise AssertionError(f"the fleet ended\n{self.log()[-4000:]}") from exc
+            raise AssertionError(f"the load clients ended\n{self.log()[-4000:]}") from exc

@@ -1,4 +1,4 @@
-"""The code blocks of a Markdown page, with where they stand."""
+"""The code blocks of a Markdown page, with their positions."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from pathlib import Path
 class Block:
     """One fenced block."""
 
-    #: The first word of the info string, such as ``python``; empty where there is none.
+    #: The first word of the info string, such as ``python``. Empty without one.
     language: str
-    #: What follows that word, such as ``no-run: needs two machines``.
+    #: The rest of the info string, such as ``no-run: needs two machines``.
     info: str
     #: The nearest heading above it.
     heading: str
-    #: The line of the page where the code begins, starts at 1.
+    #: The line number of the first line of code. Starts at 1.
     line: int
     code: str
 
 
 def blocks(page: Path) -> Iterator[Block]:
     """The fenced blocks of a page, in order."""
-    heading, fence, info, begin = "", "", "", 0
+    heading, fence, info, start = "", "", "", 0
     code: list[str] = []
     for number, line in enumerate(page.read_text().splitlines(), 1):
         marker = re.match(r"(`{3,}|~{3,})(.*)", line)
         if fence:
             if marker and marker[1].startswith(fence) and not marker[2].strip():
                 language, _, rest = info.strip().partition(" ")
-                yield Block(language, rest.strip(), heading, begin, "\n".join(code) + "\n")
+                yield Block(language, rest.strip(), heading, start, "\n".join(code) + "\n")
                 fence, code = "", []
             else:
                 code.append(line)
         elif marker:
-            fence, info, begin = marker[1], marker[2], number + 1
+            fence, info, start = marker[1], marker[2], number + 1
         elif title := re.match(r"#{1,6}\s+(.*)", line):
             heading = title[1].strip()
-    assert not fence, f"{page}: the block from line {begin} isn't closed"
+    assert not fence, f"{page}: the block from line {start} isn't closed"

@@ -1,6 +1,4 @@
-"""Real processes for tests: started, waited for, and always taken away again, with all that they
-started themselves.
-"""
+"""Real processes for tests: started, waited for, and always stopped with all their children."""
 
 from __future__ import annotations
 
@@ -23,46 +21,51 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from tests.support import timing
 from tests.support.wait import until
 
-#: The repository: every process starts here, so that ``app``, ``tasks``, ``web`` and ``tests`` can
-#: be imported.
+#: The repository. Every process starts here, so that it can import ``app``, ``tasks``, ``web`` and
+#: ``tests``.
 ROOT = Path(__file__).resolve().parents[2]
 
-#: Processes that outlive a test on purpose (session and module fixtures); the leak check leaves
-#: them alone.
+#: Ids of processes that outlive a test on purpose (session and module fixtures). The leak check
+#: ignores them.
 kept: set[int] = set()
 
-#: The processes that run: whose logs a failing test shows.
+#: The running processes. A failing test shows their logs.
 running_now: weakref.WeakSet[Process] = weakref.WeakSet()
 
 Address = tuple[str, int]
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of a test's process: this one's without what configures Celery, Flask or
+    """The environment of a test's process: this one without settings of Celery, Flask, gunicorn and
     Headway, then ``extra``.
     """
-    foreign = ("CELERY_", "HEADWAY_", "FLASK_", "GUNICORN_")
-    env = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    settings = ("CELERY_", "HEADWAY_", "FLASK_", "GUNICORN_")
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if name == timing.VARIABLE or not name.startswith(settings)
+    }
     env |= {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     return env | dict(extra or {})
 
 
 def tied_to_parent(argv: Sequence[str]) -> list[str]:
-    """The same command, told by the kernel to end when its parent dies: a killed test run leaves
-    nothing behind (Linux only).
+    """The same command, ended by the kernel when its parent dies (Linux only): a killed test run
+    leaves no processes.
 
-    The leash hangs on the thread that starts the process, so start processes from the test's own
-    thread.
+    The parent is the thread that starts the process, so start processes from the test's thread.
     """
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "TERM", "--", *argv] if setpriv else list(argv)
 
 
 class Process:
-    """One command in a process group of its own, with its log. A context manager: started on entry,
-    all of it gone on exit.
+    """One command in its own process group, with its log.
+
+    A context manager: it starts on entry, and the whole process tree is gone on exit.
     """
 
     def __init__(
@@ -82,23 +85,23 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """The process's id, which is its group's as well."""
+        """The id of the process and of its group."""
         assert self._popen is not None, f"{self.name} isn't started"
         return self._popen.pid
 
     @property
     def returncode(self) -> int | None:
-        """The exit code; None while it runs, minus the signal's number where one ended it."""
+        """The exit code. None while it runs, the negative number of the signal that ended it."""
         return None if self._popen is None else self._popen.poll()
 
     @property
     def alive(self) -> bool:
-        """Whether it runs."""
+        """Whether it is running."""
         return self._popen is not None and self._popen.poll() is None
 
     def start(self) -> Self:
-        """Start it and wait until it serves."""
-        assert not self.alive, f"{self.name} runs already"
+        """Start it and wait until it is ready."""
+        assert not self.alive, f"{self.name} is already running"
         if self._folder is None:
             self._folder = tempfile.mkdtemp(prefix="headway-test-")
         with self._log_path.open("ab") as log:
@@ -121,73 +124,74 @@ class Process:
         return self
 
     def wait_ready(self) -> None:
-        """Return when it serves. The plain process is ready at once."""
+        """Return when it is ready. A plain process is ready at once."""
 
     def log(self) -> str:
-        """All that it wrote to its standard output and error, over restarts too."""
+        """Its standard output and error, since the first start."""
         if self._folder is None or not self._log_path.exists():
             return ""
         return self._log_path.read_text(errors="replace")
 
     def wait_log(self, pattern: str, *, within: float = 60.0) -> re.Match[str]:
-        """The first match of ``pattern`` in the log; fails at once where the process ends before it
-        wrote that.
+        """The first match of ``pattern`` in the log. Raises at once if the process ends without
+        one.
         """
 
-        def look() -> re.Match[str] | None:
-            running = self.alive
+        def search() -> re.Match[str] | None:
+            running = self.alive  # first: the log is complete if this is False
             found = re.search(pattern, self.log(), re.MULTILINE)
             if found is None and not running:
                 raise AssertionError(
-                    f"{self.name} ended with {self.returncode} before it said {pattern!r}\n{self.log()[-8000:]}"
+                    f"{self.name} ended with {self.returncode} before it logged {pattern!r}\n"
+                    f"{self.log()[-8000:]}"
                 )
             return found
 
-        return until(look, within=within, what=f"{self.name} to say {pattern!r}")
+        return until(search, within=within, what=f"{self.name} to log {pattern!r}")
 
     def kill(self, sig: int = signal.SIGKILL) -> None:
-        """Send a signal to the process alone (not to its children)."""
+        """Send a signal to the process, not to its children."""
         os.kill(self.pid, sig)
 
     def wait(self, *, within: float = 60.0) -> int:
         """Wait for its end and return the exit code."""
         assert self._popen is not None, f"{self.name} isn't started"
         try:
-            return self._popen.wait(timeout=within)
+            return self._popen.wait(timeout=timing.seconds(within))
         except subprocess.TimeoutExpired:
             raise AssertionError(
                 f"{self.name} did not end within {within:g} s\n{self.log()[-8000:]}"
             ) from None
 
     def descendants(self) -> list[psutil.Process]:
-        """The processes below it that run now."""
+        """Its children and their children, as of now."""
         try:
-            return psutil.Process(self.pid).children(recursive=True)
+            found: list[psutil.Process] = psutil.Process(self.pid).children(recursive=True)
         except psutil.NoSuchProcess:
             return []
+        return found
 
     def stop(self, *, within: float = 10.0) -> None:
-        """End it kindly (SIGTERM), then by force, then everything it started. A second call does
-        nothing.
+        """Send SIGTERM, then SIGKILL to all that is left of its process tree.
+
+        A second call does nothing.
         """
         popen = self._popen
         if popen is None:
             return
         family = self.descendants()
         if popen.poll() is None:
-            popen.send_signal(
-                signal.SIGCONT
-            )  # one that a test stopped with SIGSTOP can't hear TERM
+            popen.send_signal(signal.SIGCONT)  # it can't handle SIGTERM while SIGSTOP is in effect
             popen.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                popen.wait(timeout=within)
+                popen.wait(timeout=timing.seconds(within))
         with contextlib.suppress(ProcessLookupError):
             os.killpg(popen.pid, signal.SIGKILL)
         for process in family:  # those that left the group
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         popen.wait()
-        until(lambda: not running(family), within=60, what=f"the children of {self.name} to end")
+        until(lambda: not running(family), what=f"the children of {self.name} to end")
         kept.discard(popen.pid)
         running_now.discard(self)
         self._popen = None
@@ -200,7 +204,7 @@ class Process:
             self._folder = None
 
     def keep(self) -> Self:
-        """Let it outlive the test that started it: its fixture is wider than a function."""
+        """Let it outlive the current test, for a fixture of a wider scope."""
         kept.add(self.pid)
         return self
 
@@ -236,7 +240,7 @@ class Worker(Process):
         queues: Iterable[str] | None = None,
         args: Sequence[str] = (),
     ) -> None:
-        #: Its node name, as Celery says it in ``request.hostname`` and in events.
+        #: Its node name, as in ``request.hostname`` and in events.
         self.hostname = f"w{uuid.uuid4().hex[:8]}@localhost"
         argv = [
             sys.executable,
@@ -263,15 +267,14 @@ class Worker(Process):
         super().__init__([*argv, *args], env=env, name=f"worker {app} ({pool})")
 
     def wait_ready(self) -> None:
-        """It is ready when it takes messages: Celery says so itself."""
+        """It is ready when it accepts messages: Celery logs that."""
         self.wait_log(rf"{re.escape(self.hostname)} ready\.", within=180)
 
 
 class WebServer(Process):
-    """A web server over ``app`` (``module:factory()`` or ``module:app``) on a port of 127.0.0.1
-    that the system picks.
+    """A web server of ``app`` (``module:factory()`` or ``module:app``) on any free port.
 
-    ``gevent`` and ``gthread`` are gunicorn's workers, ``dev`` is Flask's development server.
+    ``gevent`` and ``gthread`` are gunicorn's worker classes, ``dev`` is Flask's development server.
     """
 
     def __init__(
@@ -309,8 +312,7 @@ class WebServer(Process):
                 "127.0.0.1:0",
                 "--no-control-socket",
             ]
-            # A worker that takes half a minute to load the app, from a cold disk, isn't one that
-            # hangs.
+            # gunicorn must not kill a worker that takes half a minute to load the app from disk.
             argv += [
                 "--graceful-timeout",
                 "5",
@@ -334,19 +336,17 @@ class WebServer(Process):
 
     @property
     def ws_url(self) -> str:
-        """``url`` for WebSockets."""
+        """``url`` with the scheme ws."""
         return self.url.replace("http", "ws", 1)
 
     @contextlib.contextmanager
     def workers_gone(self) -> Iterator[None]:
-        """Within it, gunicorn's workers are killed and no new ones come; behind it they do."""
-        self.kill(
-            signal.SIGSTOP
-        )  # the master: it would start another one before anybody has seen that one is gone
+        """Kill gunicorn's workers, and let it start new ones on exit."""
+        # Stop the master first: it would replace a killed worker before a client notices.
+        self.kill(signal.SIGSTOP)
         try:
             until(
                 lambda: psutil.Process(self.pid).status() == psutil.STATUS_STOPPED,
-                within=60,
                 what=f"{self.name} to stop",
             )
             for process in self.descendants():
@@ -356,16 +356,16 @@ class WebServer(Process):
             self.kill(signal.SIGCONT)
 
     def wait_ready(self) -> None:
-        """It is ready when it answers HTTP, with whatever status."""
+        """It is ready when it answers an HTTP request, with any status."""
         self.url = self.wait_log(
             r"(?:Listening at: |Running on )(http://127\.0\.0\.1:\d+)", within=180
         )[1]
-        until(self._answers, within=180, what=f"{self.name} to answer on {self.url}")
+        until(self._answers, within=180, what=f"{self.name} to answer at {self.url}")
 
     def _answers(self) -> bool:
         if not self.alive:
             raise AssertionError(f"{self.name} ended with {self.returncode}\n{self.log()[-8000:]}")
-        connection = http.client.HTTPConnection(*self.address, timeout=60)
+        connection = http.client.HTTPConnection(*self.address, timeout=timing.RESPONSE_TIMEOUT)
         try:
             connection.request("GET", "/healthz")
             return connection.getresponse().status > 0
@@ -376,14 +376,22 @@ class WebServer(Process):
 
 
 def children() -> set[int]:
-    """The ids of this process's own children."""
-    return {child.pid for child in psutil.Process().children()}
+    """The ids of this process's direct children.
+
+    The kernel's own lists cost some microseconds. psutil reads every process of the machine (2 ms).
+    """
+    lists = list(Path("/proc/self/task").glob("*/children"))
+    if not lists:  # no Linux, or a kernel without these lists
+        return {child.pid for child in psutil.Process().children()}
+    pids: set[int] = set()
+    for path in lists:
+        with contextlib.suppress(OSError):  # this thread has just ended
+            pids.update(map(int, path.read_text().split()))
+    return pids
 
 
 def running(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Those that still run. A zombie that a container's first process never reaps has ended all the
-    same.
-    """
+    """Those that still run. A zombie has ended: in a container the init process may not reap it."""
     left = []
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):

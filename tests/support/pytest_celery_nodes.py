@@ -1,8 +1,8 @@
 """pytest-celery's nodes over local processes.
 
-pytest-celery wraps containers, but asks little of them: its own node and cluster classes work over
-whatever behaves as one. So a test that is written for ``celery_setup`` runs where no container
-engine does, unchanged (fact 35).
+pytest-celery wraps containers, but uses few of their methods: its node and cluster classes accept
+any object with these methods (celery-facts#pytest-celery-nodes-duck-type). So an unchanged test for
+``celery_setup`` also runs without a container engine.
 """
 
 from __future__ import annotations
@@ -21,60 +21,60 @@ from tests.support.valkey import ValkeyServer
 
 
 class LocalContainer:
-    """A process that behaves as far as pytest-celery's nodes look like one of its containers."""
+    """A process with the methods of a container that pytest-celery's nodes use."""
 
     def __init__(self, process: Process) -> None:
         self.process = process
 
     @classmethod
     def started(cls, process: Process) -> Self:
-        """The process, started."""
+        """Start the process."""
         process.start()
         return cls(process)
 
     @property
     def id(self) -> str:
-        """Of which a node's host name takes the first twelve characters."""
+        """A node's host name is its first twelve characters."""
         return f"local-{self.process.pid}"
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """The name in messages."""
         return self.process.name
 
     @property
     def status(self) -> str:
-        """A container's word for it."""
+        """The container status."""
         return "running" if self.process.alive else "exited"
 
     @property
     def celeryconfig(self) -> dict[str, str]:
-        """What Celery needs to know of it: nothing, unless it serves."""
+        """Celery's settings for it: none, unless it is a server."""
         return {}
 
     def ready(self) -> bool:
-        """A process is started only once it serves."""
+        """Whether it runs: `Process.start` returns when it is ready."""
         return self.process.alive
 
     def logs(self) -> str:
-        """All that it wrote."""
+        """Its whole output."""
         return self.process.log()
 
     def kill(self, signal: str | int = "SIGKILL") -> None:
-        """Send a signal, by name or number, and wait until it is gone."""
+        """Send a signal, by name or number, and wait for its end."""
         self.process.kill(_number(signal))
         self.process.wait()
 
     def restart(self, timeout: float = 10) -> None:
-        """Stop it, if it still runs, and start it again."""
+        """Stop it if it runs, and start it again."""
         self.process.stop(within=timeout)
         self.process.start()
 
     def reload(self) -> None:
-        """A container object keeps a copy of its state; a process is asked each time."""
+        """Do nothing: only a container object caches its state."""
 
     def teardown(self) -> None:
-        """Stop it for good. A second call does nothing: node, cluster and fixture each make one."""
+        """Stop it. Node, cluster and fixture each call this: a second call does nothing."""
         self.process.close()
 
 
@@ -85,7 +85,7 @@ class LocalServer(LocalContainer):
 
     @property
     def celeryconfig(self) -> dict[str, str]:
-        """Both addresses are the same: no network of containers lies between."""
+        """Both addresses are the same: there is no container network."""
         return {"url": self.process.url, "host_url": self.process.url}
 
 
@@ -96,15 +96,15 @@ class LocalWorker(LocalContainer):
 
     @property
     def id(self) -> str:
-        """The host of its node name, as far as pytest-celery needs it."""
+        """The host of its node name: pytest-celery uses the id for that."""
         return self.process.hostname.partition("@")[2]
 
     def version(self) -> str:
-        """Celery's version, which is this environment's."""
-        return celery.__version__
+        """Celery's version: that of this environment."""
+        return str(celery.__version__)
 
     def log_level(self) -> str:
-        """As the worker was started."""
+        """The worker's log level."""
         return "INFO"
 
     def worker_name(self) -> str:
@@ -112,7 +112,7 @@ class LocalWorker(LocalContainer):
         return self.process.hostname.partition("@")[0]
 
     def worker_queue(self) -> str:
-        """The queue that it listens to: Celery's default one."""
+        """Its queue: Celery's default."""
         return "celery"
 
 
@@ -131,33 +131,31 @@ def backend(process: ValkeyServer) -> CeleryTestBackend:
     return CeleryTestBackend(LocalServer.started(process))
 
 
-class LocalWorkerNode(CeleryTestWorker):
-    """The node asks a container for its processes by running a program in it; here they can be
-    looked at.
-    """
+class LocalWorkerNode(CeleryTestWorker):  # type: ignore[misc]
+    """A worker node that lists its processes without running a program in a container."""
 
     def get_running_processes_info(
         self, columns: list[str] | None = None, filters: dict[str, str] | None = None
     ) -> list[dict[str, Any]]:
-        """The worker's processes, each with these facts (of psutil's), those that match."""
+        """The worker's processes that match ``filters``, with these attributes of psutil."""
         parent = psutil.Process(self.container.process.pid)
-        told = [each.as_dict(columns) for each in (parent, *parent.children(recursive=True))]
+        found = [each.as_dict(columns) for each in (parent, *parent.children(recursive=True))]
         return [
-            facts
-            for facts in told
-            if all(facts.get(name) == value for name, value in (filters or {}).items())
+            attributes
+            for attributes in found
+            if all(attributes.get(name) == value for name, value in (filters or {}).items())
         ]
 
 
 def engine_runs() -> bool:
-    """Whether a container engine answers. Its client alone (a ``docker`` on the PATH) is no engine."""
+    """Whether a container engine responds. A ``docker`` on the PATH is only its client."""
     try:
-        asked = subprocess.run(
+        command = subprocess.run(
             ["docker", "info"], capture_output=True, timeout=20, check=False, env=dict(os.environ)
         )
     except (OSError, subprocess.TimeoutExpired):
         return False
-    return asked.returncode == 0
+    return command.returncode == 0
 
 
 def _number(name: str | int) -> int:

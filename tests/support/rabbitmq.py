@@ -1,6 +1,4 @@
-"""A RabbitMQ node of the tests' own: its ports, its data, its Erlang port mapper, all gone
-afterwards.
-"""
+"""A RabbitMQ node for tests, with its own ports, data and Erlang port mapper (epmd)."""
 
 from __future__ import annotations
 
@@ -13,20 +11,19 @@ from pathlib import Path
 from tests.support.processes import Process
 from tests.support.valkey import free_port
 
-#: Debian keeps the plain script here; the one on the PATH changes the user and the data folder to
-#: the system's.
+#: Debian's plain script. The one on the PATH switches to the system's user and data folder.
 DEBIAN_SCRIPT = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 
 
 def server_script() -> str | None:
-    """The script that starts a node in the foreground, or None where RabbitMQ isn't installed."""
+    """The script that starts a node in the foreground, or None if RabbitMQ isn't installed."""
     if shutil.which("epmd") is None:
         return None
     return DEBIAN_SCRIPT if os.access(DEBIAN_SCRIPT, os.X_OK) else shutil.which("rabbitmq-server")
 
 
 class RabbitMQ(Process):
-    """A broker on 127.0.0.1, user guest."""
+    """A broker on 127.0.0.1 with the user guest."""
 
     def __init__(self) -> None:
         script = server_script()
@@ -35,7 +32,7 @@ class RabbitMQ(Process):
         self._home = Path(tempfile.mkdtemp(prefix="headway-rabbit-"))
         mapper_port = free_port()
         env = {
-            "HOME": str(self._home),  # the Erlang cookie lies there
+            "HOME": str(self._home),  # the folder of the Erlang cookie
             "ERL_EPMD_PORT": str(mapper_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODENAME": f"headway{uuid.uuid4().hex[:8]}@localhost",
@@ -50,8 +47,7 @@ class RabbitMQ(Process):
             "RABBITMQ_CONF_ENV_FILE": str(self._home / "no-such-file"),
             "RABBITMQ_CONFIG_FILE": str(self._home / "rabbitmq"),
         }
-        # A node starts the port mapper itself where none runs, as a daemon that outlives it: so one
-        # is there already.
+        # Without a running port mapper the node would start one, as a daemon that outlives it.
         self._mapper = Process(
             ["epmd", "-port", str(mapper_port), "-address", "127.0.0.1"], env=env, name="epmd"
         )
@@ -59,25 +55,25 @@ class RabbitMQ(Process):
 
     @property
     def url(self) -> str:
-        """Its address as a Celery broker."""
+        """The address for Celery."""
         return f"amqp://guest:guest@127.0.0.1:{self.port}//"
 
     def start(self) -> RabbitMQ:
-        """Start port mapper and node."""
+        """Start the port mapper and the node."""
         self._mapper.start()
         return super().start()
 
     def wait_ready(self) -> None:
-        """It is ready when it says so: its listener is open then."""
+        """It is ready when it logs that: its listener is open then."""
         self.wait_log(r"Server startup complete|completed with \d+ plugins", within=180)
 
     def keep(self) -> RabbitMQ:
-        """Let both outlive the test that started them."""
+        """Let both outlive the current test."""
         self._mapper.keep()
         return super().keep()
 
     def close(self) -> None:
-        """Stop both and delete what the node stored."""
+        """Stop both and delete the node's data."""
         super().close()
         self._mapper.close()
         shutil.rmtree(self._home, ignore_errors=True)

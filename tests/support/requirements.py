@@ -1,6 +1,4 @@
-"""What a machine may lack. On a laptop a test that needs it is skipped with the reason; in CI that
-is a failure.
-"""
+"""Programs that a machine may lack: tests that need them are skipped locally and fail in CI."""
 
 from __future__ import annotations
 
@@ -12,23 +10,21 @@ import pytest
 
 
 def skip_or_fail(service: str, reason: str) -> NoReturn:
-    """Skip for want of ``service``; fail where ``CI=true``, so that nothing is left untested
-    without anybody seeing it.
-    """
+    """Skip the test because ``service`` is missing. With ``CI=true`` fail instead: CI tests all."""
     text = f"{service} is missing: {reason}"
     if os.environ.get("CI", "").lower() == "true":
-        pytest.fail(f"{text} (a skip on a laptop, a failure in CI)", pytrace=False)
+        pytest.fail(f"{text} (a skip locally, a failure in CI)", pytrace=False)
     pytest.skip(text)
 
 
 def chromium() -> str | None:
-    """The browser: $CHROMIUM, else what Debian, Fedora and others call it."""
+    """The browser: $CHROMIUM, else the first on the PATH with a usual name."""
     named = os.environ.get("CHROMIUM")
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
     return named or next((path for path in map(shutil.which, names) if path), None)
 
 
-#: A browser that talks to nobody but the page's own server, and runs as root in a container.
+#: Chromium requests only the page's server, and runs in a container.
 CHROMIUM_FLAGS = (
     "--disable-gpu",
     "--disable-quic",

@@ -1,4 +1,4 @@
-"""The service of this repository, as its Procfile runs it: a Valkey, a worker of ``app``, gunicorn
+"""The service of this repository, as in its Procfile: a Valkey, a worker of ``app``, and gunicorn
 with gevent over ``web``.
 """
 
@@ -12,6 +12,7 @@ from typing import Any, Self
 import requests
 
 from tests.support.processes import WebServer, Worker
+from tests.support.timing import RESPONSE_TIMEOUT
 from tests.support.valkey import ValkeyServer
 
 
@@ -23,14 +24,12 @@ class Service:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        with (
-            ExitStack() as stack
-        ):  # what has started is ended again where the next one doesn't start
-            #: A server of the service's own: a test that stops the session's doesn't stop this.
+        with ExitStack() as stack:  # stops the processes that have started if the next one fails
+            #: Not the session's server, which a test may stop.
             self.valkey = stack.enter_context(ValkeyServer())
-            #: Where uploads are kept and given paths must lie.
+            #: The folder for uploads; tasks accept only paths in it.
             self.data = stack.enter_context(tempfile.TemporaryDirectory(prefix="headway-data-"))
-            #: What a process needs in its environment to belong to this service.
+            #: The environment of a process of this service.
             self.env = {
                 "CELERY_BROKER_URL": self.valkey.url,
                 "CELERY_RESULT_BACKEND": self.valkey.url,
@@ -54,20 +53,24 @@ class Service:
 
     @property
     def url(self) -> str:
-        """The address of the web server, without a slash at the end."""
+        """The address of the web server, without a slash at its end."""
         return self.web.url
 
     def start(self, task: str, **kwargs: Any) -> str:
         """Start one of the service's tasks over HTTP and return the execution's id."""
-        answer = requests.post(
-            f"{self.url}/api/v1/executions", json={"task": task, "kwargs": kwargs}, timeout=60
+        response = requests.post(
+            f"{self.url}/api/v1/executions",
+            json={"task": task, "kwargs": kwargs},
+            timeout=RESPONSE_TIMEOUT,
         )
-        assert answer.status_code == 202, (answer.status_code, answer.text)
-        return str(answer.json()["execution_id"])
+        assert response.status_code == 202, (response.status_code, response.text)
+        return str(response.json()["execution_id"])
 
     def execution(self, execution_id: str) -> dict[str, Any]:
-        """What REST says of an execution."""
-        answer = requests.get(f"{self.url}/api/v1/executions/{execution_id}", timeout=60)
-        assert answer.status_code == 200, (answer.status_code, answer.text)
-        body: dict[str, Any] = answer.json()
+        """An execution as the REST API returns it."""
+        response = requests.get(
+            f"{self.url}/api/v1/executions/{execution_id}", timeout=RESPONSE_TIMEOUT
+        )
+        assert response.status_code == 200, (response.status_code, response.text)
+        body: dict[str, Any] = response.json()
         return body

@@ -1,9 +1,8 @@
-"""Runs a piece of a document's Python in a process of its own, as its reader would.
+"""Run Python code from a document in a new process, as a reader would.
 
     python -m tests.support.snippet FILE '{"exec_id": "..."}'
 
-``await`` at the top level works, as it does in the notebook or the ``python -m asyncio`` that such
-documents have in mind.
+``await`` works at the top level, as in a notebook or in ``python -m asyncio``.
 """
 
 from __future__ import annotations
@@ -21,8 +20,7 @@ def main(path: str, names: str = "{}") -> None:
     """Run the file with these names defined."""
     code = compile(Path(path).read_text(), path, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     scope = {"__name__": "__main__", "__builtins__": __builtins__, **json.loads(names)}
-    # Not exec: code with a top-level await is a coroutine, which only a call of it as a function
-    # hands out.
+    # Not exec: code with a top-level await becomes a coroutine, which only a function call returns.
     result = FunctionType(code, scope)()
     if inspect.isawaitable(result):
 

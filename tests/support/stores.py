@@ -26,12 +26,13 @@ from headway.stores.base import Store
 from headway.stores.memory import MemoryStore
 from headway.stores.result_backend import ResultBackend
 from tests.support.processes import ROOT
+from tests.support.timing import RESPONSE_TIMEOUT
 
 T = TypeVar("T")
 
 #: Seconds that a store waits for its server in tests: the machine may be busy. How long it waits by
 #: itself is for a few of them.
-PATIENCE = 60.0
+PATIENCE = RESPONSE_TIMEOUT
 
 BEGIN = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 

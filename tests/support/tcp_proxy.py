@@ -1,4 +1,4 @@
-"""A TCP connection that a test can cut: in between a client and a server on this machine."""
+"""A TCP proxy between a client and a local server, which a test can disconnect."""
 
 from __future__ import annotations
 
@@ -10,31 +10,30 @@ from types import TracebackType
 from typing import Self
 
 from tests.support.processes import Address
+from tests.support.timing import RESPONSE_TIMEOUT
 
 
 class TcpProxy:
-    """Passes on what comes to ``port`` of 127.0.0.1, both ways, while it isn't cut. A context
-    manager.
-    """
+    """Forwards connections to ``port`` of 127.0.0.1 while it is connected. A context manager."""
 
     def __init__(self, to: Address) -> None:
         self._to = to
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._wake, self._woken = socket.socketpair()
-        #: Each end of a connection, and its other end.
+        #: Each end of a connection -> the other end.
         self._ends: dict[socket.socket, socket.socket] = {}
-        self._whole = True
+        self._connected = True
         self._closed = False
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="cable")
+        self._thread = threading.Thread(target=self._run, name="tcp-proxy")
 
-    def cut(self) -> None:
-        """Reset every connection, and take no new one."""
+    def disconnect(self) -> None:
+        """Break every connection, and refuse new ones."""
         self._set(False)
 
-    def mend(self) -> None:
-        """Be whole again, for new connections."""
+    def reconnect(self) -> None:
+        """Accept new connections again."""
         self._set(True)
 
     def __enter__(self) -> Self:
@@ -53,12 +52,12 @@ class TcpProxy:
         for end in (self._listener, self._wake, self._woken):
             end.close()
 
-    def _set(self, whole: bool) -> None:
+    def _set(self, connected: bool) -> None:
         with self._lock:
-            self._whole = whole
-            if not whole:
+            self._connected = connected
+            if not connected:
                 for end in self._ends:
-                    with contextlib.suppress(OSError):  # gone by itself
+                    with contextlib.suppress(OSError):  # closed already
                         end.shutdown(socket.SHUT_RDWR)
         self._wake.send(b".")
 
@@ -68,37 +67,41 @@ class TcpProxy:
                 ready.register(end, selectors.EVENT_READ)
             while not self._closed:
                 for key, _ in ready.select():
-                    end = key.fileobj
-                    assert isinstance(end, socket.socket)
-                    if end is self._woken:
-                        end.recv(100)
-                    elif end is self._listener:
+                    source = key.fileobj
+                    assert isinstance(source, socket.socket)
+                    if source is self._woken:
+                        source.recv(100)
+                    elif source is self._listener:
                         self._connect(ready)
-                    elif end in self._ends:
-                        self._pass_on(end, ready)
+                    elif source in self._ends:
+                        self._forward(source, ready)
             for end in list(self._ends):
                 self._drop(end, ready)
 
     def _connect(self, ready: selectors.BaseSelector) -> None:
         ours, _ = self._listener.accept()
         try:
-            theirs = socket.create_connection(self._to, timeout=60) if self._whole else None
+            theirs = (
+                socket.create_connection(self._to, timeout=RESPONSE_TIMEOUT)
+                if self._connected
+                else None
+            )
         except OSError:
             theirs = None
         if theirs is None:
             ours.close()
             return
         with self._lock:
-            whole = self._whole  # it may have been cut meanwhile
-            if whole:
+            connected = self._connected  # the test may have disconnected it by now
+            if connected:
                 self._ends |= {ours: theirs, theirs: ours}
         for end in (ours, theirs):
-            if whole:
+            if connected:
                 ready.register(end, selectors.EVENT_READ)
             else:
                 end.close()
 
-    def _pass_on(self, end: socket.socket, ready: selectors.BaseSelector) -> None:
+    def _forward(self, end: socket.socket, ready: selectors.BaseSelector) -> None:
         try:
             data = end.recv(65536)
             if data:

@@ -1,4 +1,4 @@
-"""A TLS proxy in front of a plain server, as nginx would be; its certificate is made for the test."""
+"""A TLS proxy in front of a plain server, as nginx would be, with its own certificate."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,9 +15,7 @@ from urllib.parse import urlsplit
 
 
 def certificate(folder: Path) -> Path:
-    """A certificate of 127.0.0.1, its key in the same file. Signed by itself: who trusts the file
-    trusts the server.
-    """
+    """A file with a self-signed certificate for 127.0.0.1 and its key. Clients trust this file."""
     made = folder / "server.pem"
     command = [
         "openssl",
@@ -54,12 +53,12 @@ class TlsProxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._threads: list[threading.Thread] = []
         self._open: list[socket.socket] = []
-        #: Who comes back after a cut waits until all is cut: it is one cut.
+        #: A client that reconnects during `drop_connections` waits: it is dropped only once.
         self._lock = threading.Lock()
 
     @property
     def url(self) -> str:
-        """Its address."""
+        """The address."""
         return f"https://127.0.0.1:{self._listener.getsockname()[1]}"
 
     def __enter__(self) -> Self:
@@ -79,15 +78,15 @@ class TlsProxy:
         for thread in self._threads:
             thread.join(10)
 
-    def cut(self) -> None:
-        """Break every connection, without a word; who comes again is let in."""
+    def drop_connections(self) -> None:
+        """Break every connection without a close. New ones are accepted."""
         with self._lock:
             for each in self._open:
                 with contextlib.suppress(OSError):
                     each.shutdown(socket.SHUT_RDWR)
 
-    def _run(self, work: object, *args: object) -> None:
-        thread = threading.Thread(target=work, args=args, name="tls-proxy")  # type: ignore[arg-type]
+    def _run(self, work: Callable[..., None], *args: object) -> None:
+        thread = threading.Thread(target=work, args=args, name="tls-proxy")
         self._threads.append(thread)
         thread.start()
 
@@ -101,14 +100,14 @@ class TlsProxy:
                 try:
                     client = self._context.wrap_socket(plain, server_side=True)
                 except OSError:
-                    continue  # it doesn't trust us
+                    continue  # the client doesn't trust the certificate
                 server = socket.create_connection(self._to)
                 self._open += [client, server]
-            self._run(_run_loop, client, server)
-            self._run(_run_loop, server, client)
+            self._run(_forward, client, server)
+            self._run(_forward, server, client)
 
 
-def _run_loop(source: socket.socket, sink: socket.socket) -> None:
+def _forward(source: socket.socket, sink: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
             sink.sendall(data)

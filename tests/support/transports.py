@@ -1,5 +1,5 @@
-"""One viewer for each way to look on, all alike: what it was told, what it believes, and how its
-stream ended.
+"""One client for each transport, with the same interface: the frames that it received, the states
+that these show, and how its stream ended.
 """
 
 from __future__ import annotations
@@ -15,16 +15,15 @@ from typing import Any, NamedTuple
 import requests
 import websocket
 
+from tests.support.timing import RESPONSE_TIMEOUT
 from tests.support.wait import until
 
 PREFIX = "/api/v1"
-#: Seconds that a viewer waits for a word.
-PATIENCE = 60.0
-#: Seconds that a held poll asks to be held.
-HOLD = 10
+#: Seconds that a long poll waits at the server.
+POLL_WAIT = 10
 
-#: How a stream ended, in words that all skins share. "over": with the execution; "back": the client
-#: is to come back.
+#: How a stream ended, the same for all transports. "over": with the execution. "back": the client
+#: should reconnect.
 CLOSES = {
     1000: "over",
     1008: "unknown",
@@ -34,7 +33,7 @@ CLOSES = {
     4403: "forbidden",
     4410: "expired",
 }
-ANSWERS = {
+RESPONSES = {
     401: "unauthenticated",
     403: "forbidden",
     404: "unknown",
@@ -46,131 +45,128 @@ REFUSALS = {"not_found": "unknown", "expired": "expired", "not_allowed": "forbid
 ENDS = ("completed", "failed", "cancelled")
 
 
-class Belief(NamedTuple):
-    """What a viewer takes for true."""
+class ShownState(NamedTuple):
+    """The state that a viewer shows after a frame."""
 
     status: str
     phase: str | None
     current: float | None
 
 
-class Transport(ABC):
-    """One viewer of one execution. Its frames are written down; `kinds` is None where it is given
-    states and not frames.
-    """
+class TransportClient(ABC):
+    """One viewer of one execution, which keeps all frames."""
 
-    #: Whether it is told each frame of the contract.
-    frames = True
-    #: Whether it learns more than the progress.
-    states = True
+    #: Whether the transport sends each frame of the contract.
+    sends_frames = True
+    #: Whether the transport sends more than the progress.
+    sends_states = True
 
     def __init__(
         self, url: str, execution_id: str, *, headers: Mapping[str, str] | None = None
     ) -> None:
         self.url, self.execution_id, self.headers = url, execution_id, dict(headers or {})
-        self.told: list[dict[str, Any]] = []
-        self.beliefs: list[Belief] = []
-        #: How its stream ended; None while it goes on.
+        self.received: list[dict[str, Any]] = []
+        self.shown: list[ShownState] = []
+        #: How the stream ended. None while it is open.
         self.ending: str | None = None
-        #: Times that it was told that the backend is away.
+        #: The number of "unavailable" errors received.
         self.outages = 0
         self.open()
 
     @abstractmethod
     def open(self) -> None:
-        """Begin to look on."""
+        """Connect."""
 
     @abstractmethod
     def step(self) -> dict[str, Any] | str:
-        """The next frame, or how the stream ended."""
+        """Read the next frame, or how the stream ended."""
 
     @abstractmethod
     def close(self) -> None:
-        """Look away."""
+        """Disconnect."""
 
     @property
     def kinds(self) -> list[str]:
-        """The frames' types, in order."""
-        return [frame["type"] for frame in self.told]
+        """The types of the frames, in order."""
+        return [frame["type"] for frame in self.received]
 
     def next(self) -> bool:
-        """Take the next frame in; False at the end."""
-        assert self.ending is None, f"nothing comes after {self.ending!r}"
+        """Read the next frame. False at the end of the stream."""
+        assert self.ending is None, f"the stream has ended: {self.ending}"
         step = self.step()
         if isinstance(step, str):
             self.ending = step
             return False
-        self.told.append(step)
-        self._believe(step)
+        self.received.append(step)
+        self._show(step)
         return True
 
-    def sees(self, status: str, phase: str | None = None, current: float | None = None) -> None:
-        """Wait until this is what it believes."""
-        wanted = Belief(status, phase or status, current)
-        while not self.beliefs or self.beliefs[-1] != wanted:
+    def wait_for(self, status: str, phase: str | None = None, current: float | None = None) -> None:
+        """Read frames until this state is shown."""
+        expected = ShownState(status, phase or status, current)
+        while not self.shown or self.shown[-1] != expected:
             assert self.next(), (
-                f"the stream ended ({self.ending}) before {wanted}; it was told {self.told}"
+                f"the stream ended ({self.ending}) before {expected}; received: {self.received}"
             )
 
-    def is_told_of_an_outage(self) -> None:
-        """Wait until it knows that the backend is away."""
+    def wait_for_outage(self) -> None:
+        """Read frames until one reports that the backend is unavailable."""
         before = self.outages
         while self.outages == before:
             assert self.next(), f"the stream ended: {self.ending}"
 
-    def ends(self) -> str:
-        """Wait for the end, and say how it was."""
+    def wait_for_end(self) -> str:
+        """Read the rest of the stream, and return how it ended."""
         while self.next():
             pass
         assert self.ending is not None
         return self.ending
 
-    def was_told(self, beliefs: list[Belief], kinds: list[str]) -> bool:
-        """Whether this is all that it was told: frame by frame, or state by state where it isn't
-        given frames.
+    def received_only(self, shown: list[ShownState], kinds: list[str]) -> bool:
+        """Whether it received exactly these frames, or these states from a transport without
+        frames.
         """
-        if self.frames:
-            return self.kinds == kinds and list(dict.fromkeys(self.beliefs)) == list(
-                dict.fromkeys(beliefs)
+        if self.sends_frames:
+            return self.kinds == kinds and list(dict.fromkeys(self.shown)) == list(
+                dict.fromkeys(shown)
             )
-        return self.beliefs == beliefs
+        return self.shown == shown
 
-    def _believe(self, frame: Mapping[str, Any]) -> None:
+    def _show(self, frame: Mapping[str, Any]) -> None:
         if frame["type"] == "error":
             assert frame["code"] == "unavailable", frame
             self.outages += 1
             return
         assert frame["execution_id"] == self.execution_id
-        before = self.beliefs[-1] if self.beliefs else None
-        kept = before.phase if before else None
+        before = self.shown[-1] if self.shown else None
         phase = frame.get("phase") or {
             "started": "running",
-            "progress": kept,
+            "progress": before.phase if before else None,
             "completed": "succeeded",
         }.get(frame["type"])
         current = before.current if before else None
         if "progress" in frame:
             current = frame["progress"]["current"] if frame["progress"] else None
-        belief = Belief(frame["status"], phase or frame["status"], current)
-        if belief != before:
-            self.beliefs.append(belief)
+        state = ShownState(frame["status"], phase or frame["status"], current)
+        if state != before:
+            self.shown.append(state)
 
 
-class OneSocket(Transport):
+class SingleSocket(TransportClient):
     """A WebSocket for one execution."""
 
     def open(self) -> None:
         path = f"{PREFIX}/executions/{self.execution_id}/progress/ws"
         self.socket = websocket.create_connection(
             self.url.replace("http", "ws") + path,
-            timeout=PATIENCE,
+            timeout=RESPONSE_TIMEOUT,
             header=[f"{k}: {v}" for k, v in self.headers.items()],
         )
 
     def step(self) -> dict[str, Any] | str:
         opcode, data = self.socket.recv_data()
         if opcode == websocket.ABNF.OPCODE_CLOSE:
-            self.socket.shutdown()
+            self.socket.shutdown()  # type: ignore[no-untyped-call]
             return self._closed(struct.unpack("!H", data[:2])[0])
         frame = json.loads(data)
         if frame["type"] == "error" and frame["code"] in REFUSALS:
@@ -189,20 +185,20 @@ class OneSocket(Transport):
         return ending
 
 
-class ManySocket(OneSocket):
-    """A WebSocket for many, with one of them in it."""
+class MultiSocket(SingleSocket):
+    """A WebSocket for many executions, subscribed to one."""
 
     def open(self) -> None:
         self.socket = websocket.create_connection(
             self.url.replace("http", "ws") + f"{PREFIX}/progress/ws",
-            timeout=PATIENCE,
+            timeout=RESPONSE_TIMEOUT,
             header=[f"{k}: {v}" for k, v in self.headers.items()],
         )
         self.socket.send(json.dumps({"subscribe": [self.execution_id]}))
 
     def step(self) -> dict[str, Any] | str:
         if self.kinds and self.kinds[-1] in ENDS:
-            self.close()  # the socket would stay
+            self.close()  # the server keeps this socket open
             return "over"
         return super().step()
 
@@ -212,9 +208,9 @@ class ManySocket(OneSocket):
         return REFUSALS[frame["code"]]
 
 
-class Events(Transport):
-    """Server-sent events, by the rules of HTML's section on them; what comes behind an end is found
-    out by coming back.
+class Events(TransportClient):
+    """Server-sent events, parsed by HTML's rules. It reconnects after the end, as EventSource
+    does.
     """
 
     path = PREFIX + "/executions/{}/progress/events"
@@ -223,46 +219,45 @@ class Events(Transport):
         self.last_id = ""
         self.retry: int | None = None
         self._refusal: str | None = None
-        self._come()
+        self._connect()
 
     def step(self) -> dict[str, Any] | str:
         if self._refusal is not None:
             return self._refusal
         for frame in self._frames:
             return frame
-        # EventSource can't know why a stream ended: it comes back, and is told to stay away (204),
-        # or isn't.
+        # EventSource can't know why a stream ended. It reconnects, unless the response is a 204.
         self.close()
-        self._come()
+        self._connect()
         self.close()
         return self._refusal or "back"
 
     def close(self) -> None:
-        self._answer.close()
+        self._response.close()
 
-    def come_back(self, url: str) -> None:
-        """Be cut off, and come back, to whichever process."""
+    def reconnect(self, url: str) -> None:
+        """Disconnect, and connect again to any process."""
         self.close()
         self.url = url
-        self._come()
+        self._connect()
 
-    def _come(self) -> None:
+    def _connect(self) -> None:
         headers = {
             "Accept": "text/event-stream",
             **self.headers,
             **({"Last-Event-ID": self.last_id} if self.last_id else {}),
         }
         url = self.url + self.path.format(self.execution_id)
-        self._answer = requests.get(url, headers=headers, stream=True, timeout=PATIENCE)
-        self._refusal = {204: "over", **ANSWERS}.get(self._answer.status_code)
-        assert self._refusal or self._answer.headers["Content-Type"].startswith(
+        self._response = requests.get(url, headers=headers, stream=True, timeout=RESPONSE_TIMEOUT)
+        self._refusal = {204: "over", **RESPONSES}.get(self._response.status_code)
+        assert self._refusal or self._response.headers["Content-Type"].startswith(
             "text/event-stream"
-        ), self._answer.status_code
+        ), self._response.status_code
         self._frames = self._parse()
 
     def _parse(self) -> Iterator[dict[str, Any]]:
         event: dict[str, str] = {}
-        for line in self._answer.iter_lines(chunk_size=1):
+        for line in self._response.iter_lines(chunk_size=1):
             name, _, value = line.decode().partition(": ")
             if name:
                 event[name] = value
@@ -281,37 +276,37 @@ class Events(Transport):
 
 
 class TensorlakeEvents(Events):
-    """Tensorlake's event stream: reports, and nothing else."""
+    """Tensorlake's event stream, which has only reports."""
 
-    frames = states = False
+    sends_frames = sends_states = False
     path = "/applications/app/requests/{}/progress"
 
     def _frame(self, data: dict[str, Any], name: str | None) -> dict[str, Any]:
         assert name is None
         return data
 
-    def _believe(self, frame: Mapping[str, Any]) -> None:
-        self.beliefs.append(Belief("", "", frame["current"]))
+    def _show(self, frame: Mapping[str, Any]) -> None:
+        self.shown.append(ShownState("", "", frame["current"]))
 
-    def sees(self, status: str, phase: str | None = None, current: float | None = None) -> None:
-        known = self.beliefs[-1].current if self.beliefs else None
-        while known != current is not None:
+    def wait_for(self, status: str, phase: str | None = None, current: float | None = None) -> None:
+        last = self.shown[-1].current if self.shown else None
+        while last != current is not None:
             assert self.next(), f"the stream ended: {self.ending}"
-            known = self.beliefs[-1].current
+            last = self.shown[-1].current
 
-    def is_told_of_an_outage(self) -> None:
-        """It is told nothing."""
+    def wait_for_outage(self) -> None:
+        """Return at once: the stream reports no outages."""
 
-    def was_told(self, beliefs: list[Belief], kinds: list[str]) -> bool:
-        told = [belief.current for belief in self.beliefs]
-        currents = [belief.current for belief in beliefs if belief.current is not None]
-        return told == [current for current, _ in itertools.groupby(currents)]
+    def received_only(self, shown: list[ShownState], kinds: list[str]) -> bool:
+        received = [state.current for state in self.shown]
+        currents = [state.current for state in shown if state.current is not None]
+        return received == [current for current, _ in itertools.groupby(currents)]
 
 
-class LongPoll(Transport):
-    """Held polls, one after the other: each answer is a state."""
+class LongPoll(TransportClient):
+    """Long polls, one after the other. Each response is a state."""
 
-    frames = False
+    sends_frames = False
 
     def open(self) -> None:
         self._etag: str | None = None
@@ -320,17 +315,15 @@ class LongPoll(Transport):
     def step(self) -> dict[str, Any] | str:
         if self._over:
             return "over"
-        [answer] = until(
-            self._ask, within=PATIENCE, what="an answer that says more than the one before"
-        )
-        if answer.status_code == 304:
+        [response] = until(self._poll, what="a response with news")
+        if response.status_code == 304:
             return "back"
-        if answer.status_code == 503:
+        if response.status_code == 503:
             return {"type": "error", "code": "unavailable"}
-        if answer.status_code != 200:
-            return ANSWERS[answer.status_code]
-        self._etag = answer.headers["ETag"]
-        state = answer.json()
+        if response.status_code != 200:
+            return RESPONSES[response.status_code]
+        self._etag = response.headers["ETag"]
+        state = response.json()
         self._over = state["status"] in ENDS
         return {
             "type": state["status"],
@@ -338,27 +331,26 @@ class LongPoll(Transport):
         }
 
     def close(self) -> None:
-        """Nothing is open between two polls."""
+        """Do nothing: no connection is open between two polls."""
 
-    def _ask(self) -> list[requests.Response]:
-        """The next answer; none while it is what was told already, that the backend is away or that
-        nothing is new.
+    def _poll(self) -> list[requests.Response]:
+        """The next response, or none if it has no news: a 304, or a second error in a row.
 
-        A 304 before its time says something: the server lets go of everybody.
+        A 304 before the wait is over is news: the server ends all streams.
         """
         headers = {**self.headers, **({"If-None-Match": self._etag} if self._etag else {})}
-        url = f"{self.url}{PREFIX}/executions/{self.execution_id}?wait={HOLD}"
-        asked = time.monotonic()
-        answer = requests.get(url, headers=headers, timeout=PATIENCE)
-        if answer.status_code == 304 and time.monotonic() - asked >= HOLD:
+        url = f"{self.url}{PREFIX}/executions/{self.execution_id}?wait={POLL_WAIT}"
+        sent_at = time.monotonic()
+        response = requests.get(url, headers=headers, timeout=RESPONSE_TIMEOUT)
+        if response.status_code == 304 and time.monotonic() - sent_at >= POLL_WAIT:
             return []
-        again = answer.status_code == 503 and bool(self.told) and self.told[-1]["type"] == "error"
-        return [] if again else [answer]
+        again = response.status_code == 503 and self.kinds[-1:] == ["error"]
+        return [] if again else [response]
 
 
-TRANSPORTS: Mapping[str, type[Transport]] = {
-    "socket": OneSocket,
-    "many": ManySocket,
+TRANSPORTS: Mapping[str, type[TransportClient]] = {
+    "socket": SingleSocket,
+    "many": MultiSocket,
     "events": Events,
     "poll": LongPoll,
     "tensorlake": TensorlakeEvents,

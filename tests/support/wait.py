@@ -1,4 +1,4 @@
-"""Waiting for a condition, never for time."""
+"""Wait for a condition, never for time."""
 
 from __future__ import annotations
 
@@ -7,33 +7,32 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from tests.support.timing import seconds
+
 T = TypeVar("T")
 
-#: Seconds between two looks: short enough that no test is slowed by it, long enough that looking
-#: costs nothing.
+#: Seconds between two calls of the condition.
 PAUSE = 0.01
 
 
-def until(condition: Callable[[], T], *, within: float = 60.0, what: str = "") -> T:
-    """The first truthy value of ``condition()``, asked again and again for at most ``within``
-    seconds.
+def until(condition: Callable[[], T | None], *, within: float = 60.0, what: str = "") -> T:
+    """Call ``condition`` until its value is truthy, and return that value.
 
-    Raises ``AssertionError`` with ``what`` (what was waited for) and the last value. An exception
-    of the condition is not swallowed: a condition that may fail at first says so itself, by
-    returning something falsy.
+    ``within``: the time limit in seconds, before `timing.seconds` scales it.
+    Raises ``AssertionError`` with ``what`` (the thing waited for) and the last value. An exception
+    of the condition is not caught: a condition that may fail at first has to return a falsy value.
     """
-    deadline = time.monotonic() + within
-    pause = (
-        threading.Event()
-    )  # never set; under gevent monkey patching it yields like everything else
+    limit = seconds(within)
+    deadline = time.monotonic() + limit
+    pause = threading.Event()  # never set; a monkey-patched gevent makes it yield
     while True:
-        # Looked at before the condition: who is held up between the two asks once more, and doesn't
-        # judge by an old answer.
+        # Read the clock before the condition: a process that was suspended in between calls the
+        # condition once more and does not fail because of an old value.
         over = time.monotonic() >= deadline
         value = condition()
         if value:
             return value
         if over:
             wanted = what or getattr(condition, "__name__", repr(condition))
-            raise AssertionError(f"waited {within:g} s for {wanted}; the last answer was {value!r}")
+            raise AssertionError(f"waited {limit:g} s for {wanted}; the last value was {value!r}")
         pause.wait(PAUSE)

@@ -1,8 +1,7 @@
-"""The lock alone: who is let in, with no server and no store behind it."""
+"""`Policy` alone: which requests are authorized, without a server or a store."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,29 +12,17 @@ from werkzeug.test import EnvironBuilder
 from headway.errors import ConfigurationError, NotAllowed, NotAuthenticated
 from headway.server.auth import Action, Identity, Policy, check_bind, fingerprint, is_loopback
 from headway.server.settings import Settings
+from tests.support.flask_app import Clock
 
 TOKENS = ("first-secret-token", "second-secret-token")
 EVERY_ACTION = list(Action)
-
-
-class Clock:
-    """A clock that a test turns by hand."""
-
-    def __init__(self) -> None:
-        self.now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def tick(self, seconds: float) -> None:
-        self.now += timedelta(seconds=seconds)
 
 
 def policy(clock: Clock | None = None, authorize: Any = None, **settings: Any) -> Policy:
     return Policy(Settings.load(settings, {}, {}), clock or Clock(), authorize)
 
 
-def a_request(
+def make_request(
     path: str = "/", *, host: str = "localhost:8000", remote: str = "127.0.0.1", **headers: str
 ) -> Request:
     names = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -49,24 +36,24 @@ def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-class TestWithNothingSet:
+class TestDefaultPolicy:
     @pytest.mark.parametrize("remote", ["127.0.0.1", "127.8.9.10", "::1", "::ffff:127.0.0.1"])
     @pytest.mark.parametrize(
         "host",
         ["localhost", "localhost:8000", "127.0.0.1:8000", "[::1]:8000", "[::1]", "app.localhost"],
     )
-    def test_this_machine_is_served(self, remote: str, host: str) -> None:
-        """A client on this machine that calls the server by a loopback name may do everything."""
+    def test_client_on_this_machine_may_do_everything(self, remote: str, host: str) -> None:
+        """A client on this machine that uses a loopback name may do everything."""
         for action in EVERY_ACTION:
-            policy().authorize(a_request(host=host, remote=remote), action, "x")
+            policy().authorize(make_request(host=host, remote=remote), action, "x")
 
     @pytest.mark.parametrize(
         "remote", ["10.0.0.7", "192.168.1.2", "203.0.113.9", "::ffff:10.0.0.7", "fe80::1", ""]
     )
-    def test_another_machine_is_refused(self, remote: str) -> None:
-        """A client on another machine is refused, and told what to set."""
+    def test_client_on_another_machine_is_refused(self, remote: str) -> None:
+        """A client on another machine is refused; the error names the setting."""
         with pytest.raises(NotAllowed, match="HEADWAY_TOKENS"):
-            policy().authorize(a_request(remote=remote), Action.READ, "x")
+            policy().authorize(make_request(remote=remote), Action.READ, "x")
 
     @pytest.mark.parametrize(
         "host",
@@ -78,33 +65,33 @@ class TestWithNothingSet:
             "10.0.0.7",
         ],
     )
-    def test_a_name_that_was_pointed_at_this_machine_is_refused(self, host: str) -> None:
-        """DNS rebinding: a foreign name that leads to 127.0.0.1 doesn't open the lock."""
+    def test_foreign_host_name_is_refused(self, host: str) -> None:
+        """DNS rebinding: a foreign name that resolves to 127.0.0.1 is refused."""
         with pytest.raises(NotAllowed):
-            policy().authorize(a_request(host=host), Action.READ, "x")
+            policy().authorize(make_request(host=host), Action.READ, "x")
 
     @pytest.mark.parametrize(
         "name", ["Forwarded", "X_Forwarded_For", "X_Forwarded_Host", "X_Real_IP"]
     )
-    def test_a_proxy_on_this_machine_is_refused(self, name: str) -> None:
-        """What a proxy passes on comes from loopback too, and isn't local for that."""
+    def test_request_through_local_proxy_is_refused(self, name: str) -> None:
+        """A proxied request comes from loopback too, but its client may be anywhere."""
         with pytest.raises(NotAllowed):
-            policy().authorize(a_request(**{name: "203.0.113.9"}), Action.READ, "x")
+            policy().authorize(make_request(**{name: "203.0.113.9"}), Action.READ, "x")
 
-    def test_no_ticket_is_needed(self) -> None:
-        """There is no token that a ticket could stand for: None says that none is wanted."""
-        lock = policy()
-        assert lock.ticket(lock.authorize(a_request(), Action.TICKET)) is None
+    def test_ticket_is_none_without_tokens(self) -> None:
+        """Without tokens no ticket is needed, and `ticket` returns None."""
+        guard = policy()
+        assert guard.ticket(guard.authorize(make_request(), Action.TICKET)) is None
 
 
 class TestWithTokens:
     @pytest.mark.parametrize("token", TOKENS)
-    def test_each_token_opens(self, token: str) -> None:
-        """Every token of the list opens for every action, from any machine, under any name."""
-        lock = policy(tokens=TOKENS)
+    def test_each_token_is_accepted(self, token: str) -> None:
+        """Every configured token allows every action, from any machine, under any name."""
+        guard = policy(tokens=TOKENS)
         for action in EVERY_ACTION:
-            asked = a_request(host="app.example", remote="203.0.113.9", **bearer(token))
-            assert lock.authorize(asked, action, "x") == Identity(fingerprint(token))
+            sent = make_request(host="app.example", remote="203.0.113.9", **bearer(token))
+            assert guard.authorize(sent, action, "x") == Identity(fingerprint(token))
 
     @pytest.mark.parametrize(
         "authorization",
@@ -122,185 +109,187 @@ class TestWithTokens:
             "Bearer t\u00f6ken",
         ],
     )
-    def test_anything_else_does_not(self, authorization: str | None) -> None:
-        """No token, a wrong one, a part of one, another scheme: not authenticated, not even from
-        this machine.
-        """
+    def test_missing_or_wrong_token_is_refused(self, authorization: str | None) -> None:
+        """No token, a wrong one, a part of one, another scheme: refused, even on this machine."""
         headers = {} if authorization is None else {"Authorization": authorization}
         for action in EVERY_ACTION:
             with pytest.raises(NotAuthenticated):
-                policy(tokens=TOKENS).authorize(a_request(**headers), action, "x")
+                policy(tokens=TOKENS).authorize(make_request(**headers), action, "x")
 
-    def test_empty_tokens_are_none(self) -> None:
-        """A list with nothing in it, or with blanks, sets no token: an empty Bearer opens nothing."""
+    def test_blank_tokens_are_ignored(self) -> None:
+        """A list of blanks sets no token, and an empty Bearer is refused."""
         settings = Settings.load({}, {}, {"HEADWAY_TOKENS": " , ,"})
         assert settings.tokens == ()
         with pytest.raises(NotAllowed):
             Policy(settings, Clock()).authorize(
-                a_request(remote="203.0.113.9", Authorization="Bearer "), Action.READ
+                make_request(remote="203.0.113.9", Authorization="Bearer "), Action.READ
             )
 
-    def test_tokens_are_not_shown(self) -> None:
+    def test_repr_hides_tokens(self) -> None:
         """Neither the settings' repr nor an identity shows a token."""
         assert "secret" not in repr(Settings(tokens=TOKENS))
         assert "secret" not in repr(
-            policy(tokens=TOKENS).authorize(a_request(**bearer(TOKENS[0])), Action.READ)
+            policy(tokens=TOKENS).authorize(make_request(**bearer(TOKENS[0])), Action.READ)
         )
 
 
 class TestTickets:
-    def ticket(self, lock: Policy, token: str = TOKENS[0]) -> str:
-        made = lock.ticket(lock.authorize(a_request(**bearer(token)), Action.TICKET))
+    def ticket(self, guard: Policy, token: str = TOKENS[0]) -> str:
+        made = guard.ticket(guard.authorize(make_request(**bearer(token)), Action.TICKET))
         assert made is not None
         return made
 
-    def test_it_opens_a_stream(self) -> None:
-        """A ticket opens a stream for whoever fetched it, in any process that has the same tokens."""
+    def test_ticket_opens_stream_in_any_process(self) -> None:
+        """A ticket opens a stream for its caller in every process that has the same tokens."""
         clock = Clock()
         made = self.ticket(policy(clock, tokens=TOKENS))
         elsewhere = policy(clock, tokens=tuple(reversed(TOKENS)))
-        assert elsewhere.authorize(a_request(f"/?ticket={made}"), Action.WATCH, "x") == Identity(
+        assert elsewhere.authorize(make_request(f"/?ticket={made}"), Action.WATCH, "x") == Identity(
             fingerprint(TOKENS[0])
         )
 
     @pytest.mark.parametrize("action", [action for action in Action if action is not Action.WATCH])
-    def test_it_opens_nothing_else(self, action: Action) -> None:
-        """A URL gets into logs: what stands in it can't read, start or fetch further tickets."""
-        lock = policy(tokens=TOKENS)
+    def test_ticket_is_valid_for_streams_only(self, action: Action) -> None:
+        """URLs appear in logs: a ticket cannot read, start or fetch further tickets."""
+        guard = policy(tokens=TOKENS)
         with pytest.raises(NotAuthenticated):
-            lock.authorize(a_request(f"/?ticket={self.ticket(lock)}"), action, "x")
+            guard.authorize(make_request(f"/?ticket={self.ticket(guard)}"), action, "x")
 
-    def test_it_ends(self) -> None:
-        """A ticket ends with its lifetime."""
+    def test_ticket_expires_after_its_lifetime(self) -> None:
+        """A ticket is valid until its lifetime is over."""
         clock = Clock()
-        lock = policy(clock, tokens=TOKENS, ticket_lifetime=30)
-        asked = a_request(f"/?ticket={self.ticket(lock)}")
+        guard = policy(clock, tokens=TOKENS, ticket_lifetime=30)
+        sent = make_request(f"/?ticket={self.ticket(guard)}")
         clock.tick(29.9)
-        lock.authorize(asked, Action.WATCH, "x")
+        guard.authorize(sent, Action.WATCH, "x")
         clock.tick(0.1)
         with pytest.raises(NotAuthenticated):
-            lock.authorize(asked, Action.WATCH, "x")
+            guard.authorize(sent, Action.WATCH, "x")
 
-    def test_who_came_by_it_stays_who_it_is(self) -> None:
-        """What was opened with a ticket outlives it: later questions are about who came, not about
-        the ticket again.
-        """
+    def test_identity_outlives_its_ticket(self) -> None:
+        """A stream outlives its ticket: `permit` takes the identity, not the ticket."""
         clock = Clock()
-        lock = policy(clock, tokens=TOKENS, ticket_lifetime=30)
-        asked = a_request(f"/?ticket={self.ticket(lock)}")
-        who = lock.authorize(asked, Action.WATCH)
+        guard = policy(clock, tokens=TOKENS, ticket_lifetime=30)
+        sent = make_request(f"/?ticket={self.ticket(guard)}")
+        who = guard.authorize(sent, Action.WATCH)
         clock.tick(3600)
-        assert lock.permit(who, asked, Action.WATCH, "x") == who
+        assert guard.permit(who, sent, Action.WATCH, "x") == who
         with pytest.raises(NotAuthenticated):
-            lock.permit(Identity(None), asked, Action.WATCH, "x")
+            guard.permit(Identity(None), sent, Action.WATCH, "x")
 
-    def test_it_ends_with_its_token(self) -> None:
-        """Taking a token off the list ends its tickets."""
+    def test_ticket_ends_when_its_token_is_removed(self) -> None:
+        """Removing a token from the settings ends its tickets."""
         clock = Clock()
         made = self.ticket(policy(clock, tokens=TOKENS))
         with pytest.raises(NotAuthenticated):
             policy(clock, tokens=TOKENS[1:]).authorize(
-                a_request(f"/?ticket={made}"), Action.WATCH, "x"
+                make_request(f"/?ticket={made}"), Action.WATCH, "x"
             )
 
     @pytest.mark.parametrize("ticket", ["x", "a.b", "", "%00", "W10.x", "." * 2000])
-    def test_a_made_up_one_opens_nothing(self, ticket: str) -> None:
-        """What wasn't signed with a token is no ticket."""
+    def test_unsigned_ticket_is_refused(self, ticket: str) -> None:
+        """A text that no token has signed is not a ticket."""
         with pytest.raises(NotAuthenticated):
-            policy(tokens=TOKENS).authorize(a_request(f"/?ticket={ticket}"), Action.WATCH, "x")
+            policy(tokens=TOKENS).authorize(make_request(f"/?ticket={ticket}"), Action.WATCH, "x")
 
-    def test_a_changed_one_opens_nothing(self) -> None:
+    def test_changed_ticket_is_refused(self) -> None:
         """One changed character breaks the signature."""
-        lock = policy(tokens=TOKENS)
-        made = self.ticket(lock)
+        guard = policy(tokens=TOKENS)
+        made = self.ticket(guard)
         changed = ("A" if made[0] != "A" else "B") + made[1:]
         with pytest.raises(NotAuthenticated):
-            lock.authorize(a_request(f"/?ticket={changed}"), Action.WATCH, "x")
+            guard.authorize(make_request(f"/?ticket={changed}"), Action.WATCH, "x")
 
 
-class TestOwnRule:
-    def test_it_decides(self) -> None:
-        """The app's own rule is told who, what and which, and its word counts, wherever the client
-        is.
-        """
-        asked: list[tuple[Identity, Action, str | None]] = []
+class TestAuthorizeFunction:
+    def test_authorize_decides_for_every_client(self) -> None:
+        """`authorize` receives identity, action and id, and decides for every client."""
+        calls: list[tuple[Identity, Action, str | None]] = []
 
         def rule(who: Identity, action: Action, execution_id: str | None) -> bool:
-            asked.append((who, action, execution_id))
+            calls.append((who, action, execution_id))
             return action is Action.READ
 
-        lock = policy(authorize=rule)
-        lock.authorize(a_request(remote="203.0.113.9"), Action.READ, "x")
+        guard = policy(authorize=rule)
+        guard.authorize(make_request(remote="203.0.113.9"), Action.READ, "x")
         with pytest.raises(NotAllowed, match="start"):
-            lock.authorize(a_request(), Action.START)
-        assert asked == [(Identity(None), Action.READ, "x"), (Identity(None), Action.START, None)]
+            guard.authorize(make_request(), Action.START)
+        assert calls == [(Identity(None), Action.READ, "x"), (Identity(None), Action.START, None)]
 
-    def test_it_narrows_what_a_token_may(self) -> None:
-        """With tokens as well, it hears whose token came: who is known and may not gets 403, a
-        stranger 401.
-        """
-        lock = policy(
+    def test_authorize_restricts_what_a_token_allows(self) -> None:
+        """With tokens too, a known caller gets 403 from the rule, and an unknown one 401."""
+        guard = policy(
             tokens=TOKENS,
             authorize=lambda who, action, _: (
                 who.name == fingerprint(TOKENS[0]) and action is Action.READ
             ),
         )
-        lock.authorize(a_request(**bearer(TOKENS[0])), Action.READ, "x")
+        guard.authorize(make_request(**bearer(TOKENS[0])), Action.READ, "x")
         with pytest.raises(NotAllowed):
-            lock.authorize(a_request(**bearer(TOKENS[1])), Action.READ, "x")
+            guard.authorize(make_request(**bearer(TOKENS[1])), Action.READ, "x")
         with pytest.raises(NotAuthenticated):
-            lock.authorize(a_request(), Action.READ, "x")
+            guard.authorize(make_request(), Action.READ, "x")
 
-    def test_a_fault_in_it_opens_nothing(self) -> None:
-        """An exception in the rule isn't taken for a yes."""
+    def test_exception_in_authorize_is_not_permission(self) -> None:
+        """An exception in the rule is raised, and is not permission."""
 
         def rule(*_: object) -> bool:
             raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):
-            policy(authorize=rule).authorize(a_request(), Action.READ, "x")
+            policy(authorize=rule).authorize(make_request(), Action.READ, "x")
 
 
 class TestOrigin:
-    def test_a_program_has_none(self) -> None:
-        """A request with no Origin comes from no page."""
-        policy().check_origin(a_request())
+    def test_request_without_origin_is_accepted(self) -> None:
+        """A request without Origin does not come from a page."""
+        policy().check_origin(make_request())
 
     @pytest.mark.parametrize(
         ("host", "origin"),
-        [("localhost:8000", "http://localhost:8000"), ("app.example", "http://app.example"), ("App.Example", "http://app.example"),
-         ("app.example:80", "http://app.example"), ("[::1]:8000", "http://[::1]:8000")],
-    )  # fmt: skip
-    def test_its_own_page_passes(self, host: str, origin: str) -> None:
-        """The server's own pages may use it; a default port and the case of a name make no
-        difference.
-        """
-        policy().check_origin(a_request(host=host, Origin=origin))
+        [
+            ("localhost:8000", "http://localhost:8000"),
+            ("app.example", "http://app.example"),
+            ("App.Example", "http://app.example"),
+            ("app.example:80", "http://app.example"),
+            ("[::1]:8000", "http://[::1]:8000"),
+        ],
+    )
+    def test_own_page_is_accepted(self, host: str, origin: str) -> None:
+        """The server's own pages are accepted; default port and case make no difference."""
+        policy().check_origin(make_request(host=host, Origin=origin))
 
     @pytest.mark.parametrize(
         "origin",
-        ["https://evil.example", "null", "", "http://localhost:9000", "https://localhost:8000", "http://localhost", "file://",
-         "http://localhost:8000.evil.example", "http://evil.example#http://localhost:8000"],
-    )  # fmt: skip
-    def test_a_foreign_page_is_refused(self, origin: str) -> None:
-        """Another host, port or scheme, a sandboxed frame or a file: refused."""
+        [
+            "https://evil.example",
+            "null",
+            "",
+            "http://localhost:9000",
+            "https://localhost:8000",
+            "http://localhost",
+            "file://",
+            "http://localhost:8000.evil.example",
+            "http://evil.example#http://localhost:8000",
+        ],
+    )
+    def test_foreign_page_is_refused(self, origin: str) -> None:
+        """Another host, port or scheme, a sandboxed frame and a file are refused."""
         with pytest.raises(NotAllowed):
-            policy().check_origin(a_request(Origin=origin))
+            policy().check_origin(make_request(Origin=origin))
 
-    def test_named_origins_pass(self) -> None:
-        """An origin named in the settings passes, its neighbours don't, and null can't be named."""
-        lock = policy(origins="https://app.example.com, http://localhost:3000")
-        lock.check_origin(a_request(Origin="https://app.example.com"))
-        lock.check_origin(a_request(Origin="http://localhost:3000"))
+    def test_configured_origin_is_accepted(self) -> None:
+        """A configured origin is accepted, its subdomains are not, and null is not configurable."""
+        guard = policy(origins="https://app.example.com, http://localhost:3000")
+        guard.check_origin(make_request(Origin="https://app.example.com"))
+        guard.check_origin(make_request(Origin="http://localhost:3000"))
         with pytest.raises(NotAllowed):
-            lock.check_origin(a_request(Origin="https://sub.app.example.com"))
+            guard.check_origin(make_request(Origin="https://sub.app.example.com"))
         with pytest.raises(ConfigurationError):
             policy(origins="null")
 
-    def test_behind_a_proxy(self) -> None:
-        """With ProxyFix the public address counts: the page that the proxy serves passes, the inner
-        address doesn't.
-        """
+    def test_public_origin_behind_proxy_is_accepted(self) -> None:
+        """With ProxyFix the public address counts, and the inner address is refused."""
         seen: list[Request] = []
 
         def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -340,21 +329,21 @@ class TestBind:
             "unix:/run/headway.sock",
         ],
     )
-    def test_this_machine_needs_no_token(self, host: str) -> None:
-        """A server for this machine alone starts as it is."""
+    def test_loopback_bind_needs_no_token(self, host: str) -> None:
+        """A server for this machine only starts without a token."""
         check_bind(host, ())
 
     @pytest.mark.parametrize(
         "host", ["0.0.0.0", "::", "", "10.0.0.7", "example.org", "localhost.example.org", "0"]
     )
-    def test_anything_else_does(self, host: str) -> None:
-        """On any other address it starts with a token only, and says so."""
-        for nothing in (None, "", " , ", (), [" "]):
+    def test_public_bind_needs_a_token(self, host: str) -> None:
+        """On any other address a server needs a token; the error names the setting."""
+        for empty in (None, "", " , ", (), [" "]):
             with pytest.raises(ConfigurationError, match="HEADWAY_TOKENS"):
-                check_bind(host, nothing)
+                check_bind(host, empty)
         check_bind(host, "a-token")
         check_bind(host, ["a-token"])
 
-    def test_no_name_is_looked_up(self) -> None:
-        """Only what can be nothing else is loopback: a name's answer may change after the start."""
+    def test_unknown_name_is_not_loopback(self) -> None:
+        """No DNS lookup: its answer may change after the start."""
         assert not is_loopback("loopback.example")

@@ -21,12 +21,12 @@ from headway.errors import HeadwayError
 from headway.models import Execution, Phase, Status
 from headway.worker.app_state import app_state_of
 from headway.worker.cancel_token import (
-    LOOK_INTERVAL,
+    POLL_INTERVAL,
     CancelToken,
-    TaskCancelled,
     handling_cancellation,
 )
 from headway.worker.context import RequestContext
+from headway.worker.exceptions import TaskCancelled
 from headway.worker.reporter import Reporter
 from tests.unit.tracing import Lab
 
@@ -93,7 +93,7 @@ class TestRunning:
                 for _ in ctx.progress.track(iter(int, 1)):
                     pass
             else:
-                ctx._cancellation._due = 0.0  # the reply to the first report counts as a look
+                ctx._cancel_token._due = 0.0  # the reply to the first report counts as a look
                 ctx.raise_if_cancelled()
             went_on()
 
@@ -196,7 +196,7 @@ class TestRunning:
         with caplog.at_level(logging.ERROR):
             made = lab.trace(job(lab, raising_at_once), "x")
         assert isinstance(made.info.retval, TaskCancelled)
-        assert "can't be stored" in caplog.text
+        assert "cannot be stored" in caplog.text
 
 
 def raising_at_once(ctx: RequestContext) -> None:
@@ -205,7 +205,7 @@ def raising_at_once(ctx: RequestContext) -> None:
 
 def until_cancelled(ctx: RequestContext) -> bool:
     """Have the task look now."""
-    ctx._cancellation._due = 0.0
+    ctx._cancel_token._due = 0.0
     return ctx.cancelled
 
 
@@ -448,45 +448,45 @@ class TestLooks:
         """
         time, answers = [0.0], mock.Mock(return_value=False)
         cancellation = CancelToken(answers, clock=lambda: time[0])
-        assert not any(cancellation.look() for _ in range(1000))
+        assert not any(cancellation.poll() for _ in range(1000))
         assert answers.call_count == 1
-        time[0] += LOOK_INTERVAL
+        time[0] += POLL_INTERVAL
         answers.return_value = True
-        assert all(cancellation.look() for _ in range(1000))
+        assert all(cancellation.poll() for _ in range(1000))
         assert answers.call_count == 2
 
     def test_one_look_serves_all_threads(self) -> None:
         """While one thread asks, the others don't ask as well."""
-        asked = []
+        requested = []
 
         def slow() -> bool:
-            asked.append("once")
-            assert not cancellation.look(), "as another thread would meanwhile"
+            requested.append("once")
+            assert not cancellation.poll(), "as another thread would meanwhile"
             return True
 
         cancellation = CancelToken(slow, clock=lambda: 0.0)
-        assert cancellation.look()
-        assert asked == ["once"]
+        assert cancellation.poll()
+        assert requested == ["once"]
 
     def test_a_reply_is_a_look(self) -> None:
         """A task that reports needn't ask."""
         time, answers = [0.0], mock.Mock(return_value=True)
         cancellation = CancelToken(answers, clock=lambda: time[0])
         for _ in range(10):
-            time[0] += LOOK_INTERVAL / 2
-            cancellation.hear(False)
-            assert not cancellation.look()
+            time[0] += POLL_INTERVAL / 2
+            cancellation.set_requested(False)
+            assert not cancellation.poll()
         answers.assert_not_called()
 
     def test_it_stays(self) -> None:
         """What was asked for stays asked for."""
-        then = mock.Mock()
+        on_request = mock.Mock()
         cancellation = CancelToken()
-        cancellation.then = then
-        cancellation.hear(True)
-        cancellation.hear(False)
-        assert cancellation.look()
-        then.assert_called_once_with()
+        cancellation.on_request = on_request
+        cancellation.set_requested(True)
+        cancellation.set_requested(False)
+        assert cancellation.poll()
+        on_request.assert_called_once_with()
 
     def test_a_store_that_is_away(self, lab: Lab) -> None:
         """The look asks a store that is away once, not in each turn, and says no."""

@@ -246,10 +246,10 @@ class TestWatch:
 
         def work() -> None:
             if what == "feed":
-                runner.feed.cut()
+                runner.feed.disconnect()
                 until(lambda: errors)
                 server.end("a")
-                runner.feed.mend()
+                runner.feed.reconnect()
                 return
             server.store.away = True
             runner.feed.publish("a", None)
@@ -450,7 +450,7 @@ class TestCancel:
         result = runner.run("cancel", "-y", "ended", "a")
         assert result.exit_code == 1
         assert result.stdout == "a  cancelling\n"
-        assert "completed already" in result.stderr
+        assert "already completed" in result.stderr
         assert runner.run("cancel", "-y", "unknown", "ended").exit_code == 2
         runner.server.publish("b")
         assert [body["phase"] for body in objects(runner.run("cancel", "-y", "--json", "b"))] == [

@@ -159,7 +159,7 @@ class TestCalls:
         server.publish("b")
         server.begin("b")
         server.end("b")
-        with pytest.raises(errors.ExecutionConflict, match="completed already"):
+        with pytest.raises(errors.ExecutionConflict, match="already completed"):
             client.cancel("b")
 
     @pytest.mark.parametrize("execution_id", ["a/b", "../healthz", "a?b=c", "a#b", "ä %2f"])
@@ -586,10 +586,10 @@ class TestWatching:
         server.begin("a")
         watcher = WatchThread(client, "a")
         watcher.until("StatusChanged")
-        server.feed.cut()
+        server.feed.disconnect()
         watcher.until("StatusChanged", "Interrupted")
         assert watcher.events[-1].code == "unavailable"
-        server.feed.mend()
+        server.feed.reconnect()
         watcher.until("StatusChanged", "Interrupted", "StatusChanged")
         server.end("a")
         watcher.end()

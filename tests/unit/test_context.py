@@ -50,7 +50,7 @@ def test_in_a_task_it_says_who_is_asked(lab: Lab) -> None:
 
 
 def test_a_retry_is_told_where_the_last_attempt_got_to(lab: Lab) -> None:
-    """`previous` is the last attempt's progress, and None in a first one and where nobody can know."""
+    """`previous` is the progress of the previous attempt; None in the first, or if unknown."""
     seen: list[Any] = []
 
     @lab.task(name="again", bind=True, max_retries=1)
@@ -197,7 +197,7 @@ def test_what_a_task_notes_on_its_request_is_kept(lab: Lab) -> None:
 
 def test_a_run_of_its_own_inside_a_run(lab: Lab) -> None:
     """A task that calls itself, or another task, keeps its own context and attempt; the inner ones
-    store nothing (fact 38).
+    store nothing (celery-facts#covering-every-task).
     """
 
     @lab.task()

@@ -1,4 +1,4 @@
-"""The two GETs of the Progress Query API and Tensorlake's poll, over the fakes."""
+"""GET of an execution and of its progress, and Tensorlake's poll, over the fakes."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class TestExecution:
         }
     )
 
-    def test_every_key_is_always_there(self, server: MountedApp) -> None:
-        """Queued, running, ended: the same keys, null where there is nothing."""
+    def test_every_key_is_always_present(self, server: MountedApp) -> None:
+        """Queued, running or terminal: the same keys, null if there is no value."""
         server.publish("x")
         shown = [server.client.get(EXECUTION).json]
         server.begin("x")
@@ -70,8 +70,8 @@ class TestExecution:
         assert shown[3]["outputs"] == {"rows": 7}
         assert shown[3]["progress"]["percentage"] == 40.0
 
-    def test_a_failed_job_is_a_200(self, server: MountedApp) -> None:
-        """The question was answered: the job failed, at 40 %, with its error and no traceback."""
+    def test_failed_execution_is_200_with_its_error(self, server: MountedApp) -> None:
+        """A failed execution is a 200 with its progress and error, without the traceback."""
         running(server)
         server.end(
             "x",
@@ -86,13 +86,13 @@ class TestExecution:
         assert response.json["progress"]["percentage"] == 40.0
         assert b"Traceback" not in response.data
 
-    def test_unknown(self, server: MountedApp) -> None:
-        """An id that nobody published is a 404 that names it."""
+    def test_unknown_execution_is_404(self, server: MountedApp) -> None:
+        """An id that was never published is a 404 that names the id."""
         for path in EVERY:
             assert_problem(server.client.get(path), 404, "Execution 'x' not found")
 
-    def test_expired(self, server: MountedApp) -> None:
-        """One whose result is gone was known once: 410."""
+    def test_expired_execution_is_410(self, server: MountedApp) -> None:
+        """An execution whose result is gone is a 410."""
         running(server)
         server.end("x")
         server.clock.tick(86401)
@@ -101,8 +101,8 @@ class TestExecution:
 
 
 class TestProgress:
-    def test_all_four_fields_of_the_seed_document(self, server: MountedApp) -> None:
-        """2 of 5 is 40.0, an int of steps and a float of percent."""
+    def test_progress_has_the_promised_fields(self, server: MountedApp) -> None:
+        """The four fields of the original API and ours; 2 of 5 is the float 40.0."""
         running(server)
         body = server.client.get(PROGRESS).json
         assert (
@@ -132,31 +132,31 @@ class TestProgress:
             "timestamp",
         }
 
-    def test_tensorlakes_fields(self, server: MountedApp) -> None:
-        """Tensorlake's body has its five fields and no others; the timestamp is in milliseconds."""
+    def test_tensorlake_body_has_its_five_fields(self, server: MountedApp) -> None:
+        """Tensorlake's body has its five fields and no others; its timestamp is in milliseconds."""
         running(server, 45, 100, "Processing")
         stamp = round(server.clock().timestamp() * 1000)
-        wanted = {
+        expected = {
             "current": 45,
             "total": 100,
             "message": "Processing",
             "attributes": {"batch": "3"},
             "timestamp": stamp,
         }
-        assert server.client.get(TENSORLAKE).json == wanted
-        assert server.client.get(NAMESPACED).json == wanted
+        assert server.client.get(TENSORLAKE).json == expected
+        assert server.client.get(NAMESPACED).json == expected
 
     @pytest.mark.parametrize("path", POLLS)
-    def test_nothing_reported_yet(self, server: MountedApp, path: str) -> None:
-        """204, with no body and no type of a body."""
+    def test_no_report_yet_is_204(self, server: MountedApp, path: str) -> None:
+        """204, without a body and a content type."""
         server.publish("x")
         response = server.client.get(path)
         assert (response.status_code, response.data) == (204, b"")
         assert "Content-Type" not in response.headers
         assert "ETag" not in response.headers
 
-    def test_nothing_was_ever_reported(self, server: MountedApp) -> None:
-        """Also after an end that had no progress, and then there is nothing to wait for."""
+    def test_end_without_report_is_204_without_retry_after(self, server: MountedApp) -> None:
+        """After an end without a report too; then there is nothing to wait for."""
         server.publish("x")
         server.begin("x")
         server.end("x")
@@ -167,10 +167,8 @@ class TestProgress:
 
 class TestCaching:
     @pytest.mark.parametrize("path", EVERY)
-    def test_not_modified(self, server: MountedApp, path: str) -> None:
-        """The same bytes have the same strong tag, and If-None-Match with it is a 304 without a
-        body.
-        """
+    def test_matching_etag_is_304(self, server: MountedApp, path: str) -> None:
+        """The same bytes have the same strong tag; If-None-Match with it gives an empty 304."""
         running(server)
         first = server.client.get(path)
         tag = first.headers["ETag"]
@@ -183,8 +181,8 @@ class TestCaching:
             assert again.headers["Retry-After"]
 
     @pytest.mark.parametrize("path", EVERY)
-    def test_modified(self, server: MountedApp, path: str) -> None:
-        """A change has another tag, and the old one gets the new body."""
+    def test_change_has_another_etag(self, server: MountedApp, path: str) -> None:
+        """A change has another tag, and the old tag gets the new body."""
         running(server)
         tag = server.client.get(path).headers["ETag"]
         server.report("x", 3, 5)
@@ -193,14 +191,14 @@ class TestCaching:
         assert response.headers["ETag"] != tag
 
     @pytest.mark.parametrize("path", EVERY)
-    def test_never_served_unasked(self, server: MountedApp, path: str) -> None:
-        """Caches may keep it, and ask each time."""
+    def test_caches_must_revalidate(self, server: MountedApp, path: str) -> None:
+        """Caches may keep a response, but must revalidate it each time."""
         running(server)
         assert server.client.get(path).headers["Cache-Control"] == "no-cache"
 
     @pytest.mark.parametrize("path", EVERY)
-    def test_retry_after_until_the_end(self, server: MountedApp, path: str) -> None:
-        """While it isn't terminal a client is told when to ask again; after the end no more."""
+    def test_retry_after_is_sent_until_the_end(self, server: MountedApp, path: str) -> None:
+        """Until the state is terminal, Retry-After tells when to poll again."""
         server.publish("x")
         assert int(server.client.get(path).headers["Retry-After"]) >= 1
         server.begin("x")
@@ -210,8 +208,8 @@ class TestCaching:
         assert "Retry-After" not in server.client.get(path).headers
 
     @pytest.mark.parametrize("path", EVERY)
-    def test_head_and_options(self, server: MountedApp, path: str) -> None:
-        """HEAD is GET without the body; OPTIONS says what there is."""
+    def test_head_and_options_match_get(self, server: MountedApp, path: str) -> None:
+        """HEAD is GET without the body; OPTIONS lists the methods."""
         running(server)
         got, head = server.client.get(path), server.client.head(path)
         assert head.data == b""
@@ -226,57 +224,57 @@ class TestCaching:
 
 class TestMalformed:
     @pytest.mark.parametrize(
-        "made_up",
+        "invalid",
         ["x" * 256, "a%00b", "a%0Ab", "a%0D%0Ab", "%FF%FE", "a%7Fb", "a%E2%80%8Bb", "%09"],
     )
-    def test_ids(self, server: MountedApp, made_up: str) -> None:
-        """An id that can't be one is a 422 that says what is wrong, before the store is asked."""
+    def test_invalid_id_is_422_without_a_read(self, server: MountedApp, invalid: str) -> None:
+        """An invalid id is a 422 with the reason, before the store is read."""
         server.store.away = True
         for path in (
             "/api/v1/executions/{}",
             "/api/v1/executions/{}/progress",
             "/applications/a/requests/{}/progress",
         ):
-            assert_problem(server.client.get(path.format(made_up)), 422, "id")
+            assert_problem(server.client.get(path.format(invalid)), 422, "id")
 
     @pytest.mark.parametrize(
-        "sane", ["x" * 255, "exec_123456", "7f1c-aa", "a b", "a.b:c@d", "%C3%A9", "..", "a%25b"]
+        "valid", ["x" * 255, "exec_123456", "7f1c-aa", "a b", "a.b:c@d", "%C3%A9", "..", "a%25b"]
     )
-    def test_other_ids_are_as_good_as_any(self, server: MountedApp, sane: str) -> None:
-        """Whoever makes up ids has much room."""
-        assert_problem(server.client.get(f"/api/v1/executions/{sane}"), 404)
+    def test_unusual_id_is_valid(self, server: MountedApp, valid: str) -> None:
+        """Custom ids may contain any printable characters but a slash."""
+        assert_problem(server.client.get(f"/api/v1/executions/{valid}"), 404)
 
     @pytest.mark.parametrize(
         "wait", ["", "soon", "-1", "nan", "inf", "-inf", "1e999", "1,5", "0x10", "1s"]
     )
     @pytest.mark.parametrize("path", EVERY)
-    def test_wait(self, server: MountedApp, path: str, wait: str) -> None:
-        """A wait that is no number of seconds is a 422."""
+    def test_invalid_wait_is_422(self, server: MountedApp, path: str, wait: str) -> None:
+        """A wait that is not a number of seconds is a 422."""
         running(server)
         assert_problem(server.client.get(path, query_string={"wait": wait}), 422, "wait")
 
 
 class TestWait:
-    """``?wait=`` holds an answer back until it is news to the caller."""
+    """``?wait=`` holds the response until the state differs from what the client has."""
 
-    def ask(
+    def start_poll(
         self, server: MountedApp, path: str, tag: str | None = None
     ) -> tuple[threading.Thread, list[TestResponse]]:
-        answers: list[TestResponse] = []
+        responses: list[TestResponse] = []
         headers = {} if tag is None else {"If-None-Match": tag}
         thread = threading.Thread(
-            target=lambda: answers.append(server.app.test_client().get(path, headers=headers))
+            target=lambda: responses.append(server.app.test_client().get(path, headers=headers))
         )
         thread.start()
-        return thread, answers
+        return thread, responses
 
-    def answer(self, thread: threading.Thread, answers: list[TestResponse]) -> TestResponse:
+    def result(self, thread: threading.Thread, responses: list[TestResponse]) -> TestResponse:
         thread.join(60)
-        assert answers, "no answer came"
-        return answers[0]
+        assert responses, "no response came"
+        return responses[0]
 
-    def test_what_is_new_comes_at_once(self, server: MountedApp) -> None:
-        """A caller that has nothing, or something older, isn't held."""
+    def test_newer_state_is_returned_at_once(self, server: MountedApp) -> None:
+        """A client without a state, or with an older one, does not wait."""
         running(server)
         assert server.client.get(PROGRESS, query_string={"wait": "30"}).json["percentage"] == 40.0
         assert (
@@ -287,44 +285,42 @@ class TestWait:
         )
 
     @pytest.mark.parametrize("path", EVERY)
-    def test_held_until_there_is_news(self, server: MountedApp, path: str) -> None:
-        """A caller that has the newest is answered when there is a newer one."""
+    def test_poll_is_held_until_the_state_changes(self, server: MountedApp, path: str) -> None:
+        """A client that has the newest state gets the next one."""
         running(server)
         tag = server.client.get(path).headers["ETag"]
-        held = self.ask(server, f"{path}?wait=30", tag)
+        held = self.start_poll(server, f"{path}?wait=30", tag)
         until(lambda: server.feed.watched, what="the poll to be held")
         assert not held[1]
         server.clock.tick(1)
         server.report("x", 3, 5)
-        answer = self.answer(*held)
-        assert answer.status_code == 200
-        assert answer.headers["ETag"] != tag
-        until(lambda: not server.feed.watched, what="the watch to end")
+        response = self.result(*held)
+        assert response.status_code == 200
+        assert response.headers["ETag"] != tag
+        until(lambda: not server.feed.watched, what="the subscription to end")
 
-    def test_held_while_nothing_was_reported(self, server: MountedApp) -> None:
-        """Where there was nothing yet, the first report is the news."""
+    def test_poll_is_held_until_the_first_report(self, server: MountedApp) -> None:
+        """Without a report, the first report ends the wait."""
         server.publish("x")
         server.begin("x")
-        held = self.ask(server, f"{PROGRESS}?wait=30")
+        held = self.start_poll(server, f"{PROGRESS}?wait=30")
         until(lambda: server.feed.watched, what="the poll to be held")
         server.report("x", 1, 5)
-        assert self.answer(*held).json["current"] == 1
+        assert self.result(*held).json["current"] == 1
 
-    def test_the_end_lets_go(self, server: MountedApp) -> None:
-        """After the end nothing newer comes: whoever has the last progress already gets its 304,
-        with no Retry-After.
-        """
+    def test_terminal_state_ends_the_wait(self, server: MountedApp) -> None:
+        """Nothing follows a terminal state: unchanged progress is a 304 without Retry-After."""
         running(server)
         tag = server.client.get(PROGRESS).headers["ETag"]
-        held = self.ask(server, f"{PROGRESS}?wait=30", tag)
+        held = self.start_poll(server, f"{PROGRESS}?wait=30", tag)
         until(lambda: server.feed.watched, what="the poll to be held")
         server.end("x")
-        answer = self.answer(*held)
-        assert answer.status_code == 304
-        assert "Retry-After" not in answer.headers
+        response = self.result(*held)
+        assert response.status_code == 304
+        assert "Retry-After" not in response.headers
 
-    def test_time_runs_out(self, server: MountedApp) -> None:
-        """With no news in time the answer is what it would have been without waiting."""
+    def test_timeout_returns_the_current_state(self, server: MountedApp) -> None:
+        """After the time limit the response is the same as without waiting."""
         server.headway.hub.first_read = 60.0
         running(server)
         tag = server.client.get(PROGRESS).headers["ETag"]
@@ -337,37 +333,33 @@ class TestWait:
         server.publish("y")
         assert server.client.get("/api/v1/executions/y/progress?wait=0").status_code == 204
 
-    def test_longer_than_granted(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Whoever asks for an hour is held 30 seconds at most."""
+    def test_wait_is_limited_to_max_wait(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A wait of an hour is limited to 30 seconds."""
         with mounted_app() as server:
             running(server)
-            asked: list[float] = []
+            timeouts: list[float] = []
 
-            def wait(execution_id: str, is_news: object, timeout: float) -> object:
-                asked.append(timeout)
+            def wait(execution_id: str, accept: object, timeout: float) -> object:
+                timeouts.append(timeout)
                 return server.headway.get_execution(execution_id)
 
             monkeypatch.setattr(server.headway.hub, "wait", wait)
             for seconds in ("3600", "30", "20"):
                 server.client.get(PROGRESS, query_string={"wait": seconds})
-            assert asked == [30.0, 30.0, 20.0]
+            assert timeouts == [30.0, 30.0, 20.0]
 
-    def test_unknown_and_away(self, server: MountedApp) -> None:
-        """Waiting for what nobody knows is a 404 at once; a backend that is away is a 503 and not a
-        long silence.
-        """
+    def test_unknown_execution_and_outage_end_the_wait(self, server: MountedApp) -> None:
+        """An unknown id is a 404 at once; an unavailable backend is a 503 without a wait."""
         assert_problem(server.client.get(PROGRESS, query_string={"wait": "30"}), 404)
         server.store.away = True
         assert_problem(server.client.get(PROGRESS, query_string={"wait": "30"}), 503)
 
-    def test_no_seat_is_left(self) -> None:
-        """A held poll takes a viewer's seat; with none left it is a 429 that says when to try
-        again, as an event stream is.
-        """
+    def test_viewer_limit_is_429_with_retry_after(self) -> None:
+        """Held polls and event streams beyond the viewer limit are a 429 with Retry-After."""
         with mounted_app(max_viewers=1) as server:
             running(server)
             tag = server.client.get(PROGRESS).headers["ETag"]
-            held = self.ask(server, f"{PROGRESS}?wait=30", tag)
+            held = self.start_poll(server, f"{PROGRESS}?wait=30", tag)
             until(lambda: server.feed.watched, what="the poll to be held")
             for path, more in (
                 (f"{PROGRESS}?wait=30", {"If-None-Match": tag}),
@@ -380,7 +372,7 @@ class TestWait:
                 assert response.headers["Retry-After"]
             assert server.client.get(PROGRESS).status_code == 200
             server.end("x")
-            self.answer(*held)
+            self.result(*held)
 
 
 class TestTensorlakeStream:
@@ -397,12 +389,10 @@ class TestTensorlakeStream:
         ],
     )
     @pytest.mark.parametrize("path", [TENSORLAKE, NAMESPACED])
-    def test_who_gets_a_stream(
+    def test_accept_header_selects_stream_or_json(
         self, server: MountedApp, path: str, accept: str | None, streams: bool
     ) -> None:
-        """Whoever asks for events gets events, whoever takes anything gets JSON: the same report,
-        and the stream ends with it.
-        """
+        """A client that prefers events gets a stream; one that accepts anything gets JSON."""
         running(server)
         server.end("x")
         response = server.client.get(path, headers={} if accept is None else {"Accept": accept})
@@ -414,15 +404,15 @@ class TestTensorlakeStream:
         )
         assert [json.loads(each)["message"] for each in reports] == ["processing"]
 
-    def test_off(self) -> None:
-        """An app that has these paths itself can do without them."""
+    def test_tensorlake_paths_can_be_disabled(self) -> None:
+        """An app that has these paths itself can disable Headway's."""
         with mounted_app(tensorlake=False) as server:
             running(server)
             assert server.client.get(TENSORLAKE).status_code == 404
 
 
-def test_bodies_are_strict_json(server: MountedApp) -> None:
-    """Whatever a task returned, no browser chokes on it: NaN is null, and the body is UTF-8."""
+def test_body_is_strict_json(server: MountedApp) -> None:
+    """Whatever a task returns, the body is strict JSON: NaN is null, the text is UTF-8."""
     running(server)
     server.end("x", result={"mean": float("nan"), "name": "Zoë"})
     response = server.client.get(EXECUTION)

@@ -1,6 +1,4 @@
-"""The extension in a Flask app: mounting, the lock on every route, foreign pages, the probes, and
-what it leaves alone.
-"""
+"""The extension in a Flask app: mounting, authorization of every route, other origins, probes."""
 
 from __future__ import annotations
 
@@ -21,8 +19,8 @@ from tests.support.flask_app import MountedApp, mounted_app
 from tests.unit.test_problems import assert_problem
 
 TOKEN = {"Authorization": "Bearer a-token"}
-#: The routes that want no token: they tell nothing of anybody's work.
-OPEN = frozenset(
+#: The routes that need no token: they contain no data of executions.
+PUBLIC = frozenset(
     {"/healthz", "/readyz", "/openapi.json", *(f"/{name}" for name in browser_assets.NAMES)}
 )
 
@@ -38,7 +36,7 @@ def celery_app(backend: str | None = "redis://127.0.0.1:1/0") -> Celery:
 
 
 def our_routes(server: MountedApp) -> list[tuple[str, str]]:
-    """Method and path of every route that the extension added."""
+    """Method and path of every route that the extension has added."""
     found = []
     for rule in server.app.url_map.iter_rules():
         if rule.endpoint.startswith("headway"):
@@ -48,15 +46,15 @@ def our_routes(server: MountedApp) -> list[tuple[str, str]]:
 
 
 class TestMounting:
-    def test_in_one_line(self) -> None:
-        """``Headway(app, celery=...)`` mounts it, and the app knows it by its name."""
+    def test_constructor_mounts_the_extension(self) -> None:
+        """``Headway(app, celery=...)`` mounts it and registers it under its name."""
         app = Flask("one")
         headway = Headway(app, celery=celery_app())
         assert app.extensions["headway"] is headway
         headway.hub.close()
 
-    def test_in_a_factory(self) -> None:
-        """One object serves several apps, each with its own state."""
+    def test_one_object_serves_several_apps(self) -> None:
+        """With ``init_app``, one object serves several apps, each with its own state."""
         headway = Headway()
         apps = [Flask("one"), Flask("two")]
         celeries = [celery_app(), celery_app()]
@@ -68,39 +66,31 @@ class TestMounting:
         for each in bound:
             each.hub.close()
 
-    def test_the_apps_own_celery(self) -> None:
-        """Without an argument it takes the Celery app that Flask's documented pattern leaves in
-        ``extensions``.
-        """
+    def test_celery_app_is_taken_from_flask(self) -> None:
+        """Without ``celery=``, the app in ``extensions['celery']`` is used (Flask's pattern)."""
         app, celery = Flask("one"), celery_app()
         app.extensions["celery"] = celery
         headway = Headway(app)
         assert headway.celery is celery
         headway.hub.close()
 
-    def test_no_celery(self) -> None:
-        """With none at all the text says how to give one."""
+    def test_missing_celery_app_is_a_configuration_error(self) -> None:
+        """Without a Celery app, the error says how to pass one."""
         with pytest.raises(ConfigurationError, match="celery="):
             Headway(Flask("one"))
 
     @pytest.mark.parametrize("backend", [None, "rpc://", "cache+memory://"])
-    def test_results_that_nobody_else_can_read(self, backend: str | None) -> None:
-        """A result backend that no other process can read is refused at the start, with what to set
-        instead.
-        """
+    def test_unshared_result_backend_is_a_configuration_error(self, backend: str | None) -> None:
+        """A result backend that other processes cannot read is refused, with what to set."""
         with pytest.raises(ConfigurationError, match="result_backend"):
             Headway(Flask("one"), celery=celery_app(backend))
 
-    def test_nothing_is_contacted(self) -> None:
-        """Mounting connects to nothing and starts no thread: a web process starts while the backend
-        is away.
-        """
+    def test_mounting_connects_to_nothing(self) -> None:
+        """Mounting opens no connection and starts no thread, so it works during an outage."""
         Headway(Flask("one"), celery=celery_app()).hub.close()
 
-    def test_twice(self, server: MountedApp) -> None:
-        """Two Celery apps in one Flask app: a name and a prefix each; a second one without them is
-        told so.
-        """
+    def test_second_extension_needs_its_own_name_and_prefix(self, server: MountedApp) -> None:
+        """Two extensions need a name and a prefix each; without them, the error says so."""
         with pytest.raises(ConfigurationError, match="name="):
             Headway(server.app, celery=celery_app())
         with mounted_app(
@@ -113,21 +103,17 @@ class TestMounting:
             assert_problem(server.client.get("/other/v1/executions/mine"), 404)
             assert_problem(server.client.get("/other/v1/nothing"), 404)
 
-    def test_twice_with_tensorlake(
+    def test_second_extension_leaves_taken_root_paths(
         self, server: MountedApp, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Root paths that are taken stay whose they are, and the log says so."""
+        """Root paths keep their first owner, and the log says so."""
         with mounted_app(server.app, name="other", url_prefix="/other/v1"):
             server.publish("mine")
             assert server.client.get("/applications/a/requests/mine/progress").status_code == 204
             assert "tensorlake" in caplog.text
 
-    def test_routes_of_the_app_that_were_there_first(
-        self, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        """An app's own ``/healthz`` stays its own, even where the operations shall stand at the
-        root.
-        """
+    def test_existing_root_route_of_the_app_is_kept(self, caplog: pytest.LogCaptureFixture) -> None:
+        """The app's own ``/healthz`` stays, even with ``root_endpoints``."""
         app = Flask("own")
         app.add_url_rule("/healthz", "mine", lambda: "mine")
         with mounted_app(app, root_endpoints=True) as server:
@@ -135,28 +121,26 @@ class TestMounting:
             assert server.client.get("/readyz").status_code == 200
             assert "/healthz" in caplog.text
 
-    def test_an_app_can_go(self) -> None:
-        """An app that was thrown away takes its extension along: nothing global holds it."""
+    def test_discarded_app_releases_its_extension(self) -> None:
+        """Nothing global keeps the extension of a discarded app alive."""
         app = Flask("gone")
         headway = Headway(app, celery=celery_app())
         headway.hub.close()
-        gone = weakref.ref(headway)
+        extension = weakref.ref(headway)
         del app, headway
         gc.collect()
-        assert gone() is None
+        assert extension() is None
 
 
-class TestLock:
-    def test_every_route_wants_the_token(self) -> None:
-        """With tokens set no route answers a stranger but probes, description and scripts: whatever
-        is added later, too.
-        """
+class TestAuthorization:
+    def test_every_route_needs_the_token(self) -> None:
+        """Every route needs the token, later ones too; only probes, scripts and OpenAPI do not."""
         with mounted_app(tokens="a-token", root_endpoints=True) as server:
             server.publish("x")
             routes = our_routes(server)
             assert len(routes) > 10
             for method, path in routes:
-                if path.removeprefix("/api/v1") in OPEN:
+                if path.removeprefix("/api/v1") in PUBLIC:
                     assert server.client.open(path, method=method).status_code == 200
                 elif not path.endswith("/ws"):
                     for accept in ("application/json", "text/event-stream"):
@@ -166,8 +150,8 @@ class TestLock:
                         assert_problem(response, 401)
                         assert response.headers["WWW-Authenticate"].startswith("Bearer")
 
-    def test_the_token_opens_them(self) -> None:
-        """With it, each of them answers something else."""
+    def test_token_is_accepted_by_every_route(self) -> None:
+        """With the token, no route responds with 401 or 403."""
         with mounted_app(tokens="a-token") as server:
             for method, path in our_routes(server):
                 if not path.endswith(("/ws", "/events")):
@@ -175,21 +159,21 @@ class TestLock:
                         path, method=method, headers=TOKEN
                     ).status_code not in (401, 403)
 
-    def test_another_machine(self, server: MountedApp) -> None:
-        """Without tokens a client elsewhere is a 403 that says what to set."""
+    def test_other_machine_without_tokens_is_403(self, server: MountedApp) -> None:
+        """Without tokens, a client on another machine gets a 403 that names the setting."""
         response = server.client.get(
             "/api/v1/executions/x", environ_overrides={"REMOTE_ADDR": "10.0.0.7"}
         )
         assert_problem(response, 403, "HEADWAY_TOKENS")
 
-    def test_a_stranger_costs_nothing(self) -> None:
-        """The store isn't asked for somebody who may not know."""
+    def test_unauthorized_request_does_not_read_the_store(self) -> None:
+        """The store is not read for a request without a token."""
         with mounted_app(tokens="a-token") as server:
             server.store.away = True
             assert_problem(server.client.get("/api/v1/executions/x"), 401)
 
-    def test_the_apps_own_rule_sees_the_request(self) -> None:
-        """``authorize`` runs in the request, and its no is a 403."""
+    def test_authorize_runs_in_the_request(self) -> None:
+        """``authorize`` runs in the request; if it returns False, the response is 403."""
         seen: list[tuple[Action, str | None]] = []
 
         def rule(who: Identity, action: Action, execution_id: str | None) -> bool:
@@ -203,14 +187,14 @@ class TestLock:
             assert_problem(server.client.post("/api/v1/executions", json={"task": "x"}), 403)
         assert seen == [(Action.READ, "mine"), (Action.READ, "other"), (Action.START, None)]
 
-    def test_a_fault_in_the_apps_own_rule_opens_nothing(self) -> None:
-        """An exception in it is a 500."""
+    def test_exception_in_authorize_is_500(self) -> None:
+        """An exception in ``authorize`` is a 500."""
         with mounted_app(authorize=lambda *_: {}["no"]) as server:
             server.publish("x")
             assert_problem(server.client.get("/api/v1/executions/x"), 500)
 
-    def test_tickets(self) -> None:
-        """A token gets a ticket with its lifetime; where no token is wanted the ticket is null."""
+    def test_ticket_is_issued_for_a_token(self) -> None:
+        """A token gets a ticket with its lifetime; without tokens the ticket is null."""
         with mounted_app(tokens="a-token") as server:
             body = server.client.post("/api/v1/tickets", headers=TOKEN).get_json()
             assert body["expires_in"] == 30.0
@@ -225,15 +209,15 @@ class TestLock:
 
 class TestForeignPages:
     @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:9000"])
-    def test_what_changes_something_is_refused(self, server: MountedApp, origin: str) -> None:
-        """A POST from another site's page is a 403, before its body is read."""
+    def test_post_from_foreign_page_is_403(self, server: MountedApp, origin: str) -> None:
+        """A POST from a page of another site is a 403, before its body is read."""
         for path in ("/api/v1/executions", "/api/v1/tickets"):
             assert_problem(
                 server.client.post(path, data="x", headers={"Origin": origin}), 403, "ORIGINS"
             )
 
-    def test_streams_are_refused(self, server: MountedApp) -> None:
-        """Another site's page can't hold a stream open, nor upgrade to a socket."""
+    def test_stream_for_foreign_page_is_403(self, server: MountedApp) -> None:
+        """A page of another site cannot open an event stream or a WebSocket."""
         server.publish("x")
         for path, headers in (
             ("/applications/a/requests/x/progress", {"Accept": "text/event-stream"}),
@@ -243,10 +227,8 @@ class TestForeignPages:
                 server.client.get(path, headers={**headers, "Origin": "https://evil.example"}), 403
             )
 
-    def test_its_own_page(self, server: MountedApp) -> None:
-        """The app's own page may, and a foreign page's plain GET is left to the browser, which
-        keeps the answer from it.
-        """
+    def test_own_page_is_allowed_and_foreign_get_has_no_cors(self, server: MountedApp) -> None:
+        """The app's own page may POST; a foreign page's GET gets no CORS headers."""
         assert (
             server.client.post(
                 "/api/v1/tickets", headers={"Origin": "http://localhost"}
@@ -259,10 +241,8 @@ class TestForeignPages:
         )
         assert "Access-Control-Allow-Origin" not in response.headers
 
-    def test_a_named_origin(self) -> None:
-        """A page of a named origin may read and start; its browser is told so, and asks beforehand
-        without a token.
-        """
+    def test_configured_origin_gets_cors_headers(self) -> None:
+        """A page of a configured origin may read and start; its preflight needs no token."""
         with mounted_app(origins="https://app.example", tokens="a-token") as server:
             origin = {"Origin": "https://app.example"}
             preflight = server.client.options(
@@ -283,37 +263,35 @@ class TestForeignPages:
             )
 
 
-class TestOperations:
-    def test_healthz(self, server: MountedApp) -> None:
-        """The process is up, whatever is away."""
+class TestOperatorEndpoints:
+    def test_healthz_ignores_outages(self, server: MountedApp) -> None:
+        """The process is running, whatever is unavailable."""
         server.store.away = True
         assert server.client.get("/api/v1/healthz").get_json() == {"status": "ok"}
 
-    def test_readyz(self, server: MountedApp) -> None:
-        """Ready while backend and feed answer; else 503 that says which doesn't."""
+    def test_readyz_names_what_is_unavailable(self, server: MountedApp) -> None:
+        """Ready while backend and feed respond; otherwise a 503 that names what does not."""
         assert server.client.get("/api/v1/readyz").get_json() == {
             "status": "ready",
             "checks": {"backend": True, "feed": True},
         }
-        server.feed.cut()
+        server.feed.disconnect()
         response = server.client.get("/api/v1/readyz")
         assert assert_problem(response, 503, "feed")["checks"] == {"backend": True, "feed": False}
         server.store.away = True
         assert_problem(server.client.get("/api/v1/readyz"), 503, "backend", "feed")
         assert response.headers["Retry-After"]
 
-    def test_at_the_root(self) -> None:
-        """They stand at the root where that was asked for, and only then."""
+    def test_root_endpoints_are_optional(self) -> None:
+        """They are at the root only with ``root_endpoints``."""
         names = ("/healthz", "/readyz", "/metrics", "/openapi.json")
         with mounted_app(root_endpoints=True) as server:
             assert [server.client.get(name).status_code for name in names] == [200] * 4
         with mounted_app() as server:
             assert [server.client.get(name).status_code for name in names] == [404] * 4
 
-    def test_metrics(self, server: MountedApp) -> None:
-        """Prometheus text: answers by endpoint and status, with no id in it, and the hub's own
-        counters.
-        """
+    def test_metrics_count_responses_by_endpoint(self, server: MountedApp) -> None:
+        """Responses are counted by endpoint and status; no label contains an id."""
         server.publish("some-id")
         server.client.get("/api/v1/executions/some-id")
         server.client.get("/api/v1/executions/other-id")
@@ -325,9 +303,9 @@ class TestOperations:
         assert "some-id" not in text
 
 
-class TestLeftAlone:
-    def test_the_apps_own_sock(self) -> None:
-        """An app with a Sock of its own keeps it, and its settings."""
+class TestRestOfTheApp:
+    def test_own_sock_of_the_app_is_kept(self) -> None:
+        """An app with its own Sock keeps it, and its settings."""
         app = Flask("own")
         sock = Sock(app)
         sock.route("/echo")(lambda ws: None)
@@ -336,15 +314,15 @@ class TestLeftAlone:
             assert dict(app.config) == before
             assert any(rule.rule == "/echo" for rule in server.app.url_map.iter_rules())
 
-    def test_the_apps_own_pages(self, server: MountedApp) -> None:
-        """Headers and checks of ours are for our answers alone."""
+    def test_own_pages_of_the_app_are_unchanged(self, server: MountedApp) -> None:
+        """Headway's headers and checks apply to its own responses only."""
         server.app.add_url_rule("/page", "page", lambda: "page", methods=["GET", "POST"])
         response = server.client.post("/page", headers={"Origin": "https://evil.example"})
         assert response.get_data() == b"page"
         assert "Content-Security-Policy" not in response.headers
 
-    def test_security_headers(self, server: MountedApp) -> None:
-        """Every answer of ours says that it is what it says it is."""
+    def test_every_response_has_security_headers(self, server: MountedApp) -> None:
+        """Every response of Headway tells browsers not to treat it as a page."""
         server.publish("x")
         for path in (
             "/api/v1/executions/x",

@@ -1,6 +1,4 @@
-"""The judge of the fault matrix sees what is wrong: a matrix that finds nothing must be one that
-could.
-"""
+"""The checks of the fault matrix find what is wrong: a matrix without findings proves something."""
 
 from __future__ import annotations
 
@@ -15,8 +13,8 @@ from headway.core.frames import frames_between, opening_frames
 from headway.errors import ExecutionExpired, ExecutionNotFound, HeadwayError
 from headway.models import Execution, Phase, Progress, Status
 from headway.server.streams.changes import Frame
-from tests.faults.report import Result, line, whole
-from tests.faults.watching import Eye, Truth, faults
+from tests.faults.observers import Expected, Observation, find_violations
+from tests.faults.report import Result, format_result, format_table
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 QUEUED = Execution("x", Status.PENDING, Phase.QUEUED, created_at=NOW)
@@ -31,108 +29,120 @@ DONE = replace(
     finished_at=NOW,
 )
 AGAIN = replace(RUNS, attempt=2)
-WELL = Truth(Status.COMPLETED, current=10, attempt=1, outputs=7)
+WELL = Expected(Status.COMPLETED, current=10, attempt=1, outputs=7)
 
 
-def judged(
-    truth: Truth,
+def observed(*seen: Execution) -> Observation:
+    """Both observers saw these states."""
+    observation = Observation()
+    observation.streamed = list(seen)
+    observation.polled = list(seen)
+    contents = list(opening_frames(seen[0], NOW)) if seen else []
+    for before, after in pairwise(seen):
+        contents += frames_between(before, after, NOW)
+    observation.frames = [Frame(content) for content in contents]
+    return observation
+
+
+def violations(
+    expected: Expected,
     *seen: Execution,
     last: Execution | HeadwayError | None = None,
     celery: str = "SUCCESS",
 ) -> list[str]:
-    """What is wrong where both observers saw the same."""
-    eye = Eye("x", told=list(seen), polled=list(seen))
-    shown = list(opening_frames(seen[0], NOW)) if seen else []
-    for before, after in pairwise(seen):
-        shown += frames_between(before, after, NOW)
-    eye.frames = [Frame(content) for content in shown]
-    return faults(truth, eye, last if last is not None else seen[-1], {"status": celery})
+    """What is wrong if both observers saw these states."""
+    final = last if last is not None else seen[-1]
+    return find_violations(expected, observed(*seen), final, {"status": celery})
 
 
-def test_what_happened_is_right() -> None:
-    """A run that was shown as it was has no faults; nor has a second attempt that begins anew."""
-    assert judged(WELL, QUEUED, RUNS, HALF, DONE) == []
+def test_expected_states_have_no_violations() -> None:
+    """An execution shown as it happened is right, also if its second attempt starts at zero."""
+    assert violations(WELL, QUEUED, RUNS, HALF, DONE) == []
     ended = replace(DONE, attempt=2)
-    assert judged(replace(WELL, attempt=2), QUEUED, HALF, AGAIN, ended) == []
-    assert (
-        judged(Truth(Status.COMPLETED, expired=True), HALF, DONE, last=ExecutionExpired("x")) == []
-    )
-    assert judged(Truth(None), last=ExecutionNotFound("x"), celery="PENDING") == []
+    assert violations(replace(WELL, attempt=2), QUEUED, HALF, AGAIN, ended) == []
+    expired = Expected(Status.COMPLETED, expired=True)
+    assert violations(expired, HALF, DONE, last=ExecutionExpired("x")) == []
+    assert violations(Expected(None), last=ExecutionNotFound("x"), celery="PENDING") == []
 
 
 @pytest.mark.parametrize(
     ("seen", "changes", "sentence"),
     [
-        ([HALF, DONE, replace(HALF, progress=Progress(11, 10))], {}, "an end was taken back"),
-        ([AGAIN, DONE], {}, "an attempt was taken back"),
+        ([HALF, DONE, replace(HALF, progress=Progress(11, 10))], {}, "left a terminal state"),
+        ([AGAIN, DONE], {}, "attempt went back"),
         ([HALF, RUNS, DONE], {}, "progress vanished"),
         ([HALF, replace(HALF, progress=Progress(4, 10)), DONE], {}, "progress went back"),
-        ([HALF, replace(HALF, status=Status.PENDING), DONE], {}, "it was queued again"),
-        ([RUNS, replace(RUNS, phase=Phase.STALLED), DONE], {}, "it was never stalled"),
+        ([HALF, replace(HALF, status=Status.PENDING), DONE], {}, "queued again"),
         (
-            [RUNS, DONE],
-            {"once": frozenset({Phase.RETRYING})},
-            "it was retrying once, and that was not seen",
+            [RUNS, replace(RUNS, phase=Phase.STALLED), DONE],
+            {},
+            "shown as stalled, which never happened",
         ),
+        ([RUNS, DONE], {"once": frozenset({Phase.RETRYING})}, "never shown as retrying"),
         (
             [RUNS, DONE],
             {"status": Status.FAILED, "celery": "SUCCESS"},
-            "ends with status completed, and it was failed",
+            "final status is completed, expected failed",
         ),
-        ([RUNS, DONE], {"current": 9}, "ends with current 10, and it was 9"),
-        ([RUNS, DONE], {"attempt": 2}, "ends with attempt 1, and it was 2"),
-        ([RUNS, DONE], {"outputs": 8}, "ends with outputs 7, and it was 8"),
-        ([RUNS, replace(DONE, finished_at=None)], {}, "ends without its times"),
-        ([RUNS, DONE], {"celery": "REVOKED"}, "Celery's record says SUCCESS, and it was REVOKED"),
-        ([RUNS, DONE], {"expired": True}, "ends as completed, and should be expired"),
-        ([RUNS, DONE], {"status": None}, "ends as completed, and should be unknown"),
+        ([RUNS, DONE], {"current": 9}, "final current is 10, expected 9"),
+        ([RUNS, DONE], {"attempt": 2}, "final attempt is 1, expected 2"),
+        ([RUNS, DONE], {"outputs": 8}, "final outputs is 7, expected 8"),
+        ([RUNS, replace(DONE, finished_at=None)], {}, "final times are missing"),
+        ([RUNS, DONE], {"celery": "REVOKED"}, "Celery's record has SUCCESS, expected REVOKED"),
+        ([RUNS, DONE], {"expired": True}, "final state is completed, expected expired"),
+        ([RUNS, DONE], {"status": None}, "final state is completed, expected unknown"),
     ],
 )
-def test_what_did_not_happen_is_wrong(
+def test_each_wrong_state_has_its_own_message(
     seen: list[Execution], changes: dict[str, Any], sentence: str
 ) -> None:
-    """Each lie is told by its own sentence."""
-    assert any(sentence in fault for fault in judged(replace(WELL, **changes), *seen)), sentence
+    """Each kind of violation is found, and its message names it."""
+    found = violations(replace(WELL, **changes), *seen)
+    assert any(sentence in violation for violation in found), found
 
 
-def test_a_stream_is_judged_by_its_frames() -> None:
-    """A stream that ends twice, or not, or doesn't begin with `status`, is wrong, whatever the last
-    look says.
+def test_stream_frames_are_checked_beside_states() -> None:
+    """A stream that ends twice, never, or starts without `status` is wrong, even if all states are
+    right.
     """
-    eye = Eye("x", told=[DONE], polled=[DONE])
-    assert "viewer: the stream ends with []" in faults(WELL, eye, DONE, None)
+    observation = observed(DONE)
+    observation.frames = []
+    found = find_violations(WELL, observation, DONE, None)
+    assert "viewer: the stream ends with []" in found
     end = next(frames_between(HALF, DONE, NOW))
-    eye.frames = [Frame(end), Frame(end)]
-    told = faults(WELL, eye, DONE, None)
-    assert "viewer: the stream begins with ['completed']" in told
-    assert "viewer: completed came after completed" in told
+    observation.frames = [Frame(end), Frame(end)]
+    found = find_violations(WELL, observation, DONE, None)
+    assert "viewer: the stream starts with ['completed']" in found
+    assert "viewer: completed came after completed" in found
 
 
-def test_an_answer_where_there_is_none() -> None:
-    """Unknown where it ended, and expired where it was never known, are wrong answers."""
-    assert judged(WELL, RUNS, DONE, last=ExecutionNotFound("x")) == ["ends as ExecutionNotFound"]
-    assert judged(Truth(None), last=ExecutionExpired("x")) == ["ends as ExecutionExpired"]
+def test_missing_execution_is_a_violation() -> None:
+    """Unknown is wrong for an execution that ended, and expired for one that never existed."""
+    assert violations(WELL, RUNS, DONE, last=ExecutionNotFound("x")) == [
+        "final state is ExecutionNotFound"
+    ]
+    assert violations(Expected(None), last=ExecutionExpired("x")) == [
+        "final state is ExecutionExpired"
+    ]
 
 
-def test_the_table_counts() -> None:
-    """A row that could not be run to its end, and one that judged nothing, aren't right; the sums
-    are at the foot.
-    """
-    good, bad = Result(20, {}, None, 1.0), Result(20, {"x": ["a lie"]}, None, 1.0)
+def test_table_counts_errors_and_totals() -> None:
+    """A scenario that did not finish or judged nothing has not passed. The last line has totals."""
+    good, bad = Result(20, {}, None, 1.0), Result(20, {"x": ["progress vanished"]}, None, 1.0)
     broken, empty = Result(3, {}, "Traceback", 1.0), Result(0, {}, None, 1.0)
-    assert [each.right for each in (good, bad, broken, empty)] == [True, False, False, False]
+    assert [each.passed for each in (good, bad, broken, empty)] == [True, False, False, False]
     results = {
         ("one", "5.6.3"): good,
         ("one", "5.7.0"): bad,
         ("two", "5.6.3"): broken,
         ("two", "5.7.0"): good,
     }
-    told = whole(
+    lines = format_table(
         [("one", "first"), ("two", "second")], ["5.6.3", "5.7.0"], results, 9.0
     ).splitlines()
-    assert [row.split()[:5] for row in told[-3:]] == [
+    assert [line.split()[:5] for line in lines[-3:]] == [
         ["one", "20", "0", "20", "1"],
         ["two", "3", "ERROR", "20", "0"],
         ["all", "23", "1", "40", "1"],
     ]
-    assert "x: a lie" in line("one", "5.7.0", bad)
+    assert "x: progress vanished" in format_result("one", "5.7.0", bad)

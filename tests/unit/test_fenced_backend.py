@@ -40,7 +40,7 @@ from tests.support.wait import until
 from tests.unit.tracing import Lab
 
 #: As a worker marks two deliveries of one message.
-OLDER, NEWER = {celery_internals.RUN: "r1"}, {celery_internals.RUN: "r2"}
+OLDER, NEWER = {celery_internals.DELIVERY_ID: "r1"}, {celery_internals.DELIVERY_ID: "r2"}
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def running(lab: Lab, body: Any, **options: Any) -> Any:
 def test_celerys_record_is_stored_as_celery_would(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Byte for byte what the backend itself makes of the same write (fact 39)."""
+    """The stored bytes are those of the backend's own write (celery-facts#guarded-write)."""
     lab.app.conf.result_extended = True
     plain = Celery("plain", broker="memory://", backend="cache+memory://", set_as_current=False)
     plain.conf.result_extended = True
@@ -87,7 +87,9 @@ def test_celerys_record_is_stored_as_celery_would(
 
 
 def test_a_late_word_of_the_main_process_is_refused(lab: Lab) -> None:
-    """A time limit that fires after the end changes nothing (fact 42)."""
+    """A time limit that fires after the end changes nothing
+    (celery-facts#celery-undoes-its-own-ends).
+    """
     lab.run(running(lab, lambda self: "fine"), "x")
     lab.app.backend.mark_as_failure("x", ValueError("late"), request=bystander())
     lab.app.backend.mark_as_revoked("x", "late", request=bystander())
@@ -159,7 +161,7 @@ def test_a_fork_that_unwinds_ends_nothing(lab: Lab) -> None:
     def body(self: Any) -> str:
         attempt = self.request._headway
         attempt.pid += 1  # what a fork's copy sees: another process than its own
-        attempt.leave(SystemExit(0))
+        attempt.finish(SystemExit(0))
         attempt.pid -= 1
         said.append(lab.record("x").state)
         return "the parent's"
@@ -171,8 +173,8 @@ def test_a_fork_that_unwinds_ends_nothing(lab: Lab) -> None:
 
 
 def test_a_second_delivery_is_another_attempt(lab: Lab) -> None:
-    """A redelivery is in no header: the store counts, and the older run's words are refused (fact
-    13).
+    """A redelivery is in no header: the store counts, and the older run's words are refused
+    (celery-facts#redelivery-runs-the-same-id-twice).
     """
 
     def body(self: Any) -> str:
@@ -248,7 +250,7 @@ def test_a_received_message_has_a_mark(lab: Lab) -> None:
         marks.append(celery_internals.delivery_id_of(child))
     assert None not in marks
     assert len(set(marks)) == 2
-    assert celery_internals.RUN not in message.properties
+    assert celery_internals.DELIVERY_ID not in message.properties
 
 
 def test_an_opening_whose_answer_is_lost(lab: Lab) -> None:
@@ -345,7 +347,9 @@ def test_the_tasks_own_update_state_is_fenced_and_read(lab: Lab) -> None:
 
 
 def test_our_reports_are_tried_once(lab: Lab) -> None:
-    """`result_backend_always_retry` goes on for ever by default; a report doesn't (fact 5)."""
+    """`result_backend_always_retry` goes on for ever by default; a report doesn't
+    (celery-facts#update-state-raises-when-backend-is-down).
+    """
     lab.app.conf.result_backend_always_retry = True
     backend = lab.app.backend
     type(backend).exception_safe_to_retry = lambda self, exc: True  # type: ignore[attr-defined]
@@ -372,7 +376,7 @@ def test_celerys_own_writes_raise_the_drivers_errors(lab: Lab) -> None:
 
     def body(self: Any) -> str:
         lab.store.away = True
-        with pytest.raises(ConnectionError, match="told to be away"):
+        with pytest.raises(ConnectionError, match="set to be unavailable"):
             self.update_state(state="PROGRESS", meta={"current": 1})
         lab.store.away = False
         return "fine"
@@ -410,7 +414,7 @@ def test_a_start_with_the_store_away_is_made_up_for(
     assert record.started_at is not None
     assert record.finished_at is not None
     assert record.started_at <= record.finished_at
-    assert caplog.text.count("is away") == 1
+    assert caplog.text.count("is unavailable") == 1
 
 
 def test_a_start_that_is_made_up_for_without_a_word_of_the_task(lab: Lab) -> None:
@@ -423,7 +427,7 @@ def test_a_start_that_is_made_up_for_without_a_word_of_the_task(lab: Lab) -> Non
     def start_attempt(opening: AttemptStart, *, full_timeout: bool = False) -> AttemptStarted:
         tries.append(opening)
         if len(tries) < 3:
-            raise Unavailable from OSError("told to be away")
+            raise Unavailable from OSError("set to be unavailable")
         return opens_really(opening, full_timeout=full_timeout)
 
     def body(self: Any) -> int:
@@ -438,7 +442,7 @@ def test_a_start_that_is_made_up_for_without_a_word_of_the_task(lab: Lab) -> Non
 
 
 def test_nobody_opens_a_run_that_is_over(lab: Lab) -> None:
-    """The timer that would have made up for its start finds it ended, and leaves the store alone."""
+    """The timer that retries a missed start finds the attempt ended and writes nothing."""
     left: list[Attempt] = []
 
     def body(self: Any) -> None:
@@ -529,7 +533,7 @@ def test_a_run_that_ends_waits_for_who_opens_it(lab: Lab, monkeypatch: pytest.Mo
 
     def start_attempt(opening: AttemptStart, *, full_timeout: bool = False) -> AttemptStarted:
         if current_thread().name != "headway-scheduler":
-            raise Unavailable from OSError("told to be away")
+            raise Unavailable from OSError("set to be unavailable")
         under_way.set()
         ending.wait(60)
         lab.store.start_attempt = opens_really  # type: ignore[method-assign]
@@ -537,7 +541,7 @@ def test_a_run_that_ends_waits_for_who_opens_it(lab: Lab, monkeypatch: pytest.Mo
 
     def body(self: Any) -> None:
         under_way.wait(60)
-        self.request._headway.opening = Lock(self.request._headway.opening)
+        self.request._headway.open_lock = Lock(self.request._headway.open_lock)
         raise Retry("again", ValueError("no"), when=0)
 
     def ended(self: Any, *args: Any) -> None:
@@ -648,7 +652,8 @@ def test_a_refused_run_leaves_the_end_alone() -> None:
 
 def test_ends_that_celery_stores_nowhere(lab: Lab) -> None:
     """ignore_result, Ignore, Reject, sys.exit: each is recorded, and PROGRESS doesn't stay for
-    Celery's readers (facts 7, 43, 50).
+    Celery's readers (celery-facts#ignored-results-have-no-end, celery-facts#where-an-attempt-ends,
+    celery-facts#postrun-knows-unstored-ends).
     """
 
     def ends(how: str, report: bool) -> Any:
@@ -697,7 +702,9 @@ def test_ends_that_celery_stores_nowhere(lab: Lab) -> None:
 
 
 def test_a_task_that_puts_another_in_its_place_has_not_ended(lab: Lab) -> None:
-    """`Task.replace` ends in Ignore too, and isn't the end of the execution (fact 46)."""
+    """`Task.replace` ends in Ignore too, and isn't the end of the execution
+    (celery-facts#what-messages-say-of-a-workflow).
+    """
     other = lab.task(name="another", bind=True)(lambda_of(lambda self: None))
     lab.trace(running(lab, lambda self: self.replace(other.si())), "x")
     assert (lab.record("x").state, lab.record("x").last_ended_attempt) == ("STARTED", 0)
@@ -720,7 +727,7 @@ def test_an_end_that_cannot_be_recorded_is_told(lab: Lab, caplog: pytest.LogCapt
     with caplog.at_level(logging.WARNING):
         lab.run(task, "x")
     lab.store.away = False
-    assert "can't be recorded" in caplog.text
+    assert "cannot be recorded" in caplog.text
     assert lab.record("x").state == "STARTED"
 
 
@@ -780,7 +787,7 @@ def test_a_defect_of_the_store_loses_no_result(
         == "fine"
     )
     assert backend._get_task_meta_for("x")["result"] == "fine"
-    assert "has a defect" in caplog.text
+    assert "Unexpected error" in caplog.text
     backend.delete(backend.get_key_for_task("x"))
 
 

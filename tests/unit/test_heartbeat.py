@@ -92,7 +92,7 @@ def test_a_store_that_is_away_is_asked_as_soon_as_it_may_be(ward: Ward) -> None:
     ward.timer.pass_to(ward.timer.due[0][0])
     assert ward.timer.due[0][0] == ward.installation.breaker.retry_at, "and not five seconds later"
     ward.store.away = False
-    until(ward.installation.asks_now)
+    until(ward.installation.store_available)
     ward.timer.pass_to(ward.timer.due[0][0])
     assert len(ward.store.signs) == 1
 

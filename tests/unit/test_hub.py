@@ -1,4 +1,4 @@
-"""The hub, over the fake store and the fake feed: what viewers are told, and when."""
+"""The hub, over the fake store and the fake feed: what viewers receive, and when."""
 
 from __future__ import annotations
 
@@ -25,78 +25,43 @@ from headway.models import Execution, Status
 from headway.server.counters import Count
 from headway.server.streams import hub as hub_module
 from headway.server.streams.backlog import Backlog
-from headway.server.streams.changes import Change, Frame
+from headway.server.streams.changes import Frame
 from headway.server.streams.hub import Hub
 from headway.stores.memory import MemoryStore
 from tests.support.fake_worker import FakeExecution, FakeWorker
+from tests.support.recording_viewer import RecordingViewer
 from tests.support.wait import until
 
 
 class CountingStore(MemoryStore):
-    """Counts reads, and may hold them back."""
+    """Records the reads, and can block or fail them."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked: list[tuple[str, ...]] = []
+        self.reads: list[tuple[str, ...]] = []
         self.gate = threading.Event()
         self.gate.set()
         self.reading = threading.Event()
-        self.poisoned: set[str] = set()
+        self.unreadable: set[str] = set()
 
     def read(self, task_ids: Sequence[str]) -> list[Snapshot]:
-        self.asked.append(tuple(task_ids))
-        if self.poisoned & set(task_ids):
-            raise ValueError("a record that can't be read")
+        self.reads.append(tuple(task_ids))
+        if self.unreadable & set(task_ids):
+            raise ValueError("this record cannot be read")
         found = super().read(task_ids)
         self.reading.set()
         self.gate.wait(60)
         return found
 
-    def forget(self) -> None:
-        """Lose everything, as a server does that keeps nothing on disk."""
+    def lose_data(self) -> None:
+        """Lose everything, as a server without persistence does when it restarts."""
         self._records.clear()
         self._results.clear()
 
 
-class Eye:
-    """A viewer that writes down what it is shown."""
-
-    def __init__(self) -> None:
-        self.frames: list[Frame] = []
-        self.refused: HeadwayError | None = None
-        self.fails = False
-
-    def deliver(self, change: Change) -> None:
-        self.frames += change.frames
-        if self.fails:
-            raise RuntimeError("this viewer was told to fail")
-
-    def refuse(self, execution_id: str, error: HeadwayError) -> None:
-        self.refused = error
-
-    @property
-    def kinds(self) -> list[str]:
-        """The types of the frames, in order."""
-        return [frame.kind for frame in self.frames]
-
-    @property
-    def phases(self) -> list[str]:
-        """The phases that it was told."""
-        return [frame.content["phase"] for frame in self.frames if frame.kind == "status"]
-
-    @property
-    def currents(self) -> list[Any]:
-        """How far each frame with progress says it is."""
-        return [
-            frame.content["progress"]["current"]
-            for frame in self.frames
-            if frame.content.get("progress")
-        ]
-
-
-class House:
-    """A hub and what it stands on. Its sweep comes where a test wants it: a test that is held up
-    would be given reads by it.
+class HubEnvironment:
+    """A hub over the fakes. It does not sweep unless a test sets the interval: on a slow machine, a
+    sweep would add reads.
     """
 
     def __init__(self, *, sweep_interval: float = 3600.0, **options: Any) -> None:
@@ -105,365 +70,357 @@ class House:
         self.hub = Hub(self.store, self.feed, sweep_interval=sweep_interval, **options)
         self.runs = FakeWorker(self.store, lambda meta: json.dumps(meta).encode())
 
-    def look(self, run: FakeExecution | str) -> Eye:
-        """A viewer who has just come."""
-        eye = Eye()
-        self.hub.attach(run if isinstance(run, str) else run.id, eye)
-        return eye
+    def attach(self, run: FakeExecution | str) -> RecordingViewer:
+        """A viewer that was attached just now."""
+        viewer = RecordingViewer()
+        self.hub.attach(run if isinstance(run, str) else run.id, viewer)
+        return viewer
 
-    def looking(self, run: FakeExecution) -> Eye:
-        """A viewer who has been told ``status``."""
-        eye = self.look(run)
-        until(lambda: eye.frames)
-        return eye
+    def attach_and_wait(self, run: FakeExecution) -> RecordingViewer:
+        """A viewer that has received its first frame."""
+        viewer = self.attach(run)
+        until(lambda: viewer.frames)
+        return viewer
 
-    def quiet(self) -> None:
-        """Return when the hub has worked off everything that was stored before."""
+    def wait_until_idle(self) -> None:
+        """Return when the hub has processed everything that was stored before."""
         marker = self.runs.begin()
-        eye = self.looking(marker)
+        viewer = self.attach_and_wait(marker)
         marker.report(1, 2)
-        until(lambda: eye.currents == [1])
-        self.hub.detach(marker.id, eye)
+        until(lambda: viewer.currents == [1])
+        self.hub.detach(marker.id, viewer)
 
 
 @pytest.fixture
-def house(request: pytest.FixtureRequest) -> Iterator[House]:
-    house = House(**getattr(request, "param", {}))
-    yield house
-    house.hub.close()
+def env(request: pytest.FixtureRequest) -> Iterator[HubEnvironment]:
+    env = HubEnvironment(**getattr(request, "param", {}))
+    yield env
+    env.hub.close()
 
 
-def test_status_first_then_every_change(house: House) -> None:
-    """A viewer sees ``status``, ``started``, each progress and the end, in that order and each
-    once.
-    """
-    run = house.runs.publish()
-    eye = house.looking(run)
-    assert eye.frames[0].content["status"] == "pending"
+def test_viewer_gets_status_then_every_change(env: HubEnvironment) -> None:
+    """``status``, ``started``, each progress and the end, in this order and each once."""
+    run = env.runs.publish()
+    viewer = env.attach_and_wait(run)
+    assert viewer.frames[0].content["status"] == "pending"
     run.open()
-    until(lambda: eye.kinds == ["status", "started"])
+    until(lambda: viewer.kinds == ["status", "started"])
     for number in range(1, 4):
         run.report(number, 3)
-        until(lambda number=number: eye.currents == list(range(1, number + 1)))
+        until(lambda number=number: viewer.currents == list(range(1, number + 1)))
     run.succeed({"rows": 3})
-    until(lambda: "completed" in eye.kinds)
-    assert eye.kinds == ["status", "started", "progress", "progress", "progress", "completed"]
-    assert eye.frames[-1].content["outputs"] == {"rows": 3}
-    assert eye.frames[-1].content["progress"]["current"] == 3
+    until(lambda: "completed" in viewer.kinds)
+    assert viewer.kinds == ["status", "started", "progress", "progress", "progress", "completed"]
+    assert viewer.frames[-1].content["outputs"] == {"rows": 3}
+    assert viewer.frames[-1].content["progress"]["current"] == 3
 
 
-def test_at_once_from_pending_to_its_end(house: House) -> None:
-    """A run that is over before anybody could look still gives ``started`` before its end."""
-    run = house.runs.publish()
-    eye = house.looking(run)
-    house.feed.cut()  # nothing of what happens in between is heard
-    until(lambda: eye.kinds[-1] == "error")
-    house.feed.mend()
-    until(lambda: eye.kinds[-1] == "status")
-    house.store.gate.clear()
+def test_started_precedes_an_end_seen_in_one_read(env: HubEnvironment) -> None:
+    """If one read finds a pending execution ended, ``started`` is sent before the end."""
+    run = env.runs.publish()
+    viewer = env.attach_and_wait(run)
+    env.feed.disconnect()  # so that one read finds both changes
+    until(lambda: viewer.kinds[-1] == "error")
+    env.feed.reconnect()
+    until(lambda: viewer.kinds[-1] == "status")
+    env.store.gate.clear()
     run.open()
     run.succeed()
-    house.store.gate.set()
-    until(lambda: eye.kinds[-1] == "completed")
-    assert eye.kinds == ["status", "error", "status", "started", "completed"]
+    env.store.gate.set()
+    until(lambda: viewer.kinds[-1] == "completed")
+    assert viewer.kinds == ["status", "error", "status", "started", "completed"]
 
 
-def test_already_over(house: House) -> None:
-    """Of an execution that has ended, a viewer is told ``status`` and the end."""
-    run = house.runs.begin().report(3, 10).fail("ValueError", "row 4")
-    eye = house.look(run)
-    until(lambda: len(eye.frames) == 2)
-    assert eye.kinds == ["status", "failed"]
-    assert eye.frames[1].content["error"]["message"] == "row 4"
-    assert eye.currents == [3, 3]
+def test_viewer_of_terminal_execution_gets_status_and_end(env: HubEnvironment) -> None:
+    """A viewer of a terminal execution receives ``status`` and the end."""
+    run = env.runs.begin().report(3, 10).fail("ValueError", "row 4")
+    viewer = env.attach(run)
+    until(lambda: len(viewer.frames) == 2)
+    assert viewer.kinds == ["status", "failed"]
+    assert viewer.frames[1].content["error"]["message"] == "row 4"
+    assert viewer.currents == [3, 3]
 
 
-def test_unknown(house: House) -> None:
-    """An id that nobody published is refused, and nothing of it is watched any more."""
-    eye = house.look("nobody")
-    until(lambda: eye.refused)
-    assert isinstance(eye.refused, ExecutionNotFound)
-    assert not eye.frames
-    until(lambda: not house.hub.watched and not house.feed.watched)
+def test_viewer_of_unknown_id_is_refused(env: HubEnvironment) -> None:
+    """An id that was never published is refused, and not watched afterwards."""
+    viewer = env.attach("unknown")
+    until(lambda: viewer.refused)
+    assert isinstance(viewer.refused, ExecutionNotFound)
+    assert not viewer.frames
+    until(lambda: not env.hub.watched and not env.feed.watched)
 
 
-def test_expired(house: House) -> None:
-    """An execution whose result is gone is refused as such."""
-    run = house.runs.begin().succeed()
-    house.store._results.clear()
-    eye = house.look(run)
-    until(lambda: eye.refused)
-    assert isinstance(eye.refused, ExecutionExpired)
+def test_viewer_of_expired_execution_is_refused(env: HubEnvironment) -> None:
+    """An execution whose result is gone is refused with its own error."""
+    run = env.runs.begin().succeed()
+    env.store._results.clear()
+    viewer = env.attach(run)
+    until(lambda: viewer.refused)
+    assert isinstance(viewer.refused, ExecutionExpired)
 
 
-def test_one_watch_however_many_look(house: House) -> None:
-    """A thousand viewers are one upstream watch and one read; all get the same bytes, and after the
-    last there is no watch.
-    """
-    run = house.runs.begin()
-    eyes = [house.looking(run)]
-    reads = len(house.store.asked)
-    eyes += [house.look(run) for _ in range(999)]
-    until(lambda: all(eye.frames for eye in eyes))
-    assert house.feed.watched == {run.id}
-    assert len(house.store.asked) == reads
+def test_thousand_viewers_share_subscription_read_and_bytes(env: HubEnvironment) -> None:
+    """A thousand viewers: one subscription, one read, the same bytes; none after the last."""
+    run = env.runs.begin()
+    viewers = [env.attach_and_wait(run)]
+    reads = len(env.store.reads)
+    viewers += [env.attach(run) for _ in range(999)]
+    until(lambda: all(viewer.frames for viewer in viewers))
+    assert env.feed.watched == {run.id}
+    assert len(env.store.reads) == reads
     run.report(1, 2)
-    until(lambda: all(len(eye.frames) == 2 for eye in eyes))
-    assert len({id(eye.frames[1].on_wire) for eye in eyes}) == 1
-    assert len(house.store.asked) == reads, "a report of the open attempt wants no read"
-    for eye in eyes[1:]:
-        house.hub.detach(run.id, eye)
-    assert house.feed.watched == {run.id}
-    house.hub.detach(run.id, eyes[0])
-    house.hub.detach(run.id, eyes[0])  # a second call does nothing
-    assert not house.feed.watched
-    assert not house.hub.watched
+    until(lambda: all(len(viewer.frames) == 2 for viewer in viewers))
+    assert len({id(viewer.frames[1].on_wire) for viewer in viewers}) == 1
+    assert len(env.store.reads) == reads, "a report of the open attempt needs no read"
+    for viewer in viewers[1:]:
+        env.hub.detach(run.id, viewer)
+    assert env.feed.watched == {run.id}
+    env.hub.detach(run.id, viewers[0])
+    env.hub.detach(run.id, viewers[0])  # a second call does nothing
+    assert not env.feed.watched
+    assert not env.hub.watched
 
 
-def test_late_joiner(house: House) -> None:
-    """Who comes in the middle gets the state of that moment once, and then what follows, with
-    nothing lost or doubled.
-    """
-    run = house.runs.begin()
-    first = house.looking(run)
-    eyes: list[Eye] = []
+def test_late_viewer_misses_and_repeats_nothing(env: HubEnvironment) -> None:
+    """A viewer that attaches midway gets the current state once, then every later change."""
+    run = env.runs.begin()
+    first = env.attach_and_wait(run)
+    viewers: list[RecordingViewer] = []
     for number in range(1, 101):
         run.report(number, 100)
-        eyes.append(house.look(run))
+        viewers.append(env.attach(run))
     run.succeed()
-    for eye in [first, *eyes]:
-        until(lambda eye=eye: "completed" in eye.kinds)
-        assert eye.kinds[0] == "status"
-        assert eye.kinds.count("status") == eye.kinds.count("completed") == 1
-        steps = eye.currents[:-1]  # the end repeats the last
-        assert steps == sorted(set(steps)), "each once, and never backwards"
-        assert eye.currents[-1] == 100
+    for viewer in [first, *viewers]:
+        until(lambda viewer=viewer: "completed" in viewer.kinds)
+        assert viewer.kinds[0] == "status"
+        assert viewer.kinds.count("status") == viewer.kinds.count("completed") == 1
+        steps = viewer.currents[:-1]  # the end repeats the last one
+        assert steps == sorted(set(steps)), "each once, in order"
+        assert viewer.currents[-1] == 100
 
 
-def test_nothing_is_lost_between_connect_and_first_change(house: House) -> None:
-    """What is stored while the first snapshot is being read is told after it (fact 23)."""
-    run = house.runs.begin()
-    house.store.gate.clear()
-    eye = house.look(run)
-    assert house.store.reading.wait(60)  # the snapshot is taken, and not looked at yet
+def test_change_during_first_read_is_delivered_after_it(env: HubEnvironment) -> None:
+    """A change during the first read is delivered after it
+    (celery-facts#subscribe-before-snapshot).
+    """
+    run = env.runs.begin()
+    env.store.gate.clear()
+    viewer = env.attach(run)
+    assert env.store.reading.wait(60)  # the store was read, the result is held back
     run.report(1, 2)
     run.succeed("done")
-    house.store.gate.set()
-    until(lambda: "completed" in eye.kinds)
-    assert eye.kinds[0] == "status"
-    assert eye.currents[0:1] in ([], [1])
+    env.store.gate.set()
+    until(lambda: "completed" in viewer.kinds)
+    assert viewer.kinds[0] == "status"
+    assert viewer.currents[0:1] in ([], [1])
 
 
-def test_a_snapshot_before_the_watch_is_taken_again(
-    house: House, monkeypatch: pytest.MonkeyPatch
+def test_read_before_the_subscription_is_repeated(
+    env: HubEnvironment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where a second viewer's coming led to a read before the watch was in force, it is read again
-    afterwards (fact 23).
+    """A second viewer's read may precede the subscription; the store is read again after it
+    (celery-facts#subscribe-before-snapshot).
     """
-    run = house.runs.begin()
+    run = env.runs.begin()
     asked, in_force = threading.Event(), threading.Event()
-    watch = house.feed.watch
+    watch = env.feed.watch
 
     def slow_watch(task_id: str) -> None:
         asked.set()
         assert in_force.wait(60)
         watch(task_id)
 
-    monkeypatch.setattr(house.feed, "watch", slow_watch)
-    thread = threading.Thread(target=house.look, args=(run,))
+    monkeypatch.setattr(env.feed, "watch", slow_watch)
+    thread = threading.Thread(target=env.attach, args=(run,))
     thread.start()
     assert asked.wait(60)
-    eye = house.looking(run)
-    run.report(1, 2)  # nobody hears of it
+    viewer = env.attach_and_wait(run)
+    run.report(1, 2)  # its message reaches no subscription
     in_force.set()
-    until(lambda: eye.currents == [1])
+    until(lambda: viewer.currents == [1])
     thread.join(60)
 
 
-def test_a_message_older_than_the_snapshot_is_not_told(house: House) -> None:
-    """A report that waited while a read overtook it doesn't take the viewer back."""
-    run = house.runs.begin().report(1, 10)
-    old = json.loads(house.store._result(run.id) or b"")
+def test_report_older_than_the_read_is_dropped(env: HubEnvironment) -> None:
+    """A report that a read has overtaken does not set the viewer back."""
+    run = env.runs.begin().report(1, 10)
+    old = json.loads(env.store._result(run.id) or b"")
     run.report(5, 10)
-    eye = house.looking(run)
-    house.feed.publish(run.id, old)
-    house.quiet()
+    viewer = env.attach_and_wait(run)
+    env.feed.publish(run.id, old)
+    env.wait_until_idle()
     run.report(6, 10)
-    until(lambda: eye.currents[-1] == 6)
-    assert eye.currents == [5, 6]
+    until(lambda: viewer.currents[-1] == 6)
+    assert viewer.currents == [5, 6]
 
 
-def test_a_report_of_another_attempt_is_a_hint_only(house: House) -> None:
-    """A report that the fence didn't let in is never told, though it was published."""
-    run = house.runs.begin().report(5, 10)
-    eye = house.looking(run)
-    stale = json.loads(house.store._result(run.id) or b"")
+def test_report_of_another_attempt_is_not_delivered(env: HubEnvironment) -> None:
+    """A report that the fence refused is not delivered, although it was published."""
+    run = env.runs.begin().report(5, 10)
+    viewer = env.attach_and_wait(run)
+    stale = json.loads(env.store._result(run.id) or b"")
     stale["result"] |= {"attempt": 7, "current": 9, "timestamp": stale["result"]["timestamp"] + 1e6}
-    house.feed.publish(run.id, stale)
-    house.quiet()
-    assert eye.currents == [5]
+    env.feed.publish(run.id, stale)
+    env.wait_until_idle()
+    assert viewer.currents == [5]
 
 
-def test_a_report_after_the_end_is_not_told(house: House) -> None:
-    """Terminal is terminal: what is published after it changes nothing for anybody who looks on."""
-    run = house.runs.begin().report(5, 10)
-    late = json.loads(house.store._result(run.id) or b"")
-    eye = house.looking(run)
+def test_report_after_the_end_is_not_delivered(env: HubEnvironment) -> None:
+    """A terminal state is final: a later report changes nothing, for any viewer."""
+    run = env.runs.begin().report(5, 10)
+    late = json.loads(env.store._result(run.id) or b"")
+    viewer = env.attach_and_wait(run)
     run.fail()
-    until(lambda: eye.kinds[-1] == "failed")
+    until(lambda: viewer.kinds[-1] == "failed")
     late["result"] |= {"current": 9, "timestamp": late["result"]["timestamp"] + 1e6}
-    house.store.put_result(run.id, late)  # past the fence, as a process without Headway does it
-    house.quiet()
-    assert eye.kinds == ["status", "failed"]
-    again = house.look(run)
+    env.store.put_result(run.id, late)  # without the fence, as an external writer does
+    env.wait_until_idle()
+    assert viewer.kinds == ["status", "failed"]
+    again = env.attach(run)
     until(lambda: len(again.frames) == 2)
     assert again.kinds == ["status", "failed"]
 
 
-def test_an_end_without_a_fence_stays_one(house: House) -> None:
-    """Celery itself un-ends tasks that Headway doesn't fence (fact 14): who comes later is told the
-    end that others were told.
+def test_unfenced_end_stays_terminal(env: HubEnvironment) -> None:
+    """Celery may overwrite the end of a task that Headway does not fence
+    (celery-facts#celery-undoes-its-own-ends): late viewers still get the end.
     """
     task_id = uuid.uuid4().hex
-    house.store.put_result(task_id, {"status": "FAILURE", "result": None, "task_id": task_id})
-    eye = house.look(task_id)
-    until(lambda: eye.kinds == ["status", "failed"])
-    house.store.put_result(
+    env.store.put_result(task_id, {"status": "FAILURE", "result": None, "task_id": task_id})
+    viewer = env.attach(task_id)
+    until(lambda: viewer.kinds == ["status", "failed"])
+    env.store.put_result(
         task_id, {"status": "PROGRESS", "result": {"current": 1, "total": 4}, "task_id": task_id}
     )
-    house.quiet()
-    late = house.look(task_id)
+    env.wait_until_idle()
+    late = env.attach(task_id)
     until(lambda: late.kinds == ["status", "failed"])
-    assert eye.kinds == ["status", "failed"]
+    assert viewer.kinds == ["status", "failed"]
 
 
-def test_an_end_is_not_hidden_by_what_comes_after_it(house: House) -> None:
-    """An end and a late report behind it in one batch: the end is told."""
-    run = house.runs.begin().report(5, 10)
-    late = json.loads(house.store._result(run.id) or b"")
+def test_end_is_delivered_despite_late_report_in_batch(env: HubEnvironment) -> None:
+    """An end and a late report in one batch: the end is delivered."""
+    run = env.runs.begin().report(5, 10)
+    late = json.loads(env.store._result(run.id) or b"")
     late["result"] |= {"current": 9, "timestamp": late["result"]["timestamp"] + 1e6}
-    eye = house.looking(run)
-    other = house.runs.begin()
-    house.store.reading.clear()
-    house.store.gate.clear()
-    house.look(other)  # keeps the hub busy reading
-    assert house.store.reading.wait(60)
+    viewer = env.attach_and_wait(run)
+    other = env.runs.begin()
+    env.store.reading.clear()
+    env.store.gate.clear()
+    env.attach(other)  # its read blocks the hub
+    assert env.store.reading.wait(60)
     run.succeed()
-    house.feed.publish(run.id, late)
-    house.store.gate.set()
-    until(lambda: "completed" in eye.kinds)
-    assert eye.kinds == ["status", "completed"]
+    env.feed.publish(run.id, late)
+    env.store.gate.set()
+    until(lambda: "completed" in viewer.kinds)
+    assert viewer.kinds == ["status", "completed"]
 
 
-def test_tasks_that_never_heard_of_headway(house: House) -> None:
-    """A plain ``update_state`` of a task without Headway is streamed too (fact 22)."""
+def test_plain_update_state_is_streamed(env: HubEnvironment) -> None:
+    """A plain ``update_state`` of a task without Headway is streamed too
+    (celery-facts#redis-publishes-every-state).
+    """
     task_id = uuid.uuid4().hex
-    house.store.put_result(
+    env.store.put_result(
         task_id, {"status": "PROGRESS", "result": {"current": 1, "total": 4}, "task_id": task_id}
     )
-    eye = house.look(task_id)
-    until(lambda: eye.currents == [1])
-    house.store.put_result(
+    viewer = env.attach(task_id)
+    until(lambda: viewer.currents == [1])
+    env.store.put_result(
         task_id, {"status": "PROGRESS", "result": {"current": 2, "total": 4}, "task_id": task_id}
     )
-    until(lambda: eye.currents == [1, 2])
-    house.store.put_result(task_id, {"status": "SUCCESS", "result": 7, "task_id": task_id})
-    until(lambda: "completed" in eye.kinds)
-    assert eye.kinds == ["status", "progress", "completed"]
+    until(lambda: viewer.currents == [1, 2])
+    env.store.put_result(task_id, {"status": "SUCCESS", "result": 7, "task_id": task_id})
+    until(lambda: "completed" in viewer.kinds)
+    assert viewer.kinds == ["status", "progress", "completed"]
 
 
-def test_a_retry_is_a_status(house: House) -> None:
-    """A retry and its next attempt are told as ``status``; progress of the new attempt starts anew."""
-    run = house.runs.begin().report(5, 10)
-    eye = house.looking(run)
+def test_retry_is_sent_as_status(env: HubEnvironment) -> None:
+    """A retry and its next attempt are ``status`` frames; the new attempt's progress restarts."""
+    run = env.runs.begin().report(5, 10)
+    viewer = env.attach_and_wait(run)
     run.write("RETRY", {"exc_type": "ValueError", "exc_message": ["no"], "exc_module": "builtins"})
-    until(lambda: eye.frames[-1].content.get("phase") == "retrying")
+    until(lambda: viewer.frames[-1].content.get("phase") == "retrying")
     run.open()
-    until(lambda: eye.frames[-1].content.get("phase") == "running")
+    until(lambda: viewer.frames[-1].content.get("phase") == "running")
     run.report(1, 10)
-    until(lambda: eye.currents[-1] == 1)
-    assert eye.kinds == ["status", "status", "status", "progress"]
+    until(lambda: viewer.currents[-1] == 1)
+    assert viewer.kinds == ["status", "status", "status", "progress"]
 
 
-def test_who_knows_more_is_not_led_back(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who comes back while the hub tells of an older state is told of what is read after it has
-    come.
-    """
-    run = house.runs.begin().report(1, 10)
-    eye, newcomer = house.looking(run), Eye()
-    tell = house.hub._publish
+def test_reconnecting_viewer_gets_no_older_state(
+    env: HubEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A viewer that reconnects while the hub delivers an older state gets what is read later."""
+    run = env.runs.begin().report(1, 10)
+    viewer, newcomer = env.attach_and_wait(run), RecordingViewer()
+    publish = env.hub._publish
 
     def meanwhile(watched: Any, execution: Execution) -> None:
         monkeypatch.undo()
         run.report(3, 10)
-        house.hub.attach(run.id, newcomer, fresh=True)
-        tell(watched, execution)
+        env.hub.attach(run.id, newcomer, fresh=True)
+        publish(watched, execution)
 
-    monkeypatch.setattr(house.hub, "_publish", meanwhile)
+    monkeypatch.setattr(env.hub, "_publish", meanwhile)
     run.report(2, 10)
     until(lambda: newcomer.frames)
-    until(lambda: eye.currents[-1] == 3)
+    until(lambda: viewer.currents[-1] == 3)
     assert newcomer.currents == [3]
 
 
-def test_feed_lost_and_restored(house: House) -> None:
-    """An outage of the feed is one ``error`` frame to each viewer, and a fresh ``status`` with what
-    was missed.
-    """
-    run = house.runs.begin().report(1, 10)
-    eyes = [house.looking(run), house.looking(run)]
-    house.feed.cut()
-    until(lambda: all(eye.kinds == ["status", "error"] for eye in eyes))
-    assert eyes[0].frames[1].content["code"] == "unavailable"
+def test_feed_outage_is_error_then_status(env: HubEnvironment) -> None:
+    """An outage of the feed is one ``error`` frame per viewer, then ``status`` with the changes."""
+    run = env.runs.begin().report(1, 10)
+    viewers = [env.attach_and_wait(run), env.attach_and_wait(run)]
+    env.feed.disconnect()
+    until(lambda: all(viewer.kinds == ["status", "error"] for viewer in viewers))
+    assert viewers[0].frames[1].content["code"] == "unavailable"
     run.report(7, 10)
-    late = house.look(run)
+    late = env.attach(run)
     until(lambda: late.kinds == ["error"])
-    house.feed.mend()
-    until(lambda: all(eye.kinds == ["status", "error", "status"] for eye in eyes))
+    env.feed.reconnect()
+    until(lambda: all(viewer.kinds == ["status", "error", "status"] for viewer in viewers))
     until(lambda: late.kinds == ["error", "status"])
-    assert [eye.currents[-1] for eye in (*eyes, late)] == [7, 7, 7]
+    assert [viewer.currents[-1] for viewer in (*viewers, late)] == [7, 7, 7]
     run.report(8, 10)
-    until(lambda: all(eye.currents[-1] == 8 for eye in (*eyes, late)))
+    until(lambda: all(viewer.currents[-1] == 8 for viewer in (*viewers, late)))
 
 
-def test_an_end_during_an_outage(house: House) -> None:
-    """Who looks on through an outage is told the end that came meanwhile."""
-    run = house.runs.begin().report(1, 10)
-    eye = house.looking(run)
-    house.feed.cut()
-    until(lambda: eye.kinds[-1] == "error")
+def test_end_during_outage_is_delivered(env: HubEnvironment) -> None:
+    """A viewer that stays connected during an outage gets the end that it missed."""
+    run = env.runs.begin().report(1, 10)
+    viewer = env.attach_and_wait(run)
+    env.feed.disconnect()
+    until(lambda: viewer.kinds[-1] == "error")
     run.succeed()
-    house.feed.mend()
-    until(lambda: eye.kinds[-1] == "completed")
-    assert eye.kinds == ["status", "error", "status", "completed"]
+    env.feed.reconnect()
+    until(lambda: viewer.kinds[-1] == "completed")
+    assert viewer.kinds == ["status", "error", "status", "completed"]
 
 
-def test_begun_and_ended_during_an_outage(house: House) -> None:
-    """Who saw it pending before an outage is told that it ``started`` before its end; who comes
-    then is not.
-    """
-    run = house.runs.publish()
-    eye = house.looking(run)
-    house.feed.cut()
-    until(lambda: eye.kinds == ["status", "error"])
+def test_started_is_delivered_after_outage(env: HubEnvironment) -> None:
+    """A viewer that saw ``pending`` gets ``started`` before the end; a later one does not."""
+    run = env.runs.publish()
+    viewer = env.attach_and_wait(run)
+    env.feed.disconnect()
+    until(lambda: viewer.kinds == ["status", "error"])
     run.open().succeed()
-    house.feed.mend()
-    until(lambda: eye.kinds == ["status", "error", "status", "started", "completed"])
-    late = house.look(run)
+    env.feed.reconnect()
+    until(lambda: viewer.kinds == ["status", "error", "status", "started", "completed"])
+    late = env.attach(run)
     until(lambda: late.kinds == ["status", "completed"])
 
 
-def test_a_report_that_comes_back(house: House) -> None:
-    """Reports that lead back to what a slow viewer was shown last are not told to it: never twice
-    the same.
-    """
-    run = house.runs.begin().report(1, 10)
-    eye = house.looking(run)
+def test_backlog_drops_reports_that_cancel_out(env: HubEnvironment) -> None:
+    """Reports that return to what a slow viewer has already received are both dropped."""
+    run = env.runs.begin().report(1, 10)
+    viewer = env.attach_and_wait(run)
     for current in (2, 1, 3):
         run.report(current, 10)
-        until(lambda current=current: eye.currents[-1] == current)
+        until(lambda current=current: viewer.currents[-1] == current)
     backlog: Backlog[Frame] = Backlog()
-    two, one, three = eye.frames[1:]
+    two, one, three = viewer.frames[1:]
     assert [backlog.put(two), backlog.put(one), len(backlog)] == [0, 2, 0]
     assert [backlog.put(each) for each in (two, three, one)] == [0, 1, 2]
     assert backlog.take() is None
@@ -471,173 +428,175 @@ def test_a_report_that_comes_back(house: House) -> None:
     assert backlog.take() is three
 
 
-def test_after_an_outage_all_are_read_in_batches(house: House) -> None:
-    """`restored` reads everything watched, some hundreds at a time, not one by one."""
-    runs = [house.runs.begin() for _ in range(450)]
-    eyes = [house.look(run) for run in runs]
-    until(lambda: all(eye.frames for eye in eyes))
-    house.feed.cut()
-    until(lambda: all(eye.kinds == ["status", "error"] for eye in eyes))
-    house.store.asked.clear()
-    house.feed.mend()
-    until(lambda: all(eye.kinds == ["status", "error", "status"] for eye in eyes))
-    assert len(house.store.asked) <= 4
+def test_executions_are_read_in_batches_after_outage(env: HubEnvironment) -> None:
+    """`restored` reads everything that is watched, in batches of hundreds."""
+    runs = [env.runs.begin() for _ in range(450)]
+    viewers = [env.attach(run) for run in runs]
+    until(lambda: all(viewer.frames for viewer in viewers))
+    env.feed.disconnect()
+    until(lambda: all(viewer.kinds == ["status", "error"] for viewer in viewers))
+    env.store.reads.clear()
+    env.feed.reconnect()
+    until(lambda: all(viewer.kinds == ["status", "error", "status"] for viewer in viewers))
+    assert len(env.store.reads) <= 4
 
 
-@pytest.mark.parametrize("house", [{"retry_after": 0.02}], indirect=True)
-def test_backend_away_at_connect(house: House) -> None:
-    """With the backend away a newcomer is told so once, stays, and gets ``status`` when it is back."""
-    run = house.runs.begin().report(1, 10)
-    house.store.away = True
-    eye = house.look(run)
-    until(lambda: eye.kinds == ["error"])
-    tries = len(house.store.asked)
-    until(lambda: len(house.store.asked) > tries + 3)
-    assert eye.kinds == ["error"]
-    house.store.away = False
-    until(lambda: eye.kinds == ["error", "status"])
-    assert eye.currents == [1]
+@pytest.mark.parametrize("env", [{"retry_after": 0.02}], indirect=True)
+def test_viewer_during_backend_outage_gets_error_then_status(env: HubEnvironment) -> None:
+    """A viewer that attaches during an outage gets one ``error``, and ``status`` afterwards."""
+    run = env.runs.begin().report(1, 10)
+    env.store.away = True
+    viewer = env.attach(run)
+    until(lambda: viewer.kinds == ["error"])
+    before = len(env.store.reads)
+    until(lambda: len(env.store.reads) > before + 3)
+    assert viewer.kinds == ["error"]
+    env.store.away = False
+    until(lambda: viewer.kinds == ["error", "status"])
+    assert viewer.currents == [1]
 
 
-def test_one_record_that_cannot_be_read(house: House, caplog: pytest.LogCaptureFixture) -> None:
-    """A record that breaks the reader is told as unavailable to its own viewers, and to no others."""
-    good, bad = house.runs.begin(), house.runs.begin()
-    eyes = {run.id: house.looking(run) for run in (good, bad)}
-    house.store.poisoned = {bad.id}
-    house.feed.cut()
-    until(lambda: all(eye.kinds[-1] == "error" for eye in eyes.values()))
-    house.feed.mend()
-    until(lambda: eyes[good.id].kinds == ["status", "error", "status"])
-    assert eyes[bad.id].kinds == ["status", "error"]
+def test_unreadable_record_affects_its_own_viewers_only(
+    env: HubEnvironment, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A record that breaks the reader is an ``error`` for its own viewers only."""
+    good, bad = env.runs.begin(), env.runs.begin()
+    viewers = {run.id: env.attach_and_wait(run) for run in (good, bad)}
+    env.store.unreadable = {bad.id}
+    env.feed.disconnect()
+    until(lambda: all(viewer.kinds[-1] == "error" for viewer in viewers.values()))
+    env.feed.reconnect()
+    until(lambda: viewers[good.id].kinds == ["status", "error", "status"])
+    assert viewers[bad.id].kinds == ["status", "error"]
 
 
-def test_a_store_that_lost_its_data(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An execution that vanished is kept for its viewers until its next write brings it back; a
-    newcomer is refused.
-    """
-    run = house.runs.begin().report(1, 10)
-    eye = house.looking(run)
-    house.store.forget()
-    house.feed.publish(run.id, None)
-    house.quiet()
-    late = house.look(run)
+def test_viewers_stay_when_store_loses_data(
+    env: HubEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A vanished execution keeps its viewers until its next write; a new viewer is refused."""
+    run = env.runs.begin().report(1, 10)
+    viewer = env.attach_and_wait(run)
+    env.store.lose_data()
+    env.feed.publish(run.id, None)
+    env.wait_until_idle()
+    late = env.attach(run)
     until(lambda: late.refused or late.frames)
     run.report(2, 10)
-    until(lambda: eye.currents[-1] == 2)
-    assert eye.refused is None
+    until(lambda: viewer.currents[-1] == 2)
+    assert viewer.refused is None
 
 
-@pytest.mark.parametrize("house", [{"missing_grace": 0.05}], indirect=True)
-def test_vanished_for_good(house: House) -> None:
-    """One that stays gone is refused to its viewers too, after the grace."""
-    run = house.runs.begin()
-    eye = house.looking(run)
-    house.store.forget()
+@pytest.mark.parametrize("env", [{"missing_grace": 0.05}], indirect=True)
+def test_viewers_of_vanished_execution_are_refused_after_grace(env: HubEnvironment) -> None:
+    """An execution that does not return is refused to its viewers after the grace period."""
+    run = env.runs.begin()
+    viewer = env.attach_and_wait(run)
+    env.store.lose_data()
 
     def refused() -> bool:
-        house.feed.publish(run.id, None)
-        return eye.refused is not None
+        env.feed.publish(run.id, None)
+        return viewer.refused is not None
 
     until(refused)
-    assert isinstance(eye.refused, ExecutionNotFound)
-    until(lambda: not house.feed.watched)
+    assert isinstance(viewer.refused, ExecutionNotFound)
+    until(lambda: not env.feed.watched)
 
 
-def test_the_sweep_finds_a_lost_message() -> None:
-    """An end whose message was lost is found by the sweep."""
-    house = House(sweep_interval=0.05)
+def test_sweep_finds_end_whose_message_was_lost() -> None:
+    """A sweep finds an end whose message was lost."""
+    env = HubEnvironment(sweep_interval=0.05)
     try:
-        run = house.runs.begin()
-        eye = house.looking(run)
-        house.feed._watched.clear()  # the server forgot to publish, or the message was dropped
+        run = env.runs.begin()
+        viewer = env.attach_and_wait(run)
+        env.feed._watched.clear()  # the message is lost
         run.succeed()
-        until(lambda: "completed" in eye.kinds)
-        assert house.hub.counts[Count.SWEEPS] >= 1
+        until(lambda: "completed" in viewer.kinds)
+        assert env.hub.counts[Count.SWEEPS] >= 1
     finally:
-        house.hub.close()
+        env.hub.close()
 
 
-def test_the_sweep_sees_life_stop_and_come_back() -> None:
-    """No message tells that signs of life have stopped: the sweep does, and that they are back."""
-    house = House(sweep_interval=0.05)
+def test_sweep_finds_stopped_and_resumed_heartbeats() -> None:
+    """No message reports that heartbeats have stopped or resumed: the sweep finds both."""
+    env = HubEnvironment(sweep_interval=0.05)
     try:
-        run = house.runs.begin()
-        eye = house.looking(run)
-        house.store.heartbeat([run.id], "w1@test", 0.05)
-        until(lambda: "stalled" in eye.phases)
-        house.store.heartbeat([run.id], "w1@test", 60)
-        until(lambda: eye.phases[-1] == "running")
-        assert eye.phases == ["running", "stalled", "running"]
-        assert house.hub.counts[Count.SWEEPS] >= 2
+        run = env.runs.begin()
+        viewer = env.attach_and_wait(run)
+        env.store.heartbeat([run.id], "w1@test", 0.05)
+        until(lambda: "stalled" in viewer.phases)
+        env.store.heartbeat([run.id], "w1@test", 60)
+        until(lambda: viewer.phases[-1] == "running")
+        assert viewer.phases == ["running", "stalled", "running"]
+        assert env.hub.counts[Count.SWEEPS] >= 2
     finally:
-        house.hub.close()
+        env.hub.close()
 
 
-def test_a_report_ends_a_stall(house: House) -> None:
-    """What reports lives: the report is told as a status, for the phase changes with it."""
-    run = house.runs.begin()
-    house.store.heartbeat([run.id], "w1@test", 0.001)
-    until(lambda: house.store.read([run.id])[0].alive is False)
-    eye = house.looking(run)
-    assert eye.phases == ["stalled"]
-    house.store.heartbeat([run.id], "w1@test", 60)
+def test_report_of_stalled_execution_is_sent_as_status(env: HubEnvironment) -> None:
+    """A report ends a stall: the phase changes too, so it is sent as ``status``."""
+    run = env.runs.begin()
+    env.store.heartbeat([run.id], "w1@test", 0.001)
+    until(lambda: env.store.read([run.id])[0].alive is False)
+    viewer = env.attach_and_wait(run)
+    assert viewer.phases == ["stalled"]
+    env.store.heartbeat([run.id], "w1@test", 60)
     run.report(1, 2)
-    until(lambda: eye.phases == ["stalled", "running"])
-    assert eye.currents == [1]
+    until(lambda: viewer.phases == ["stalled", "running"])
+    assert viewer.currents == [1]
 
 
-def test_a_viewer_that_fails_harms_nobody(house: House) -> None:
-    """An exception of one viewer neither ends the hub nor keeps the others from being told."""
-    run = house.runs.begin()
-    eyes = [house.looking(run) for _ in range(3)]
-    eyes[1].fails = True
+def test_failing_viewer_does_not_affect_others(env: HubEnvironment) -> None:
+    """An exception of one viewer neither ends the hub nor affects other viewers."""
+    run = env.runs.begin()
+    viewers = [env.attach_and_wait(run) for _ in range(3)]
+    viewers[1].fails = True
     run.report(1, 2)
     run.report(2, 2)
-    until(lambda: all(eye.currents[-1:] == [2] for eye in eyes))
+    until(lambda: all(viewer.currents[-1:] == [2] for viewer in viewers))
 
 
-def test_a_fault_in_a_round_is_not_the_end(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The hub goes on after a fault of its own."""
-    run = house.runs.begin()
-    eye = house.looking(run)
-    faults: list[Any] = []
+def test_hub_continues_after_an_exception(
+    env: HubEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub continues after an exception of its own."""
+    run = env.runs.begin()
+    viewer = env.attach_and_wait(run)
+    failures: list[Any] = []
 
     def fail(*args: Any) -> None:
-        faults.append(args)
+        failures.append(args)
         raise ZeroDivisionError
 
     with monkeypatch.context() as broken:
-        broken.setattr(house.hub, "_publish", fail)
+        broken.setattr(env.hub, "_publish", fail)
         run.report(1, 3)
-        until(lambda: faults)
+        until(lambda: failures)
     run.report(2, 3)
-    until(lambda: eye.currents[-1:] == [2])
+    until(lambda: viewer.currents[-1:] == [2])
 
 
-def test_bursts_merge(house: House) -> None:
-    """What comes faster than it can be told merges to the newest; the feed's thread waits for
-    nobody.
-    """
-    run = house.runs.begin()
-    eye = house.looking(run)
-    other = house.runs.begin()
-    house.store.reading.clear()
-    house.store.gate.clear()
-    house.look(other)
-    assert house.store.reading.wait(60)  # the hub is held up
+def test_bursts_of_reports_are_merged(env: HubEnvironment) -> None:
+    """Reports faster than their delivery are merged; the feed's thread never blocks."""
+    run = env.runs.begin()
+    viewer = env.attach_and_wait(run)
+    other = env.runs.begin()
+    env.store.reading.clear()
+    env.store.gate.clear()
+    env.attach(other)
+    assert env.store.reading.wait(60)  # the hub is blocked
     for number in range(1, 1001):
         run.report(number, 1000)
-    until(house.feed._queue.empty)
-    house.store.gate.set()
-    until(lambda: eye.currents[-1:] == [1000])
-    assert len(eye.frames) < 10
+    until(env.feed._queue.empty)
+    env.store.gate.set()
+    until(lambda: viewer.currents[-1:] == [1000])
+    assert len(viewer.frames) < 10
 
 
 # Held polls
 
 
 def in_thread(call: Callable[[], Execution]) -> tuple[threading.Thread, list[Any]]:
-    """Run it; the list gets what it returned or raised."""
+    """Run it in a thread; the list receives what it returns or raises."""
     outcome: list[Any] = []
 
     def run() -> None:
@@ -651,124 +610,120 @@ def in_thread(call: Callable[[], Execution]) -> tuple[threading.Thread, list[Any
     return thread, outcome
 
 
-def test_wait_returns_news_at_once(house: House) -> None:
-    """A held poll whose answer is there already isn't held."""
-    run = house.runs.begin().report(1, 2)
-    assert house.hub.wait(run.id, lambda execution: True, 30).progress.current == 1  # type: ignore[union-attr]
-    assert not house.hub.watched
-    assert not house.feed.watched
-    assert house.hub.limiter.in_use == 0
+def test_wait_returns_at_once_if_accepted(env: HubEnvironment) -> None:
+    """A held poll returns at once if the current state is accepted."""
+    run = env.runs.begin().report(1, 2)
+    assert env.hub.wait(run.id, lambda execution: True, 30).progress.current == 1  # type: ignore[union-attr]
+    assert not env.hub.watched
+    assert not env.feed.watched
+    assert env.hub.limiter.in_use == 0
 
 
-def test_wait_is_held_until_there_is_news(house: House) -> None:
-    """A held poll answers with the first state that its caller calls news, asked in the caller's
-    own thread.
-    """
-    run = house.runs.begin().report(1, 3)
-    askers = set()
+def test_wait_returns_first_accepted_state(env: HubEnvironment) -> None:
+    """A held poll returns the first accepted state; `accept` runs in the caller's thread."""
+    run = env.runs.begin().report(1, 3)
+    threads_of_accept = set()
 
-    def is_news(execution: Execution) -> bool:
-        askers.add(threading.current_thread())
+    def accept(execution: Execution) -> bool:
+        threads_of_accept.add(threading.current_thread())
         return execution.progress is not None and execution.progress.current == 3
 
-    thread, outcome = in_thread(lambda: house.hub.wait(run.id, is_news, 30))
-    until(lambda: askers)
+    thread, outcome = in_thread(lambda: env.hub.wait(run.id, accept, 30))
+    until(lambda: threads_of_accept)
     run.report(2, 3)
     run.report(3, 3)
     thread.join(60)
     assert outcome[0].progress.current == 3
-    assert askers == {thread}
+    assert threads_of_accept == {thread}
 
 
-def test_wait_ends_with_the_newest(house: House) -> None:
-    """A held poll without news answers with what there is when its time is over."""
-    house.hub.first_read = 60.0
-    run = house.runs.begin().report(1, 3)
-    execution = house.hub.wait(run.id, lambda execution: False, 0.05)
+def test_wait_returns_newest_state_after_timeout(env: HubEnvironment) -> None:
+    """A held poll returns the newest state when its time is over."""
+    env.hub.first_read = 60.0
+    run = env.runs.begin().report(1, 3)
+    execution = env.hub.wait(run.id, lambda execution: False, 0.05)
     assert execution.status is Status.RUNNING
     assert execution.progress is not None
 
 
-def test_wait_unknown(house: House) -> None:
-    """A held poll for an unknown id raises what a read does."""
+def test_wait_for_unknown_id_raises(env: HubEnvironment) -> None:
+    """A held poll for an unknown id raises what a read raises."""
     with pytest.raises(ExecutionNotFound):
-        house.hub.wait("nobody", lambda execution: True, 30)
+        env.hub.wait("unknown", lambda execution: True, 30)
 
 
-def test_wait_backend_away(house: House) -> None:
-    """A held poll doesn't sit out an outage."""
-    run = house.runs.begin()
-    house.store.away = True
+def test_wait_raises_during_backend_outage(env: HubEnvironment) -> None:
+    """A held poll does not wait for the end of an outage."""
+    run = env.runs.begin()
+    env.store.away = True
     with pytest.raises(Unavailable):
-        house.hub.wait(run.id, lambda execution: True, 30)
-    assert house.hub.limiter.in_use == 0
+        env.hub.wait(run.id, lambda execution: True, 30)
+    assert env.hub.limiter.in_use == 0
 
 
-def test_wait_takes_a_seat() -> None:
-    """Held polls count as viewers: beyond the budget they are refused."""
-    house = House(max_viewers=1)
+def test_wait_counts_as_a_viewer() -> None:
+    """Held polls count as viewers: beyond the limit they are refused."""
+    env = HubEnvironment(max_viewers=1)
     try:
-        run = house.runs.begin()
+        run = env.runs.begin()
         asked = threading.Event()
         thread, outcome = in_thread(
-            lambda: house.hub.wait(run.id, lambda e: bool(asked.set()) or e.status.terminal, 30)
+            lambda: env.hub.wait(run.id, lambda e: bool(asked.set()) or e.status.terminal, 30)
         )
         assert asked.wait(60)
         with pytest.raises(TooManyRequests):
-            house.hub.wait(run.id, lambda execution: True, 30)
+            env.hub.wait(run.id, lambda execution: True, 30)
         run.succeed()
         thread.join(60)
         assert outcome[0].status is Status.COMPLETED
-        assert house.hub.wait(run.id, lambda execution: True, 30).status is Status.COMPLETED
+        assert env.hub.wait(run.id, lambda execution: True, 30).status is Status.COMPLETED
     finally:
-        house.hub.close()
+        env.hub.close()
 
 
 def test_close_ends_held_polls() -> None:
-    """A server that goes down doesn't wait for its held polls: they answer with what there is."""
-    house = House()
-    run = house.runs.begin()
+    """Held polls return the newest state when the server shuts down."""
+    env = HubEnvironment()
+    run = env.runs.begin()
     asked = threading.Event()
-    thread, outcome = in_thread(lambda: house.hub.wait(run.id, lambda e: bool(asked.set()), 30))
+    thread, outcome = in_thread(lambda: env.hub.wait(run.id, lambda e: bool(asked.set()), 30))
     assert asked.wait(60)
-    house.hub.close()
+    env.hub.close()
     thread.join(60)
     assert outcome[0].status is Status.RUNNING
-    house.hub.close()  # a second call does nothing
+    env.hub.close()  # a second call does nothing
 
 
-def test_who_comes_while_it_closes(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A viewer whose watch is overtaken by the hub's end is sent away, and no thread of the feed is
-    left behind.
-    """
-    run = house.runs.begin()
-    watch = house.feed.watch
+def test_viewer_attached_during_close_is_refused(
+    env: HubEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A viewer whose subscription comes after `close` is refused, and leaves no feed thread."""
+    run = env.runs.begin()
+    watch = env.feed.watch
 
     def late(task_id: str) -> None:
-        house.hub.close()
+        env.hub.close()
         watch(task_id)
 
-    monkeypatch.setattr(house.feed, "watch", late)
+    monkeypatch.setattr(env.feed, "watch", late)
     with pytest.raises(Unavailable):
-        house.look(run)
-    assert not house.feed.watched
-    assert not house.hub.watched
+        env.attach(run)
+    assert not env.feed.watched
+    assert not env.hub.watched
 
 
-def test_comings_and_goings_leave_nothing(house: House) -> None:
-    """Viewers who come and go in many threads leave no watch and no seat, and those who stay are
-    told everything.
-    """
-    runs = [house.runs.begin() for _ in range(4)]
-    staying = [house.looking(run) for run in runs]
+def test_concurrent_viewers_leave_no_subscription(env: HubEnvironment) -> None:
+    """Viewers that come and go in many threads leave nothing; those that stay get every end."""
+    runs = [env.runs.begin() for _ in range(4)]
+    staying = [env.attach_and_wait(run) for run in runs]
 
-    def come_and_go() -> None:
+    def attach_and_detach() -> None:
         for number in range(40):
             run = runs[number % 4]
-            eye = house.look(run)
-            house.hub.detach(run.id, eye)
+            viewer = env.attach(run)
+            env.hub.detach(run.id, viewer)
 
-    threads = [threading.Thread(target=come_and_go) for _ in range(8)]
+    threads = [threading.Thread(target=attach_and_detach) for _ in range(8)]
     for thread in threads:
         thread.start()
     for number in range(1, 21):
@@ -776,43 +731,39 @@ def test_comings_and_goings_leave_nothing(house: House) -> None:
             run.report(number, 20)
     for thread in threads:
         thread.join(60)
-    for run, eye in zip(runs, staying, strict=True):
+    for run, viewer in zip(runs, staying, strict=True):
         run.succeed()
-        until(lambda eye=eye: "completed" in eye.kinds)
-        house.hub.detach(run.id, eye)
-    assert not house.feed.watched
-    assert not house.hub.watched
+        until(lambda viewer=viewer: "completed" in viewer.kinds)
+        env.hub.detach(run.id, viewer)
+    assert not env.feed.watched
+    assert not env.hub.watched
 
 
-def test_nobody_who_left_is_held(house: House) -> None:
-    """A viewer that came in the last round of its execution and left is let go at once, whoever
-    stays, and nothing is needed to happen for that.
-    """
-    run = house.runs.begin()
-    staying = house.looking(run)
-    gone = [weakref.ref(house.looking(run)) for _ in range(3)]
+def test_detached_viewers_are_released(env: HubEnvironment) -> None:
+    """A detached viewer is released at once, without a further change."""
+    run = env.runs.begin()
+    staying = env.attach_and_wait(run)
+    gone = [weakref.ref(env.attach_and_wait(run)) for _ in range(3)]
     for ref in gone:
-        eye = ref()
-        assert eye is not None
-        house.hub.detach(run.id, eye)
-    del eye
+        viewer = ref()
+        assert viewer is not None
+        env.hub.detach(run.id, viewer)
+    del viewer
 
     def held() -> int:
         gc.collect()
         return sum(ref() is not None for ref in gone)
 
-    until(lambda: not held(), what="those who left to be let go")
+    until(lambda: not held(), what="the detached viewers to be released")
     assert staying.kinds == ["status"]
 
 
-def test_no_execution_that_nobody_watches_is_held(house: House) -> None:
-    """What the hub has shown last is let go with its last viewer, and nothing is needed to happen
-    for that.
-    """
-    run = house.runs.begin()
+def test_unwatched_execution_is_released(env: HubEnvironment) -> None:
+    """The hub releases an execution with its last viewer, without a further change."""
+    run = env.runs.begin()
     run.succeed()
-    eye = house.looking(run)
-    house.hub.detach(run.id, eye)
+    viewer = env.attach_and_wait(run)
+    env.hub.detach(run.id, viewer)
 
     def held() -> list[object]:
         gc.collect()
@@ -822,4 +773,4 @@ def test_no_execution_that_nobody_watches_is_held(house: House) -> None:
             if type(each) is hub_module._Watched and each.execution_id == run.id
         ]
 
-    until(lambda: not held(), what="the execution to be let go")
+    until(lambda: not held(), what="the execution to be released")

@@ -118,7 +118,9 @@ def test_tasks_made_before_install_report() -> None:
 
 
 def test_install_after_the_worker_prepared_its_tasks() -> None:
-    """A tracer that was built already doesn't call `__call__` (fact 11): it is built again."""
+    """A tracer that was built already doesn't call `__call__`
+    (celery-facts#result-is-stored-after-call): it is built again.
+    """
     with Lab(install=False) as lab:
         made = lab.task(name="prepared", lazy=False)(report)
         lab.app.finalize()
@@ -234,7 +236,7 @@ def test_a_task_that_cannot_be_covered_is_told(lab: Lab, caplog: pytest.LogCaptu
             return "as before"
 
     task = lab.app.register_task(Picky())
-    assert "Task picky can't report progress" in caplog.text
+    assert "Task picky cannot report progress" in caplog.text
     assert lab.run(task) == "as before"
 
 
@@ -256,7 +258,9 @@ def published(app: Celery, name: str = "anything", **options: Any) -> str:
 
 
 def test_publishing_registers_before_the_message_leaves(lab: Lab) -> None:
-    """When the broker is given the message, the id is known (fact 16)."""
+    """When the broker is given the message, the id is known
+    (celery-facts#pending-means-four-things).
+    """
     known: list[bool] = []
 
     def sent(sender: Any = None, headers: Any = None, **_: Any) -> None:
@@ -322,7 +326,9 @@ def test_a_fixed_id_whose_result_is_ignored_runs_whenever_it_is_published(
 
 
 def test_each_app_registers_its_own() -> None:
-    """`before_task_publish` fires for every app of the process, and says of none which (fact 45)."""
+    """`before_task_publish` fires for every app of the process, and says of none which
+    (celery-facts#before-task-publish-comes-first).
+    """
     with Lab() as one, Lab() as two:
         bare = Celery("bare", broker="memory://", set_as_current=False)
         mine, theirs, nobodys = published(one.app), published(two.app), published(bare)
@@ -349,11 +355,13 @@ def test_a_dead_store_does_not_stop_publishing(
     for _ in range(100):
         published(lab.app)
     assert len(asked) == 1
-    assert len([record for record in caplog.records if "away" in record.message]) == 1
+    assert len([record for record in caplog.records if "unavailable" in record.message]) == 1
 
 
 def test_a_retry_loses_nothing_that_is_known(lab: Lab) -> None:
-    """The same id is published again: what is known of it stays (fact 45)."""
+    """The same id is published again: what is known of it stays
+    (celery-facts#before-task-publish-comes-first).
+    """
 
     @lab.task(bind=True, max_retries=3, name="retrying")
     def job(self: Any) -> None:

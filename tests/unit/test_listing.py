@@ -1,4 +1,4 @@
-"""``GET /executions``: filters, pages, and who may see what; and the walk over the indexes."""
+"""``GET /executions``: filters, pages and permissions; and the walk over the indexes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def server() -> Iterator[MountedApp]:
 
 
 def fill(server: MountedApp, count: int = 5, **more: Any) -> list[str]:
-    """So many executions, one a second; their ids, newest first."""
+    """Publish so many executions, one a second. Returns their ids, newest first."""
     for n in range(count):
         server.store.register([Registration(f"e{n}", "tasks.some", server.clock(), **more)])
         server.clock.tick(1)
@@ -35,23 +35,23 @@ def fill(server: MountedApp, count: int = 5, **more: Any) -> list[str]:
 
 
 def ids(server: MountedApp, **query: Any) -> list[str]:
-    answer = server.client.get(LIST, query_string=query)
-    assert answer.status_code == 200, answer.text
-    return [each["execution_id"] for each in answer.json["executions"]]
+    response = server.client.get(LIST, query_string=query)
+    assert response.status_code == 200, response.text
+    return [each["execution_id"] for each in response.json["executions"]]
 
 
 class TestPages:
-    def test_newest_first(self, server: MountedApp) -> None:
-        """The last one that was published stands first."""
-        wanted = fill(server)
-        assert ids(server) == wanted
+    def test_newest_execution_is_first(self, server: MountedApp) -> None:
+        """The execution that was published last is first."""
+        expected = fill(server)
+        assert ids(server) == expected
 
-    def test_nothing(self, server: MountedApp) -> None:
-        """Where there is nothing, a page of nothing, and nothing after it."""
+    def test_empty_store_gives_an_empty_page(self, server: MountedApp) -> None:
+        """Without executions the page is empty and has no cursor."""
         assert server.client.get(LIST).json == {"executions": [], "cursor": None}
 
-    def test_a_line_is_the_execution(self, server: MountedApp) -> None:
-        """A line says what the execution's own URL says, but for what it returned."""
+    def test_line_is_the_execution_without_outputs(self, server: MountedApp) -> None:
+        """A line has the fields of the execution's own URL, except its outputs."""
         server.publish("x")
         server.begin("x")
         server.report("x", 2, 5, "processing", batch="3")
@@ -60,61 +60,61 @@ class TestPages:
         assert whole.pop("outputs") is None
         assert line == whole
 
-    def test_pages_follow_each_other(self, server: MountedApp) -> None:
-        """Page by page each is seen once, although more come in and others end in between."""
-        wanted = fill(server, 7)
+    def test_pages_show_each_execution_once(self, server: MountedApp) -> None:
+        """Page by page each execution is shown once, while others start and change."""
+        expected = fill(server, 7)
         seen, cursor = [], None
         for n in range(10):
             query = {"limit": 2} | ({"cursor": cursor} if cursor else {})
-            answer = server.client.get(LIST, query_string=query).json
-            seen += [each["execution_id"] for each in answer["executions"]]
-            cursor = answer["cursor"]
+            response = server.client.get(LIST, query_string=query).json
+            seen += [each["execution_id"] for each in response["executions"]]
+            cursor = response["cursor"]
             if cursor is None:
                 break
             server.clock.tick(1)
             server.publish(f"later{n}")
-            server.begin(wanted[3])
-        assert seen == wanted
+            server.begin(expected[3])
+        assert seen == expected
 
 
 class TestCounts:
     NONE = dict.fromkeys(("pending", "running", "completed", "failed", "cancelled"), 0)
 
-    def test_of_all(self, server: MountedApp) -> None:
-        """Of every status, whatever the page and its filters are."""
+    def test_counts_ignore_filters_and_pages(self, server: MountedApp) -> None:
+        """Counts cover every status, whatever the filters and the page are."""
         fill(server)
         server.begin("e0")
         server.begin("e1")
         server.end("e1", "FAILURE", {"exc_type": "E", "exc_message": ["no"]})
         for query in ({}, {"status": "completed"}, {"limit": 1}):
-            answer = server.client.get(LIST, query_string=query | {"counts": "true"}).json
-            assert answer["counts"] == self.NONE | {"pending": 3, "running": 1, "failed": 1}
+            response = server.client.get(LIST, query_string=query | {"counts": "true"}).json
+            assert response["counts"] == self.NONE | {"pending": 3, "running": 1, "failed": 1}
 
-    def test_only_where_asked(self, server: MountedApp, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Who doesn't ask for them pays nothing."""
+    def test_counts_are_read_on_request_only(
+        self, server: MountedApp, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Counts are read only with ``?counts=true``."""
         monkeypatch.setattr(server.store, "counts", None)
         assert "counts" not in server.client.get(LIST).json
         assert "counts" not in server.client.get(LIST, query_string={"counts": "false"}).json
         assert_problem(server.client.get(LIST, query_string={"counts": "1"}), 422, "true or false")
 
     @pytest.mark.parametrize("may", [True, False])
-    def test_only_for_who_may_see_them_all(self, may: bool) -> None:
-        """The app's own rule is asked for them; where it says no, they are null, and the page is as
-        ever.
-        """
+    def test_counts_need_permission(self, may: bool) -> None:
+        """If ``authorize`` refuses COUNT, the counts are null and the page is complete."""
         with mounted_app(
             authorize=lambda who, action, execution_id: action is not Action.COUNT or may
         ) as server:
             fill(server, 2)
-            answer = server.client.get(LIST, query_string={"counts": "true"}).json
-        assert len(answer["executions"]) == 2
-        assert answer["counts"] == (self.NONE | {"pending": 2} if may else None)
+            response = server.client.get(LIST, query_string={"counts": "true"}).json
+        assert len(response["executions"]) == 2
+        assert response["counts"] == (self.NONE | {"pending": 2} if may else None)
 
 
 class TestFilters:
     @pytest.fixture(autouse=True)
     def some(self, server: MountedApp) -> None:
-        """One in every state, of two tasks and two owners."""
+        """One execution in every state, of three tasks and one owner."""
         for n, name in enumerate(
             ["queued", "running", "retrying", "done", "failed", "cancelled", "cancelling"]
         ):
@@ -132,7 +132,7 @@ class TestFilters:
         server.store.request_cancel("cancelling", server.clock())
 
     @pytest.mark.parametrize(
-        ("query", "wanted"),
+        ("query", "expected"),
         [
             ("status=pending", ["queued"]),
             ("status=running", ["cancelling", "retrying", "running"]),
@@ -161,13 +161,15 @@ class TestFilters:
             ("until=9999-12-31T23:59:59Z&limit=1", ["cancelling"]),
         ],
     )
-    def test_each(self, server: MountedApp, query: str, wanted: list[str]) -> None:
-        """Each filter narrows down, together they narrow down further."""
-        answer = server.client.get(f"{LIST}?{query}").json
-        assert [each["execution_id"] for each in answer["executions"]] == wanted
+    def test_filters_narrow_the_list(
+        self, server: MountedApp, query: str, expected: list[str]
+    ) -> None:
+        """Each filter narrows the list; several filters narrow it further."""
+        response = server.client.get(f"{LIST}?{query}").json
+        assert [each["execution_id"] for each in response["executions"]] == expected
 
     @pytest.mark.parametrize(
-        ("query", "says"),
+        ("query", "text"),
         [
             ("status=done", "status must be one or more of pending, running"),
             ("status=", "status must be"),
@@ -188,18 +190,18 @@ class TestFilters:
             ("stauts=running", "Unknown filter 'stauts'"),
         ],
     )
-    def test_what_is_no_filter(self, server: MountedApp, query: str, says: str | None) -> None:
-        """A word that means nothing is refused, and the answer says what would."""
-        answer = server.client.get(f"{LIST}?{query}")
-        if says is None:
-            assert answer.status_code == 200
+    def test_invalid_filter_is_422(self, server: MountedApp, query: str, text: str | None) -> None:
+        """An invalid filter is a 422 that names the valid values."""
+        response = server.client.get(f"{LIST}?{query}")
+        if text is None:
+            assert response.status_code == 200
         else:
-            assert_problem(answer, 422, says)
+            assert_problem(response, 422, text)
 
 
-class TestWhoMaySee:
-    def test_each_is_asked_for(self) -> None:
-        """Who may list is shown what it may read, and no more."""
+class TestPermissions:
+    def test_only_readable_executions_are_listed(self) -> None:
+        """The list contains only what the caller may read."""
         with mounted_app(
             authorize=lambda _, action, execution_id: (
                 action is Action.LIST or execution_id in ("e1", "e3")
@@ -212,13 +214,11 @@ class TestWhoMaySee:
     @pytest.mark.parametrize("most", [3, 200])
     @pytest.mark.parametrize("limit", [1, 2, 3])
     @pytest.mark.parametrize("mine", [{0, 7, 8, 29}, {15}, set(), {29, 28, 27}, set(range(30))])
-    def test_a_cursor_names_nothing_else(
+    def test_cursor_reveals_no_unreadable_id(
         self, monkeypatch: pytest.MonkeyPatch, mine: set[int], limit: int, most: int, at_once: bool
     ) -> None:
-        """No cursor holds an id that the caller may not read; page by page each that it may is seen
-        once.
-        """
-        monkeypatch.setattr("headway.server.api.listing.MOST", most)
+        """No cursor contains an id that the caller may not read; each other one is shown once."""
+        monkeypatch.setattr("headway.server.api.listing.MAX_LIMIT", most)
         allowed = {f"e{n:02}" for n in mine}
         with mounted_app(
             authorize=lambda _, action, execution_id: (
@@ -231,23 +231,23 @@ class TestWhoMaySee:
             seen, cursors, cursor = [], [], None
             while True:
                 query = {"limit": limit} | ({"cursor": cursor} if cursor else {})
-                answer = server.client.get(LIST, query_string=query).json
-                assert len(answer["executions"]) <= limit
-                seen += [each["execution_id"] for each in answer["executions"]]
-                if (cursor := answer["cursor"]) is None:
+                response = server.client.get(LIST, query_string=query).json
+                assert len(response["executions"]) <= limit
+                seen += [each["execution_id"] for each in response["executions"]]
+                if (cursor := response["cursor"]) is None:
                     break
                 cursors.append(cursor)
                 assert len(cursors) <= 31
         assert seen == sorted(allowed, reverse=True)
         assert {pagination.parse_cursor(each).task_id for each in cursors} <= allowed | {""}
 
-    def test_who_may_not_list(self) -> None:
-        """Who may read each one may not list them for that."""
+    def test_list_permission_is_separate_from_read(self) -> None:
+        """A caller that may read each execution may still not list them."""
         with mounted_app(authorize=lambda _, action, __: action is not Action.LIST) as server:
             assert_problem(server.client.get(LIST), 403, "Not allowed to list")
 
-    def test_tokens(self) -> None:
-        """Where there are tokens it wants one."""
+    def test_list_needs_a_token(self) -> None:
+        """With tokens configured, the list needs one."""
         with mounted_app(tokens=["secret-secret-secret"]) as server:
             assert server.client.get(LIST).status_code == 401
             assert (
@@ -258,24 +258,24 @@ class TestWhoMaySee:
             )
 
 
-class TestFaults:
-    def test_the_backend_is_away(self, server: MountedApp) -> None:
-        """503, and when to try again."""
+class TestUnavailable:
+    def test_backend_outage_is_503_with_retry_after(self, server: MountedApp) -> None:
+        """An outage of the backend is a 503 with Retry-After."""
         server.store.away = True
-        answer = server.client.get(LIST)
-        assert_problem(answer, 503, "The result backend can't be reached")
-        assert int(answer.headers["Retry-After"]) > 0
+        response = server.client.get(LIST)
+        assert_problem(response, 503, "The result backend can't be reached")
+        assert int(response.headers["Retry-After"]) > 0
 
-    def test_a_backend_without_order(
+    def test_backend_without_indexes_is_501(
         self, server: MountedApp, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """501 where the result backend finds things by their names only."""
+        """A result backend that can read by key only is a 501."""
         monkeypatch.setattr(server.store, "query", KeyValueStore(server.celery).query)
-        assert_problem(server.client.get(LIST), 501, "can't list executions")
+        assert_problem(server.client.get(LIST), 501, "cannot list executions")
 
 
-class Shelf(IndexReader):
-    """An index of made-up places that counts what it is asked for; nothing on it can be seen."""
+class FakeIndexReader(IndexReader):
+    """Indexes with made-up positions. Counts what is peeked at, and records repairs."""
 
     def __init__(self, count: int, visible: int = 0) -> None:
         self.all = [Position(n, f"e{n}") for n in reversed(range(count))]
@@ -291,69 +291,61 @@ class Shelf(IndexReader):
         return [found for _ in indexes]
 
     def peek_many(self, task_ids: Sequence[str]) -> Sequence[Snapshot]:
-        """Gone, but for the oldest ones, which others have ended."""
+        """Nothing is found, except the oldest ones, which an external writer has ended."""
         self.peeked += len(task_ids)
         ended = {"status": "SUCCESS", "result": None}
         return [Snapshot(t, None, ended if int(t[1:]) < self.visible else None) for t in task_ids]
 
     def repair(self, stale: Sequence[tuple[IndexEntry, Status | None]]) -> None:
-        """Noted."""
+        """Record the repairs."""
         self.repaired += stale
 
 
-class TestTheWalk:
-    def test_it_is_bounded(self) -> None:
-        """However many there are of which none fits: a page looks at so many, and says where it
-        goes on.
-        """
-        shelf = Shelf(pagination.SCAN * 3, visible=5)
+class TestIndexWalk:
+    def test_page_scans_a_bounded_number_of_entries(self) -> None:
+        """If nothing matches, a page stops after a bounded scan and returns a cursor."""
+        reader = FakeIndexReader(pagination.SCAN * 3, visible=5)
         query, pages, found = Query(owner="ann", limit=10), 0, 0
         while True:
-            before = shelf.peeked
-            page = pagination.page(shelf, query, at(0))
-            assert shelf.peeked - before <= pagination.SCAN
+            before = reader.peeked
+            page = pagination.page(reader, query, at(0))
+            assert reader.peeked - before <= pagination.SCAN
             pages, found = pages + 1, found + len(page.snapshots)
             if page.cursor is None:
                 break
             query = Query(owner="ann", limit=10, cursor=page.cursor)
-        assert (pages, found) == (
-            4,
-            0,
-        )  # the last of them is empty; an owner is nobody that others' results name
+        # The last page is empty. Results of external writers have no owner, so none matches.
+        assert (pages, found) == (4, 0)
 
-    def test_what_is_gone_is_taken_out(self) -> None:
-        """What isn't there any more leaves the index that led to it."""
-        shelf = Shelf(3, visible=1)
-        pagination.page(shelf, Query(task="tasks.t"), at(0))
-        assert shelf.repaired == [
+    def test_missing_execution_is_removed_from_its_index(self) -> None:
+        """An execution that no longer exists is removed from the index that led to it."""
+        reader = FakeIndexReader(3, visible=1)
+        pagination.page(reader, Query(task="tasks.t"), at(0))
+        assert reader.repaired == [
             (IndexEntry(Position(n, f"e{n}"), "of:tasks.t"), None) for n in (2, 1)
         ]
 
-    def test_what_others_ended_is_moved(self) -> None:
-        """An end that never passed the store is found on the way; while it stands in two indexes it
-        is shown once.
-        """
-        shelf = Shelf(1, visible=1)
-        page = pagination.page(shelf, Query(), at(0))
+    def test_externally_ended_execution_is_moved(self) -> None:
+        """An end of an external writer is found by the scan, moved, and shown once."""
+        reader = FakeIndexReader(1, visible=1)
+        page = pagination.page(reader, Query(), at(0))
         assert [each.task_id for each in page.snapshots] == ["e0"]
         others = sorted(
             pagination.status_index(status) for status in Status if status is not Status.COMPLETED
         )
-        assert sorted((entry.name, true) for entry, true in shelf.repaired) == [
+        assert sorted((entry.name, status) for entry, status in reader.repaired) == [
             (name, Status.COMPLETED) for name in others
         ]
 
-    def test_a_full_page_costs_no_more(self) -> None:
-        """Where everything fits, no more is looked at than is shown, but for one that says whether
-        there is more.
-        """
-        shelf = Shelf(1000, visible=1000)
-        page = pagination.page(shelf, Query(status=frozenset({Status.COMPLETED}), limit=50), at(0))
-        assert (len(page.snapshots), shelf.peeked) == (50, 51)
+    def test_full_page_peeks_at_one_entry_more(self) -> None:
+        """If everything matches, one more entry than shown is read: is there another page?"""
+        reader = FakeIndexReader(1000, visible=1000)
+        page = pagination.page(reader, Query(status=frozenset({Status.COMPLETED}), limit=50), at(0))
+        assert (len(page.snapshots), reader.peeked) == (50, 51)
 
     @pytest.mark.parametrize("phase", list(Phase))
-    def test_every_phase_has_its_indexes(self, phase: Phase) -> None:
-        """A query by phase walks the statuses that the phase may have, and no other."""
+    def test_phase_query_uses_indexes_of_its_statuses(self, phase: Phase) -> None:
+        """A query by phase scans the statuses that the phase may have, and no others."""
         assert pagination.indexes_for(Query(phase=frozenset({phase})))
         assert pagination.indexes_for(
             Query(phase=frozenset({phase}), status=frozenset(Status))

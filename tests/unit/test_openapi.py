@@ -1,4 +1,4 @@
-"""The description of the API, and the running app held to every word of it."""
+"""The OpenAPI description, and the running app checked against all of it."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from tests.support.flask_app import MountedApp, mounted_app
 
 load_all_checks()
 
-#: Not asked: that everything which fits the schema is accepted. An id of control characters fits
-#: and is a 422, a task must be on the list, and arguments must fit the task.
-UNASKED = ["positive_data_acceptance", "use_after_free", "ensure_resource_availability"]
+#: Not checked: that everything that fits the schema is accepted. An id of control characters fits
+#: and is a 422, a task must be startable, and arguments must fit the task.
+EXCLUDED = ["positive_data_acceptance", "use_after_free", "ensure_resource_availability"]
 
 PATHS = openapi.description("/api/v1", True, False)["paths"]
 OPERATIONS = [(method, path) for path, methods in PATHS.items() for method in methods]
-#: Calls that can go wrong: those that take something.
-TAKING = [
+#: Operations with input, which may be invalid.
+WITH_INPUT = [
     (method, path)
     for method, path in OPERATIONS
     if {"parameters", "requestBody"} & set(PATHS[path][method])
 ]
 CALLS = [(*each, GenerationMode.POSITIVE) for each in OPERATIONS] + [
-    (*each, GenerationMode.NEGATIVE) for each in TAKING
+    (*each, GenerationMode.NEGATIVE) for each in WITH_INPUT
 ]
 
 
@@ -40,8 +40,8 @@ def server() -> Iterator[MountedApp]:
     """An app with an execution in every state."""
     celery = Celery("described", broker="memory://", set_as_current=False)
     celery.task(name="tasks.any", shared=False)(lambda *args, **kwargs: None)
-    # The lock stands open, or all that made-up calls saw would be 403. Waiting would hold the test
-    # up; how long is granted is proved elsewhere.
+    # Everything is allowed: otherwise every generated call would get a 403. The wait is short to
+    # keep the test fast; other tests check its length.
     with mounted_app(
         celery=celery,
         startable_tasks=["tasks.any"],
@@ -67,17 +67,15 @@ def operation(server: MountedApp, method: str, path: str) -> Any:
     return schemathesis.openapi.from_wsgi("/api/v1/openapi.json", server.app)[path][method.upper()]
 
 
-def hold(case: Case) -> None:
-    case.call_and_validate(excluded_checks=CHECKS.get_by_names(UNASKED))
+def check(case: Case) -> None:
+    case.call_and_validate(excluded_checks=CHECKS.get_by_names(EXCLUDED))
 
 
 @pytest.mark.parametrize(("method", "path", "mode"), CALLS)
-def test_the_app_does_what_it_says(
+def test_generated_calls_match_the_description(
     server: MountedApp, method: str, path: str, mode: GenerationMode
 ) -> None:
-    """Made-up calls, sane and not: every status, type, header and body is one that the description
-    names.
-    """
+    """Valid and invalid generated calls: every status, type, header and body is described."""
     described = operation(server, method, path)
 
     @settings(
@@ -88,26 +86,26 @@ def test_the_app_does_what_it_says(
         suppress_health_check=list(HealthCheck),
     )
     @given(case=described.as_strategy(generation_mode=mode))
-    def hold_it(case: Case) -> None:
-        hold(case)
+    def check_case(case: Case) -> None:
+        check(case)
 
-    hold_it()
+    check_case()
 
 
 @pytest.mark.parametrize("execution_id", ["queued", "running", "failed", "done", "unknown"])
 @pytest.mark.parametrize(
     "path", [path for _, path in OPERATIONS if path.endswith(("_id}", "/progress", "/history"))]
 )
-def test_each_state_is_described(server: MountedApp, path: str, execution_id: str) -> None:
-    """Whatever an execution is, its answer fits the description."""
+def test_response_of_every_state_is_described(
+    server: MountedApp, path: str, execution_id: str
+) -> None:
+    """In every state of an execution, the response fits the description."""
     parameters = dict.fromkeys(re.findall(r"{(\w+)}", path), execution_id)
-    hold(operation(server, "get", path).Case(path_parameters=parameters))
+    check(operation(server, "get", path).Case(path_parameters=parameters))
 
 
 def test_every_route_is_described(server: MountedApp) -> None:
-    """A route that was added and isn't described fails here; streams can't be, and say so; the
-    browser's modules are no API.
-    """
+    """Every route is described, except streams (not expressible) and the browser's modules."""
     described = {re.sub(r"{\w+}", "<>", path) for _, path in OPERATIONS}
     for rule in server.app.url_map.iter_rules():
         path = re.sub(r"<\w+>", "<>", rule.rule)
@@ -117,8 +115,8 @@ def test_every_route_is_described(server: MountedApp) -> None:
             assert path in described
 
 
-def test_where_it_is(server: MountedApp) -> None:
-    """The description follows the app below another root, and the prefix."""
+def test_description_follows_root_and_prefix(server: MountedApp) -> None:
+    """The description follows the app's root path and the prefix."""
     document = server.client.get("/openapi.json", base_url="http://localhost/inner").get_json()
     assert document["servers"] == [{"url": "/inner"}]
     with mounted_app(url_prefix="/other", tensorlake=False, tokens="a-token") as other:
@@ -128,7 +126,7 @@ def test_where_it_is(server: MountedApp) -> None:
 
 
 def test_refused_bodies_are_described(server: MountedApp) -> None:
-    """What no generator thinks of: a body of another type, with no length, or too large."""
+    """What no generator makes: a body of another type, without a length, or too large."""
     chunked = {
         "HTTP_TRANSFER_ENCODING": "chunked",
         "wsgi.input_terminated": True,

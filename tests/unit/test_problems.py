@@ -1,6 +1,4 @@
-"""Errors as answers: each error of the package has its status, everything below the prefix is a
-problem document.
-"""
+"""Errors as responses: each error has its status, and everything below the prefix is a problem."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ def server() -> Iterator[MountedApp]:
 
 
 def assert_problem(response: TestResponse, status: int, *words: str) -> dict[str, Any]:
-    # A stream that shouldn't be there has no end to wait for.
+    # An unexpected stream would never end: do not read it.
     assert response.status_code == status, (
         response.status if response.is_streamed else response.get_data(as_text=True)
     )
@@ -40,27 +38,25 @@ def assert_problem(response: TestResponse, status: int, *words: str) -> dict[str
     return body
 
 
-def test_the_table_is_complete() -> None:
-    """Every error that the server can raise has a status of its own in the table: all but those of
-    the client.
-    """
+def test_every_server_error_has_a_status() -> None:
+    """Every error that the server can raise is in the table; those of the client are not."""
     every = {
         cls
         for _, cls in inspect.getmembers(errors, inspect.isclass)
         if issubclass(cls, errors.HeadwayError)
     }
-    clients = {
+    client_errors = {
         errors.ExecutionFailed,
         errors.ExecutionCancelled,
         errors.NotFinished,
         errors.UnexpectedResponse,
     }
-    assert set(problems.STATUS) == every - clients
+    assert set(problems.STATUS) == every - client_errors
 
 
-def test_the_table_is_the_contracts() -> None:
-    """The numbers are those of the contract, section 2."""
-    wanted = {
+def test_statuses_are_those_of_the_contract() -> None:
+    """The statuses are those of section 2 of the contract."""
+    expected = {
         "NotAuthenticated": 401,
         "NotAllowed": 403,
         "ExecutionNotFound": 404,
@@ -73,16 +69,16 @@ def test_the_table_is_the_contracts() -> None:
     }
     assert {
         cls.__name__: int(status) for cls, status in problems.STATUS.items() if status != 500
-    } == wanted
+    } == expected
 
 
-def test_a_more_special_error_keeps_its_status() -> None:
-    """A subclass that the table doesn't name is answered as its parent."""
+def test_subclass_keeps_the_status_of_its_parent() -> None:
+    """A subclass that is not in the table has its parent's status."""
 
-    class Special(errors.Unavailable):
+    class MoreSpecific(errors.Unavailable):
         pass
 
-    assert problems.http_status(Special()) == 503
+    assert problems.http_status(MoreSpecific()) == 503
 
 
 @pytest.mark.parametrize(
@@ -99,10 +95,8 @@ def test_a_more_special_error_keeps_its_status() -> None:
         ("GET", "/v1/namespaces/n%2Fm/applications/a/requests/x/progress"),
     ],
 )
-def test_an_unmatched_url(server: MountedApp, method: str, path: str) -> None:
-    """What isn't there at all, below the prefix or where Tensorlake's clients ask, is a problem
-    document too.
-    """
+def test_unmatched_url_is_a_404_problem(server: MountedApp, method: str, path: str) -> None:
+    """An unknown URL below the prefix, or like Tensorlake's, is a problem document."""
     assert_problem(server.client.open(path, method=method), 404)
 
 
@@ -117,17 +111,17 @@ def test_an_unmatched_url(server: MountedApp, method: str, path: str) -> None:
         ("POST", "/healthz"),
     ],
 )
-def test_an_unmatched_method(method: str, path: str) -> None:
-    """405 says which methods there are, below the prefix and at the root."""
+def test_unmatched_method_is_a_405_problem(method: str, path: str) -> None:
+    """405 lists the allowed methods, below the prefix and at the root."""
     with mounted_app(root_endpoints=True) as server:
         response = server.client.open(path, method=method)
     assert_problem(response, 405)
-    wanted = {"POST", "OPTIONS"} if path.endswith("tickets") else {"GET", "HEAD", "OPTIONS"}
-    assert wanted <= set(response.headers["Allow"].split(", "))
+    expected = {"POST", "OPTIONS"} if path.endswith("tickets") else {"GET", "HEAD", "OPTIONS"}
+    assert expected <= set(response.headers["Allow"].split(", "))
 
 
-def test_other_paths_are_left_alone(server: MountedApp) -> None:
-    """Outside the prefix the app answers as it always did, near misses of our paths included."""
+def test_other_paths_keep_the_apps_responses(server: MountedApp) -> None:
+    """Outside the prefix the app responds as before, even for paths that resemble ours."""
     server.app.add_url_rule("/healthz", "own", lambda: "mine")
     server.app.add_url_rule("/folder/", "folder", lambda: "mine")
     for path in (
@@ -143,10 +137,8 @@ def test_other_paths_are_left_alone(server: MountedApp) -> None:
         assert server.client.post(path).mimetype == "text/html"
 
 
-def test_the_apps_own_handlers_are_untouched() -> None:
-    """An app with handlers of its own keeps them for its pages, and Headway's answers aren't
-    theirs.
-    """
+def test_error_handlers_of_the_app_stay_its_own() -> None:
+    """The app's error handlers apply to its pages, and not to Headway's responses."""
     app = Flask("own")
     app.register_error_handler(404, lambda _: ("mine 404", 404))
     app.register_error_handler(405, lambda _: ("mine 405", 405))
@@ -168,14 +160,14 @@ def test_the_apps_own_handlers_are_untouched() -> None:
         assert_problem(server.client.post("/api/v1/executions", data="x"), 415)
 
 
-def test_the_apps_own_routes_below_the_prefix_work(server: MountedApp) -> None:
-    """An app may have routes of its own below the prefix."""
+def test_own_route_of_the_app_below_the_prefix_works(server: MountedApp) -> None:
+    """An app may have its own routes below the prefix."""
     server.app.add_url_rule("/api/v1/mine", "mine", lambda: "mine")
     assert server.client.get("/api/v1/mine").get_data() == b"mine"
 
 
-def test_a_redirect_of_the_router_is_left_alone(server: MountedApp) -> None:
-    """The router's own redirect to a trailing slash isn't taken for an error."""
+def test_router_redirect_is_not_an_error(server: MountedApp) -> None:
+    """The router's redirect to a trailing slash is not treated as an error."""
     server.app.add_url_rule("/api/v1/folder/", "folder", lambda: "mine")
     assert server.client.get("/api/v1/folder").status_code == 308
 
@@ -188,13 +180,13 @@ def test_a_redirect_of_the_router_is_left_alone(server: MountedApp) -> None:
         errors.UsageError("x"),
     ],
 )
-def test_a_fault_of_ours(
+def test_unexpected_error_is_500_without_its_text(
     server: MountedApp,
     error: Exception,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A fault that nobody foresaw is told without its text, and logged with its traceback."""
+    """An unexpected error is a 500 without its text; its traceback is logged."""
 
     def fail(_: object) -> None:
         raise error
@@ -206,8 +198,8 @@ def test_a_fault_of_ours(
     assert caplog.records[0].exc_info is not None
 
 
-def test_the_backend_is_away(server: MountedApp) -> None:
-    """503 says when to ask again, and nothing of the driver."""
+def test_backend_outage_is_503_with_retry_after(server: MountedApp) -> None:
+    """503 with Retry-After, and without the driver's message."""
     server.store.away = True
     for path in (
         "/api/v1/executions/x",
@@ -217,9 +209,9 @@ def test_the_backend_is_away(server: MountedApp) -> None:
         response = server.client.get(path)
         assert_problem(response, 503)
         assert int(response.headers["Retry-After"]) >= 1
-        assert b"told to be away" not in response.data
+        assert b"set to be unavailable" not in response.data
 
 
-def test_errors_are_not_kept(server: MountedApp) -> None:
-    """No cache may keep an error."""
+def test_errors_are_not_cacheable(server: MountedApp) -> None:
+    """No cache may store an error."""
     assert server.client.get("/api/v1/executions/x").headers["Cache-Control"] == "no-store"

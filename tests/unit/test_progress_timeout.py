@@ -18,7 +18,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 import headway
 from headway import ProgressTimeout, UsageError
-from headway.worker import attempt, fenced_backend, progress_timeout, task
+from headway.worker import attempt, fenced_backend, install, progress_timeout
 from headway.worker.progress_timeout import ProgressWatchdog
 from headway.worker.scheduler import Scheduler
 from headway.worker.validation import Update
@@ -48,7 +48,7 @@ class Silence:
     def __call__(self) -> None:
         self.strikes.append(self.timer.now)
 
-    def call_off(self) -> None:
+    def cancel(self) -> None:
         self.called_off = True
 
 
@@ -160,8 +160,8 @@ def test_two_strikes_that_wait_are_one_signal(heard: list[int]) -> None:
     """
     watch = ProgressWatchdog(10, lambda: None, FakeScheduler())  # type: ignore[arg-type]
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
-    watch._strike()
-    watch._strike()
+    watch._interrupter()
+    watch._interrupter()
     with pytest.raises(ProgressTimeout):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
     watch.stop()
@@ -188,7 +188,7 @@ def test_a_signal_that_comes_after_the_end_strikes_nobody(
     watch = ProgressWatchdog(3600, lambda: None, scheduler)
     watch.start()
     watch.stop()
-    watch._strike()
+    watch._interrupter()
     until(lambda: not progress_timeout._sent)
     assert heard == []
 
@@ -239,15 +239,15 @@ def test_a_thread_that_ended_is_not_struck(scheduler: Scheduler) -> None:
     def work() -> None:
         watch = ProgressWatchdog(3600, lambda: None, scheduler)
         watch.start()
-        off, thread = watch._strike.call_off, ctypes.c_ulong(threading.get_ident())
+        off, thread = watch._interrupter.cancel, ctypes.c_ulong(threading.get_ident())
 
         def struck_in_here() -> None:
             off()
             ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(ProgressTimeout))
 
-        watch._strike.call_off = struck_in_here  # type: ignore[method-assign]
+        watch._interrupter.cancel = struck_in_here  # type: ignore[method-assign]
         watch.stop()
-        watch._strike()
+        watch._interrupter()
         for _ in range(1000):
             sum(range(100))
 
@@ -359,8 +359,8 @@ def test_a_classes_own_word_is_not_hidden(lab: Lab) -> None:
         def run(self) -> None:
             threading.Event().wait(60)
 
-    task = lab.app.register_task(Silent())
-    assert lab.trace(task, "c1").info.state == "FAILURE"
+    progress_task = lab.app.register_task(Silent())
+    assert lab.trace(progress_task, "c1").info.state == "FAILURE"
 
 
 def too_long(signum: int, frame: object) -> None:
@@ -380,7 +380,7 @@ def test_wherever_it_strikes_nothing_is_left_behind(
     """
     settle_profiler()
     signal.signal(signal.SIGUSR1, too_long)
-    ours = {module.__file__ for module in (attempt, fenced_backend, task, progress_timeout)}
+    ours = {module.__file__ for module in (attempt, fenced_backend, install, progress_timeout)}
     watches: list[ProgressWatchdog] = []
 
     class Watched(ProgressWatchdog):
@@ -401,7 +401,7 @@ def test_wherever_it_strikes_nothing_is_left_behind(
                 return
             if timer.due and watches[-1].running and next(places) == wanted:
                 sys.setprofile(None)
-                signal.raise_signal(signal.SIGUSR1) if celerys else watches[-1]._strike()
+                signal.raise_signal(signal.SIGUSR1) if celerys else watches[-1]._interrupter()
 
         timer.due.clear()
         before = sys.getprofile()

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from random import Random
 from typing import Any
 from unittest import mock
@@ -20,31 +20,8 @@ from headway.core.throttle import CircuitBreaker
 from headway.errors import Unavailable, UsageError
 from headway.worker import reporter as module
 from headway.worker.reporter import Reporter
+from tests.support.fake_scheduler import FakeScheduler as Time
 from tests.support.interrupts import interrupt_at
-
-
-class Time:
-    """A clock, and a scheduler that calls what is due when the clock is moved."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-        self.due: list[tuple[float, Callable[[float], None]]] = []
-
-    def __call__(self) -> float:
-        return self.now
-
-    def call_at(self, due: float, call: Callable[[float], None]) -> None:
-        self.due.append((due, call))
-
-    def pass_by(self, seconds: float) -> None:
-        """Let time pass, and every timer in it go off in its turn."""
-        end = self.now + seconds
-        while self.due and min(self.due, key=lambda item: item[0])[0] <= end:
-            soonest = min(self.due, key=lambda item: item[0])
-            self.due.remove(soonest)
-            self.now = max(self.now, soonest[0])
-            soonest[1](self.now)
-        self.now = end
 
 
 class Sink:
@@ -68,7 +45,7 @@ class Sink:
 
 @pytest.fixture
 def time() -> Time:
-    return Time()
+    return Time(100.0)
 
 
 @pytest.fixture
@@ -94,7 +71,7 @@ def reporter(time: Time, sink: Sink) -> Iterator[Reporter]:
 
 def test_the_first_report_is_written_at_once(reporter: Reporter, sink: Sink) -> None:
     """By the task's own thread, before `update` returns: what follows may hold the interpreter for
-    long (fact 47).
+    long (celery-facts#heartbeats-under-each-pool).
     """
     reporter.update(1, 10, "one", {"a": "b"})
     assert sink.metas == [
@@ -177,7 +154,7 @@ def test_nothing_is_written_twice_at_the_end(reporter: Reporter, sink: Sink) -> 
 def test_after_the_end_reports_are_ignored(
     reporter: Reporter, sink: Sink, time: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The latch: what comes late is checked, and dropped with no more than a word in the debug log."""
+    """After the latch, late reports are validated, then dropped with a debug log entry."""
     reporter.update(1, 4)
     reporter.close()
     with caplog.at_level(logging.DEBUG, module.__name__):
@@ -267,7 +244,7 @@ def test_the_end_waits_no_longer_than_it_says(
 
 
 def test_one_outage_is_known_to_all(time: Time, sink: Sink) -> None:
-    """Attempts of one process share what they know of the backend: the second doesn't wait for it."""
+    """Attempts of one process share a circuit breaker: the others do not wait."""
     breaker = CircuitBreaker()
     sink.fault = Unavailable()
     reporters = [Reporter(sink, breaker=breaker, scheduler=time, clock=time) for _ in range(20)]  # type: ignore[arg-type]

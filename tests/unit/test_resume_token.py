@@ -1,4 +1,4 @@
-"""How far a client of server-sent events has read."""
+"""What the client of an event stream has seen, as the id of its last event."""
 
 from __future__ import annotations
 
@@ -50,46 +50,38 @@ def executions(draw: st.DrawFn) -> Execution:
 
 
 @given(executions(), executions())
-def test_who_comes_back_is_told_what_came_since(before: Execution, after: Execution) -> None:
-    """With the id of the last frame about one state, a client is told of the next what it would
-    have been told anyway.
-    """
+def test_token_of_last_frame_gives_the_later_frames(before: Execution, after: Execution) -> None:
+    """With the id of a state's last frame, a client gets what it would have received anyway."""
     *_, last = opening_frames(before, NOW)
-    written = str(ResumeToken.after_frame(last["type"], before))
-    bookmark = ResumeToken.parse(written)
-    assert bookmark is not None
-    assert list(frames_between(bookmark.as_execution(after), after, NOW)) == list(
+    text = str(ResumeToken.after_frame(last["type"], before))
+    token = ResumeToken.parse(text)
+    assert token is not None
+    assert list(frames_between(token.as_execution(after), after, NOW)) == list(
         frames_between(before, after, NOW)
     )
 
 
 @given(executions(), executions())
-def test_who_was_cut_off_between_two_frames(before: Execution, after: Execution) -> None:
-    """Where one change is told in two frames, who has the first one's id is still told the second,
-    and not the first again.
-    """
-    told = list(frames_between(before, after, NOW))
-    for number, frame in enumerate(told[:-1]):
-        bookmark = ResumeToken.after_frame(frame["type"], after)
-        assert bookmark is not None
-        assert list(frames_between(bookmark.as_execution(after), after, NOW)) == told[number + 1 :]
+def test_token_of_first_of_two_frames_gives_the_second(before: Execution, after: Execution) -> None:
+    """If a change has two frames, the first one's id leads to the second, without a repeat."""
+    received = list(frames_between(before, after, NOW))
+    for number, frame in enumerate(received[:-1]):
+        token = ResumeToken.after_frame(frame["type"], after)
+        assert token is not None
+        assert list(frames_between(token.as_execution(after), after, NOW)) == received[number + 1 :]
 
 
-def test_who_saw_the_status_of_an_end() -> None:
-    """An end is told as ``status`` and its own frame to who comes after it; with the first one's id
-    the second is still owed.
-    """
-    over = Execution("x", Status.FAILED, Phase.FAILED, Progress(1, 2), attempt=1)
-    status, end = opening_frames(over, NOW)
-    bookmark = ResumeToken.after_frame(status["type"], over)
-    assert bookmark is not None
-    assert list(frames_between(bookmark.as_execution(over), over, NOW)) == [end]
+def test_token_of_terminal_status_gives_the_end() -> None:
+    """A terminal execution is ``status`` and its end; with the first one's id, the end follows."""
+    ended = Execution("x", Status.FAILED, Phase.FAILED, Progress(1, 2), attempt=1)
+    status, end = opening_frames(ended, NOW)
+    token = ResumeToken.after_frame(status["type"], ended)
+    assert token is not None
+    assert list(frames_between(token.as_execution(ended), ended, NOW)) == [end]
 
 
-def test_the_same_report_has_the_same_mark() -> None:
-    """What differs for no viewer (when it was said, how fast it goes) makes no other mark: nothing
-    would be told again.
-    """
+def test_equal_reports_have_equal_tokens() -> None:
+    """Time and rate of a report do not change its token, so no report is sent again."""
     one = Execution(
         "x", Status.RUNNING, Phase.RUNNING, Progress(1, 2, "a", {"b": "c"}, NOW, 1.0), attempt=1
     )
@@ -112,33 +104,29 @@ def test_the_same_report_has_the_same_mark() -> None:
         "1-2-3-4",
     ],
 )
-def test_what_is_no_mark(text: str) -> None:
-    """An id that nobody here wrote says nothing: its client is told everything."""
+def test_unknown_token_is_ignored(text: str) -> None:
+    """An id that Headway did not write is ignored: its client receives everything."""
     assert ResumeToken.parse(text) is None
 
 
-def test_who_knows_more_than_this_process() -> None:
-    """A client that comes back from another process, which has heard of more, isn't led back to
-    what this one knows.
-    """
+def test_client_with_newer_state_is_not_set_back() -> None:
+    """A client that reconnects with newer state than this process has gets no older state."""
     with mounted_app() as server:
         server.publish("a")
         server.begin("a")
         server.report("a", 1, 4)
-        eye = LongPoll(60.0)
-        server.headway.hub.attach("a", eye)
-        eye.wait(lambda seen: seen.progress is not None, 60)
-        callbacks, server.store._callbacks = (
-            server.store._callbacks,
-            [],
-        )  # a message that is still on its way here
+        viewer = LongPoll(60.0)
+        server.headway.hub.attach("a", viewer)
+        viewer.wait(lambda execution: execution.progress is not None, 60)
+        # The message of this report does not reach this process.
+        callbacks, server.store._callbacks = server.store._callbacks, []
         server.report("a", 2, 4)
         server.store._callbacks = callbacks
         known = ResumeToken.after_frame("progress", server.headway.get_execution("a"))
-        answer = server.client.get(
+        response = server.client.get(
             "/api/v1/executions/a/progress/events", headers={"Last-Event-ID": str(known)}
         )
         server.end("a")
-        told = answer.get_data(as_text=True)
-        server.headway.hub.detach("a", eye)
-    assert re.findall("event: (.*)", told) == ["completed"]
+        received = response.get_data(as_text=True)
+        server.headway.hub.detach("a", viewer)
+    assert re.findall("event: (.*)", received) == ["completed"]

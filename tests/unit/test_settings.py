@@ -1,4 +1,4 @@
-"""What can be set, and which place wins."""
+"""The settings: their sources, their order, and their validation."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from headway.errors import ConfigurationError
 from headway.server.settings import Settings
 
 
-def test_an_argument_beats_the_config_which_beats_the_environment() -> None:
-    """Three places are asked in this order, and each setting by itself."""
+def test_argument_precedes_config_precedes_environment() -> None:
+    """Each setting is taken from the first of the three sources that has it."""
     environ = {
         "HEADWAY_TOKENS": "env",
         "HEADWAY_STARTABLE_TASKS": "tasks.env",
@@ -26,17 +26,15 @@ def test_an_argument_beats_the_config_which_beats_the_environment() -> None:
     )
 
 
-def test_an_empty_argument_counts() -> None:
-    """``tokens=[]`` says that there are none, and isn't passed over for the environment's; None
-    says nothing.
-    """
+def test_empty_argument_is_a_value_and_none_is_not() -> None:
+    """``tokens=[]`` means no tokens, whatever the environment has; None means not set."""
     environ = {"HEADWAY_TOKENS": "env"}
     assert Settings.load({"tokens": []}, {}, environ).tokens == ()
     assert Settings.load({"tokens": None}, {}, environ).tokens == ("env",)
 
 
-def test_every_setting_can_come_from_the_environment() -> None:
-    """Each field has a parser for text, lists are split at commas, blanks are dropped."""
+def test_every_setting_is_parsed_from_the_environment() -> None:
+    """Each field is parsed from text; lists are split at commas, and blanks are dropped."""
     texts = {
         "str": "/x",
         "str | None": "/x",
@@ -45,7 +43,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "float": "2.5",
         "bool": "Yes",
     }
-    wanted = {
+    expected = {
         "str": "/x",
         "str | None": "/x",
         "tuple[str, ...]": ("http://a.example", "http://b.example"),
@@ -55,14 +53,14 @@ def test_every_setting_can_come_from_the_environment() -> None:
     }
     for each in fields(Settings):
         settings = Settings.load({}, {}, {f"HEADWAY_{each.name.upper()}": texts[str(each.type)]})
-        assert getattr(settings, each.name) == wanted[str(each.type)]
+        assert getattr(settings, each.name) == expected[str(each.type)]
 
 
 @pytest.mark.parametrize(
     ("word", "value"), [("0", False), ("off", False), ("", False), ("1", True), ("TRUE", True)]
 )
-def test_yes_and_no(word: str, value: bool) -> None:
-    """A switch takes the usual words."""
+def test_boolean_accepts_the_usual_words(word: str, value: bool) -> None:
+    """A boolean accepts the usual words."""
     assert Settings.load({}, {}, {"HEADWAY_TENSORLAKE": word}).tensorlake is value
 
 
@@ -87,14 +85,14 @@ def test_yes_and_no(word: str, value: bool) -> None:
         {"speed": 9},
     ],
 )
-def test_what_cant_be_right_is_refused(given: dict[str, object]) -> None:
-    """A wrong value or an unknown name is refused at the start, and the text names the setting."""
+def test_invalid_setting_is_refused_with_its_name(given: dict[str, object]) -> None:
+    """An invalid value or an unknown name is refused, and the error names the setting."""
     with pytest.raises(ConfigurationError, match=next(iter(given))):
         Settings.load(given, {}, {})
 
 
-def test_a_refused_value_isnt_repeated() -> None:
-    """A secret that was put into the wrong variable doesn't get into a log."""
+def test_error_does_not_repeat_the_value() -> None:
+    """The error does not contain the value: it may be a secret in the wrong variable."""
     with pytest.raises(ConfigurationError) as caught:
         Settings.load({}, {}, {"HEADWAY_MAX_VIEWERS": "a-secret"})
     assert "secret" not in str(caught.value)

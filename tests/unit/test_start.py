@@ -1,6 +1,4 @@
-"""Starting work over HTTP, over the fakes: who may, what is published, and what is known of it
-afterwards.
-"""
+"""POST /executions, over the fakes: permissions, the message, and the registered execution."""
 
 from __future__ import annotations
 
@@ -72,7 +70,7 @@ def start(
 
 
 def messages(server: MountedApp) -> list[tuple[str, Any, Any]]:
-    """What lies in the broker's queue, taken out: task, args and kwargs of each message."""
+    """Take all messages from the broker's queue: id, task, and arguments."""
     taken = []
     with (
         server.celery.connection_for_read() as connection,
@@ -88,9 +86,7 @@ def messages(server: MountedApp) -> list[tuple[str, Any, Any]]:
 
 @pytest.fixture(autouse=True)
 def empty_queue(server: MountedApp) -> None:
-    """The broker in memory is the whole process's: what other tests published lies there too, in
-    whatever form.
-    """
+    """Remove what other tests have published: the in-memory broker is shared by the process."""
     with (
         server.celery.connection_for_read() as connection,
         connection.SimpleQueue("celery") as queue,
@@ -99,8 +95,8 @@ def empty_queue(server: MountedApp) -> None:
 
 
 class TestStarted:
-    def test_the_answer(self, server: MountedApp) -> None:
-        """202 with the id, where to look, and the word pending."""
+    def test_response_has_id_url_and_pending(self, server: MountedApp) -> None:
+        """202 with the id, the status URL and ``pending``."""
         response = start(server, "tasks.add", 1, y=2)
         assert response.status_code == 202
         body = response.get_json()
@@ -112,8 +108,8 @@ class TestStarted:
         }
         assert response.headers["Location"] == where
 
-    def test_it_is_known_at_once(self, server: MountedApp) -> None:
-        """The next GET of the answered address knows it: pending, of this task, with no progress."""
+    def test_started_execution_is_known_at_once(self, server: MountedApp) -> None:
+        """The next GET of the status URL finds it: pending, of this task, without progress."""
         where = start(server, "tasks.add", 1).headers["Location"]
         shown = server.client.get(where).get_json()
         assert (shown["status"], shown["phase"], shown["task"]) == (
@@ -123,37 +119,39 @@ class TestStarted:
         )
         assert server.client.get(f"{where}/progress").status_code == 204
 
-    def test_it_is_published(self, server: MountedApp) -> None:
-        """The message that reaches the broker has this id, task, args and kwargs."""
+    def test_message_has_id_task_and_arguments(self, server: MountedApp) -> None:
+        """The published message has the id, the task, and its arguments."""
         execution_id = start(server, "tasks.add", 1, wide=True).get_json()["execution_id"]
         assert messages(server) == [(execution_id, "tasks.add", ([1], {"wide": True}))]
 
-    def test_it_is_registered_before_it_is_published(self, server: MountedApp) -> None:
-        """No worker can be faster than the registry."""
+    def test_task_is_registered_before_it_is_published(self, server: MountedApp) -> None:
+        """No worker can run a task that is not registered yet."""
         known: list[bool] = []
 
-        def look(execution_id: str = "", **_: Any) -> None:
+        def check_registered(execution_id: str = "", **_: Any) -> None:
             known.append(server.store.read([execution_id])[0].record is not None)
 
         with mock.patch.object(
-            type(server.celery), "send_task", lambda _, *args, task_id, **kw: look(task_id)
+            type(server.celery),
+            "send_task",
+            lambda _, *args, task_id, **kw: check_registered(task_id),
         ):
             start(server, "elsewhere.only")
         assert known == [True]
 
-    def test_a_task_that_only_the_worker_knows(self, server: MountedApp) -> None:
-        """A name on the list that isn't registered in this process is sent as it is."""
+    def test_task_unknown_to_this_process_is_sent_by_name(self, server: MountedApp) -> None:
+        """A startable task that this process does not know is sent by its name."""
         execution_id = start(server, "elsewhere.only", 1, 2, 3, any="thing").get_json()[
             "execution_id"
         ]
         assert messages(server) == [(execution_id, "elsewhere.only", ([1, 2, 3], {"any": "thing"}))]
 
-    def test_args_and_kwargs_can_be_left_out(self, server: MountedApp) -> None:
-        """A body with the task alone starts it with nothing."""
+    def test_arguments_are_optional(self, server: MountedApp) -> None:
+        """A body with only the task starts it without arguments."""
         assert server.client.post(URL, json={"task": "tasks.loose"}).status_code == 202
 
-    def test_below_another_root(self, server: MountedApp) -> None:
-        """Behind a server that mounts the app below a path, the address leads there."""
+    def test_location_includes_the_root_path(self, server: MountedApp) -> None:
+        """If the server mounts the app below a path, the URL contains that path."""
         response = server.client.post(
             URL, json={"task": "tasks.loose"}, base_url="http://localhost/inner"
         )
@@ -161,14 +159,14 @@ class TestStarted:
 
 
 class TestRefused:
-    def test_a_task_that_isnt_on_the_list(self, server: MountedApp) -> None:
-        """403, whether there is such a task or not: the answer doesn't tell."""
+    def test_task_that_is_not_startable_is_403(self, server: MountedApp) -> None:
+        """403 whether the task exists or not: the response does not reveal it."""
         for task in ("tasks.secret", "tasks.nothing", "celery.backend_cleanup"):
             assert_problem(start(server, task), 403, task)
         assert messages(server) == []
 
-    def test_off_unless_tasks_are_named(self) -> None:
-        """With no list nothing is started, and the answer says what to set."""
+    def test_without_startable_tasks_start_is_403(self) -> None:
+        """Without startable tasks nothing is started, and the error names the setting."""
         with mounted_app(celery=celery_app()) as server:
             assert_problem(start(server, "tasks.add", 1), 403, "startable")
 
@@ -183,10 +181,10 @@ class TestRefused:
             ("tasks.bound", ["a", "b"], {}),
         ],
     )
-    def test_arguments_that_it_doesnt_take(
+    def test_wrong_arguments_are_422(
         self, server: MountedApp, task: str, args: list[Any], kwargs: dict[str, Any]
     ) -> None:
-        """422 that names the task and what doesn't fit; nothing is published or registered."""
+        """422 names the task and the wrong argument; nothing is published."""
         assert_problem(
             server.client.post(URL, json={"task": task, "args": args, "kwargs": kwargs}), 422, task
         )
@@ -216,8 +214,8 @@ class TestRefused:
             "9" * 5000,
         ],
     )
-    def test_malformed_bodies(self, server: MountedApp, body: str) -> None:
-        """Whatever isn't an order is a 422 that says so, never a 500."""
+    def test_malformed_body_is_422(self, server: MountedApp, body: str) -> None:
+        """A malformed body is a 422 with the reason, never a 500."""
         response = server.client.post(
             URL, data=body.encode("latin-1"), content_type="application/json"
         )
@@ -232,20 +230,20 @@ class TestRefused:
             "multipart/form-data; boundary=x",
         ],
     )
-    def test_only_json(self, server: MountedApp, content_type: str | None) -> None:
-        """What a form of a foreign page can send isn't taken: 415."""
+    def test_other_content_type_is_415(self, server: MountedApp, content_type: str | None) -> None:
+        """What a foreign page's form can send is a 415."""
         assert_problem(
             server.client.post(URL, data='{"task": "tasks.loose"}', content_type=content_type), 415
         )
 
-    def test_too_large(self) -> None:
+    def test_body_over_the_limit_is_413(self) -> None:
         """A body over the limit is a 413."""
         with mounted_app(celery=celery_app(), startable_tasks=STARTABLE, max_body=100) as server:
             assert start(server, "tasks.loose").status_code == 202
             assert_problem(start(server, "tasks.loose", "x" * 100), 413, "100")
 
     @pytest.mark.parametrize(
-        ("word", "length"),
+        ("encoding", "length"),
         [
             ("chunked", ""),
             ("Chunked", ""),
@@ -255,35 +253,33 @@ class TestRefused:
             (None, ""),
         ],
     )
-    def test_no_length(self, server: MountedApp, word: str | None, length: str) -> None:
-        """A body whose length nobody said, or said beside an encoding that overrules it, isn't
-        read.
-        """
+    def test_body_without_valid_length_is_not_read(
+        self, server: MountedApp, encoding: str | None, length: str
+    ) -> None:
+        """A body without a length, or with an encoding that overrides it, is not read."""
         sent = BytesIO(b"x" * 1000)
         environ = {"wsgi.input_terminated": True, "CONTENT_LENGTH": length, "wsgi.input": sent}
-        encoding = {} if word is None else {"HTTP_TRANSFER_ENCODING": word}
+        overrides = {} if encoding is None else {"HTTP_TRANSFER_ENCODING": encoding}
         response = server.client.post(
-            URL, content_type="application/json", environ_overrides=environ | encoding
+            URL, content_type="application/json", environ_overrides=environ | overrides
         )
-        assert_problem(response, 411 if word else 422)
+        assert_problem(response, 411 if encoding else 422)
         assert sent.tell() == 0
 
 
-class TestAway:
-    def test_the_registry(self, server: MountedApp) -> None:
-        """Where the id couldn't be found afterwards, nothing is published: 503."""
+class TestUnavailable:
+    def test_registry_outage_is_503_and_publishes_nothing(self, server: MountedApp) -> None:
+        """If the id could not be found afterwards, nothing is published: 503."""
         server.store.away = True
         response = start(server, "tasks.add", 1)
         assert_problem(response, 503)
         assert response.headers["Retry-After"]
         assert messages(server) == []
 
-    def test_the_backend_behind_the_registry(self) -> None:
-        """Publishing wants nothing of the result backend: one that goes away right after it was
-        told is no hindrance.
-
-        Celery alone would subscribe to the result and try twenty times; the worker is told of
-        ``ignore_result`` as ever.
+    def test_publishing_needs_no_result_backend(self) -> None:
+        """Publishing does not subscribe to the result, as Celery would
+        (celery-facts#publishing-subscribes). The worker still gets the task's own
+        ``ignore_result``.
         """
         celery = celery_app()
         celery.conf.result_backend = "redis://127.0.0.1:1/0"
@@ -306,8 +302,8 @@ class TestAway:
                     ignored,
                 )
 
-    def test_the_broker(self, server: MountedApp) -> None:
-        """503 without the driver's text, and the registered id doesn't stay queued for ever."""
+    def test_broker_outage_is_503_and_ends_the_execution(self, server: MountedApp) -> None:
+        """503 without the driver's message; the registered id does not stay queued."""
         registered: list[str] = []
         register = server.store.register
 
@@ -323,10 +319,12 @@ class TestAway:
 
     @pytest.mark.parametrize(
         ("failure", "status"),
-        [(EncodeError("Decimal"), 422), (RuntimeError("a fault"), 500), (OSError("x"), 503)],
+        [(EncodeError("Decimal"), 422), (RuntimeError("unexpected"), 500), (OSError("x"), 503)],
     )
-    def test_whatever_went_wrong(self, server: MountedApp, failure: Exception, status: int) -> None:
-        """However publishing fails, the registered id doesn't stay queued for ever."""
+    def test_failed_publication_ends_the_execution(
+        self, server: MountedApp, failure: Exception, status: int
+    ) -> None:
+        """However publishing fails, the registered id does not stay queued."""
         with (
             mock.patch.object(server.store, "register", wraps=server.store.register) as spy,
             broker_away(failure),
@@ -336,16 +334,16 @@ class TestAway:
         assert server.client.get(f"{URL}/{execution_id}").get_json()["status"] == "failed"
 
 
-class Died(BaseException):
-    """Stands for the end of the process."""
+class ProcessDied(BaseException):
+    """Stands for the death of the process."""
 
 
 def die() -> None:
-    raise Died
+    raise ProcessDied
 
 
-def before(what: str, act: Callable[[], None]) -> Any:
-    """Have something happen right before the registry, or the broker, is told."""
+def call_before(what: str, act: Callable[[], None]) -> Any:
+    """Call ``act`` right before the registration or the publication."""
     owner: type = {"register": MemoryStore, "send": TaskStarter}[what]
     name = {"register": "register", "send": "_send"}[what]
     real = getattr(owner, name)
@@ -358,17 +356,15 @@ def before(what: str, act: Callable[[], None]) -> Any:
     return mock.patch.object(owner, name, delayed)
 
 
-def in_step(store: Store, method: str, calls: int) -> Any:
-    """Let none of ten threads pass its call of a method before all have made theirs, for so many
-    calls in all.
-    """
+def synchronized(store: Store, method: str, calls: int) -> Any:
+    """Ten threads call a method in step: none returns before all have called it."""
     together, count, real = threading.Barrier(10), itertools.count(), getattr(store, method)
 
     def stepping(*args: Any, **kwargs: Any) -> Any:
-        number, answer = next(count), real(*args, **kwargs)
+        number, result = next(count), real(*args, **kwargs)
         if number < calls:
             together.wait(60)
-        return answer
+        return result
 
     return mock.patch.object(store, method, stepping)
 
@@ -379,8 +375,8 @@ def broker_away(failure: Exception | None = None) -> Any:
 
 
 class TestIdempotency:
-    def test_a_repeated_call_returns_the_first_execution(self, server: MountedApp) -> None:
-        """The same key and order: one message, one id, and the status that it has by now."""
+    def test_repeated_call_returns_the_first_execution(self, server: MountedApp) -> None:
+        """The same key and body: one message, one id, and its current status."""
         first = start(server, "tasks.add", 1, key="k").get_json()
         assert start(server, "tasks.add", 1, key="k").get_json() == first
         assert len(messages(server)) == 1
@@ -389,41 +385,41 @@ class TestIdempotency:
         assert again.status_code == 202
         assert again.get_json() == {**first, "status": "running"}
 
-    def test_the_same_order_in_other_words(self, server: MountedApp) -> None:
-        """Spaces and the order of keys don't make another order."""
+    def test_equivalent_json_is_the_same_request(self, server: MountedApp) -> None:
+        """Spaces and the order of keys make no difference."""
         bodies = [
             '{"task":"tasks.add","kwargs":{"x":1,"y":2}}',
             '{ "kwargs": {"y": 2, "x": 1}, "args": [], "task": "tasks.add" }',
         ]
-        answers = [
+        responses = [
             server.client.post(
                 URL, data=body, content_type="application/json", headers={"Idempotency-Key": "k"}
             ).get_json()
             for body in bodies
         ]
-        assert answers[0] == answers[1]
+        assert responses[0] == responses[1]
 
     @pytest.mark.parametrize(
         "other", [("tasks.add", 2), ("tasks.loose", 1), ("tasks.add", 1.5), ("tasks.add", "1")]
     )
-    def test_another_order_under_the_same_key(
+    def test_same_key_with_another_request_is_422(
         self, server: MountedApp, other: tuple[Any, ...]
     ) -> None:
-        """The same key for something else is a mistake: 422."""
+        """The same key for another task or other arguments is a 422."""
         start(server, "tasks.add", 1, key="k")
         assert_problem(start(server, *other, key="k"), 422, "Idempotency-Key")
         assert len(messages(server)) == 1
 
-    def test_other_keys_and_none(self, server: MountedApp) -> None:
-        """Another key is another execution, and so is every call without one."""
+    def test_other_key_or_no_key_starts_another_execution(self, server: MountedApp) -> None:
+        """Another key starts another execution, and so does every call without a key."""
         ids = {
             start(server, "tasks.add", 1, key=key).get_json()["execution_id"]
             for key in ("k", "K", None, None)
         }
         assert len(ids) == 4
 
-    def test_a_key_belongs_to_its_caller(self) -> None:
-        """Two callers may think of the same key, and neither learns the other's id."""
+    def test_key_belongs_to_its_caller(self) -> None:
+        """Two callers may use the same key; neither learns the other's id."""
         with mounted_app(
             celery=celery_app(), startable_tasks=STARTABLE, tokens=["one-token", "two-token"]
         ) as server:
@@ -435,10 +431,8 @@ class TestIdempotency:
             }
             assert len(ids) == 2
 
-    def test_a_key_of_nobody(self) -> None:
-        """Callers whom the app's own rule lets in without a token can't be told apart, so no key is
-        theirs: 422.
-        """
+    def test_key_without_identity_is_422(self) -> None:
+        """Callers without a token are not distinguishable, so they cannot use a key: 422."""
         with mounted_app(
             celery=celery_app(), startable_tasks=STARTABLE, authorize=lambda *_: True
         ) as server:
@@ -446,10 +440,8 @@ class TestIdempotency:
             assert messages(server) == []
             assert start(server, "tasks.loose").status_code == 202
 
-    def test_a_found_execution_that_may_not_be_read(self) -> None:
-        """What a key finds is shown to those who may read it: 403 for others, though they may
-        start.
-        """
+    def test_found_execution_needs_read_permission(self) -> None:
+        """A key's execution is returned only to a caller that may read it: 403 for others."""
         readable: set[str | None] = set()
 
         def rule(_: Identity, action: Action, execution_id: str | None) -> bool:
@@ -467,20 +459,20 @@ class TestIdempotency:
             assert len(messages(server)) == 1
 
     @pytest.mark.parametrize("key", ["", "x" * 256, "a\x7fb"])
-    def test_a_malformed_key(self, server: MountedApp, key: str) -> None:
-        """A key that can't be one is a 422."""
+    def test_malformed_key_is_422(self, server: MountedApp, key: str) -> None:
+        """An invalid key is a 422."""
         assert_problem(start(server, "tasks.add", 1, key=key), 422, "Idempotency-Key")
 
-    def test_a_key_is_remembered_for_a_day(self, server: MountedApp) -> None:
-        """After its lifetime the same key starts anew."""
+    def test_key_expires_after_its_lifetime(self, server: MountedApp) -> None:
+        """After its lifetime the same key starts a new execution."""
         first = start(server, "tasks.add", 1, key="k").get_json()
         server.clock.tick(86399)
         assert start(server, "tasks.add", 1, key="k").get_json() == first
         server.clock.tick(1)
         assert start(server, "tasks.add", 1, key="k").get_json() != first
 
-    def test_a_try_that_failed_can_be_repeated(self, server: MountedApp) -> None:
-        """A key whose task never got out starts it at the next call, once."""
+    def test_call_after_failed_publication_starts_once(self, server: MountedApp) -> None:
+        """If the publication failed, the next call with the key starts the task, once."""
         with broker_away():
             assert_problem(start(server, "tasks.add", 1, key="k"), 503)
             assert_problem(start(server, "tasks.add", 1, key="k"), 503)
@@ -489,43 +481,39 @@ class TestIdempotency:
         assert start(server, "tasks.add", 1, key="k").get_json() == first
         assert [task for _, task, _ in messages(server)] == ["tasks.add"]
 
-    def test_failures_leave_one_claim(self, server: MountedApp) -> None:
-        """A broker that is away for long doesn't grow a row of claims."""
+    def test_repeated_failures_keep_one_claim(self, server: MountedApp) -> None:
+        """Calls during a long broker outage do not accumulate claims."""
         with broker_away():
             for _ in range(5):
                 assert_problem(start(server, "tasks.add", 1, key="k"), 503)
         assert len(server.store._claims) == 1
 
     @pytest.mark.parametrize("when", ["register", "send"])
-    def test_one_that_is_being_published_now(self, server: MountedApp, when: str) -> None:
-        """A second call while the first one is on its way, however slow, finds its id: pending, and
-        publishes nothing.
-        """
+    def test_concurrent_call_returns_the_pending_id(self, server: MountedApp, when: str) -> None:
+        """A second call during the first one, however slow, only returns its id."""
         inner: list[TestResponse] = []
 
         def slow() -> None:
             server.clock.tick(60)
             inner.append(start(server, "tasks.add", 1, key="k"))
 
-        with before(when, slow):
+        with call_before(when, slow):
             first = start(server, "tasks.add", 1, key="k")
         assert [each.get_json() for each in inner] == [first.get_json()]
         assert len(messages(server)) == 1
 
     @pytest.mark.parametrize("when", ["register", "send"])
-    def test_one_that_died(self, server: MountedApp, when: str) -> None:
-        """What a call left behind that died before it published is published under its id, and by
-        one of ten repeats at once.
-        """
-        with before(when, die), pytest.raises(Died):
+    def test_call_that_died_is_taken_over_once(self, server: MountedApp, when: str) -> None:
+        """If a call died before its publication, one of ten later calls publishes its id."""
+        with call_before(when, die), pytest.raises(ProcessDied):
             start(server, "tasks.add", 1, key="k")
         soon = start(server, "tasks.add", 1, key="k").get_json()
         assert (soon["status"], messages(server)) == ("pending", [])
         server.clock.tick(81)
         with (
             ThreadPoolExecutor(10) as pool,
-            in_step(server.store, "read", 10),
-            in_step(server.store, "claim_key", 20),
+            synchronized(server.store, "read", 10),
+            synchronized(server.store, "claim_key", 20),
         ):
             late = [
                 future.result().get_json()
@@ -539,9 +527,9 @@ class TestIdempotency:
         assert start(server, "tasks.add", 1, key="k").get_json() == soon
         assert messages(server) == []
 
-    def test_one_that_got_through_and_could_not_say_so(self, server: MountedApp) -> None:
-        """The registry went away behind the message: what has begun by the time of a repeat isn't
-        published again.
+    def test_published_execution_without_mark_is_not_repeated(self, server: MountedApp) -> None:
+        """If the registry failed after the publication, an execution that has begun is not
+        repeated.
         """
 
         def leave(*_: Any) -> None:
@@ -561,8 +549,8 @@ class TestIdempotency:
         }
         assert len(messages(server)) == 1
 
-    def test_one_that_has_expired(self, server: MountedApp) -> None:
-        """The first execution is answered although its result isn't kept any more."""
+    def test_expired_execution_is_still_returned(self, server: MountedApp) -> None:
+        """The first execution is returned although its result has expired."""
         first = start(server, "tasks.add", 1, key="k").get_json()
         server.begin(first["execution_id"])
         server.end(first["execution_id"])
@@ -571,15 +559,15 @@ class TestIdempotency:
         again = start(server, "tasks.add", 1, key="k")
         assert (again.status_code, again.get_json()) == (202, {**first, "status": "completed"})
 
-    def test_the_registry_is_away(self, server: MountedApp) -> None:
-        """Without the registry no key can be claimed: 503, nothing published."""
+    def test_registry_outage_with_key_is_503(self, server: MountedApp) -> None:
+        """Without the registry no key can be claimed: 503, and nothing is published."""
         with mock.patch.object(server.store, "claim_key", side_effect=Unavailable()):
             assert_problem(start(server, "tasks.add", 1, key="k"), 503)
         assert messages(server) == []
 
 
-def test_who_may_is_asked_first() -> None:
-    """A stranger's body isn't read: no token is 401, whatever was sent."""
+def test_authorization_precedes_the_body() -> None:
+    """The body of an unauthorized request is not read: 401 for any body."""
     with mounted_app(
         celery=celery_app(), startable_tasks=STARTABLE, tokens="a-token", max_body=10
     ) as server:

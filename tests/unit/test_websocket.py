@@ -1,4 +1,4 @@
-"""One socket's viewer, with no server behind it: what it does about one that takes nothing."""
+"""The viewers of a WebSocket and an event stream: slow clients, and what follows an end."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ from headway.server.streams.hub import utc_now
 from headway.server.streams.rfc6455 import PING
 from headway.server.streams.sse import EventViewer
 from headway.server.streams.websocket import TOO_SLOW, SocketViewer
-from tests.unit.test_connection import Pair
+from tests.unit.test_connection import ConnectedPair
 
 
-class Ended(SocketViewer):
-    """A viewer whose end can be looked at."""
+class UnservedViewer(SocketViewer):
+    """A viewer without its own thread, whose requested end is visible."""
 
-    def __init__(self, line: Any) -> None:
-        hub = SimpleNamespace(counts=line._counts)
+    def __init__(self, connection: Any) -> None:
+        hub = SimpleNamespace(counts=connection._counts)
         ws = SimpleNamespace(event=threading.Event(), ping_interval=None, input_buffer=[])
         settings = SimpleNamespace(ping_interval=3600.0)
-        super().__init__(ws, line, SimpleNamespace(clock=utc_now, settings=settings, hub=hub))  # type: ignore[arg-type]
+        services = SimpleNamespace(clock=utc_now, settings=settings, hub=hub)
+        super().__init__(ws, connection, services)  # type: ignore[arg-type]
 
     @property
     def ended(self) -> Any:
@@ -40,109 +41,99 @@ class Ended(SocketViewer):
 
 
 @pytest.fixture
-def pair() -> Iterator[Pair]:
-    pair = Pair()
-    pair.line.enqueue(Bytes(b"-" * 500_000))
+def pair() -> Iterator[ConnectedPair]:
+    pair = ConnectedPair()
+    pair.connection.enqueue(Bytes(b"-" * 500_000))
     yield pair
-    pair.line.shutdown()
+    pair.connection.shutdown()
     pair.ours.close()
-    pair.viewer.close()
+    pair.client.close()
 
 
-def test_pongs_that_pile_up(pair: Pair) -> None:
-    """A viewer that pings and reads nothing is let go by the keeper's next look, long before its
-    patience is over.
-    """
-    viewer = Ended(pair.line)
+def test_unread_pongs_disconnect_at_the_next_check(pair: ConnectedPair) -> None:
+    """A client that pings and does not read is disconnected at the supervisor's next check."""
+    viewer = UnservedViewer(pair.connection)
     for _ in range(MAX_WAITING):
-        pair.line.enqueue(Bytes(PING))
-    viewer.check(pair.line.last_sent_at)
+        pair.connection.enqueue(Bytes(PING))
+    viewer.check(pair.connection.last_sent_at)
     assert viewer.ended is None
-    pair.line.enqueue(Bytes(PING))
-    viewer.check(pair.line.last_sent_at)
+    pair.connection.enqueue(Bytes(PING))
+    viewer.check(pair.connection.last_sent_at)
     assert viewer.ended == TOO_SLOW
 
 
-def test_complaints_that_pile_up(pair: Pair) -> None:
-    """A viewer that asks for what isn't there and reads no answer is let go as soon as too much
-    waits.
-    """
-    viewer = Ended(pair.line)
+def test_unread_error_frames_disconnect_at_once(pair: ConnectedPair) -> None:
+    """A client that does not read its ``error`` frames is disconnected when too many wait."""
+    viewer = UnservedViewer(pair.connection)
     for _ in range(MAX_WAITING):
-        viewer.send_error("not_found", "There is none", "x")
+        viewer.send_error("not_found", "Not found", "x")
     assert viewer.ended is None
-    viewer.send_error("not_found", "There is none", "x")
+    viewer.send_error("not_found", "Not found", "x")
     assert viewer.ended == TOO_SLOW
     viewer.end(*TOO_SLOW)
     assert pair.counts[Count.CUT_OFF] == 1
 
 
-def test_one_that_catches_up_stays(pair: Pair) -> None:
-    """Much that waited once is no reason to let go of a viewer that has read it since."""
-    viewer = Ended(pair.line)
+def test_client_that_catches_up_stays_connected(pair: ConnectedPair) -> None:
+    """A client that has read everything meanwhile is not disconnected."""
+    viewer = UnservedViewer(pair.connection)
     for _ in range(MAX_WAITING + 1):
-        pair.line.enqueue(Bytes(PING))
+        pair.connection.enqueue(Bytes(PING))
     pair.read(500_000 + (MAX_WAITING + 1) * len(PING))
-    viewer.check(pair.line.last_sent_at)
+    viewer.check(pair.connection.last_sent_at)
     assert viewer.ended is None
 
 
-def test_no_frame_follows_an_end() -> None:
-    """The hub tells a viewer until it has left; a new attempt that begins meanwhile is not told
-    behind the close.
-    """
-    pair = Pair()
+def test_no_frame_is_sent_after_the_end() -> None:
+    """The hub delivers until the viewer has left; a new attempt is not sent after the close."""
+    pair = ConnectedPair()
     try:
-        viewer = Ended(pair.line)
+        viewer = UnservedViewer(pair.connection)
         viewer.deliver(Change("x", None, (Frame({"type": "failed", "execution_id": "x"}),)))
-        assert b"failed" in pair.viewer.recv(100)
+        assert b"failed" in pair.client.recv(100)
         assert viewer.ended is not None
         viewer.deliver(Change("x", None, (Frame({"type": "status", "execution_id": "x"}),)))
-        pair.viewer.setblocking(False)
+        pair.client.setblocking(False)
         with pytest.raises(BlockingIOError):
-            pair.viewer.recv(100)
+            pair.client.recv(100)
     finally:
-        pair.line.shutdown()
+        pair.connection.shutdown()
         pair.ours.close()
-        pair.viewer.close()
+        pair.client.close()
 
 
-def test_no_ping_follows_an_end() -> None:
-    """The keeper's look may come between a viewer's end and its leave: nothing may follow the
-    close.
-    """
-    pair = Pair()
+def test_no_ping_is_sent_after_the_end() -> None:
+    """A check may come between a viewer's end and its close: nothing is sent."""
+    pair = ConnectedPair()
     try:
-        viewer = Ended(pair.line)
-        viewer.end(1000, "over")
-        viewer.check(pair.line.last_received_at + 1e6)
-        pair.viewer.setblocking(False)
+        viewer = UnservedViewer(pair.connection)
+        viewer.end(1000, "ended")
+        viewer.check(pair.connection.last_received_at + 1e6)
+        pair.client.setblocking(False)
         with pytest.raises(BlockingIOError):
-            pair.viewer.recv(100)
+            pair.client.recv(100)
     finally:
-        pair.line.shutdown()
+        pair.connection.shutdown()
         pair.ours.close()
-        pair.viewer.close()
+        pair.client.close()
 
 
-def test_an_event_stream_that_nobody_reads_is_cut_off() -> None:
-    """The server's thread waits in its write without end: the keeper ends the connection; a quiet
-    stream is left in peace.
-    """
-    here, there = socket.socketpair()
-    there.settimeout(60)
+def test_unread_event_stream_is_disconnected() -> None:
+    """A stream whose write does not return is disconnected; a quiet stream is not."""
+    ours, client = socket.socketpair()
+    client.settimeout(60)
     counts = Counts()
     execution = Execution("a", Status.RUNNING, Phase.RUNNING, attempt=1)
-    with here, there, Flask("a").test_request_context(environ_overrides={SOCKETS[0]: here}):
+    with ours, client, Flask("a").test_request_context(environ_overrides={SOCKETS[0]: ours}):
         viewer = EventViewer(None, 1000.0, counts, "", utc_now, first_read=60.0)
         body = viewer.events()
         next(body)
         viewer.check(time.monotonic() + 60_000)
         viewer.deliver(Change("a", execution, (Frame(frames.status_frame(execution, utc_now())),)))
-        assert b"event: status" in next(body)  # and doesn't come for more: it is being written
+        assert b"event: status" in next(body)  # the write of this event does not return
         viewer.check(time.monotonic() + 1000)
         assert counts[Count.CUT_OFF] == 0
         viewer.check(time.monotonic() + 3000)
         viewer.check(time.monotonic() + 6000)
         assert counts[Count.CUT_OFF] == 1
-        assert there.recv(1) == b""
+        assert client.recv(1) == b""

@@ -1,3 +1,1 @@
-"""HTTP endpoints: executions, listings, starting tasks, health, the OpenAPI description,
-Tensorlake.
-"""
+"""HTTP endpoints: executions, listing, start, health, the OpenAPI description, Tensorlake."""

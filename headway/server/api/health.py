@@ -15,8 +15,9 @@ from headway.server.services import Services
 
 
 def register(blueprint: Blueprint, services: Services) -> None:
-    """Add the routes. The two probes need no token: probes hold no secrets, and the answer is only
-    yes or no.
+    """Add the routes.
+
+    The two probes need no token: probes hold no secrets, and the response is only yes or no.
     """
 
     @blueprint.get("/healthz")

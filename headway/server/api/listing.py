@@ -32,16 +32,16 @@ from headway.stores.pagination import (
     start_position,
 )
 
-#: Executions per page: the default and the maximum.
-LIMIT, MOST = 50, 200
+#: Executions per page.
+DEFAULT_LIMIT, MAX_LIMIT = 50, 200
 #: Pages of the store that are read, at most, to find executions that the caller may read.
-PAGES = 5
+MAX_PAGES = 5
 #: Characters of a task's name, an owner or a search text, at most.
 MAX_TEXT = 255
 
 FILTERS = ("status", "phase", "task", "owner", "q", "since", "until", "limit", "cursor", "counts")
 
-WordT = TypeVar("WordT", bound=StrEnum)
+EnumT = TypeVar("EnumT", bound=StrEnum)
 
 
 def register(blueprint: Blueprint, services: Services) -> None:
@@ -76,8 +76,8 @@ def read_query() -> Query:
             f"Unknown filter {unknown[0][:100]!r}; the filters are {', '.join(FILTERS)}"
         )
     return Query(
-        status=_words("status", Status),
-        phase=_words("phase", Phase),
+        status=_enum("status", Status),
+        phase=_enum("phase", Phase),
         task=_text("task"),
         owner=_text("owner"),
         text=_text("q"),
@@ -117,9 +117,9 @@ def _permitted(services: Services, query: Query) -> tuple[list[Execution], str |
             return shown, None
         # Move to the end of that time at least: otherwise the next page would start here again.
         before = Position(end.at + 1, "")
-        if (shown or pages >= PAGES) and (start is None or before < start):
+        if (shown or pages >= MAX_PAGES) and (start is None or before < start):
             return shown[: query.limit], make_cursor(before)
-        walk = replace(query, cursor=page.cursor, limit=MOST)
+        walk = replace(query, cursor=page.cursor, limit=MAX_LIMIT)
 
 
 def _counts(services: Services) -> serialize.Json | None:
@@ -151,7 +151,7 @@ def _resolved(snapshots: Iterable[Snapshot], now: datetime) -> Iterable[tuple[Sn
             continue  # it expired while the page was built
 
 
-def _words(name: str, kind: type[WordT]) -> frozenset[WordT]:
+def _enum(name: str, kind: type[EnumT]) -> frozenset[EnumT]:
     """``?status=running,failed``, or the parameter several times."""
     try:
         return frozenset(
@@ -197,12 +197,12 @@ def _time(name: str) -> datetime | None:
 
 
 def _limit() -> int:
-    given = request.args.get("limit", str(LIMIT))
+    given = request.args.get("limit", str(DEFAULT_LIMIT))
     if not (
         given.isascii()
         and given.isdecimal()
-        and len(given) <= len(str(MOST))
-        and 1 <= int(given) <= MOST
+        and len(given) <= len(str(MAX_LIMIT))
+        and 1 <= int(given) <= MAX_LIMIT
     ):
-        raise InvalidRequest(f"limit must be a whole number from 1 to {MOST}")
+        raise InvalidRequest(f"limit must be a whole number from 1 to {MAX_LIMIT}")
     return int(given)

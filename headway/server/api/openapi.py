@@ -29,7 +29,7 @@ def register(blueprint: Blueprint, services: Services) -> None:
         return uncached(described | {"servers": [{"url": request.script_root or "/"}]})
 
 
-def description(prefix: str, with_tensorlake: bool, wants_token: bool) -> serialize.Json:
+def description(prefix: str, with_tensorlake: bool, needs_token: bool) -> serialize.Json:
     """The document without its servers."""
     paths = {
         f"{prefix}/executions/{{execution_id}}": {"get": _get_execution()},
@@ -72,7 +72,7 @@ def description(prefix: str, with_tensorlake: bool, wants_token: bool) -> serial
             },
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
-        "security": [{"token": []}] if wants_token else [],
+        "security": [{"token": []}] if needs_token else [],
     }
 
 
@@ -199,7 +199,7 @@ PROBLEM: Json = {
 }
 
 _ETAG = {"ETag": {"required": True, "schema": {"type": "string"}}}
-_NOT_MODIFIED: Json = {"304": {"description": "The client has it already (If-None-Match)"}}
+_NOT_MODIFIED: Json = {"304": {"description": "Not changed since If-None-Match"}}
 _NOTHING_YET: Json = {"204": {"description": "No report yet"}}
 _ERRORS = {
     401: "No valid token",
@@ -249,8 +249,8 @@ def _id(name: str) -> Json:
 _WAIT: Json = {
     "name": "wait",
     "in": "query",
-    "description": "Hold the response for up to this many seconds (30 at most), until the state differs "
-    "from If-None-Match",
+    "description": "Hold the response for up to this many seconds (30 at most), until the state "
+    "differs from If-None-Match",
     "schema": {"type": "number", "minimum": 0},
 }
 _IF_NONE_MATCH: Json = {"name": "If-None-Match", "in": "header", "schema": {"type": "string"}}
@@ -289,22 +289,31 @@ def _get_tensorlake(names: list[str]) -> Json:
 
 
 def _list() -> Json:
-    def several(words: type[Status | Phase]) -> Json:
-        return {"type": "array", "items": {"enum": [word.value for word in words]}, "minItems": 1}
+    def several(values: type[Status | Phase]) -> Json:
+        return {
+            "type": "array",
+            "items": {"enum": [value.value for value in values]},
+            "minItems": 1,
+        }
 
-    word = {"type": "string", "minLength": 1, "maxLength": listing.MAX_TEXT}
+    text = {"type": "string", "minLength": 1, "maxLength": listing.MAX_TEXT}
     time = {"type": "string", "format": "date-time"}
     filters: dict[str, tuple[str, Json]] = {
         "status": ("One or more, separated by commas", several(Status)),
         "phase": ("One or more, separated by commas", several(Phase)),
-        "task": ("The full name of the task", word),
-        "owner": ("The owner", word),
-        "q": ("Part of the id or of the task's name; case does not matter", word),
+        "task": ("The full name of the task", text),
+        "owner": ("The owner", text),
+        "q": ("Part of the id or of the task's name; case does not matter", text),
         "since": ("First seen at this time or later", time),
         "until": ("First seen before this time", time),
         "limit": (
             "Executions per page",
-            {"type": "integer", "minimum": 1, "maximum": listing.MOST, "default": listing.LIMIT},
+            {
+                "type": "integer",
+                "minimum": 1,
+                "maximum": listing.MAX_LIMIT,
+                "default": listing.DEFAULT_LIMIT,
+            },
         ),
         "cursor": ("The cursor of the previous page", {"type": "string"}),
         "counts": (
@@ -350,6 +359,7 @@ def _start(prefix: str) -> Json:
         "required": ["task"],
         "additionalProperties": False,
     }
+    path = f"{prefix}/executions/{{execution_id}}".replace("/", "~1")
     accepted = _json(
         "Published now, or before with the same Idempotency-Key",
         _object(
@@ -362,7 +372,7 @@ def _start(prefix: str) -> Json:
         headers={"Location": {"required": True, "schema": {"type": "string"}}},
         links={
             "execution": {
-                "operationRef": f"#/paths/{prefix.replace('/', '~1')}~1executions~1{{execution_id}}/get",
+                "operationRef": f"#/paths/{path}/get",
                 "parameters": {"execution_id": "$response.body#/execution_id"},
             }
         },
@@ -387,8 +397,8 @@ def _cancel() -> Json:
         "additionalProperties": False,
     }
     accepted = _json(
-        "Requested; the phase is cancelling until the task confirms it. An execution that waits for "
-        "a retry is cancelled at once",
+        "Requested; the phase is cancelling until the task confirms it. An execution that waits "
+        "for a retry is cancelled at once",
         {"$ref": "#/components/schemas/Execution"},
         headers={
             "Retry-After": {

@@ -35,7 +35,7 @@ from headway.stores.pagination import indexed_status
 
 log = logging.getLogger(__name__)
 
-#: A call that claimed its Idempotency-Key without publishing is taken for dead after `TAKEOVER`
+#: A call that claimed its Idempotency-Key without publishing counts as dead after `TAKEOVER`
 #: seconds plus `BROKER_TIMEOUTS` times the broker's timeout. That is much longer than a live call
 #: takes, and than the clocks of web servers differ: an earlier repeat would publish a second time.
 TAKEOVER, BROKER_TIMEOUTS = 60.0, 10
@@ -279,12 +279,16 @@ class TaskStarter:
                 )
 
     def _withdraw(self, execution_id: str) -> None:
-        """Mark a registered id as rejected. If its message was sent after all, its run reopens it."""
+        """Mark a registered id as rejected.
+
+        If its message was sent after all, the execution reopens when it runs.
+        """
         try:
             self._services.store.write(StateWrite(execution_id, "REJECTED", self._services.clock()))
         except Unavailable:
             log.warning(
-                "Execution %s was not published but stays registered: the result backend is unavailable too",
+                "Execution %s was not published but stays registered: "
+                "the result backend is unavailable too",
                 execution_id,
             )
 

@@ -61,7 +61,7 @@ class Change:
 
 
 class Viewer(Protocol):
-    """One open stream. The hub's thread makes one call at a time, in order; calls must not block."""
+    """One open stream. The hub's thread calls it, in order; a call must not block."""
 
     def deliver(self, change: Change) -> None:
         """Take a change. The first one of an execution starts with a ``status`` frame."""

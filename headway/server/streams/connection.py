@@ -2,8 +2,8 @@
 
 simple-websocket uses it as its socket: the handshake, pongs and closes take the same path as our
 frames, whole and in order. With simple-websocket's own writes, three large frames to a slow reader
-arrived corrupt (web-facts#gevent-corrupts-large-frames). What the kernel does not take at once waits
-in a `Backlog`, where reports are merged, and a flusher sends it when the client reads again.
+arrived corrupt (web-facts#gevent-corrupts-large-frames). What the kernel does not take at once
+waits in a `Backlog`, which merges reports; a flusher sends it when the client reads again.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ class ViewerConnection:
                 if merged := self._backlog.put(item):
                     self._counts.add(Count.MERGED, merged)
             else:
-                # simple-websocket answers pings itself, as long as it reads: the bound must be here.
+                # simple-websocket answers pings itself while it reads, so the bound must be here.
                 self._overflowed = True
                 self._drop(item)
             starts = not self._flushing

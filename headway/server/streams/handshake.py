@@ -1,10 +1,11 @@
 """What a WebSocket needs from flask-sock and from the web server, around its handler.
 
 Before the handler: a broken handshake is refused while HTTP is still possible
-(web-facts#refuse-before-the-upgrade); a `ViewerConnection` replaces the socket that simple-websocket
-would use; extensions are removed from the handshake, so that nothing is compressed: frames can be
-shared, and there are no decompression bombs (web-facts#no-websocket-compression). After the handler:
-HTTP is over on this connection, and the server must not write a response after the close.
+(web-facts#refuse-before-the-upgrade); a `ViewerConnection` replaces the socket that
+simple-websocket would use; extensions are removed from the handshake, so that nothing is
+compressed: frames can be shared, and there are no decompression bombs
+(web-facts#no-websocket-compression). After the handler: HTTP is over on this connection, and the
+server must not write a response after the close.
 """
 
 from __future__ import annotations
@@ -150,9 +151,9 @@ class _NoResponse(Response):
     """Replaces the response that must not be written."""
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        # Tell each server in its own way that the connection is finished. Otherwise werkzeug would
-        # write a body after the close frame, and browsers would see 1006
-        # (web-facts#development-server-breaks-the-close); gunicorn would wait for another request.
+        # Each server has its own way to end a connection without a response. Otherwise werkzeug
+        # would write a body after the close frame, and browsers would see 1006
+        # (web-facts#development-server-breaks-the-close); gunicorn would wait for a request.
         if "werkzeug.socket" in environ:
             raise ConnectionAbortedError
         raise StopIteration

@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two sweeps, at most. A sweep is one pipelined read of everything that is watched
 #: and not terminal. It finds lost messages (pub/sub guarantees no delivery), and heartbeats that
-#: have stopped, of which no message tells.
+#: have stopped, which no message reports.
 SWEEP_INTERVAL = 5.0
 #: Executions in one read.
 BATCH = 200
@@ -74,8 +74,8 @@ class _Watched:
     viewers: set[Viewer] = field(default_factory=set)
     #: Viewers that have received nothing yet.
     new_viewers: set[Viewer] = field(default_factory=set)
-    #: Those of them that were there when the round began. Later ones may have seen newer state than
-    #: this round has read.
+    #: Those of them that were there when the current batch was taken. Later ones may have seen
+    #: newer state than the batch has read.
     admissible: set[Viewer] = field(default_factory=set)
     #: The feed's last message that was not processed yet.
     inbox: Mapping[str, Any] | None = None
@@ -84,12 +84,12 @@ class _Watched:
     #: A message may have been lost since the last delivery.
     missed_changes: bool = False
     queued: bool = False
-    #: The feed was asked to watch it.
+    #: `Feed.watch` was called.
     subscribed: bool = False
 
     #: What the viewers were last shown; None before the first read.
     execution: Execution | None = None
-    #: The viewers were told that the backend is unavailable: they need a new ``status`` frame.
+    #: An ``error`` frame reported that the backend is unavailable: a ``status`` frame must follow.
     reported_unavailable: bool = False
     missing_since: float | None = None
 
@@ -98,7 +98,8 @@ class Hub:
     """See the module's docstring.
 
     The extension makes one per process. Its thread starts with the first viewer.
-    ``sweep_interval``, ``retry_after``, ``missing_grace`` and ``first_read`` in seconds.
+    ``sweep_interval``, ``retry_after``, ``missing_grace`` and ``first_read`` in seconds; what they
+    limit is said at the constants of the same names.
     """
 
     def __init__(
@@ -118,9 +119,8 @@ class Hub:
         self.clock = clock
         self.limiter = ConnectionLimiter(max_viewers)
         self.supervisor = StreamSupervisor()
-        #: Seconds that the first read of a held poll or event stream may take.
         self.first_read = first_read
-        self._sweep_interval = sweep_interval
+        self.sweep_interval = sweep_interval
         self._retry_after, self._missing_grace = retry_after, missing_grace
         self._changed = threading.Condition()
         self._watched: dict[str, _Watched] = {}
@@ -150,8 +150,8 @@ class Hub:
         seen newer state from another process.
 
         Returns when the feed watches the execution (celery-facts#subscribe-before-snapshot), or is
-        unavailable: then the viewer is told so, and receives the rest later. Raises ``Unavailable``
-        while the hub closes.
+        unavailable: then the viewer receives an ``error`` frame, and the state later. Raises
+        ``Unavailable`` while the hub closes.
         """
         with self._changed:
             if self._closed:
@@ -187,7 +187,7 @@ class Hub:
             raise Unavailable("The server is going down")
 
     def detach(self, execution_id: str, viewer: Viewer) -> None:
-        """Remove a viewer. The last one ends the feed's subscription. A second call does nothing."""
+        """Remove a viewer; the last one ends the feed's subscription. Idempotent."""
         with self._changed:
             watched = self._watched.get(execution_id)
             if watched is None:
@@ -203,10 +203,10 @@ class Hub:
     def wait(
         self, execution_id: str, accept: Callable[[Execution], bool], timeout: float
     ) -> Execution:
-        """Return the first state that ``accept`` accepts, or the newest one after ``timeout`` seconds.
+        """Return the first state that ``accept`` accepts; after ``timeout`` seconds, the newest.
 
-        Raises what `states.resolve` raises, ``Unavailable``, and ``TooManyRequests`` if the limit of
-        viewers is reached.
+        Raises what `states.resolve` raises, ``Unavailable``, and ``TooManyRequests`` if the limit
+        of viewers is reached.
         """
         poll = LongPoll(self.first_read)
         with self.limiter.slot(Transport.POLL), self.supervisor.supervise(poll):
@@ -285,7 +285,7 @@ class Hub:
 
     def _next_sweep(self) -> float:
         """With jitter, so that many web processes do not read at the same time."""
-        return time.monotonic() + self._sweep_interval * random.uniform(0.7, 1.0)  # noqa: S311 - no secret
+        return time.monotonic() + self.sweep_interval * random.uniform(0.7, 1.0)  # noqa: S311 - no secret
 
     def _run(self) -> None:
         with self._fanout:
@@ -372,8 +372,8 @@ class Hub:
     def _apply_report(self, watched: _Watched, meta: Mapping[str, Any]) -> bool:
         """Deliver a report of the open attempt without a read. Returns False if a read is needed.
 
-        The message may be older than the last read, which can overtake it. The reporter's own time
-        tells; if it does not (equal times, or a clock that jumped back), the store is read.
+        The message may be older than the last read, which can overtake it. Their own times
+        decide; if those are equal, or a clock jumped back, the store is read.
         """
         shown = watched.execution
         if (

@@ -21,7 +21,7 @@ from headway.errors import TooManyRequests
 
 log = logging.getLogger(__name__)
 
-#: Viewers of a process whose server does not tell its capacity (the development server starts a
+#: Viewers of a process whose server does not report its capacity (the development server starts a
 #: thread for each request).
 DEFAULT_CAPACITY = 1000
 

@@ -14,7 +14,7 @@ from headway.server.streams.changes import Change
 class LongPoll:
     """A held poll.
 
-    The condition that it waits for is evaluated in the request's own thread: it may need the request.
+    The request's own thread evaluates the condition that it waits for, which may need the request.
     The first read may take ``first_read`` seconds, even if less time is left to wait.
     """
 
@@ -69,7 +69,7 @@ class LongPoll:
                 return newest
 
     def _bound(self, newest: Execution | None, timeout: float) -> float:
-        """Seconds to wait since the start. A server that shuts down still answers the first read."""
+        """Seconds to wait since the start. A server that shuts down still waits for the read."""
         if self._ended:
             return 0.0 if newest is not None else self._first_read
         return timeout if newest is not None else max(timeout, self._first_read)

@@ -112,7 +112,7 @@ class ResumeToken:
 
     @classmethod
     def after_frame(cls, kind: str, execution: Execution) -> ResumeToken | None:
-        """The token after a frame of this kind; None if the frame does not describe the execution."""
+        """The token after a frame of this kind; None if it does not describe the execution."""
         if kind == "error":
             return None
         digest = _digest(execution.progress)
@@ -158,7 +158,7 @@ def _digest(progress: Progress | None) -> str | None:
 
 
 class EventViewer:
-    """One event stream: the hub fills its backlog, the server's thread writes at the client's pace."""
+    """One event stream: the hub fills its backlog, the server's thread writes what is in it."""
 
     def __init__(
         self,
@@ -207,7 +207,7 @@ class EventViewer:
             self._knows_the_end = (
                 not changes and change.execution is not None and change.execution.status.terminal
             )
-            # If the response has started by now, it ends; the client is told when it reconnects.
+            # A response that has started ends here; the client gets the 204 when it reconnects.
             self._ended |= self._knows_the_end
             self._changed.notify()
 

@@ -27,16 +27,26 @@ class Stream(Protocol):
     """One open stream of any transport. The supervisor's thread calls it; calls must not block."""
 
     def check(self, now: float) -> None:
-        """Send what is due, and end the stream if its client is gone. ``now``: monotonic seconds."""
+        """Send what is due; end the stream if its client is gone. ``now``: monotonic seconds."""
 
     def end(self, code: int, reason: str) -> None:
         """End the stream soon, with a close. A second call does nothing."""
 
 
 class StreamSupervisor:
-    """One per process. Its thread runs while streams are open."""
+    """One per process. Its thread runs while streams are open.
 
-    def __init__(self) -> None:
+    ``stream_check_interval`` and ``server_check_interval`` in seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        stream_check_interval: float = STREAM_CHECK_INTERVAL,
+        server_check_interval: float = SERVER_CHECK_INTERVAL,
+    ) -> None:
+        self.stream_check_interval = stream_check_interval
+        self._server_check_interval = server_check_interval
         self._lock = threading.Lock()
         self._streams: set[Stream] = set()
         self._thread: threading.Thread | None = None
@@ -75,20 +85,20 @@ class StreamSupervisor:
 
     def _run(self) -> None:
         worker = gunicorn_worker()
-        check_at = time.monotonic() + STREAM_CHECK_INTERVAL
+        check_at = time.monotonic() + self.stream_check_interval
         while True:
-            self._wake.wait(SERVER_CHECK_INTERVAL)
+            self._wake.wait(self._server_check_interval)
             with self._lock:
                 self._wake.clear()
                 if not self._streams:
                     self._thread = None
                     return
             if worker is not None and not worker.alive and not self._going_down:
-                log.info("The server is going down: closing %d streams", len(self._streams))
+                log.info("The server is shutting down; closing %d streams", len(self._streams))
                 self.close_all()
             now = time.monotonic()
             if now >= check_at:
-                check_at = now + STREAM_CHECK_INTERVAL
+                check_at = now + self.stream_check_interval
                 self._check(now)
 
     def _check(self, now: float) -> None:

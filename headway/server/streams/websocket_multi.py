@@ -14,7 +14,7 @@ from flask_sock import Sock
 
 from headway.core import frames
 from headway.errors import HeadwayError
-from headway.server.auth import NOBODY, Action
+from headway.server.auth import ANONYMOUS, Action
 from headway.server.http_helpers import checked_id
 from headway.server.services import Services
 from headway.server.streams import handshake
@@ -33,7 +33,7 @@ from headway.server.streams.websocket import (
 
 PATH = "/progress/ws"
 
-#: Executions that one socket may watch at a time. Bounds what the socket remembers and sends at once.
+#: Executions that one socket may watch at a time: bounds what it remembers and sends at once.
 MAX_WATCHED = 1000
 
 #: The ``code`` of the ``error`` frame of an execution that cannot be watched.
@@ -83,28 +83,28 @@ class MultiViewer(SocketViewer):
         self._watched: set[str] = set()
         #: The identity that opened the socket. Later subscriptions use it: a ticket is valid for
         #: the opening only.
-        self.who = NOBODY
+        self.who = ANONYMOUS
         connection.max_waiting += 4 * MAX_WATCHED  # an outage is sent for each execution
 
     def on_message(self, message: str | bytes) -> None:
         """Subscribe and unsubscribe. An invalid message is answered with an ``error`` frame."""
         try:
-            wanted = json.loads(message)
+            commands = json.loads(message)
         except (ValueError, RecursionError):
-            wanted = None
+            commands = None
         if (
-            not isinstance(wanted, dict)
-            or not wanted
-            or not all(_is_command(*item) for item in wanted.items())
+            not isinstance(commands, dict)
+            or not commands
+            or not all(_is_command(*item) for item in commands.items())
         ):
             self.send_error("invalid", HELP, None)
             return
-        for execution_id in wanted.get("unsubscribe", ()):
+        for execution_id in commands.get("unsubscribe", ()):
             self._unsubscribe(execution_id)
-        self._subscribe(wanted.get("subscribe", ()))
+        self._subscribe(commands.get("subscribe", ()))
 
     def refuse(self, execution_id: str | None, error: HeadwayError) -> None:
-        """Refuse one execution with an ``error`` frame; close only if the socket itself is refused."""
+        """Refuse one execution with an ``error`` frame, or the socket itself with a close."""
         if execution_id is None:
             super().refuse(None, error)
             return
@@ -132,15 +132,15 @@ class MultiViewer(SocketViewer):
 
     def _subscribe(self, ids: Iterable[str]) -> None:
         """Watch what is not watched yet. One frame names all ids beyond the limit."""
-        wanted = [each for each in dict.fromkeys(ids) if each not in self._watched]
-        # Counted once: a place that a refusal frees meanwhile is free for the next message.
+        new = [each for each in dict.fromkeys(ids) if each not in self._watched]
+        # Counted once: a place that a refusal frees meanwhile is for the next message.
         places = MAX_WATCHED - len(self._watched)
-        for execution_id in wanted[:places]:
+        for execution_id in new[:places]:
             self._watch(execution_id)
-        if wanted[places:]:
+        if new[places:]:
             text = f"One socket watches at most {MAX_WATCHED} executions; these are not watched"
             content = frames.error_frame("too_many", text, self._clock())
-            self._connection.enqueue(Frame(content | {"execution_ids": wanted[places:]}))
+            self._connection.enqueue(Frame(content | {"execution_ids": new[places:]}))
 
     def _watch(self, execution_id: str) -> None:
         services = self._services

@@ -1,21 +1,22 @@
--- The reports of an execution, as core/history.py says: a string beside the hash, of what stores/reports.py made of each, one behind
--- the other (a list would tell their number and not their bytes). It lives as long as the hash, where `history_gap` is the gap.
-local ROOM = 24000
+-- The history of an execution (core/history.py): a string beside the hash, the concatenated entries
+-- of stores/codec.py (a list would tell their number, but not their bytes). It lives as long as the
+-- hash, whose field `history_gap` is `min_interval`.
+local MAX_BYTES = 24000
 
-local function history_of(hash) return hash .. ':history' end
+local function history_key(hash) return hash .. ':history' end
 
--- The lives of the hash and of its history begin anew.
-local function prolong(hash, kept)
+-- Restart the time to live of the hash and of its history.
+local function refresh_ttl(hash, kept)
     if kept == '0' then
         redis.call('PERSIST', hash)
-        redis.call('PERSIST', history_of(hash))
+        redis.call('PERSIST', history_key(hash))
     else
         redis.call('PEXPIRE', hash, kept)
-        redis.call('PEXPIRE', history_of(hash), kept)
+        redis.call('PEXPIRE', history_key(hash), kept)
     end
 end
 
-local function entries_of(all)
+local function split_entries(all)
     local found, at = {}, 1
     while true do
         local message, attributes, begin = string.match(all, '^%S* %S+ %S+ %S+ (%S+) (%S+) ()', at)
@@ -26,42 +27,44 @@ local function entries_of(all)
     end
 end
 
--- `thinned`
-local function thin(hash, history, gap, now)
+-- `thin_out` of core/history.py.
+local function thin_out(hash, history, min_interval, now)
     local times = redis.call('HMGET', hash, 'started_at', 'heard_at', 'created_at')
-    local span, staying = now - (times[1] or times[2] or times[3] or now), entries_of(redis.call('GET', history))
+    local span = now - (times[1] or times[2] or times[3] or now)
+    local staying = split_entries(redis.call('GET', history))
     local all
     repeat
-        gap = math.max(1, 2 * gap, math.floor(2 * span / #staying))
+        min_interval = math.max(1, 2 * min_interval, math.floor(2 * span / #staying))
         local rest = {}
         for n = 1, #staying, 2 do rest[#rest + 1] = staying[n] end
         staying, all = rest, table.concat(rest)
-    until #staying == 1 or #all <= ROOM / 2
+    until #staying == 1 or #all <= MAX_BYTES / 2
     redis.call('SET', history, all)
-    redis.call('HSET', hash, 'history_gap', string.format('%.0f', gap))
+    redis.call('HSET', hash, 'history_gap', string.format('%.0f', min_interval))
 end
 
--- Called before the hash's `updated_at` is changed. `gap`: its `history_gap`.
-local function remember(hash, gap, entry, now, kept)
-    if gap then
+-- Called before `updated_at` of the hash is changed. `min_interval` is its `history_gap`.
+local function add_report(hash, min_interval, entry, now, kept)
+    if min_interval then
         local before = redis.call('HGET', hash, 'updated_at')
-        if before and math.floor(now / gap) == math.floor(before / gap) then return end
+        if before and math.floor(now / min_interval) == math.floor(before / min_interval) then return end
     end
-    local history = history_of(hash)
+    local history = history_key(hash)
     local size = redis.call('APPEND', history, entry)
-    local full = size > ROOM and size > #entry
-    if full then thin(hash, history, tonumber(gap) or 0, tonumber(now)) end
+    local full = size > MAX_BYTES and size > #entry
+    if full then thin_out(hash, history, tonumber(min_interval) or 0, tonumber(now)) end
     if (full or size == #entry) and kept ~= '0' then redis.call('PEXPIRE', history, kept) end
 end
 
-local function forget(hash)
+local function delete_history(hash)
     redis.call('HDEL', hash, 'history_gap')
-    redis.call('DEL', history_of(hash))
+    redis.call('DEL', history_key(hash))
 end
 
--- What was appended to has up to twice the memory that it needs. Most have ended, and wait for their expiry.
-local function settle(hash)
-    local history = history_of(hash)
+-- A string that was appended to takes up to twice its size in memory: rewrite it at the end, since
+-- most histories are of terminal executions.
+local function compact_history(hash)
+    local history = history_key(hash)
     local all = redis.call('GET', history)
     if all then redis.call('SET', history, all) end
 end

@@ -1,13 +1,17 @@
--- One guarded write: `admits` and `written` of core/states.py, beside the result and in one step with it.
+-- The guarded write: `allows_write` and `apply_write` of core/states.py, in one step with the
+-- result.
 -- KEYS: 1 the registry's hash, 2 the result (also the channel that Celery publishes it on)
--- ARGV: 1 state, 2 now (microseconds), 3 attempt ('': a bystander), 4 task ('' where unknown),
---       5 what it is: 'report' (carries progress), 'plain', 'retry', 'end'; then '-store' where the record is stored, '-publish' where
---         it is only told, '-follows' where it is told and the caller stores another, '-clear' where it is stored and is no result
---         (a word each costs more than one word)
---       6 the record, 7 its time to live (ms, 0: for ever), 8 the hash's time to live (ms, 0: for ever),
---       9 retries, 10 worker, 11 the run's mark (of a bystander; '' where unknown);
---       the last: of a report what is remembered of it, a bystander's without the attempt's number
--- Returns 1 if it was let in, 0 if not; and 2 more where a cancel is asked for.
+-- ARGV: 1 state, 2 now (microseconds), 3 attempt ('': an external writer), 4 task ('' if unknown),
+--       5 kind and action in one word, which is cheaper than two. The kind: 'report' (with
+--       progress),
+--         'plain', 'retry', 'end'. The action: '-store' stores and publishes the record, '-publish'
+--         only publishes it, '-follows' publishes it and the caller stores another one, '-clear'
+--         stores it, but it is not a result
+--       6 the record, 7 its time to live (ms, 0: for ever),
+--       8 the hash's time to live (ms, 0: for ever),
+--       9 retries, 10 worker, 11 delivery id (of an external writer; '' if unknown);
+--       last: the history entry of a report, without the attempt if from an external writer
+-- Returns 1 if accepted, 0 if refused; plus 2 if a cancel is requested.
 local hash, result = KEYS[1], KEYS[2]
 local now, record = ARGV[2], ARGV[6]
 local kind, way = string.match(ARGV[5], '(%a+)-(%a+)')
@@ -15,38 +19,39 @@ local stores = way == 'store' or way == 'clear'
 
 local known = redis.call('HMGET', hash, 'attempt', 'ended', 'state', 'live', 'task', 'retries', 'worker',
     'cancel_requested_at', 'sign', 'history_gap')
-local attempt, ended, state, live = tonumber(known[1]) or 0, tonumber(known[2]) or 0, known[3], known[4]
-local asked = known[8] and 2 or 0
+local attempt, ended = tonumber(known[1]) or 0, tonumber(known[2]) or 0
+local state, live = known[3], known[4]
+local cancel_bit = known[8] and 2 or 0
 
 if ARGV[3] ~= '' then
     local own = tonumber(ARGV[3])
     if own == attempt then
-        if attempt <= ended then return asked end
-    elseif own < attempt or ENDS[state] then
-        return asked
+        if attempt <= ended then return cancel_bit end
+    elseif own < attempt or TERMINAL[state] then
+        return cancel_bit
     end
     attempt = own
 else
-    if ENDS[state] then return asked end
+    if TERMINAL[state] then return cancel_bit end
     local open, retries = attempt > ended, tonumber(known[6]) or 0
     if ARGV[9] ~= '' and attempt > 0 then
         local said = tonumber(ARGV[9])
-        if said < retries or (said == retries and not open) then return asked end
+        if said < retries or (said == retries and not open) then return cancel_bit end
     end
-    if open and ARGV[1] == 'REVOKED' and ARGV[9] == '' then return asked end
-    if open and ARGV[10] ~= '' and known[7] and known[7] ~= ARGV[10] then return asked end
+    if open and ARGV[1] == 'REVOKED' and ARGV[9] == '' then return cancel_bit end
+    if open and ARGV[10] ~= '' and known[7] and known[7] ~= ARGV[10] then return cancel_bit end
     if open and ARGV[11] ~= '' then
         local run = redis.call('HGET', hash, 'run')
-        if run and run ~= ARGV[11] then return asked end
+        if run and run ~= ARGV[11] then return cancel_bit end
     end
 end
 
 if kind == 'report' then
     local entry = ARGV[#ARGV]
-    remember(hash, known[10], ARGV[3] == '' and attempt .. entry or entry, now, ARGV[8])
+    add_report(hash, known[10], ARGV[3] == '' and attempt .. entry or entry, now, ARGV[8])
 end
 
--- The last progress lives in the result's record until another record takes its place: only then it is copied.
+-- The last progress is in the result's record until another record replaces it: copy it only then.
 if live and kind ~= 'report' and (stores or kind ~= 'plain') then
     local last = redis.call('GET', result)
     if last then redis.call('HSET', hash, 'progress', last, 'progress_attempt', live) end
@@ -55,16 +60,18 @@ end
 
 if state ~= ARGV[1] or not known[1] or attempt ~= tonumber(known[1]) then
     local ends = kind == 'end' or kind == 'retry'
-    local was, is = status_of(state, (tonumber(known[1]) or 0) > ended), status_of(ARGV[1], not ends and attempt > ended)
-    if not state or was ~= is then
-        local root, times = root_of(hash, result), redis.call('HMGET', hash, 'created_at', 'heard_at')
-        local listed = times[2] or times[1]
-        if not listed then
-            listed = now
+    local old_status = indexed_status(state, (tonumber(known[1]) or 0) > ended)
+    local new_status = indexed_status(ARGV[1], not ends and attempt > ended)
+    if not state or old_status ~= new_status then
+        local prefix = key_prefix(hash, result)
+        local times = redis.call('HMGET', hash, 'created_at', 'heard_at')
+        local first_seen = times[2] or times[1]
+        if not first_seen then
+            first_seen = now
             redis.call('HSET', hash, 'heard_at', now)
         end
-        leave(root, 'in:' .. was, result, listed)
-        enter(root, 'in:' .. is, result, listed, now, ARGV[8])
+        index_remove(prefix, 'in:' .. old_status, result, first_seen)
+        index_add(prefix, 'in:' .. new_status, result, first_seen, now, ARGV[8])
     end
     redis.call('HSET', hash, 'updated_at', now, 'state', ARGV[1], 'attempt', attempt)
 else
@@ -73,7 +80,8 @@ end
 if not known[5] and ARGV[4] ~= '' then
     local times = redis.call('HMGET', hash, 'created_at', 'heard_at')
     redis.call('HSET', hash, 'task', ARGV[4])
-    enter_named(root_of(hash, result), 'of:' .. ARGV[4], result, times[2] or times[1], now, ARGV[8])
+    local prefix, first_seen = key_prefix(hash, result), times[2] or times[1]
+    index_add_named(prefix, 'of:' .. ARGV[4], result, first_seen, now, ARGV[8])
 end
 if kind == 'report' then
     if not stores then
@@ -83,8 +91,9 @@ if kind == 'report' then
         redis.call('HSET', hash, 'live', attempt)
     end
 elseif kind == 'end' then
-    redis.call('HSET', hash, 'ended', attempt, 'finished_at', now, 'result_stored', (way == 'publish' or way == 'clear') and '0' or '1')
-    settle(hash)
+    local stored = (way == 'publish' or way == 'clear') and '0' or '1'
+    redis.call('HSET', hash, 'ended', attempt, 'finished_at', now, 'result_stored', stored)
+    compact_history(hash)
 elseif kind == 'retry' then
     redis.call('HSET', hash, 'ended', attempt)
 end
@@ -98,13 +107,15 @@ if stores then
 end
 redis.call('PUBLISH', result, record)
 
--- Who reports lives. While signs are given they keep the hash as well, so that a report costs no more than it did.
+-- A report counts as a heartbeat. Heartbeats refresh the hash too, so the report need not.
 if known[9] and (kind == 'report' or kind == 'plain') then
-    local signer, lifetime = string.match(known[9], '(%d+) (%d+)')
-    if signer == ARGV[3] then
-        if redis.call('PEXPIRE', hash .. ':life', lifetime) == 1 then return 1 + asked end
+    local sender, lifetime = string.match(known[9], '(%d+) (%d+)')
+    if sender == ARGV[3] then
+        if redis.call('PEXPIRE', hash .. ':life', lifetime) == 1 then return 1 + cancel_bit end
         redis.call('SET', hash .. ':life', '', 'PX', lifetime)
     end
 end
-prolong(hash, kind == 'retry' and until_due(redis.call('HGET', hash, 'due_at'), now, ARGV[8]) or ARGV[8])
-return 1 + asked
+local kept = ARGV[8]
+if kind == 'retry' then kept = ttl_until_expected(redis.call('HGET', hash, 'due_at'), now, kept) end
+refresh_ttl(hash, kept)
+return 1 + cancel_bit

@@ -1,4 +1,4 @@
-"""The application of the tests that are written for pytest-celery's ``celery_setup``."""
+"""The application of the tests that use pytest-celery's ``celery_setup``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import headway
 
 
 def make_app(broker: str, backend: str) -> Celery:
-    """An installed application with one job."""
+    """An application with Headway and one task."""
     app = Celery("nodes", broker=broker, backend=backend, set_as_current=False)
     app.conf.update(
         imports=["pytest_celery.vendors.worker.tasks"], broker_connection_retry_on_startup=True

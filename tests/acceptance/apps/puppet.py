@@ -1,4 +1,4 @@
-"""A job that does what a test tells it, word by word, so that no test waits for time."""
+"""A task that does what a test commands, so that no test waits for a time."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from celery import Celery
 
 import headway
 
-#: Seconds that the job waits for the next word before it gives up.
+#: Seconds that the task waits for a command before it returns.
 PATIENCE = 60
 
-#: The steps that it has in all.
+#: The total number of steps.
 TOTAL = 40
 
 
 def make_app(url: str, backend: str | None = None, **conf: Any) -> Celery:
-    """The application; Redis at ``url`` for everything, unless the results have a place of their
-    own.
+    """The app. Redis at ``url`` is the broker, and the result backend unless ``backend`` is given.
 
-    Tests publish with it, the worker below runs it.
+    Tests publish with it; the worker below runs it.
     """
     app = Celery(
         "puppet", broker=url, backend=url if backend is None else backend, set_as_current=False
@@ -32,15 +31,15 @@ def make_app(url: str, backend: str | None = None, **conf: Any) -> Celery:
 
     @app.task(name="puppet.play", bind=True)
     def play(self) -> dict[str, int]:
-        """One step a word; "end" returns, "fail" raises."""
+        """One step per command; "end" returns, "fail" raises."""
         progress = headway.RequestContext.get().progress
         step = 0
         with redis.Redis.from_url(url, socket_timeout=None) as client:
             while True:
-                word = client.blpop(f"puppet:{self.request.id}", timeout=PATIENCE)
-                if word is None or word[1] == b"end":
+                command = client.blpop(f"puppet:{self.request.id}", timeout=PATIENCE)
+                if command is None or command[1] == b"end":
                     return {"steps": step}
-                if word[1] == b"fail":
+                if command[1] == b"fail":
                     raise ValueError("the disk is full")
                 step += 1
                 progress.update(step, TOTAL, f"step {step}")

@@ -1,6 +1,4 @@
-"""A user's own Flask app, apart from its workers: it knows their tasks by name only. Configured by
-the environment.
-"""
+"""A user's Flask app without the tasks: it knows them by name. Configured by the environment."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""A Flask app with nothing but Headway, as small as a user's own could be. Configured by the
-environment.
-"""
+"""A Flask app with only Headway, and one with a rule. Configured by the environment."""
 
 from __future__ import annotations
 
@@ -14,17 +12,12 @@ from headway.backends import store_for
 from headway.server import Headway
 
 celery = Celery("streams", broker="memory://", backend=os.environ["STREAMS_BACKEND"])
-store_for(
-    celery
-)._timeout = (
-    30.0  # a backend that a busy machine holds up is no outage here; those are made by hand
-)
+# A backend that a busy machine holds up is not an outage: the tests make those themselves.
+store_for(celery)._timeout = 30.0
 
 
 def create_app() -> Flask:
-    """For gunicorn and ``flask run``. It has a socket of its own, with options that must not become
-    Headway's.
-    """
+    """For gunicorn and ``flask run``. Its own socket has options that must not affect Headway's."""
     app = Flask(__name__)
     app.config["SOCK_SERVER_OPTIONS"] = {"ping_interval": 1}
     sock = Sock(app)
@@ -38,8 +31,8 @@ def create_app() -> Flask:
     return app
 
 
-def create_choosy_app() -> Flask:
-    """One with a rule of its own: of all executions, only ``STREAMS_ALLOWED`` may be looked at."""
+def create_restricted_app() -> Flask:
+    """An app whose rule allows the execution ``STREAMS_ALLOWED`` only."""
     app = Flask(__name__)
     allowed = (None, os.environ["STREAMS_ALLOWED"])
     Headway(

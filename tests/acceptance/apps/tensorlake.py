@@ -1,6 +1,4 @@
-"""The functions of the Tensorlake document as Celery tasks: their text is the document's own, but
-for the import.
-"""
+"""The functions of the Tensorlake document as Celery tasks, unchanged except for the import."""
 
 from __future__ import annotations
 
@@ -19,12 +17,12 @@ IMPORT = "from tensorlake.applications import RequestContext, function\n"
 
 
 def sources() -> list[str]:
-    """The document's Python blocks that define a function of an application."""
+    """The document's Python blocks that define a function."""
     return [block.code.replace(IMPORT, "") for block in blocks(PAGE) if "@function()" in block.code]
 
 
 def make_app(url: str) -> Celery:
-    """An application with every function of the document as a task of the same name."""
+    """An app with every function of the document as a task of the same name."""
     app = Celery("tensorlake", broker=url, backend=url, set_as_current=False)
     app.conf.update(task_default_queue="tensorlake")
     headway.install(app)

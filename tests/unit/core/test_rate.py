@@ -62,8 +62,8 @@ def test_second_report_at_same_time_counts_with_next() -> None:
 
 
 def test_rate_beyond_float_range_is_none() -> None:
-    """A speed that exceeds a float is None and not infinity, which is not JSON (celery-facts#nan-
-    is-not-json).
+    """A speed that exceeds a float is None and not infinity, which is not JSON
+    (celery-facts#nan-is-not-json).
     """
     rate = Rate()
     rate.observe(0, 0, 0.0)
