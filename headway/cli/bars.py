@@ -62,10 +62,9 @@ class _Cell(ProgressColumn):
     def __init__(
         self, width: int | None = None, *, ratio: int | None = None, right: bool = False
     ) -> None:
-        justify = "right" if right else "left"
-        super().__init__(
-            Column(width=width, ratio=ratio, no_wrap=True, overflow="ellipsis", justify=justify)  # type: ignore[arg-type]
-        )
+        column = Column(width=width, ratio=ratio, no_wrap=True, overflow="ellipsis")
+        column.justify = "right" if right else "left"
+        super().__init__(column)
 
     def render(self, task: Task) -> Text:
         """See rich."""
