@@ -51,8 +51,8 @@ class Reporter:
     is stored (a direct call, eager mode).
 
     The two sides need no lock: `update` stores to ``_newest`` (one assignment), then checks
-    ``armed``. The timer clears ``armed``, then checks ``_newest`` again. Whichever runs second sees
-    the other's write, so no report is lost.
+    ``_deferred``. The timer clears ``_deferred``, then checks ``_newest`` again. Whichever runs
+    second sees the other's write, so no report is lost.
     """
 
     __slots__ = (
@@ -60,6 +60,7 @@ class Reporter:
         "_breaker",
         "_clock",
         "_closed",
+        "_deferred",
         "_interrupted",
         "_lock",
         "_logged",
@@ -102,9 +103,10 @@ class Reporter:
         self._closed = False
         self._interrupted = False
         self._steps: Steps | None = None
-        if sink is None:
-            self._throttle.armed = True  # for ever: reports are validated, and no timer reads them
-        else:
+        #: The fast path of `update`: True while a timer will read ``_newest``. Without a sink always,
+        #: because no report is stored; after `close`, `interrupt` and `abandon` never.
+        self._deferred = sink is None
+        if sink is not None:
             _open.add(self)
 
     @property
@@ -150,7 +152,7 @@ class Reporter:
             self._newest = (current, total, message, None)
         else:
             self._newest = validate(current, total, message, attributes)
-        if not self._throttle.armed:
+        if not self._deferred:
             self._on_report()
 
     def track(
@@ -171,15 +173,14 @@ class Reporter:
 
     def _tracked(self, iterable: Iterable[T], start: Update) -> Iterator[T]:
         done, total, message, attributes = start
-        throttle = self._throttle
         self._newest = start
-        if not throttle.armed:
+        if not self._deferred:
             self._on_report()
         for item in iterable:
             yield item
             done += 1
             self._newest = (done, total, message, attributes)
-            if not throttle.armed:
+            if not self._deferred:
                 self._on_report()
 
     def step(self, name: str, weight: int | float = 1) -> Step:
@@ -203,7 +204,7 @@ class Reporter:
         if self._closed or self._sink is None:
             return
         self._closed = True
-        self._throttle.armed = False  # so that late reports reach `_write_now`, which drops them
+        self._deferred = False  # so that late reports reach `_write_now`, which drops them
         _open.discard(self)
         if self._newest is self._written:
             return
@@ -223,12 +224,12 @@ class Reporter:
         thread.
         """
         self._interrupted = True
-        self._throttle.armed = False  # disables the fast path of `update`
+        self._deferred = False  # disables the fast path of `update`
 
     def abandon(self) -> None:
         """Do nothing any more, and touch no lock: this is a copy in a forked child."""
         self._closed = True
-        self._throttle.armed = False
+        self._deferred = False
 
     def tick(self, now: float) -> None:
         """Called by the scheduler's thread."""
@@ -245,20 +246,23 @@ class Reporter:
                 self._write(now)
             if has_unwritten:
                 self._schedule(self._throttle.due)
+            else:
+                self._deferred = False
         finally:
             self._lock.release()
         # A report that came meanwhile found the lock taken: check again, now that it is free.
-        if not self._throttle.armed and not self._interrupted and self._newest is not self._written:
+        if not self._deferred and not self._interrupted and self._newest is not self._written:
             self._write_now()
 
     def _on_report(self) -> None:
         """A report came while no timer was set, or after an interrupt."""
-        # After an interrupt the throttle is never armed. Its timer still runs until `due`, and
-        # writes the newest report.
+        # After an interrupt no report is deferred. The timer still runs until `due`, and writes the
+        # newest report.
         if not self._interrupted or self._clock() >= self._throttle.due:
             self._write_now()
         if self._interrupted and not self._closed:
-            self._throttle.armed = False
+            # Again: `interrupt` may have come while `_write_now` set it.
+            self._deferred = False
             if not handling_cancellation():
                 raise TaskCancelled
 
@@ -275,10 +279,11 @@ class Reporter:
             taken.extend(map(self._lock.acquire, (False,)))
             if taken != [True]:
                 return  # the holder checks `_newest` again after the release
-            if self._closed or self._throttle.armed:
+            if self._closed or self._deferred:
                 return
             now = self._clock()
             try:
+                self._deferred = True
                 if self._throttle.on_report(now, self._breaker.retry_at):
                     self._write(now)
             finally:
