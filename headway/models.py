@@ -79,9 +79,13 @@ class Progress:
         if self.current >= self.total:
             return 100.0  # don't divide: an int may be larger than any float
         try:
-            return max(0.0, self.current / self.total * 100.0)
+            # Multiplied first: 7 / 100 * 100 is 7.000000000000001.
+            percentage = self.current * 100 / self.total
+            if percentage > 100:  # the product of a huge float is infinite
+                percentage = self.current / self.total * 100
         except OverflowError:  # the int is larger than any float
             return 0.0
+        return max(0.0, percentage)
 
     @property
     def eta_seconds(self) -> float | None:

@@ -103,8 +103,8 @@ class Reporter:
         self._closed = False
         self._interrupted = False
         self._steps: Steps | None = None
-        #: The fast path of `update`: True while a timer will read ``_newest``. Without a sink always,
-        #: because no report is stored; after `close`, `interrupt` and `abandon` never.
+        #: The fast path of `update`: True while a timer will read ``_newest``. Always True without
+        #: a sink, because no report is stored; never after `close`, `interrupt` or `abandon`.
         self._deferred = sink is None
         if sink is not None:
             _open.add(self)

@@ -78,3 +78,14 @@ def test_derived_numbers_stay_in_range(
     assert 0.0 <= progress.percentage <= 100.0
     assert not (progress.indeterminate and progress.percentage)
     assert progress.eta_seconds is None or progress.eta_seconds >= 0.0
+
+
+@pytest.mark.parametrize("current", range(101))
+def test_percentage_of_whole_hundredths_is_exact(current: int) -> None:
+    """7 of 100 is 7.0, not 7.000000000000001."""
+    assert Progress(current, 100).percentage == float(current)
+
+
+def test_percentage_of_huge_floats_stays_in_range() -> None:
+    """Numbers whose product is infinite still have a percentage."""
+    assert Progress(5e307, 1e308).percentage == 50.0

@@ -136,7 +136,7 @@ class TestProgress:
         ("current", "total", "percentage", "indeterminate"),
         [
             (2, 5, 40.0, False),
-            (1, 3, 1 / 3 * 100, False),
+            (1, 3, 100 / 3, False),
             (7, 5, 100.0, False),
             (0, 5, 0.0, False),
             (5, 0, 0.0, True),
