@@ -21,7 +21,7 @@ JOBS = "cancel_jobs"
 
 
 def told(on: Bench, name: str) -> list[str]:
-    """What jobs have said and nobody has heard yet."""
+    """Messages of jobs that no test has read yet."""
     with redis.Redis.from_url(on.wire.url) as client:
         return [word.decode() for word in client.lrange(f"told:{name}", 0, -1)]
 
@@ -137,7 +137,7 @@ def test_one_that_waits_for_its_retry(redis_url: str) -> None:
 
 
 @pytest.mark.parametrize("pool", ["prefork", "gevent"])
-def test_by_force(redis_url: str, pool: str) -> None:
+def test_terminate_kills_the_task(redis_url: str, pool: str) -> None:
     """`terminate` ends what neither reports nor looks, where the pool can; the worker goes on."""
     with bench(redis_url, pool=pool, jobs=JOBS) as on:
         task_id = on.send("cancel.deaf", "deaf")

@@ -59,7 +59,9 @@ def ended(service: Service, execution_id: str) -> dict[str, Any]:
         ("tasks.unknown_length", {"limit": 10}, lambda outputs: outputs["modules"] == 10),
     ],
 )
-def test_job_completes(service: Service, task: str, kwargs: dict[str, Any], done: Any) -> None:
+def test_started_job_completes(
+    service: Service, task: str, kwargs: dict[str, Any], done: Any
+) -> None:
     """Each job completes with its summary, and its last report is kept."""
     seen = ended(service, service.start(task, **kwargs))
     assert seen["status"] == "completed", seen["error"]

@@ -105,7 +105,7 @@ def test_the_context_says_who_is_asked(on: Bench) -> None:
 
 def test_published_is_known_before_it_runs(on: Bench) -> None:
     """An id is known as queued, with its task's name, before its message is sent."""
-    task_id = str(on.app.send_task("jobs.plain", (1,), queue="nobody-listens").id)
+    task_id = str(on.app.send_task("jobs.plain", (1,), queue="no-listener").id)
     execution = on.look(task_id)
     assert (execution.status, execution.phase, execution.task) == (
         Status.PENDING,

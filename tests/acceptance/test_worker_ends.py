@@ -1,4 +1,4 @@
-"""How a run ends, whoever says so: by a real worker and a real Valkey."""
+"""How an attempt ends, with a real worker and a real Valkey."""
 
 from __future__ import annotations
 

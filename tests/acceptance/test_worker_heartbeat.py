@@ -79,7 +79,7 @@ def test_a_worker_that_stops_is_stalled_and_comes_back(redis_url: str, pool: str
 
 @pytest.mark.parametrize("pool", ["prefork", "solo"])
 def test_a_worker_that_is_killed_is_stalled(redis_url: str, pool: str) -> None:
-    """Nobody is left who could say so, and it shows all the same."""
+    """A killed worker writes nothing, and its tasks are still shown as stalled."""
     with bench(redis_url, pool=pool, **QUICK) as on:
         task_id = waiting(on)
         os.killpg(on.worker.pid, signal.SIGKILL)

@@ -281,7 +281,7 @@ def test_watch_during_an_outage(bench: Bench) -> None:
     until(lambda: bench.heard(task_id, {"current": 1}))
 
 
-def test_close(bench: Bench) -> None:
+def test_close_ends_the_threads(bench: Bench) -> None:
     """`close` ends the thread; a second call does nothing."""
     bench.feed.watch(new_id())
     assert [t for t in threading.enumerate() if t.name == "headway-feed"]
@@ -463,7 +463,7 @@ def test_redis_costs_one_connection(own: Bench, own_valkey: ValkeyServer) -> Non
     assert b"sub=100" in clients[0]
 
 
-def test_polling_asks_nothing_for_nobody() -> None:
+def test_polling_reads_nothing_without_watched_ids() -> None:
     """While nothing is watched, the store isn't asked."""
 
     class Counting(MemoryStore):

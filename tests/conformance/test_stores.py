@@ -60,7 +60,7 @@ class TestRegister:
         assert subject.record("a") == before
 
     @pytest.mark.parametrize("reported", [True, False])
-    def test_an_id_whose_result_nobody_wants_is_used_again(
+    def test_id_with_ignored_result_is_used_again(
         self, subject: StoreUnderTest, reported: bool
     ) -> None:
         """A success that left no result is taken back by the next publication of its id, and by
@@ -213,7 +213,7 @@ class TestOpen:
         assert subject.open("a", 7, retries=1, delivery_id="r3").attempt == 3
 
     def test_a_run_that_its_retry_overtook(self, subject: StoreUnderTest) -> None:
-        """One whose start nobody heard of ends in a retry that has begun: it takes nothing from
+        """An attempt whose start was lost ends after its retry has started: it takes nothing from
         that one.
         """
         assert subject.open("a", 0, retries=1, delivery_id="r2").attempt == 2
@@ -506,7 +506,7 @@ class TestWrite:
 
 
 class TestRead:
-    def test_unknown(self, subject: StoreUnderTest) -> None:
+    def test_unknown_id_has_empty_snapshot(self, subject: StoreUnderTest) -> None:
         """An id that was never seen is an empty answer."""
         snapshot = subject.snapshot("never")
         assert (snapshot.task_id, snapshot.record, snapshot.meta) == ("never", None, None)
@@ -522,7 +522,7 @@ class TestRead:
         assert [snapshot.record is None for snapshot in snapshots] == [False, True, False, False]
 
     @pytest.mark.parametrize("task_id", ["ä-ö_日本", "with space", "a:b{c}*", "x" * 150])
-    def test_any_id(self, subject: StoreUnderTest, task_id: str) -> None:
+    def test_any_printable_id_is_stored(self, subject: StoreUnderTest, task_id: str) -> None:
         """Whatever Celery takes as an id is one here."""
         subject.open(task_id)
         subject.write(task_id, "PROGRESS", 1, attempt=1, result=report(3))
@@ -647,7 +647,7 @@ class TestClaim:
         assert len(bound) == 1
         assert bound < {f"b{n}" for n in range(24)}
 
-    def test_it_ends(self, subject: StoreUnderTest) -> None:
+    def test_claim_expires_after_its_time(self, subject: StoreUnderTest) -> None:
         """A claim whose time is over is free again."""
         subject.store.claim_key(
             "k", "a", 1e-9
@@ -668,7 +668,7 @@ class TestLifetime:
 
 
 class TestMemoryStore:
-    def test_results_expire(self) -> None:
+    def test_results_expire_after_their_time(self) -> None:
         """The fake's results have a life too, by the clock that it is given."""
         now = [at(0)]
         store = MemoryStore(clock=lambda: now[0])

@@ -122,7 +122,7 @@ class TestKept:
         assert kept[1].message == "m" * 2048
 
     @pytest.mark.parametrize("with_result", [True, False])
-    def test_another_story(self, telling: StoreUnderTest, with_result: bool) -> None:
+    def test_new_run_starts_new_history(self, telling: StoreUnderTest, with_result: bool) -> None:
         """An id that is used again after its success begins with nothing: its result has gone, or
         there never was any.
         """

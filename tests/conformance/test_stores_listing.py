@@ -107,7 +107,7 @@ class TestSigns:
         assert subject.snapshot("a").alive is None
 
     def test_many_at_once_and_who_is_unknown(self, subject: StoreUnderTest) -> None:
-        """One call serves all; ids that nobody knows stay unknown, and none at all is fine."""
+        """One call sends all heartbeats; unknown ids stay unknown, an empty list is fine."""
         for n in range(20):
             subject.open(f"t{n}", worker="w")
         subject.store.heartbeat([f"t{n}" for n in range(25)], "w", LONG)
@@ -129,7 +129,7 @@ class TestSigns:
 
 class TestCancel:
     def test_an_unknown_id(self, subject: StoreUnderTest) -> None:
-        """Nobody knows it: nothing is noted."""
+        """A cancel request for an unknown id stores nothing."""
         assert subject.store.request_cancel("a", at(0)) is None
         assert subject.snapshot("a").record is None
 
@@ -183,7 +183,7 @@ class TestCancel:
         subject.store.register([Registration("a", "tasks.t", at(100))])
         assert not subject.open("a", 101).cancel_requested
 
-    def test_asked_twice(self, subject: StoreUnderTest) -> None:
+    def test_second_cancel_request_changes_nothing(self, subject: StoreUnderTest) -> None:
         """The first request is the one that is kept."""
         subject.open("a")
         subject.store.request_cancel("a", at(1))
@@ -224,7 +224,7 @@ def found(subject: StoreUnderTest, **query: object) -> list[str]:
 
 
 class TestFind:
-    def test_nothing(self, listing: StoreUnderTest) -> None:
+    def test_empty_store_lists_nothing(self, listing: StoreUnderTest) -> None:
         """Where there is nothing, one empty page."""
         assert list(pages(listing, Query())) == [[]]
 
@@ -237,7 +237,7 @@ class TestFind:
         assert [len(page) for page in pages(listing, Query(limit=7))] == [7, 7, 7, 7, 2]
         assert found(listing, limit=7) == sorted(names, reverse=True)
 
-    def test_each_index(self, listing: StoreUnderTest) -> None:
+    def test_each_index_is_listed(self, listing: StoreUnderTest) -> None:
         """By status, by task and by owner, whatever it went through."""
         for n, state in enumerate(
             ["PENDING", "STARTED", "PROGRESS", "RETRY", *sorted(READY_STATES)]
@@ -282,7 +282,7 @@ class TestFind:
         assert found(listing) == ["c", "b", "a"]
         assert found(listing, owner="ann") == ["a"]
 
-    def test_opened_again(self, listing: StoreUnderTest) -> None:
+    def test_reopened_execution_is_listed_again(self, listing: StoreUnderTest) -> None:
         """An execution that begins again is listed once, and as running."""
         listing.open("a")
         listing.write("a", "FAILURE", 1, attempt=1)
@@ -292,7 +292,7 @@ class TestFind:
         assert found(listing) == found(listing, status=frozenset({Status.RUNNING})) == ["a"]
         assert found(listing, status=frozenset({Status.FAILED})) == []
 
-    def test_expired(self, listing: StoreUnderTest) -> None:
+    def test_expired_execution_is_not_listed(self, listing: StoreUnderTest) -> None:
         """What has expired isn't listed; begun anew, it is."""
         listing.store.register([Registration("a", "tasks.t", at(0), owner="ann")])
         listing.open("a")
@@ -342,7 +342,7 @@ class TestCounts:
         }
         assert sum(counts.values()) == len(found(listing)) == 10
 
-    def test_not_everywhere(self, subject: StoreUnderTest) -> None:
+    def test_listing_is_not_supported_everywhere(self, subject: StoreUnderTest) -> None:
         """What can't list can't count, and says so."""
         if isinstance(subject.store, DocumentStore):
             with pytest.raises(NotSupported, match="count"):

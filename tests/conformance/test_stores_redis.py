@@ -131,7 +131,7 @@ class TestKeys:
         assert names == [b"proj:celery-task-meta-a", *(b"proj:hw:" + name for name in ours)]
         subject.store.close()
 
-    def test_lives(self, redis: StoreUnderTest) -> None:
+    def test_keys_have_expected_lifetimes(self, redis: StoreUnderTest) -> None:
         """An end lives as long as Celery says; the hash lives longer, from the publish on, and each
         write renews it.
 
@@ -182,7 +182,7 @@ class TestKeys:
         assert client.pttl(b"hw:by:ann") > longer
 
     def test_what_is_gone_leaves_its_indexes(self, redis: StoreUnderTest) -> None:
-        """Whoever comes in sees out what is gone; one that is as old and still there stays."""
+        """Each addition removes expired members; an old member that still exists stays."""
         client, names = client_of(redis), [f"old{n}" for n in range(20)]
         old, new = 0, 30 * 24 * 3600
         redis.store.register(
@@ -229,7 +229,7 @@ class TestKeys:
         assert client.memory_usage(HISTORY) < before
         assert client.memory_usage(HISTORY) < client.strlen(HISTORY) * 1.25 + 200
 
-    def test_for_ever(self, redis_url: str, tmp_path: Path) -> None:
+    def test_results_without_expiry_stay(self, redis_url: str, tmp_path: Path) -> None:
         """Where results live for ever, so does what is known of them."""
         subject = stores.make("redis-forever", tmp_path, redis_url)
         subject.store.register([Registration("a", "tasks.t", at(0))])
@@ -309,7 +309,9 @@ class TestPublished:
 
 
 class TestFaults:
-    def test_no_server(self, own: StoreUnderTest, own_valkey: ValkeyServer) -> None:
+    def test_unreachable_server_is_unavailable(
+        self, own: StoreUnderTest, own_valkey: ValkeyServer
+    ) -> None:
         """With the server gone every call says so, soon, and works again when it is back."""
         own.open("a")
         own_valkey.crash()
@@ -363,7 +365,7 @@ class TestFaults:
     def test_a_restart_between_two_calls(
         self, own: StoreUnderTest, own_valkey: ValkeyServer
     ) -> None:
-        """Connections that died with a server that is back already cost nobody a fault, however
+        """Connections that died with a restarted server cause no error, however
         many there were.
         """
         with ThreadPoolExecutor(8) as pool:
@@ -480,7 +482,9 @@ class TestFaults:
         with own_valkey.client(password="secret") as client:
             client.execute_command("CONFIG", "SET", "requirepass", "")
 
-    def test_a_replica(self, own: StoreUnderTest, own_valkey: ValkeyServer) -> None:
+    def test_read_only_replica_is_unavailable(
+        self, own: StoreUnderTest, own_valkey: ValkeyServer
+    ) -> None:
         """A server that has become a replica is the wrong one just now: away."""
         with ValkeyServer() as primary:
             own_valkey.command("REPLICAOF", "127.0.0.1", primary.port)
@@ -584,7 +588,7 @@ class TestClient:
             == 120.0
         )
 
-    def test_sentinel(self) -> None:
+    def test_sentinel_failover_is_followed(self) -> None:
         """With Sentinel the sentinels too are asked with short time-outs and no retries."""
         app = Celery(
             "client", backend="sentinel://a:26379/1;sentinel://b:26380/1", set_as_current=False
@@ -699,7 +703,7 @@ class TestResults:
             ("redis://:secret@h:port", {}, r"'redis://:\*\*@h:port' cannot be used"),
         ],
     )
-    def test_backends_that_nobody_else_can_read(
+    def test_private_backends_are_configuration_errors(
         self, url: str | None, conf: dict[str, Any], says: str
     ) -> None:
         """The error is the help text: which setting, and what to set instead
@@ -726,7 +730,7 @@ class TestResults:
 
 class TestSelect:
     @pytest.mark.parametrize("url", ["rpc://", None])
-    def test_no_store(self, url: str | None) -> None:
+    def test_app_without_backend_has_no_store(self, url: str | None) -> None:
         """Where no other process could read there is no store either."""
         with pytest.raises(ConfigurationError):
             store_for(Celery("none", backend=url, set_as_current=False))
@@ -739,7 +743,7 @@ class TestSelect:
         assert store_for(one) is not store_for(two)
         assert store_for(one) is not store_for(one, allow_pickle=True)
 
-    def test_by_backend(self, tmp_path: Path) -> None:
+    def test_store_is_chosen_by_backend(self, tmp_path: Path) -> None:
         """Redis, SQL, key-value backends and all others have a store each."""
         names = {
             "redis://h": "RedisStore",
@@ -766,5 +770,5 @@ class Bomb:
 
 
 def explode() -> None:
-    """Called by whoever unpickles."""
+    """Called when it is unpickled."""
     Bomb.exploded = True

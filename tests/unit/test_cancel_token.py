@@ -158,7 +158,7 @@ class TestRunning:
         assert look(lab).status is Status.CANCELLED
         assert events == [("task-revoked", "x")]
 
-    def test_without_results(self, lab: Lab) -> None:
+    def test_ignored_result_is_cancelled_too(self, lab: Lab) -> None:
         """With `ignore_result` the registry knows the end; Celery's readers are told where they
         were told of progress.
         """
@@ -180,7 +180,9 @@ class TestRunning:
         lab.trace(job(lab, raising_at_once), "x", chord={"task": "sum", "chord_size": 2})
         assert told.call_args.args[1] == "REVOKED"
 
-    def test_a_lost_event_harms_nobody(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_lost_event_does_not_fail_the_task(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """The broker is away: the run has ended all the same, and says so."""
         monkeypatch.setattr(Task, "send_event", mock.Mock(side_effect=OSError("no broker")))
         lab.trace(job(lab, raising_at_once), "x")
@@ -213,7 +215,7 @@ class TestTurnedOff:
     """Reports that may not raise."""
 
     @pytest.mark.parametrize("where", ["task", "install"])
-    def test_reports_pass(self, lab: Lab, where: str) -> None:
+    def test_reports_do_not_raise_when_turned_off(self, lab: Lab, where: str) -> None:
         """With `cancel_on_update=False`, of the task or of all, only a look tells."""
         if where == "install":
             headway.install(lab.app, store=lab.store, cancel_on_update=False)
@@ -419,7 +421,7 @@ class TestTidying:
 class TestElsewhere:
     """Where there is nothing to cancel."""
 
-    def test_called_directly(self, lab: Lab) -> None:
+    def test_direct_call_is_never_cancelled(self, lab: Lab) -> None:
         """A direct call is never cancelled."""
 
         def body(ctx: RequestContext) -> bool:
@@ -478,7 +480,7 @@ class TestLooks:
             assert not cancellation.poll()
         answers.assert_not_called()
 
-    def test_it_stays(self) -> None:
+    def test_request_is_never_withdrawn(self) -> None:
         """What was asked for stays asked for."""
         on_request = mock.Mock()
         cancellation = CancelToken()

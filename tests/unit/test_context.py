@@ -70,7 +70,7 @@ def test_a_retry_is_told_where_the_last_attempt_got_to(lab: Lab) -> None:
 
 
 def test_headers_are_read_only(lab: Lab) -> None:
-    """They are the publisher's word, and nobody's to change."""
+    """The publisher's headers are read-only."""
 
     @lab.task()
     def ask() -> None:

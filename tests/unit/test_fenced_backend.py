@@ -1,4 +1,4 @@
-"""The fence: every state write passes the store, whoever makes it, and Celery's own keep Celery's
+"""The fence: every state write passes the store, and Celery's own writes keep Celery's
 ways.
 """
 
@@ -117,7 +117,7 @@ def test_the_main_process_ends_what_is_open(lab: Lab) -> None:
 
 @pytest.mark.parametrize("late", [False, True])
 def test_a_cold_shutdown_makes_no_retry_of_what_does_not_come_back(lab: Lab, late: bool) -> None:
-    """The worker says RETRY of all that it kills; where the message was acknowledged nobody
+    """The worker stores RETRY for every task it kills; for an acknowledged message no worker
     retries, and it stays open.
     """
 
@@ -418,7 +418,7 @@ def test_a_start_with_the_store_away_is_made_up_for(
 
 
 def test_a_start_that_is_made_up_for_without_a_word_of_the_task(lab: Lab) -> None:
-    """A run that says nothing has begun all the same, as soon as the store is back: nobody is told
+    """An attempt that reports nothing is shown as started when the store is back: it is not shown
     for an hour that it waits.
     """
     tries: list[AttemptStart] = []
@@ -441,7 +441,7 @@ def test_a_start_that_is_made_up_for_without_a_word_of_the_task(lab: Lab) -> Non
     assert (lab.record("x").state, lab.record("x").attempt) == ("SUCCESS", 1)
 
 
-def test_nobody_opens_a_run_that_is_over(lab: Lab) -> None:
+def test_finished_attempt_is_never_opened(lab: Lab) -> None:
     """The timer that retries a missed start finds the attempt ended and writes nothing."""
     left: list[Attempt] = []
 
@@ -495,7 +495,7 @@ def test_what_was_before_is_not_forgotten_by_a_second_answer(lab: Lab) -> None:
 @pytest.mark.parametrize("ignored", [False, True])
 def test_a_retry_that_has_begun_already_goes_on(lab: Lab, ignored: bool) -> None:
     """The run before it, whose start the store has missed, says RETRY when its message is out: that
-    takes nobody's place.
+    replaces no other attempt.
     """
     begun: list[AttemptStarted] = []
 
@@ -732,7 +732,7 @@ def test_an_end_that_cannot_be_recorded_is_told(lab: Lab, caplog: pytest.LogCapt
 
 
 def test_a_fenced_backend_is_pickled_as_itself(lab: Lab) -> None:
-    """An AsyncResult carries its backend; whoever unpickles it may have no Headway."""
+    """An AsyncResult contains its backend; a reader that unpickles it may not have Headway."""
     data = pickle.dumps(lab.app.backend)
     assert b"headway" not in data
     lab.app.set_current()

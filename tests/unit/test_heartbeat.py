@@ -166,7 +166,7 @@ def test_what_a_worker_runs_is_read_from_celery() -> None:
 
 def test_an_attempt_whose_signs_stop_is_stalled_and_comes_back() -> None:
     """The phase is stalled, the status running; the next sign ends that. One of another worker, or
-    of nobody, doesn't count.
+    of an unknown worker, does not count.
     """
     store = MemoryStore()
     now = datetime.now(UTC)

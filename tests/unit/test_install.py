@@ -206,7 +206,7 @@ def test_a_registry_of_ones_own_keeps_its_ways() -> None:
 
 def test_celerys_chores_are_left_alone(lab: Lab) -> None:
     """`celery.chord_unlock` retries each second while a chord runs: it is no execution of
-    anybody's.
+    any caller's.
     """
     lab.app.finalize()
     assert not isinstance(lab.app.tasks["celery.chord_unlock"], ProgressTask)

@@ -26,7 +26,7 @@ def owner(lab: Lab, **options: Any) -> str | None:
 
 
 def test_a_message_says_its_owner(lab: Lab) -> None:
-    """By a header of its own, whatever else it has there; nobody where nothing is said."""
+    """The owner comes from its own header; without one there is no owner."""
     assert owner(lab, headers={"headway_owner": "alice", "tenant": "blue"}) == "alice"
     assert owner(lab) is None
     assert owner(lab, headers={"headway_owner": 17}) == "17"
@@ -105,7 +105,7 @@ def test_a_publisher_without_headway(lab: Lab) -> None:
 
 
 def test_a_retry_keeps_its_owner(lab: Lab) -> None:
-    """The next attempt's message names it too, or what that one publishes would be nobody's."""
+    """The next attempt's message names the owner too, so that its own messages inherit it."""
     sent: list[Any] = []
 
     @lab.task(name="again", bind=True, max_retries=3)

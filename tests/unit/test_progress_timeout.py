@@ -181,9 +181,7 @@ def test_the_signals_other_owner_goes_on(scheduler: Scheduler, heard: list[int])
     assert heard == [signal.SIGUSR1, signal.SIGUSR1]
 
 
-def test_a_signal_that_comes_after_the_end_strikes_nobody(
-    scheduler: Scheduler, heard: list[int]
-) -> None:
+def test_signal_after_the_end_interrupts_no_task(scheduler: Scheduler, heard: list[int]) -> None:
     """A child's next task may not die of what was meant for the one before."""
     watch = ProgressWatchdog(3600, lambda: None, scheduler)
     watch.start()
@@ -215,7 +213,7 @@ def in_a_thread(
 
 
 def test_another_thread_is_struck_in_python_code() -> None:
-    """Python code of a thread is ended, and nobody else's."""
+    """Only the Python code of that thread is interrupted."""
     timer, begun = FakeScheduler(), threading.Event()
 
     def work() -> None:

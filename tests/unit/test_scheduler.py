@@ -64,7 +64,7 @@ def test_a_strike_at_any_step_keeps_no_lock(scheduler: Scheduler) -> None:
 
 
 def test_a_strike_as_the_thread_is_started(scheduler: Scheduler) -> None:
-    """Whoever comes next starts it, and what was asked for before is called, too."""
+    """The next call starts the thread, and earlier calls run too."""
     called: list[int] = []
     with (
         mock.patch.object(threading.Thread, "start", side_effect=SoftTimeLimitExceeded),

@@ -94,7 +94,7 @@ def test_each_item_is_told(lab: Lab) -> None:
     assert seen[0][:2] == (99_999, 100_000)
 
 
-def test_by_hand(lab: Lab) -> None:
+def test_manual_updates_are_reported(lab: Lab) -> None:
     """``update``, a later total, ``reset`` and odd numbers work as in common code."""
 
     def work() -> None:
@@ -161,7 +161,7 @@ def test_elsewhere_it_is_tqdms_own_bar(lab: Lab) -> None:
     assert isinstance(tqdm([], file=io.StringIO()), theirs.tqdm)
 
 
-def test_everywhere(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patch_all_covers_every_library(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bars of libraries report too; bars outside of tasks are drawn as usual."""
     for name in headway.tqdm._methods:  # put back at the end
         monkeypatch.setattr(std.tqdm, name, getattr(std.tqdm, name, None), raising=False)

@@ -56,9 +56,7 @@ class Bench:
                     self.store.read([task_id])[0].record is not None
                 )  # it isn't, where its publisher has no Headway
                 execution = self.look(task_id) if known else None
-            except (
-                Unavailable
-            ):  # SQLite lets nobody read while a slow disk writes; whoever reads asks again
+            except Unavailable:  # SQLite blocks readers while a slow disk writes: read again
                 return None
             return execution if execution is not None and execution.status.terminal else None
 

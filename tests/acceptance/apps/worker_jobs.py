@@ -41,7 +41,7 @@ class Wire:
         """Wait for the test's word, and return it."""
         with self._client() as client:
             word = client.blpop([f"gate:{name}"], timeout=patience)
-        assert word is not None, f"nobody opened {name}"
+        assert word is not None, f"{name} was not opened"
         return word[1].decode()
 
     def tell(self, name: str, value: Any = "") -> None:
@@ -69,7 +69,7 @@ class Wire:
 
 
 class OwnBase(Task):
-    """A deployment's own base class, made before anybody thought of progress."""
+    """A deployment's own base class, which does not know Headway."""
 
     abstract = True
 
