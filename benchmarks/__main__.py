@@ -296,9 +296,8 @@ def main() -> int:
                 signal.alarm(0)
     print_table(rows)
     print(f"\nratio: the cost of Headway divided by the cost of the alternative. {machine()}")
-    print(
-        f"{size} size, {time.monotonic() - start:.0f} s", "(numbers mean nothing)" * options.smoke
-    )
+    note = " (numbers mean nothing)" if options.smoke else ""
+    print(f"{size} size{note}, {time.monotonic() - start:.0f} s")
     if failed:
         print(f"failed: {', '.join(failed)}")
     return 1 if failed else 0
