@@ -25,7 +25,7 @@ Unit = Literal["s", "B", "per report"]
 
 #: Seconds after which a benchmark is interrupted. `listing` takes the longest: it creates a million
 #: executions.
-TIME_LIMIT = 900
+TIME_LIMIT = 1800
 
 
 @dataclass(frozen=True)

@@ -208,7 +208,7 @@ def test_internal_pages_name_files_that_exist(page: Path) -> None:
     missing = [
         name
         for name in sorted(named)
-        if not any((root / name).exists() for root in (PACKAGE, ROOT))
+        if not any((root / name).exists() for root in (PACKAGE, PACKAGE.parent, ROOT))
     ]
     assert not missing
 

@@ -372,7 +372,9 @@ def test_authorize_rule_limits_list_and_detail(page: Page) -> None:
         assert shown(page) == ["mine"]
         open_dashboard(page, dashboard, "#/theirs")
         page.reload()
-        expect(page.locator("#load-error")).to_contain_text("You may not read execution 'theirs'")
+        expect(page.locator("#load-error")).to_contain_text(
+            "Not allowed to read execution 'theirs'"
+        )
 
 
 def test_refused_listing_shows_access_denied(page: Page) -> None:
@@ -380,7 +382,7 @@ def test_refused_listing_shows_access_denied(page: Page) -> None:
     with serve_dashboard(authorize=lambda *_: False) as dashboard:
         open_dashboard(page, dashboard)
         expect(page.get_by_role("heading", name="Access denied")).to_be_visible()
-        expect(page.locator("#empty")).to_contain_text("You may not list")
+        expect(page.locator("#empty")).to_contain_text("Not allowed to list")
 
 
 def test_stale_response_does_not_overwrite_newer_frames(page: Page, dashboard: Dashboard) -> None:
