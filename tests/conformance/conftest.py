@@ -1,4 +1,4 @@
-"""Fixtures of the suites that hold every implementation of a port to the same rules."""
+"""Fixtures of the suites that test every implementation of a port."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support import stores
 
 @pytest.fixture(params=stores.NAMES)
 def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[stores.StoreUnderTest]:
-    """Each store in turn."""
+    """Return each store in turn."""
     url = request.getfixturevalue("redis_url") if request.param.startswith("redis") else None
     made = stores.make(request.param, tmp_path, url)
     yield made
@@ -21,7 +21,7 @@ def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[stores.S
 
 @pytest.fixture
 def redis(redis_url: str, tmp_path: Path) -> Iterator[stores.StoreUnderTest]:
-    """The store on Redis, as most have it."""
+    """Return a store on Redis with default settings."""
     made = stores.make("redis", tmp_path, redis_url)
     yield made
     made.store.close()

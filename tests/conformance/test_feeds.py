@@ -1,4 +1,4 @@
-"""One suite for every feed: what ``feeds/base.py`` promises."""
+"""Contract of every feed (``feeds/base.py``): one suite, each feed in turn."""
 
 from __future__ import annotations
 
@@ -30,44 +30,44 @@ from tests.support.valkey import ValkeyServer
 from tests.support.wait import until
 
 
-class Ear:
-    """A listener that writes down what it is told, and by whom."""
+class RecordingListener:
+    """A listener that records its calls and their threads."""
 
     def __init__(self) -> None:
-        self.heard: list[tuple[str, Any]] = []
+        self.calls: list[tuple[str, Any]] = []
         self.threads: set[str] = set()
         self.fails = False
-        #: Done as soon as an outage is told, by the thread that tells.
-        self.then: Callable[[], object] = lambda: None
+        #: The feed thread calls this directly after it has reported an outage.
+        self.on_lost: Callable[[], object] = lambda: None
 
     def changed(self, task_id: str, meta: Mapping[str, Any] | None) -> None:
-        self._hear("changed", task_id, meta)
+        self._record("changed", task_id, meta)
 
     def lost(self) -> None:
-        self._hear("lost")
-        self.then()
+        self._record("lost")
+        self.on_lost()
 
     def restored(self) -> None:
-        self._hear("restored")
+        self._record("restored")
 
-    def _hear(self, *what: Any) -> None:
+    def _record(self, *what: Any) -> None:
         self.threads.add(threading.current_thread().name)
-        self.heard.append(what if len(what) > 1 else (what[0], None))
+        self.calls.append(what if len(what) > 1 else (what[0], None))
         if self.fails:
-            raise RuntimeError("this listener was told to fail")
+            raise RuntimeError("the listener fails on purpose")
 
     def changes(self, task_id: str) -> list[Any]:
-        """What was told of one task, in order."""
-        return [what[2] for what in self.heard if what[0] == "changed" and what[1] == task_id]  # type: ignore[misc]
+        """Return the reported changes of one task, in order."""
+        return [what[2] for what in self.calls if what[0] == "changed" and what[1] == task_id]  # type: ignore[misc]
 
     @property
-    def gaps(self) -> list[str]:
-        """The outages, in order."""
-        return [what[0] for what in self.heard if what[0] != "changed"]
+    def outages(self) -> list[str]:
+        """Return the reported outages and recoveries, in order."""
+        return [what[0] for what in self.calls if what[0] != "changed"]
 
 
-class Bench:
-    """A feed, and the backend that it tells of."""
+class FeedUnderTest:
+    """A feed with its listener and with control of its backend."""
 
     def __init__(
         self,
@@ -77,24 +77,24 @@ class Bench:
         mend: Callable[[], None],
     ):
         self.feed = make()
-        self.ear = Ear()
-        self.feed.listen(self.ear)
+        self.listener = RecordingListener()
+        self.feed.listen(self.listener)
         self.store, self.cut, self.mend = store, cut, mend
-        #: Whether each change is told, with what it was; else only that there was one.
+        #: Whether the feed reports each change with its record, instead of only that one happened.
         self.pushes = not isinstance(self.feed, PollingFeed)
 
-    def heard(self, task_id: str, result: Any) -> bool:
-        """Whether the listener can know by now that the task's result is this."""
-        changes = self.ear.changes(task_id)
+    def has_reported(self, task_id: str, result: Any) -> bool:
+        """Return whether the listener can know this result of the task."""
+        changes = self.listener.changes(task_id)
         return bool(changes) and (changes[-1] is None or changes[-1]["result"] == result)
 
 
 @pytest.fixture(params=["memory", "polling", "redis"])
-def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+def subject(request: pytest.FixtureRequest) -> Iterator[FeedUnderTest]:
     with ExitStack() as stack:
         if request.param == "redis":
             server = stack.enter_context(ValkeyServer(durable=True))
-            bench = redis_bench(server)
+            subject = redis_feed_under_test(server)
         else:
             store = MemoryStore()
 
@@ -106,19 +106,19 @@ def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
 
             if request.param == "memory":
                 feed = MemoryFeed(store)
-                bench = Bench(lambda: feed, put, feed.disconnect, feed.reconnect)
+                subject = FeedUnderTest(lambda: feed, put, feed.disconnect, feed.reconnect)
             else:
-                bench = Bench(
+                subject = FeedUnderTest(
                     lambda: PollingFeed(store, interval=0.02),
                     put,
                     lambda: away(True),
                     lambda: away(False),
                 )
-        stack.callback(bench.feed.close)
-        yield bench
+        stack.callback(subject.feed.close)
+        yield subject
 
 
-def redis_bench(server: ValkeyServer, **options: Any) -> Bench:
+def redis_feed_under_test(server: ValkeyServer, **options: Any) -> FeedUnderTest:
     app = Celery("feeds", backend=server.url)
     results = ResultBackend(app)
     writer = connect(results.backend, timeout=PATIENCE)
@@ -129,222 +129,217 @@ def redis_bench(server: ValkeyServer, **options: Any) -> Bench:
         writer.publish(results.key(task_id), raw)
 
     feed = slow_tolerant_feed(results, **options)
-    return Bench(lambda: feed, store, server.stop, server.start)
+    return FeedUnderTest(lambda: feed, store, server.stop, server.start)
 
 
 def new_id() -> str:
     return uuid.uuid4().hex
 
 
-def test_tells_what_changed_after_watch(bench: Bench) -> None:
-    """What is stored after `watch` returned is told, and the last word told is the last word
-    stored.
-    """
+def test_change_after_watch_is_reported(subject: FeedUnderTest) -> None:
+    """The feed reports changes after `watch`, and its last report is the last stored result."""
     task_id = new_id()
-    bench.feed.watch(task_id)
+    subject.feed.watch(task_id)
     for number in range(50):
-        bench.store(task_id, "PROGRESS", {"current": number})
-    until(lambda: bench.heard(task_id, {"current": 49}))
+        subject.store(task_id, "PROGRESS", {"current": number})
+    until(lambda: subject.has_reported(task_id, {"current": 49}))
 
 
-def test_tells_in_order(bench: Bench) -> None:
+def test_changes_are_reported_in_write_order(subject: FeedUnderTest) -> None:
     """Changes arrive in the order of the writes, and a feed that pushes drops none."""
     task_id = new_id()
-    bench.feed.watch(task_id)
+    subject.feed.watch(task_id)
     for number in range(200):
-        bench.store(task_id, "PROGRESS", {"current": number})
-    until(lambda: bench.heard(task_id, {"current": 199}))
-    told = [meta["result"]["current"] for meta in bench.ear.changes(task_id) if meta is not None]
-    assert told == sorted(told)
-    if bench.pushes:
-        assert told == list(range(200))
+        subject.store(task_id, "PROGRESS", {"current": number})
+    until(lambda: subject.has_reported(task_id, {"current": 199}))
+    reported = [
+        meta["result"]["current"] for meta in subject.listener.changes(task_id) if meta is not None
+    ]
+    assert reported == sorted(reported)
+    if subject.pushes:
+        assert reported == list(range(200))
 
 
-def test_watch_has_no_hole(bench: Bench) -> None:
-    """Of many tasks that are stored to while they are being watched, each write after its `watch`
-    is told (celery-facts#subscribe-before-snapshot).
+def test_write_directly_after_watch_is_reported(subject: FeedUnderTest) -> None:
+    """The feed reports each write after `watch`, also while it adds many other tasks
+    (celery-facts#subscribe-before-snapshot).
     """
     ids = [new_id() for _ in range(50)]
     for task_id in ids:
-        bench.feed.watch(task_id)
-        bench.store(task_id, "PROGRESS", {"current": 1})
-    until(lambda: all(bench.heard(task_id, {"current": 1}) for task_id in ids))
+        subject.feed.watch(task_id)
+        subject.store(task_id, "PROGRESS", {"current": 1})
+    until(lambda: all(subject.has_reported(task_id, {"current": 1}) for task_id in ids))
 
 
-def test_tells_only_of_what_is_watched(bench: Bench) -> None:
-    """No change is reported for a task that is not watched, or no longer after `unwatch`."""
+def test_change_of_unwatched_task_is_not_reported(subject: FeedUnderTest) -> None:
+    """The feed reports no change of a task that was never watched or is no longer watched."""
     watched, other, former = new_id(), new_id(), new_id()
-    bench.feed.watch(watched)
-    bench.feed.watch(former)
-    bench.feed.unwatch(former)
-    bench.feed.unwatch(other)  # never watched, and fine
-    bench.store(watched, "PROGRESS", {"current": 0})
-    until(lambda: bench.heard(watched, {"current": 0}))
+    subject.feed.watch(watched)
+    subject.feed.watch(former)
+    subject.feed.unwatch(former)
+    subject.feed.unwatch(other)  # never watched, which is valid
+    subject.store(watched, "PROGRESS", {"current": 0})
+    until(lambda: subject.has_reported(watched, {"current": 0}))
     for number in range(1, 20):
-        bench.store(other, "PROGRESS", {"current": number})
-        bench.store(former, "PROGRESS", {"current": number})
-        bench.store(watched, "PROGRESS", {"current": number})
-    until(lambda: bench.heard(watched, {"current": 19}))
-    assert bench.ear.changes(other) == []
-    assert len(bench.ear.changes(former)) <= 1, "one may have been under way"
+        subject.store(other, "PROGRESS", {"current": number})
+        subject.store(former, "PROGRESS", {"current": number})
+        subject.store(watched, "PROGRESS", {"current": number})
+    until(lambda: subject.has_reported(watched, {"current": 19}))
+    assert subject.listener.changes(other) == []
+    assert len(subject.listener.changes(former)) <= 1, "one change may have been in transit"
 
 
-def test_watch_again_after_unwatch(bench: Bench) -> None:
-    """A task that was dropped and wanted again is told of, however quickly that went."""
+def test_change_after_second_watch_is_reported(subject: FeedUnderTest) -> None:
+    """The feed reports changes of a task that is watched again directly after `unwatch`."""
     task_id = new_id()
     for number in range(30):
-        bench.feed.watch(task_id)
-        bench.feed.watch(task_id)  # a second call is fine
-        bench.store(task_id, "PROGRESS", {"current": number})
-        until(lambda number=number: bench.heard(task_id, {"current": number}))
-        bench.feed.unwatch(task_id)
+        subject.feed.watch(task_id)
+        subject.feed.watch(task_id)  # a second call is valid
+        subject.store(task_id, "PROGRESS", {"current": number})
+        until(lambda number=number: subject.has_reported(task_id, {"current": number}))
+        subject.feed.unwatch(task_id)
 
 
-def test_one_thread_tells(bench: Bench) -> None:
-    """The listener is called from one thread, the feed's own, which exists only once something is
-    watched.
-    """
+def test_listener_is_called_from_feed_thread_only(subject: FeedUnderTest) -> None:
+    """The feed calls the listener from its own thread, which the first `watch` starts."""
     assert not [t for t in threading.enumerate() if t.name == "headway-feed"]
     task_id = new_id()
-    bench.feed.watch(task_id)
-    bench.store(task_id, "STARTED", None)
-    until(lambda: bench.heard(task_id, None))
-    assert bench.ear.threads == {"headway-feed"}
+    subject.feed.watch(task_id)
+    subject.store(task_id, "STARTED", None)
+    until(lambda: subject.has_reported(task_id, None))
+    assert subject.listener.threads == {"headway-feed"}
 
 
-def test_a_listener_that_fails_changes_nothing(bench: Bench) -> None:
-    """An exception of the listener doesn't end the feed."""
+def test_failing_listener_does_not_stop_feed(subject: FeedUnderTest) -> None:
+    """An exception of the listener does not stop the feed."""
     task_id = new_id()
-    bench.feed.watch(task_id)
-    bench.ear.fails = True
-    bench.store(task_id, "PROGRESS", {"current": 1})
-    until(lambda: bench.heard(task_id, {"current": 1}))
-    bench.ear.fails = False
-    bench.store(task_id, "PROGRESS", {"current": 2})
-    until(lambda: bench.heard(task_id, {"current": 2}))
+    subject.feed.watch(task_id)
+    subject.listener.fails = True
+    subject.store(task_id, "PROGRESS", {"current": 1})
+    until(lambda: subject.has_reported(task_id, {"current": 1}))
+    subject.listener.fails = False
+    subject.store(task_id, "PROGRESS", {"current": 2})
+    until(lambda: subject.has_reported(task_id, {"current": 2}))
 
 
-def test_a_gap_is_told(bench: Bench) -> None:
-    """An outage is told as `lost` once and `restored` once; afterwards everything watched is told
-    of again.
-    """
+def test_outage_is_reported_as_lost_and_restored(subject: FeedUnderTest) -> None:
+    """The feed reports an outage once as `lost` and once as `restored`, then new changes."""
     ids = [new_id(), new_id()]
     for task_id in ids:
-        bench.feed.watch(task_id)
-    bench.store(ids[0], "PROGRESS", {"current": 1})
-    until(lambda: bench.heard(ids[0], {"current": 1}))
-    bench.feed.ping()
-    bench.cut()
-    until(lambda: bench.ear.gaps == ["lost"])
+        subject.feed.watch(task_id)
+    subject.store(ids[0], "PROGRESS", {"current": 1})
+    until(lambda: subject.has_reported(ids[0], {"current": 1}))
+    subject.feed.ping()
+    subject.cut()
+    until(lambda: subject.listener.outages == ["lost"])
     with pytest.raises(Unavailable):
-        bench.feed.ping()
-    bench.mend()
-    until(lambda: bench.ear.gaps == ["lost", "restored"])
-    bench.feed.ping()
+        subject.feed.ping()
+    subject.mend()
+    until(lambda: subject.listener.outages == ["lost", "restored"])
+    subject.feed.ping()
     for task_id in ids:
-        bench.store(task_id, "PROGRESS", {"current": 2})
-    until(lambda: all(bench.heard(task_id, {"current": 2}) for task_id in ids))
-    assert bench.ear.gaps == ["lost", "restored"]
+        subject.store(task_id, "PROGRESS", {"current": 2})
+    until(lambda: all(subject.has_reported(task_id, {"current": 2}) for task_id in ids))
+    assert subject.listener.outages == ["lost", "restored"]
 
 
-def test_a_ping_says_what_was_told(bench: Bench) -> None:
-    """Who asks as soon as an outage is told is told the same."""
+def test_ping_during_reported_outage_is_unavailable(subject: FeedUnderTest) -> None:
+    """A ping raises ``Unavailable`` as soon as the feed has reported an outage."""
     answers: list[str] = []
 
-    def ask() -> None:
+    def ping() -> None:
         try:
-            bench.feed.ping()
+            subject.feed.ping()
             answers.append("connected")
         except Unavailable:
             answers.append("away")
 
-    bench.ear.then = ask
-    bench.feed.watch(new_id())
-    bench.cut()
+    subject.listener.on_lost = ping
+    subject.feed.watch(new_id())
+    subject.cut()
     until(lambda: answers)
     assert answers == ["away"]
 
 
-def test_watch_during_an_outage(bench: Bench) -> None:
-    """`watch` raises ``Unavailable`` while the backend is away, and the task is told of once it is
-    back all the same.
-    """
-    bench.feed.watch(new_id())
-    bench.cut()
-    until(lambda: bench.ear.gaps == ["lost"])
+def test_watch_during_outage_is_unavailable_but_kept(subject: FeedUnderTest) -> None:
+    """`watch` raises ``Unavailable`` in an outage, and the feed reports the task afterwards."""
+    subject.feed.watch(new_id())
+    subject.cut()
+    until(lambda: subject.listener.outages == ["lost"])
     task_id = new_id()
     with pytest.raises(Unavailable):
-        bench.feed.watch(task_id)
-    bench.mend()
-    until(lambda: bench.ear.gaps == ["lost", "restored"])
-    bench.store(task_id, "PROGRESS", {"current": 1})
-    until(lambda: bench.heard(task_id, {"current": 1}))
+        subject.feed.watch(task_id)
+    subject.mend()
+    until(lambda: subject.listener.outages == ["lost", "restored"])
+    subject.store(task_id, "PROGRESS", {"current": 1})
+    until(lambda: subject.has_reported(task_id, {"current": 1}))
 
 
-def test_close_ends_the_threads(bench: Bench) -> None:
+def test_close_ends_feed_thread(subject: FeedUnderTest) -> None:
     """`close` ends the thread; a second call does nothing."""
-    bench.feed.watch(new_id())
+    subject.feed.watch(new_id())
     assert [t for t in threading.enumerate() if t.name == "headway-feed"]
-    bench.feed.close()
-    # It waits for its thread, but not without end.
+    subject.feed.close()
+    # `close` waits for the thread only for a limited time.
     until(lambda: not [t for t in threading.enumerate() if t.name == "headway-feed"])
-    bench.feed.close()
+    subject.feed.close()
 
 
-# What only Redis can show.
+# Tests of the Redis feed only.
 
 
 @pytest.fixture
-def own(own_valkey: ValkeyServer) -> Iterator[Bench]:
-    """A Redis feed on a server of the test's own."""
-    bench = redis_bench(own_valkey)
-    yield bench
-    bench.feed.close()
+def own(own_valkey: ValkeyServer) -> Iterator[FeedUnderTest]:
+    """Return a Redis feed on a server that only this test uses."""
+    subject = redis_feed_under_test(own_valkey)
+    yield subject
+    subject.feed.close()
 
 
-def test_redis_server_that_hangs(own_valkey: ValkeyServer) -> None:
-    """A server that is stopped but not gone is found out, though no read of ours fails
-    (web-facts#hung-server-looks-idle); then all is well again.
+def test_redis_feed_detects_hanging_server(own_valkey: ValkeyServer) -> None:
+    """The feed detects a hanging server without a failed read, and recovers after it
+    (web-facts#hung-server-looks-idle).
     """
-    # It asks at once whether a silent server lives. On a busy machine that is too soon now and
-    # then, and a change is lost.
-    hasty, task_id = redis_bench(own_valkey, ping_interval=0.1, pong_within=0.3), new_id()
+    # A short ping interval detects the outage soon. On a busy machine it may also report a false
+    # outage and lose a change, so each check stores the change again.
+    impatient = redis_feed_under_test(own_valkey, ping_interval=0.1, pong_within=0.3)
+    task_id = new_id()
 
-    def told() -> bool:
-        hasty.store(task_id, "PROGRESS", {"current": 1})
-        return hasty.heard(task_id, {"current": 1})
+    def change_is_reported() -> bool:
+        impatient.store(task_id, "PROGRESS", {"current": 1})
+        return impatient.has_reported(task_id, {"current": 1})
 
     try:
-        with suppress(Unavailable):  # wanted it is all the same
-            hasty.feed.watch(task_id)
+        with suppress(Unavailable):  # the feed keeps the task as watched
+            impatient.feed.watch(task_id)
         own_valkey.pause()
-        until(lambda: hasty.ear.gaps[-1:] == ["lost"])
+        until(lambda: impatient.listener.outages[-1:] == ["lost"])
         own_valkey.resume()
-        until(lambda: "restored" in hasty.ear.gaps)
-        until(told)
+        until(lambda: "restored" in impatient.listener.outages)
+        until(change_is_reported)
     finally:
         own_valkey.resume()
-        hasty.feed.close()
+        impatient.feed.close()
 
 
-def test_redis_feed_that_is_held_up(
+def test_redis_pong_read_late_is_accepted(
     own_valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An answer that came in time, to a thread that looks at it too late, is an answer."""
-    asked, late = 0, 0.0
+    """A delayed feed thread accepts an answer that arrived in time."""
+    pings, late = 0, 0.0
 
-    class Held(selectors.DefaultSelector):
+    class DelayedSelector(selectors.DefaultSelector):
         def select(self, timeout: float | None = None) -> Any:
             nonlocal late
             ready = super().select(timeout)
             late += 100 if ready else 0
             return ready
 
-    def patience(line: Any) -> float | None:
-        nonlocal asked, late
-        if line._ping_sent_at is not None:
+    def select_timeout(connection: Any) -> float | None:
+        nonlocal pings, late
+        if connection._ping_sent_at is not None:
             return None
-        late, asked = late + 100, asked + 1  # nothing comes: it is time to ask
+        late, pings = late + 100, pings + 1  # no data arrived: the next ping is due
         return 0.0
 
     monkeypatch.setattr(
@@ -353,66 +348,64 @@ def test_redis_feed_that_is_held_up(
     monkeypatch.setattr(
         redis_feed,
         "selectors",
-        SimpleNamespace(DefaultSelector=Held, EVENT_READ=selectors.EVENT_READ),
+        SimpleNamespace(DefaultSelector=DelayedSelector, EVENT_READ=selectors.EVENT_READ),
     )
-    monkeypatch.setattr(redis_feed._PubSubConnection, "_select_timeout", patience)
-    bench = redis_bench(own_valkey, ping_interval=60.0, pong_within=60.0)
+    monkeypatch.setattr(redis_feed._PubSubConnection, "_select_timeout", select_timeout)
+    subject = redis_feed_under_test(own_valkey, ping_interval=60.0, pong_within=60.0)
     try:
-        bench.feed.watch(new_id())
-        until(lambda: asked > 50)
-        assert bench.ear.gaps == []
+        subject.feed.watch(new_id())
+        until(lambda: pings > 50)
+        assert subject.listener.outages == []
     finally:
-        bench.feed.close()
+        subject.feed.close()
 
 
-def test_redis_connection_killed(own_valkey: ValkeyServer) -> None:
-    """A connection that the server cuts, again and again, is a gap each time, and no subscription
-    is lost (web-facts#pubsub-has-one-owner, web-facts#reconnects-are-silent).
+def test_redis_killed_connection_keeps_subscriptions(own_valkey: ValkeyServer) -> None:
+    """Each closed connection is one outage, and the feed loses no subscription
+    (web-facts#pubsub-has-one-owner, web-facts#reconnects-are-silent).
     """
-    bench = redis_bench(own_valkey)
+    subject = redis_feed_under_test(own_valkey)
     ids = [new_id() for _ in range(20)]
     try:
         for task_id in ids:
-            bench.feed.watch(task_id)
+            subject.feed.watch(task_id)
         for round_ in range(1, 6):
             assert own_valkey.command("CLIENT", "KILL", "TYPE", "PUBSUB") >= 1
-            until(lambda round_=round_: bench.ear.gaps == ["lost", "restored"] * round_)
+            until(lambda round_=round_: subject.listener.outages == ["lost", "restored"] * round_)
             for task_id in ids:
-                bench.store(task_id, "PROGRESS", {"current": round_})
+                subject.store(task_id, "PROGRESS", {"current": round_})
             until(
                 lambda round_=round_: all(
-                    bench.heard(task_id, {"current": round_}) for task_id in ids
+                    subject.has_reported(task_id, {"current": round_}) for task_id in ids
                 )
             )
     finally:
-        bench.feed.close()
+        subject.feed.close()
 
 
-def test_redis_away_from_the_start(own_valkey: ValkeyServer) -> None:
-    """A feed whose server was never there says so within its time limit, and works when the server
-    comes.
-    """
-    bench = redis_bench(own_valkey)
+def test_redis_feed_recovers_when_server_starts_late(own_valkey: ValkeyServer) -> None:
+    """A feed without a server raises ``Unavailable`` in time and works after the server starts."""
+    subject = redis_feed_under_test(own_valkey)
     own_valkey.stop()
     task_id = new_id()
     try:
         with pytest.raises(Unavailable):
-            bench.feed.ping()
+            subject.feed.ping()
         with pytest.raises(Unavailable):
-            bench.feed.watch(task_id)
-        until(lambda: bench.ear.gaps == ["lost"])
+            subject.feed.watch(task_id)
+        until(lambda: subject.listener.outages == ["lost"])
         own_valkey.start()
-        until(lambda: bench.ear.gaps == ["lost", "restored"])
-        bench.store(task_id, "PROGRESS", {"current": 1})
-        until(lambda: bench.heard(task_id, {"current": 1}))
+        until(lambda: subject.listener.outages == ["lost", "restored"])
+        subject.store(task_id, "PROGRESS", {"current": 1})
+        until(lambda: subject.has_reported(task_id, {"current": 1}))
     finally:
-        bench.feed.close()
+        subject.feed.close()
 
 
-def test_redis_payloads_that_say_nothing(own: Bench, own_valkey: ValkeyServer) -> None:
-    """What can't be decoded, or is too large to be a report, is told as "read it"; it doesn't hurt
-    what follows.
-    """
+def test_redis_unreadable_payload_is_reported_without_record(
+    own: FeedUnderTest, own_valkey: ValkeyServer
+) -> None:
+    """The feed reports an unreadable or large payload without its record, and continues."""
     task_id = new_id()
     key = ResultBackend(Celery("feeds", backend=own_valkey.url)).key(task_id)
     own.feed.watch(task_id)
@@ -420,15 +413,13 @@ def test_redis_payloads_that_say_nothing(own: Bench, own_valkey: ValkeyServer) -
     own_valkey.command("PUBLISH", key, b"[1, 2]")
     own.store(task_id, "SUCCESS", "x" * 1_000_000)
     own.store(task_id, "PROGRESS", {"current": 1})
-    until(lambda: len(own.ear.changes(task_id)) == 4)
-    assert own.ear.changes(task_id)[:3] == [None, None, None]
-    assert own.ear.changes(task_id)[3]["result"] == {"current": 1}
+    until(lambda: len(own.listener.changes(task_id)) == 4)
+    assert own.listener.changes(task_id)[:3] == [None, None, None]
+    assert own.listener.changes(task_id)[3]["result"] == {"current": 1}
 
 
-def test_redis_watchers_in_many_threads(own: Bench) -> None:
-    """Watching and dropping from many threads at once leaves exactly what is wanted, and no call
-    without an answer.
-    """
+def test_redis_concurrent_watch_and_unwatch_keep_last_state(own: FeedUnderTest) -> None:
+    """Concurrent `watch` and `unwatch` calls all return and leave the last state."""
     faults: list[BaseException] = []
     kept = [new_id() for _ in range(8)]
 
@@ -438,7 +429,7 @@ def test_redis_watchers_in_many_threads(own: Bench) -> None:
                 own.feed.watch(task_id)
                 own.feed.unwatch(task_id)
             own.feed.watch(task_id)
-        except BaseException as exc:  # told below
+        except BaseException as exc:  # asserted below
             faults.append(exc)
 
     threads = [threading.Thread(target=work, args=(task_id,)) for task_id in kept]
@@ -449,11 +440,11 @@ def test_redis_watchers_in_many_threads(own: Bench) -> None:
     assert not faults
     for task_id in kept:
         own.store(task_id, "PROGRESS", {"current": 1})
-    until(lambda: all(own.heard(task_id, {"current": 1}) for task_id in kept))
+    until(lambda: all(own.has_reported(task_id, {"current": 1}) for task_id in kept))
 
 
-def test_redis_costs_one_connection(own: Bench, own_valkey: ValkeyServer) -> None:
-    """However many are watched, the feed holds one connection."""
+def test_redis_feed_holds_one_connection(own: FeedUnderTest, own_valkey: ValkeyServer) -> None:
+    """The feed holds one connection for any number of watched tasks."""
     for _ in range(100):
         own.feed.watch(new_id())
     clients = [
@@ -464,7 +455,7 @@ def test_redis_costs_one_connection(own: Bench, own_valkey: ValkeyServer) -> Non
 
 
 def test_polling_reads_nothing_without_watched_ids() -> None:
-    """While nothing is watched, the store isn't asked."""
+    """A polling feed does not read the store while no task is watched."""
 
     class Counting(MemoryStore):
         reads = 0
@@ -475,24 +466,24 @@ def test_polling_reads_nothing_without_watched_ids() -> None:
 
     store = Counting()
     feed = PollingFeed(store, interval=0.005)
-    feed.listen(Ear())
+    feed.listen(RecordingListener())
     task_id = new_id()
     try:
         feed.watch(task_id)
         until(lambda: store.reads)
         feed.unwatch(task_id)
         thread = next(t for t in threading.enumerate() if t.name == "headway-feed")
-        until(lambda: not feed._wake.is_set(), what="the thread to lie down")
-        before, begun = store.reads, time.monotonic()
-        until(lambda: time.monotonic() - begun > 0.1)
+        until(lambda: not feed._wake.is_set(), what="the thread to become idle")
+        before, started_at = store.reads, time.monotonic()
+        until(lambda: time.monotonic() - started_at > 0.1)
         assert store.reads == before
         assert thread.is_alive()
     finally:
         feed.close()
 
 
-def test_the_right_feed(redis_url: str, tmp_path: Any) -> None:
-    """Redis pushes; any other backend is asked; the fake store has the fake feed."""
+def test_feed_class_follows_result_backend(redis_url: str, tmp_path: Any) -> None:
+    """Redis has a feed that pushes, other backends are polled, and memory has its own feed."""
     redis_app = Celery("a", backend=redis_url)
     other = Celery("b", backend=f"db+sqlite:///{tmp_path}/r.sqlite")
     assert isinstance(feed_for(redis_app, MemoryStore()), MemoryFeed)
@@ -500,21 +491,19 @@ def test_the_right_feed(redis_url: str, tmp_path: Any) -> None:
     assert isinstance(feed_for(other, store_for(other)), PollingFeed)
 
 
-def test_pickles_are_heard_of_where_they_are_read(redis_url: str) -> None:
-    """What the setting allows the store it allows the feed: a change that carries its record is
-    told with it.
-    """
+def test_allowed_pickle_is_reported_with_record(redis_url: str) -> None:
+    """The feed reports a pickled change with its record if the setting allows pickle."""
     app = Celery("pickled", backend=redis_url, set_as_current=False)
     app.conf.update(result_serializer="pickle", accept_content=["pickle"])
-    feed, ear = (
+    feed, listener = (
         slow_tolerant(feed_for(app, store_for(app, allow_pickle=True), allow_pickle=True)),
-        Ear(),
+        RecordingListener(),
     )
-    feed.listen(ear)
+    feed.listen(listener)
     try:
         feed.watch("a")
         app.backend.store_result("a", {"current": 1}, "PROGRESS")
-        until(lambda: ear.changes("a"), what="the feed to hear of it")
-        assert ear.changes("a")[-1]["result"] == {"current": 1}
+        until(lambda: listener.changes("a"), what="the feed to report the change")
+        assert listener.changes("a")[-1]["result"] == {"current": 1}
     finally:
         feed.close()

@@ -1,4 +1,4 @@
-"""What every store owes (``headway/stores/base.py``): one suite, each store in turn."""
+"""Contract of every store (``headway/stores/base.py``): one suite, each store in turn."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ ENDS = sorted(READY_STATES)
 
 
 class TestRegister:
-    def test_a_published_task_is_known_before_it_begins(self, subject: StoreUnderTest) -> None:
-        """A registered task reads as a record with no state and with all data of its publisher."""
+    def test_registered_task_has_record_before_start(self, subject: StoreUnderTest) -> None:
+        """A registered task has a record with the publisher's data and without a state."""
         registration = Registration(
             "a", "tasks.t", at(0), owner="ann", root_id="r", parent_id="p", group_id="g"
         )
@@ -37,10 +37,8 @@ class TestRegister:
         assert subject.record("a") == states.apply_registration(None, registration)
         assert states.resolve(subject.snapshot("a"), at(1)).status is Status.PENDING
 
-    def test_many_at_once(self, subject: StoreUnderTest) -> None:
-        """All tasks of one call are known after it, an id that is named twice and an empty call
-        included.
-        """
+    def test_one_call_registers_all_tasks(self, subject: StoreUnderTest) -> None:
+        """One call registers all its tasks, also if it is empty or contains an id twice."""
         subject.store.register([])
         subject.store.register(Registration(f"t{n % 20}", "tasks.t", at(n)) for n in range(40))
         snapshots = subject.store.read([f"t{n}" for n in range(20)])
@@ -48,8 +46,8 @@ class TestRegister:
             at(n) for n in range(20)
         ]
 
-    def test_a_second_publish_changes_nothing(self, subject: StoreUnderTest) -> None:
-        """A retry publishes the same id again, and nothing that is known is lost
+    def test_second_publish_of_started_task_changes_nothing(self, subject: StoreUnderTest) -> None:
+        """A retry publishes the same id again, and the record stays unchanged
         (celery-facts#before-task-publish-comes-first).
         """
         subject.store.register([Registration("a", "tasks.t", at(0), owner="ann")])
@@ -60,19 +58,16 @@ class TestRegister:
         assert subject.record("a") == before
 
     @pytest.mark.parametrize("reported", [True, False])
-    def test_id_with_ignored_result_is_used_again(
+    def test_publish_after_success_without_result_resets_execution(
         self, subject: StoreUnderTest, reported: bool
     ) -> None:
-        """A success that left no result is taken back by the next publication of its id, and by
-        nothing else.
-        """
-        # A backend that keeps its results itself has a clock of its own, which goes on while this
-        # runs.
+        """Only a new publication resets a success that stored no result."""
+        # A result backend uses the system clock, so the times of this test are in the future.
         now = (datetime.now(UTC) - at(0)).total_seconds() + 3600
         publish = [Registration("a", "tasks.t", at(now + 0))]
         subject.store.register(publish)
         subject.open("a", now + 1)
-        if reported:  # what stood there is replaced by a record that is no result
+        if reported:  # a record without a result replaces the report
             subject.write("a", "PROGRESS", now + 2, attempt=1, result=report(3))
             subject.write("a", "SUCCESS", now + 3, attempt=1, no_result=True)
         else:
@@ -86,8 +81,10 @@ class TestRegister:
         assert states.resolve(subject.snapshot("a"), at(now + 65)).status is Status.RUNNING
         assert subject.write("a", "PROGRESS", now + 66, attempt=2, result=report(4, attempt=2))
 
-    def test_a_success_with_a_result_is_not_taken_back(self, subject: StoreUnderTest) -> None:
-        """Publishing its id again changes nothing while the result is there."""
+    def test_publish_after_success_with_result_changes_nothing(
+        self, subject: StoreUnderTest
+    ) -> None:
+        """A new publication changes nothing while the result of a success exists."""
         subject.open("a", 1)
         subject.write("a", "SUCCESS", 2, attempt=1, result=42)
         before = subject.record("a")
@@ -95,8 +92,8 @@ class TestRegister:
         assert subject.record("a") == replace(before, created_at=subject.record("a").created_at)
         assert subject.open("a", 4).attempt == 0
 
-    def test_what_was_missing_is_filled_in(self, subject: StoreUnderTest) -> None:
-        """A task that was first heard of from its worker was made no later than it began."""
+    def test_late_registration_fills_missing_fields(self, subject: StoreUnderTest) -> None:
+        """A registration after the start adds the missing fields and keeps the earlier time."""
         subject.open("a", 1)
         subject.store.register([Registration("a", "tasks.t", at(3), owner="ann", group_id="g")])
         record = subject.record("a")
@@ -109,8 +106,8 @@ class TestRegister:
 
 
 class TestOpen:
-    def test_attempts_are_numbered(self, subject: StoreUnderTest) -> None:
-        """Attempts are numbered 1, 2, 3 and so on, and the last one is open."""
+    def test_attempts_are_numbered_from_one(self, subject: StoreUnderTest) -> None:
+        """The store numbers attempts 1, 2, 3 and so on, and the last one is open."""
         assert [subject.open("a", n).attempt for n in range(3)] == [1, 2, 3]
         record = subject.record("a")
         assert (record.attempt, record.last_ended_attempt, record.state, record.started_at) == (
@@ -120,12 +117,12 @@ class TestOpen:
             at(0),
         )
 
-    def test_celerys_own_count_is_the_least(self, subject: StoreUnderTest) -> None:
-        """A second retry is the third attempt, also where the runs before it left no trace."""
+    def test_attempt_number_is_at_least_retries_plus_one(self, subject: StoreUnderTest) -> None:
+        """A second retry is the third attempt, even if the store missed the earlier runs."""
         assert subject.open("a", retries=2).attempt == 3
 
     @pytest.mark.parametrize("sharing", ["memory", "redis", "sql"])
-    def test_attempts_are_numbered_once(
+    def test_concurrent_starts_get_different_numbers(
         self,
         sharing: str,
         tmp_path: Path,
@@ -133,10 +130,10 @@ class TestOpen:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """Workers that start one execution at the same moment get different attempt numbers."""
-        monkeypatch.setattr(sql, "FULL_TIMEOUT", stores.PATIENCE)  # SQLite lets one write at a time
+        monkeypatch.setattr(sql, "FULL_TIMEOUT", stores.PATIENCE)  # SQLite allows one writer
         url = request.getfixturevalue("redis_url") if sharing == "redis" else None
         first = stores.make(sharing, tmp_path, url)
-        # A store each, as in a process each; the fake is one process's own.
+        # One store per process; the memory store exists in one process only.
         subjects = [
             first if sharing == "memory" else stores.make(sharing, tmp_path, url) for _ in range(4)
         ]
@@ -155,10 +152,10 @@ class TestOpen:
         assert sorted(answers) == list(range(1, 25))
 
     @pytest.mark.parametrize("end", sorted(READY_STATES - {"SUCCESS"}))
-    def test_an_end_may_be_followed_by_a_new_attempt(
+    def test_attempt_starts_after_any_end_except_success(
         self, subject: StoreUnderTest, end: str
     ) -> None:
-        """A redelivered, retried or resent execution begins again after any end but a success."""
+        """A new attempt starts after any end except a success."""
         subject.open("a", 0)
         subject.write("a", end, 1, attempt=1)
         assert subject.open("a", 2).attempt == 2
@@ -170,8 +167,8 @@ class TestOpen:
             at(0),
         )
 
-    def test_nothing_opens_a_success(self, subject: StoreUnderTest) -> None:
-        """A redelivery after the success gets the number 0, and nothing it writes is let in."""
+    def test_start_after_success_is_refused(self, subject: StoreUnderTest) -> None:
+        """A redelivery after a success gets the number 0, and the store refuses its writes."""
         subject.open("a", 0)
         subject.write("a", "SUCCESS", 1, attempt=1, result=42)
         before = subject.record("a")
@@ -181,22 +178,18 @@ class TestOpen:
         assert subject.record("a") == before
         assert subject.snapshot("a").meta["result"] == 42  # type: ignore[index]
 
-    def test_a_success_whose_result_has_expired_holds_its_id_no_longer(
-        self, subject: StoreUnderTest
-    ) -> None:
-        """A nightly job with a fixed id runs every night, although the registry still knows the
-        last one.
-        """
+    def test_start_after_expired_result_is_accepted(self, subject: StoreUnderTest) -> None:
+        """A job with a fixed id starts again after its last result has expired."""
         subject.open("a", 0)
         subject.write("a", "SUCCESS", 1, attempt=1, result=42)
         subject.forget("a")
         assert subject.open("a", 100).attempt == 2
         assert subject.write("a", "SUCCESS", 101, attempt=2, result=43)
 
-    def test_the_same_run_is_opened_once(self, subject: StoreUnderTest) -> None:
-        """A worker that got no answer asks again: the same number, the same answer, and no end of
-        its run is undone.
-        """
+    def test_repeated_start_of_one_delivery_returns_same_answer(
+        self, subject: StoreUnderTest
+    ) -> None:
+        """A repeated start of one delivery returns the same answer and changes nothing."""
         subject.open("a", 0, delivery_id="r1")
         subject.write("a", "PROGRESS", 1, attempt=1, result=report(4))
         subject.write("a", "RETRY", 2, attempt=1)
@@ -212,24 +205,20 @@ class TestOpen:
         assert subject.record("a").state == "FAILURE"
         assert subject.open("a", 7, retries=1, delivery_id="r3").attempt == 3
 
-    def test_a_run_that_its_retry_overtook(self, subject: StoreUnderTest) -> None:
-        """An attempt whose start was lost ends after its retry has started: it takes nothing from
-        that one.
-        """
+    def test_start_after_start_of_own_retry_is_refused(self, subject: StoreUnderTest) -> None:
+        """The store refuses an attempt whose retry has already started."""
         assert subject.open("a", 0, retries=1, delivery_id="r2").attempt == 2
         before = subject.snapshot("a")
         assert subject.open("a", 1, delivery_id="r1", retry_published=True) == AttemptStarted(0)
         assert not subject.write("a", "RETRY", 1, attempt=0)
         assert subject.snapshot("a") == before
         assert subject.open("b", 0, delivery_id="r1", retry_published=True).attempt == 1, (
-            "it has not begun"
+            "the retry has not started"
         )
         assert subject.write("b", "RETRY", 1, attempt=1)
 
-    def test_the_owner_that_the_message_names(self, subject: StoreUnderTest) -> None:
-        """Where no publisher has told the store, the worker's first word says whose it is; else the
-        publisher's counts.
-        """
+    def test_owner_of_first_writer_is_kept(self, subject: StoreUnderTest) -> None:
+        """The store keeps the first owner that a publisher or a worker names."""
         subject.open("a", 0, owner="ann")
         subject.open("a", 1, owner="bob")
         assert subject.record("a").owner == "ann"
@@ -237,10 +226,10 @@ class TestOpen:
         subject.open("b", 1, owner="bob")
         assert subject.record("b").owner == "ann"
 
-    def test_the_progress_before(self, subject: StoreUnderTest) -> None:
-        """A new attempt is told the last progress of the attempt before it, and nothing of one
-        before that.
-        """
+    def test_new_attempt_receives_last_progress_of_previous_one(
+        self, subject: StoreUnderTest
+    ) -> None:
+        """A new attempt receives only the last progress of the attempt directly before it."""
         subject.open("a", 0)
         subject.write("a", "PROGRESS", 1, attempt=1, result=report(3))
         subject.write("a", "PROGRESS", 2, attempt=1, result=report(4))
@@ -251,10 +240,8 @@ class TestOpen:
         assert answer == AttemptStarted(2, previous=Progress(4, 10))
         assert subject.open("a", 5, retries=2).previous is None
 
-    def test_no_old_end_beside_an_open_attempt(self, subject: StoreUnderTest) -> None:
-        """Where an earlier attempt left a result, a store that keeps results replaces it; else a
-        reader passes over it.
-        """
+    def test_old_result_is_hidden_while_new_attempt_is_open(self, subject: StoreUnderTest) -> None:
+        """A store that keeps results replaces the result of an earlier attempt."""
         subject.open("a", 0)
         subject.write(
             "a", "FAILURE", 1, attempt=1, result={"exc_type": "OSError", "exc_message": ["no"]}
@@ -267,10 +254,8 @@ class TestOpen:
         if subject.store.keeps_results:
             assert subject.snapshot("a").meta["status"] == "STARTED"  # type: ignore[index]
 
-    def test_the_start_is_kept_where_asked(self, subject: StoreUnderTest) -> None:
-        """The STARTED record is the result where Celery tracks starts; else the execution has none
-        yet.
-        """
+    def test_started_record_is_stored_only_if_requested(self, subject: StoreUnderTest) -> None:
+        """The store keeps the STARTED record as the result only if Celery tracks starts."""
         if not subject.store.keeps_results:
             pytest.skip("the caller lets Celery store it")
         subject.open("quiet")
@@ -281,8 +266,8 @@ class TestOpen:
 
 
 class TestWrite:
-    def test_the_open_attempt_writes(self, subject: StoreUnderTest) -> None:
-        """Reports of the open attempt are let in, and are what a reader sees."""
+    def test_write_of_open_attempt_is_accepted(self, subject: StoreUnderTest) -> None:
+        """The store accepts reports of the open attempt, and a reader sees the last one."""
         subject.open("a", 0, worker="w1")
         assert subject.write("a", "PROGRESS", 1, attempt=1, result=report(3))
         assert subject.write("a", "PROGRESS", 2, attempt=1, result=report(4))
@@ -299,10 +284,10 @@ class TestWrite:
     @pytest.mark.parametrize(
         "late", ["PROGRESS", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED", "WORKING"]
     )
-    def test_terminal_is_terminal(self, subject: StoreUnderTest, end: str, late: str) -> None:
-        """No later write of the same attempt, nor of a bystander, changes an end: not the registry,
-        and not the result.
-        """
+    def test_late_write_after_end_is_refused(
+        self, subject: StoreUnderTest, end: str, late: str
+    ) -> None:
+        """No later write of the attempt or of an external writer changes an end."""
         subject.open("a", 0, worker="w1")
         subject.write("a", end, 1, attempt=1, result="the end")
         before = subject.snapshot("a")
@@ -311,8 +296,8 @@ class TestWrite:
         assert not subject.write("a", late, 2, result=report())
         assert subject.snapshot("a") == before
 
-    def test_an_older_attempt_is_refused(self, subject: StoreUnderTest) -> None:
-        """Of two runs of one message the newer one writes: progress doesn't go back
+    def test_write_of_older_attempt_is_refused(self, subject: StoreUnderTest) -> None:
+        """Only the newer of two runs of one message writes, so progress does not go back
         (celery-facts#redelivery-runs-the-same-id-twice).
         """
         subject.open("a", 0)
@@ -321,26 +306,24 @@ class TestWrite:
             assert not subject.write("a", state, 2, attempt=1)
         assert subject.write("a", "PROGRESS", 3, attempt=2, result=report())
 
-    def test_a_retry_ends_the_attempt_only(self, subject: StoreUnderTest) -> None:
-        """After RETRY the attempt may say no more, and the execution is not finished."""
+    def test_retry_ends_attempt_but_not_execution(self, subject: StoreUnderTest) -> None:
+        """The store refuses reports after RETRY, and the execution is not finished."""
         subject.open("a", 0)
         subject.write("a", "RETRY", 1, attempt=1)
         assert not subject.write("a", "PROGRESS", 2, attempt=1, result=report())
         record = subject.record("a")
         assert (record.last_ended_attempt, record.finished_at, record.state) == (1, None, "RETRY")
 
-    def test_a_late_retry_of_the_attempt_before(self, subject: StoreUnderTest) -> None:
-        """A RETRY that comes after the next attempt's start is refused
+    def test_late_retry_of_previous_attempt_is_refused(self, subject: StoreUnderTest) -> None:
+        """The store refuses a RETRY that arrives after the next attempt's start
         (celery-facts#celery-undoes-its-own-ends).
         """
         subject.open("a", 0)
         subject.open("a", 1, retries=1)
         assert not subject.write("a", "RETRY", 2, attempt=1)
 
-    def test_a_bystander_ends_what_is_open(self, subject: StoreUnderTest) -> None:
-        """The main process that saw its child die, or hit the time limit, ends the run that it
-        speaks of.
-        """
+    def test_external_writer_ends_its_own_open_run(self, subject: StoreUnderTest) -> None:
+        """A main process ends the run whose child died or reached its time limit."""
         subject.open("a", 0, worker="w1")
         subject.write("a", "PROGRESS", 1, attempt=1, result=report(3))
         assert subject.write(
@@ -355,10 +338,10 @@ class TestWrite:
         execution = states.resolve(subject.snapshot("a"), at(4))
         assert (execution.status, execution.progress) == (Status.FAILED, Progress(3, 10))
 
-    def test_a_bystander_of_an_older_run_is_refused(self, subject: StoreUnderTest) -> None:
-        """One that speaks of fewer retries, of a run that ended in RETRY, or for another worker's
-        run, changes nothing.
-        """
+    def test_external_write_for_older_or_foreign_run_is_refused(
+        self, subject: StoreUnderTest
+    ) -> None:
+        """The store refuses an external write for an earlier run or for another worker's run."""
         subject.open("a", 0, worker="w1")
         subject.write("a", "RETRY", 1, attempt=1)
         assert not subject.write("a", "FAILURE", 2, retries=0, worker="w1")
@@ -367,12 +350,10 @@ class TestWrite:
         assert not subject.write("a", "FAILURE", 4, retries=1, worker="w1")
         assert subject.write("a", "FAILURE", 4, retries=1, worker="w2")
 
-    def test_a_bystander_of_another_run_on_the_same_worker_is_refused(
+    def test_external_write_for_other_delivery_on_same_worker_is_refused(
         self, subject: StoreUnderTest
     ) -> None:
-        """One worker got a message twice: only the mark tells which run was lost. Where one has
-        none, the worker decides.
-        """
+        """The delivery id identifies the lost run; without one, the worker name decides."""
         subject.open("a", 0, worker="w1", delivery_id="r1")
         subject.open("a", 1, worker="w1", delivery_id="r2")
         assert not subject.write("a", "FAILURE", 2, retries=0, worker="w1", delivery_id="r1")
@@ -382,9 +363,9 @@ class TestWrite:
         subject.open("c", 0, worker="w1")
         assert subject.write("c", "FAILURE", 1, retries=0, worker="w1", delivery_id="r1")
 
-    def test_a_revoke_that_knows_no_run_does_not_end_one(self, subject: StoreUnderTest) -> None:
-        """Celery 5.6 stores REVOKED for a task that is only flagged; a run that is open goes on and
-        ends by itself (celery-facts#revoke-does-not-stop-a-running-task).
+    def test_revoke_without_run_does_not_end_open_run(self, subject: StoreUnderTest) -> None:
+        """Celery 5.6 stores REVOKED for a flagged task, and its open run continues
+        (celery-facts#revoke-does-not-stop-a-running-task).
         """
         subject.open("a", 0, worker="w1")
         assert not subject.write("a", "REVOKED", 1)
@@ -395,12 +376,10 @@ class TestWrite:
         )
         subject.open("c", 0, worker="w1")
         subject.write("c", "RETRY", 1, attempt=1)
-        assert subject.write("c", "REVOKED", 2), "it waits for its retry, and nothing of it runs"
+        assert subject.write("c", "REVOKED", 2), "it waits for its retry, and no run is open"
 
-    def test_a_revoke_of_what_never_began(self, subject: StoreUnderTest) -> None:
-        """A worker that drops a revoked message ends the execution, and so it ends while it waits
-        for its retry.
-        """
+    def test_worker_revoke_ends_waiting_execution(self, subject: StoreUnderTest) -> None:
+        """A worker that drops a revoked message ends an execution that is queued or in retry."""
         subject.store.register([Registration("a", "tasks.t", at(0))])
         assert subject.write("a", "REVOKED", 1, retries=0, worker="w1")
         assert states.resolve(subject.snapshot("a"), at(2)).status is Status.CANCELLED
@@ -408,10 +387,8 @@ class TestWrite:
         subject.write("b", "RETRY", 1, attempt=1)
         assert subject.write("b", "REVOKED", 2, retries=1, worker="w2")
 
-    def test_a_store_revokes_what_waits(self, subject: StoreUnderTest) -> None:
-        """What waits for a retry ends as REVOKED, for Celery's readers too; what runs or has ended
-        does not.
-        """
+    def test_store_revoke_ends_only_waiting_execution(self, subject: StoreUnderTest) -> None:
+        """The store revokes only an execution that waits for a retry, and Celery reads REVOKED."""
         subject.open("a", 0)
         subject.write("a", "PROGRESS", 1, attempt=1, result=report(3))
         assert not subject.store.revoke("a", "cancelled", at(2))
@@ -434,10 +411,10 @@ class TestWrite:
         )
         assert subject.open("a", 8, retries=1) == AttemptStarted(0, cancel_requested=True)
 
-    def test_an_end_without_a_result(self, subject: StoreUnderTest) -> None:
-        """An end that Celery keeps no record of is an end, keeps the progress, and doesn't read as
-        expired.
-        """
+    def test_end_without_result_keeps_progress_and_does_not_expire(
+        self, subject: StoreUnderTest
+    ) -> None:
+        """An end without a stored result keeps the progress and does not read as expired."""
         subject.open("a", 0)
         subject.write("a", "PROGRESS", 1, attempt=1, result=report(3))
         assert subject.store.write(StateWrite("a", "IGNORED", at(2), attempt=1))
@@ -452,10 +429,8 @@ class TestWrite:
         subject.forget("a")
         assert subject.record("a").progress == Progress(3, 10)
 
-    def test_the_last_progress_outlives_what_follows(self, subject: StoreUnderTest) -> None:
-        """A state that says nothing of progress, a retry and an end leave the last report where it
-        was.
-        """
+    def test_last_progress_survives_later_states(self, subject: StoreUnderTest) -> None:
+        """Custom states, a retry and an end keep the last progress."""
         subject.open("a", 0)
         subject.write("a", "PROGRESS", 1, attempt=1, result=report(3))
         subject.write("a", "UPLOADING", 2, attempt=1, result=None)
@@ -465,8 +440,8 @@ class TestWrite:
         subject.forget("a")
         assert subject.record("a").progress == Progress(3, 10)
 
-    def test_the_fence_stands_again_after_a_loss_of_data(self, subject: StoreUnderTest) -> None:
-        """A write without a record is accepted, and its number fences out earlier attempts."""
+    def test_first_write_after_data_loss_restores_fence(self, subject: StoreUnderTest) -> None:
+        """The store accepts a write without a record and then refuses earlier attempts."""
         assert subject.write("a", "PROGRESS", 1, attempt=3, result=report())
         assert (subject.record("a").attempt, subject.record("a").progress_attempt) == (3, 3)
         assert subject.write("b", "PROGRESS", 1, attempt=1, result=report())
@@ -476,22 +451,20 @@ class TestWrite:
         assert subject.write("a", "SUCCESS", 3, attempt=3)
         assert not subject.write("a", "PROGRESS", 4, attempt=4, result=report())
 
-    def test_an_end_that_a_bystander_wrote_after_a_loss_is_an_end(
-        self, subject: StoreUnderTest
-    ) -> None:
-        """An attempt that the store has forgotten can't undo an end that came after the loss."""
+    def test_external_end_after_data_loss_is_final(self, subject: StoreUnderTest) -> None:
+        """A lost attempt cannot change an end that an external writer stored after the loss."""
         assert subject.write("a", "FAILURE", 1, retries=0, worker="w1")
         assert not subject.write("a", "PROGRESS", 2, attempt=1, result=report())
 
-    def test_a_report_without_a_record(self, subject: StoreUnderTest) -> None:
-        """Progress is known also where the caller had no bytes for it."""
+    def test_report_without_encoded_result_is_stored(self, subject: StoreUnderTest) -> None:
+        """The store keeps progress also if the caller passes no encoded result."""
         subject.open("a", 0)
         subject.write("a", "PROGRESS", 0, attempt=1, result=report(2))
         assert subject.store.write(StateWrite("a", "PROGRESS", at(1), attempt=1, meta=report(3)))
         assert subject.record("a").progress == Progress(3, 10)
 
-    def test_patience_changes_no_answer(self, subject: StoreUnderTest) -> None:
-        """A patient call follows the same rules."""
+    def test_full_timeout_changes_no_answer(self, subject: StoreUnderTest) -> None:
+        """A call with the full timeout follows the same rules."""
         write = StateWrite(
             "a", "SUCCESS", at(1), attempt=1, result=subject.encode("a", "SUCCESS", 1)
         )
@@ -507,13 +480,13 @@ class TestWrite:
 
 class TestRead:
     def test_unknown_id_has_empty_snapshot(self, subject: StoreUnderTest) -> None:
-        """An id that was never seen is an empty answer."""
+        """An unknown id has a snapshot without record and result."""
         snapshot = subject.snapshot("never")
         assert (snapshot.task_id, snapshot.record, snapshot.meta) == ("never", None, None)
         assert subject.store.read([]) == []
 
-    def test_in_the_order_asked_for(self, subject: StoreUnderTest) -> None:
-        """Snapshots have the order of the given ids, known or unknown, duplicates included."""
+    def test_read_returns_snapshots_in_requested_order(self, subject: StoreUnderTest) -> None:
+        """Snapshots have the order of the given ids, unknown and duplicate ids included."""
         subject.open("a")
         subject.open("b")
         asked = ["b", "x", "a", "b"]
@@ -523,14 +496,14 @@ class TestRead:
 
     @pytest.mark.parametrize("task_id", ["ä-ö_日本", "with space", "a:b{c}*", "x" * 150])
     def test_any_printable_id_is_stored(self, subject: StoreUnderTest, task_id: str) -> None:
-        """Whatever Celery takes as an id is one here."""
+        """The store accepts every id that Celery accepts."""
         subject.open(task_id)
         subject.write(task_id, "PROGRESS", 1, attempt=1, result=report(3))
         assert subject.record(task_id).progress == Progress(3, 10)
 
-    def test_progress_comes_back_as_it_was_said(self, subject: StoreUnderTest) -> None:
-        """Every field of a report survives the store, before and after the end."""
-        said = report(
+    def test_progress_fields_are_read_unchanged(self, subject: StoreUnderTest) -> None:
+        """A reader gets every field of a report unchanged, before and after the end."""
+        sent = report(
             2.5,
             7,
             message="Zwölf %d \x00",
@@ -539,21 +512,21 @@ class TestRead:
             rate=1.25,
         )
         subject.open("a")
-        subject.write("a", "PROGRESS", 1, attempt=1, result=said)
+        subject.write("a", "PROGRESS", 1, attempt=1, result=sent)
         before = subject.record("a").progress
         subject.write("a", "SUCCESS", 2, attempt=1)
         assert before is not None
         assert (before.current, before.total, before.message, before.attributes, before.rate) == (
             2.5,
             7,
-            said["message"],
-            said["attributes"],
+            sent["message"],
+            sent["attributes"],
             1.25,
         )
         assert subject.record("a").progress == before
 
-    def test_exceptions_stay_data(self, subject: StoreUnderTest) -> None:
-        """A failure reads as plain data, and no class of its name is made or called
+    def test_exceptions_are_read_as_plain_data(self, subject: StoreUnderTest) -> None:
+        """A failure reads as plain data, and no class of its name is created or called
         (celery-facts#decode-result-revives-exceptions).
         """
         subject.open("a")
@@ -568,27 +541,27 @@ class TestRead:
         assert meta is not None
         assert meta["result"] == {"exc_type": "system", "exc_message": ["x"], "exc_module": "os"}
 
-    def test_what_others_stored_is_read(self, subject: StoreUnderTest) -> None:
-        """A task that no Headway ever saw has a snapshot without a record."""
+    def test_result_of_external_writer_has_no_record(self, subject: StoreUnderTest) -> None:
+        """A result that only Celery stored has a snapshot without a record."""
         subject.put("a", "PROGRESS", report(3))
         snapshot = subject.snapshot("a")
         assert snapshot.record is None
         assert states.resolve(snapshot, at(0)).progress == Progress(3, 10)
 
-    def test_snapshots_are_not_torn(self, subject: StoreUnderTest) -> None:
-        """Registry and result of a store that keeps both always speak of the same report
+    def test_snapshot_has_record_and_result_of_same_report(self, subject: StoreUnderTest) -> None:
+        """A store that keeps results reads record and result of the same report
         (celery-facts#state-and-info-are-two-reads).
         """
         if not subject.store.keeps_results:
             pytest.skip("the result follows its registry entry")
         subject.open("a", 0)
 
-        def reports() -> None:
+        def write_reports() -> None:
             for n in range(1, 101):
                 subject.write("a", "PROGRESS", n, attempt=1, result=report(n, 100))
 
         with ThreadPoolExecutor(2) as pool:
-            done = pool.submit(reports)
+            done = pool.submit(write_reports)
             while not done.done():
                 snapshot = subject.snapshot("a")
                 record = snapshot.record
@@ -600,8 +573,8 @@ class TestRead:
 
 
 class TestClaim:
-    def test_the_first_one_has_it(self, subject: StoreUnderTest) -> None:
-        """A key is bound once, and everybody is told to what; other keys are free."""
+    def test_first_claim_of_key_wins(self, subject: StoreUnderTest) -> None:
+        """The first caller sets a key, and all callers receive its value."""
         assert [subject.store.claim_key("k", task_id, 60) for task_id in ("a", "b", "a")] == [
             "a",
             "a",
@@ -609,8 +582,8 @@ class TestClaim:
         ]
         assert subject.store.claim_key("k2 /ä:", "b", 60) == "b"
 
-    def test_it_is_replaced_by_who_knows_it(self, subject: StoreUnderTest) -> None:
-        """A claim is replaced only if the caller names its value; an unset claim is always set."""
+    def test_claim_is_replaced_only_with_current_value(self, subject: StoreUnderTest) -> None:
+        """A caller replaces a claim only with its current value; an unset claim is always set."""
         claim = subject.store.claim_key
         assert claim("k", "a", 60, instead_of="never bound") == "a"
         assert [claim("k", "b", 60, instead_of=old) for old in ("b", None, "", "a", "a")] == [
@@ -623,19 +596,19 @@ class TestClaim:
         assert claim("k", "c", 60) == "b"
 
     @pytest.mark.parametrize("sharing", ["memory", "redis", "sql", "files"])
-    def test_one_replaces_it(
+    def test_one_of_many_concurrent_replacements_wins(
         self,
         sharing: str,
         tmp_path: Path,
         request: pytest.FixtureRequest,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """Of many callers at the same moment one sets its value, and all receive that value."""
+        """One of many concurrent callers sets its value, and all receive that value."""
         url = request.getfixturevalue("redis_url") if sharing == "redis" else None
         subject = stores.make(sharing, tmp_path, url)
         monkeypatch.setattr(
             keyvalue, "LOCK_TIMEOUT", stores.PATIENCE
-        )  # files are written by one at a time
+        )  # files allow one writer at a time
         subject.store.claim_key("k", "a", 60)
         with ThreadPoolExecutor(8) as pool:
             bound = set(
@@ -647,19 +620,15 @@ class TestClaim:
         assert len(bound) == 1
         assert bound < {f"b{n}" for n in range(24)}
 
-    def test_claim_expires_after_its_time(self, subject: StoreUnderTest) -> None:
-        """A claim whose time is over is free again."""
-        subject.store.claim_key(
-            "k", "a", 1e-9
-        )  # a server counts in milliseconds, and lets it live for one
+    def test_claim_is_free_after_its_lifetime(self, subject: StoreUnderTest) -> None:
+        """A claim is free again after its lifetime."""
+        subject.store.claim_key("k", "a", 1e-9)  # a server rounds up to one millisecond
         until(lambda: subject.store.claim_key("k", "b", 60) == "b", what="the claim to end")
 
 
 class TestLifetime:
-    def test_ping_and_close(self, subject: StoreUnderTest) -> None:
-        """A store that answers says so by returning; closing twice is fine, and using it again
-        connects again.
-        """
+    def test_store_reconnects_after_close(self, subject: StoreUnderTest) -> None:
+        """A ping returns, a second close does nothing, and the next call connects again."""
         subject.store.ping()
         subject.open("a")
         subject.store.close()
@@ -668,8 +637,8 @@ class TestLifetime:
 
 
 class TestMemoryStore:
-    def test_results_expire_after_their_time(self) -> None:
-        """The fake's results have a life too, by the clock that it is given."""
+    def test_results_expire_by_given_clock(self) -> None:
+        """The results of the memory store expire by the given clock."""
         now = [at(0)]
         store = MemoryStore(clock=lambda: now[0])
         subject = StoreUnderTest(store)
@@ -679,19 +648,19 @@ class TestMemoryStore:
         now[0] = at(3601)
         assert subject.snapshot("a") == replace(subject.snapshot("a"), meta=None)
 
-    def test_subscribers_hear_what_is_let_in(self) -> None:
-        """Accepted writes are published in order, with Celery's record. Refused ones are not."""
+    def test_subscribers_receive_only_accepted_writes(self) -> None:
+        """The store publishes accepted writes in order, with Celery's record."""
         subject = StoreUnderTest(MemoryStore())
         assert isinstance(subject.store, MemoryStore)
-        heard: list[tuple[str, str]] = []
+        received: list[tuple[str, str]] = []
         stop = subject.store.subscribe(
-            lambda task_id, meta: heard.append((task_id, meta["status"]))
+            lambda task_id, meta: received.append((task_id, meta["status"]))
         )
         subject.open("a")
         subject.write("a", "PROGRESS", 1, attempt=1, result=report())
         subject.store.write(StateWrite("a", "IGNORED", at(2), attempt=1))
         subject.write("a", "PROGRESS", 3, attempt=1, result=report())
-        assert heard == [("a", "STARTED"), ("a", "PROGRESS"), ("a", "IGNORED")]
+        assert received == [("a", "STARTED"), ("a", "PROGRESS"), ("a", "IGNORED")]
         stop()
         subject.open("b")
-        assert len(heard) == 3
+        assert len(received) == 3

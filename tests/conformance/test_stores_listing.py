@@ -1,6 +1,4 @@
-"""Signs of life, cancel requests and listings: what every store owes (``headway/stores/base.py``),
-each store in turn.
-"""
+"""Heartbeats, cancel requests and listings: contract of every store, each store in turn."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ from headway.stores.memory import MemoryStore
 from tests.support.stores import StoreUnderTest, at, report
 from tests.support.wait import until
 
-#: Seconds: longer than any test takes, and shorter than it takes to lose patience.
+#: Heartbeat lifetimes in seconds: longer than any test, and short enough to wait for.
 LONG, SHORT = 600.0, 0.05
 
 
@@ -28,58 +26,54 @@ def phase(subject: StoreUnderTest, task_id: str = "a") -> Phase:
     return states.resolve(subject.snapshot(task_id), at(1)).phase
 
 
-def falls_silent(subject: StoreUnderTest) -> None:
-    """The last sign of "a" is over."""
-    until(lambda: subject.snapshot("a").alive is False, what="the signs to stop")
+def wait_until_stalled(subject: StoreUnderTest) -> None:
+    """Wait until the last heartbeat of "a" has expired."""
+    until(lambda: subject.snapshot("a").alive is False, what="the heartbeat to expire")
 
 
-class TestSigns:
-    def test_silence_means_nothing_at_first(self, subject: StoreUnderTest) -> None:
-        """An attempt whose worker never gave a sign isn't stalled."""
+class TestHeartbeat:
+    def test_attempt_without_first_heartbeat_is_running(self, subject: StoreUnderTest) -> None:
+        """An attempt whose worker never sent a heartbeat is not stalled."""
         subject.open("a", worker="w")
         assert subject.snapshot("a").alive is None
         assert phase(subject) is Phase.RUNNING
 
-    def test_signs_that_stop(self, subject: StoreUnderTest) -> None:
-        """With heartbeats it is running, without them stalled, and running when they resume."""
+    def test_attempt_is_stalled_until_heartbeats_resume(self, subject: StoreUnderTest) -> None:
+        """An attempt is stalled after its last heartbeat and runs again after the next one."""
         subject.open("a", worker="w")
         subject.store.heartbeat(["a"], "w", SHORT)
-        falls_silent(subject)
+        wait_until_stalled(subject)
         assert phase(subject) is Phase.STALLED
         subject.store.heartbeat(["a"], "w", LONG)
         assert subject.snapshot("a").alive is True
         assert phase(subject) is Phase.RUNNING
 
-    def test_who_reports_lives(self, subject: StoreUnderTest) -> None:
-        """A report is a sign too: the child of a worker that was killed isn't stalled while it
-        works.
-        """
+    def test_report_counts_as_heartbeat(self, subject: StoreUnderTest) -> None:
+        """A report counts as a heartbeat, also if the main process of the worker was killed."""
         subject.open("a", worker="w")
         lifetimes = (
             SHORT * 2**n for n in itertools.count()
-        )  # one that is longer than a write and a look take here
+        )  # one of them is longer than a write and a read take here
 
-        def reported() -> bool:
+        def report_is_heartbeat() -> bool:
             subject.store.heartbeat(["a"], "w", next(lifetimes))
-            falls_silent(subject)
+            wait_until_stalled(subject)
             now = (datetime.now(UTC) - at(0)).total_seconds()
             assert subject.write("a", "PROGRESS", now, attempt=1, result=report())
             return subject.snapshot("a").alive is True
 
-        until(reported, what="a report that is a sign")
+        until(report_is_heartbeat, what="a report that counts as a heartbeat")
 
-    def test_a_bystanders_word_is_no_sign(self, subject: StoreUnderTest) -> None:
-        """What somebody else stores says nothing of the attempt's life."""
+    def test_external_write_is_no_heartbeat(self, subject: StoreUnderTest) -> None:
+        """A write of an external writer does not count as a heartbeat."""
         subject.open("a", worker="w")
         subject.store.heartbeat(["a"], "w", SHORT)
-        falls_silent(subject)
+        wait_until_stalled(subject)
         subject.write("a", "PROGRESS", 1, result=report())
         assert subject.snapshot("a").alive is False
 
-    def test_a_new_attempt_begins_without(self, subject: StoreUnderTest) -> None:
-        """The signs of the attempt before say nothing of the new one, neither while they last nor
-        after.
-        """
+    def test_new_attempt_starts_without_heartbeat(self, subject: StoreUnderTest) -> None:
+        """Heartbeats of an earlier attempt do not count for the new one."""
         subject.open("a", worker="w")
         subject.store.heartbeat(["a"], "w", LONG)
         subject.open("a", 1, worker="w")
@@ -87,17 +81,17 @@ class TestSigns:
         subject.store.heartbeat(["a"], "w", LONG)
         assert subject.snapshot("a").alive is True
 
-    def test_only_its_own_worker(self, subject: StoreUnderTest) -> None:
-        """The worker that lost a task (celery-facts#redelivery-runs-the-same-id-twice) gives no
-        sign for the one that has it now.
+    def test_heartbeat_of_other_worker_is_ignored(self, subject: StoreUnderTest) -> None:
+        """A worker that lost a task sends no heartbeat for the worker that runs it now
+        (celery-facts#redelivery-runs-the-same-id-twice).
         """
         subject.open("a", worker="w2")
         subject.store.heartbeat(["a"], "w1", LONG)
         assert subject.snapshot("a").alive is None
 
     @pytest.mark.parametrize("state", ["RETRY", *sorted(READY_STATES)])
-    def test_what_has_ended_has_no_life(self, subject: StoreUnderTest, state: str) -> None:
-        """No sign is taken for an attempt that has ended, and its silence is no news."""
+    def test_heartbeat_after_end_is_ignored(self, subject: StoreUnderTest, state: str) -> None:
+        """The store ignores heartbeats of an ended attempt, which never stalls."""
         subject.open("a", worker="w")
         subject.store.heartbeat(["a"], "w", LONG)
         subject.write("a", state, 1, attempt=1)
@@ -106,8 +100,8 @@ class TestSigns:
         assert subject.record("a") == before
         assert subject.snapshot("a").alive is None
 
-    def test_many_at_once_and_who_is_unknown(self, subject: StoreUnderTest) -> None:
-        """One call sends all heartbeats; unknown ids stay unknown, an empty list is fine."""
+    def test_one_call_sends_heartbeats_of_known_ids(self, subject: StoreUnderTest) -> None:
+        """One call sends all heartbeats, unknown ids stay unknown, and an empty call is valid."""
         for n in range(20):
             subject.open(f"t{n}", worker="w")
         subject.store.heartbeat([f"t{n}" for n in range(25)], "w", LONG)
@@ -117,8 +111,8 @@ class TestSigns:
         assert subject.snapshot("t20").record is None
         assert subject.store.heartbeat([], "w", LONG) == frozenset()
 
-    def test_the_cancel_comes_back(self, subject: StoreUnderTest) -> None:
-        """A sign of life is answered by the ids whose cancel is asked for."""
+    def test_heartbeat_returns_ids_with_cancel_request(self, subject: StoreUnderTest) -> None:
+        """A heartbeat returns the ids of the worker's attempts with a cancel request."""
         for task_id in "abc":
             subject.open(task_id, worker="w")
         subject.open("d", worker="other")
@@ -128,21 +122,21 @@ class TestSigns:
 
 
 class TestCancel:
-    def test_an_unknown_id(self, subject: StoreUnderTest) -> None:
+    def test_cancel_of_unknown_id_stores_nothing(self, subject: StoreUnderTest) -> None:
         """A cancel request for an unknown id stores nothing."""
         assert subject.store.request_cancel("a", at(0)) is None
         assert subject.snapshot("a").record is None
 
-    def test_a_queued_one(self, subject: StoreUnderTest) -> None:
-        """It is cancelling, and the attempt that opens is told."""
+    def test_cancel_of_queued_task_is_sent_to_attempt(self, subject: StoreUnderTest) -> None:
+        """A queued task is cancelling, and its attempt receives the request at its start."""
         subject.store.register([Registration("a", "tasks.t", at(0))])
         answer = subject.store.request_cancel("a", at(1))
         assert answer is not None
         assert states.resolve(answer, at(1)).phase is Phase.CANCELLING
         assert subject.open("a", 2).cancel_requested
 
-    def test_a_running_one_is_told(self, subject: StoreUnderTest) -> None:
-        """Each write is answered by it, those that are refused too."""
+    def test_cancel_of_running_task_is_returned_by_writes(self, subject: StoreUnderTest) -> None:
+        """Each write returns the cancel request, refused writes included."""
         subject.open("a")
         assert not subject.write("a", "PROGRESS", 1, attempt=1, result=report()).cancel_requested
         subject.store.request_cancel("a", at(2))
@@ -152,8 +146,8 @@ class TestCancel:
         assert (answer.accepted, answer.cancel_requested) == (False, True)
         assert phase(subject) is Phase.CANCELLING
 
-    def test_a_retried_one_keeps_it(self, subject: StoreUnderTest) -> None:
-        """A new attempt is told, although the retry has published the id again."""
+    def test_cancel_request_survives_retry(self, subject: StoreUnderTest) -> None:
+        """A new attempt receives the request, although the retry published the id again."""
         subject.open("a")
         subject.store.request_cancel("a", at(1))
         subject.store.register([Registration("a", "tasks.t", at(2))])
@@ -162,8 +156,10 @@ class TestCancel:
         assert subject.open("a", 3, retries=1).cancel_requested
 
     @pytest.mark.parametrize("end", sorted(READY_STATES))
-    def test_an_ended_one(self, subject: StoreUnderTest, end: str) -> None:
-        """What has ended is what it was."""
+    def test_cancel_of_ended_execution_changes_nothing(
+        self, subject: StoreUnderTest, end: str
+    ) -> None:
+        """A cancel request does not change an ended execution."""
         subject.open("a")
         subject.write("a", end, 1, attempt=1, result=1)
         before = subject.record("a")
@@ -171,10 +167,8 @@ class TestCancel:
         assert answer is not None
         assert answer.record == before
 
-    def test_a_new_publication_takes_it_back(self, subject: StoreUnderTest) -> None:
-        """A nightly job with a fixed id that was cancelled once runs the next night; a redelivery
-        of it doesn't.
-        """
+    def test_new_publication_clears_cancel_request(self, subject: StoreUnderTest) -> None:
+        """A new publication of a fixed id clears a cancel request; a redelivery keeps it."""
         subject.open("a")
         subject.store.request_cancel("a", at(1))
         subject.write("a", "REVOKED", 2, attempt=1)
@@ -184,14 +178,14 @@ class TestCancel:
         assert not subject.open("a", 101).cancel_requested
 
     def test_second_cancel_request_changes_nothing(self, subject: StoreUnderTest) -> None:
-        """The first request is the one that is kept."""
+        """The store keeps the time of the first request."""
         subject.open("a")
         subject.store.request_cancel("a", at(1))
         subject.store.request_cancel("a", at(2))
         assert subject.record("a").cancel_requested_at == at(1)
 
-    def test_one_that_only_the_backend_knows(self, subject: StoreUnderTest) -> None:
-        """A task of a worker without Headway can be asked for as well."""
+    def test_cancel_of_unregistered_task_is_accepted(self, subject: StoreUnderTest) -> None:
+        """The store accepts a cancel request for a task of a worker without Headway."""
         subject.put("a", "PROGRESS", report())
         assert subject.store.request_cancel("a", at(1)) is not None
         assert phase(subject) is Phase.CANCELLING
@@ -199,17 +193,17 @@ class TestCancel:
 
 @pytest.fixture
 def listing(subject: StoreUnderTest) -> StoreUnderTest:
-    """Each store that can list."""
+    """Return each store that can list executions."""
     if not isinstance(subject.store, MemoryStore) and subject.app is not None:
         try:
             subject.store.query(Query())
         except NotSupported:
-            pytest.skip("finds things by their names only")
+            pytest.skip("cannot list executions")
     return subject
 
 
 def pages(subject: StoreUnderTest, query: Query) -> Iterator[list[str]]:
-    """Page by page, to the end."""
+    """Yield the ids of each page up to the last one."""
     for _ in itertools.count():
         page = subject.store.query(query)
         yield [each.task_id for each in page.snapshots]
@@ -219,26 +213,24 @@ def pages(subject: StoreUnderTest, query: Query) -> Iterator[list[str]]:
 
 
 def found(subject: StoreUnderTest, **query: object) -> list[str]:
-    """All that fits."""
+    """Return the ids of all matching executions."""
     return [task_id for page in pages(subject, Query(**query)) for task_id in page]  # type: ignore[arg-type]
 
 
 class TestFind:
-    def test_empty_store_lists_nothing(self, listing: StoreUnderTest) -> None:
-        """Where there is nothing, one empty page."""
+    def test_empty_store_lists_one_empty_page(self, listing: StoreUnderTest) -> None:
+        """An empty store returns one empty page."""
         assert list(pages(listing, Query())) == [[]]
 
-    def test_those_of_one_moment(self, listing: StoreUnderTest) -> None:
-        """A group that was published in one moment is paged through like any other, each member
-        once.
-        """
+    def test_tasks_of_same_time_are_listed_once(self, listing: StoreUnderTest) -> None:
+        """Pages show each member of a group that was published at the same time once."""
         names = [f"{n:x}-{n}" for n in range(30)]
         listing.store.register([Registration(name, "tasks.t", at(0)) for name in names])
         assert [len(page) for page in pages(listing, Query(limit=7))] == [7, 7, 7, 7, 2]
         assert found(listing, limit=7) == sorted(names, reverse=True)
 
-    def test_each_index_is_listed(self, listing: StoreUnderTest) -> None:
-        """By status, by task and by owner, whatever it went through."""
+    def test_executions_are_listed_by_status_task_and_owner(self, listing: StoreUnderTest) -> None:
+        """The store lists executions by status, task and owner, after any sequence of states."""
         for n, state in enumerate(
             ["PENDING", "STARTED", "PROGRESS", "RETRY", *sorted(READY_STATES)]
         ):
@@ -270,10 +262,8 @@ class TestFind:
             "PROGRESS",
         ]
 
-    def test_first_heard_of_from_its_worker(self, listing: StoreUnderTest) -> None:
-        """Without a publication it stands where it was first heard of, and a later publication
-        doesn't move it.
-        """
+    def test_late_registration_does_not_move_execution(self, listing: StoreUnderTest) -> None:
+        """An execution keeps its position from the first write after a late registration."""
         listing.open("a", 5)
         listing.open("b", 6)
         listing.write("c", "REVOKED", 7, task="tasks.t")
@@ -282,8 +272,8 @@ class TestFind:
         assert found(listing) == ["c", "b", "a"]
         assert found(listing, owner="ann") == ["a"]
 
-    def test_reopened_execution_is_listed_again(self, listing: StoreUnderTest) -> None:
-        """An execution that begins again is listed once, and as running."""
+    def test_restarted_execution_is_listed_once_as_running(self, listing: StoreUnderTest) -> None:
+        """The store lists an execution that starts again once, and as running."""
         listing.open("a")
         listing.write("a", "FAILURE", 1, attempt=1)
         listing.open("a", 2)
@@ -292,8 +282,8 @@ class TestFind:
         assert found(listing) == found(listing, status=frozenset({Status.RUNNING})) == ["a"]
         assert found(listing, status=frozenset({Status.FAILED})) == []
 
-    def test_expired_execution_is_not_listed(self, listing: StoreUnderTest) -> None:
-        """What has expired isn't listed; begun anew, it is."""
+    def test_expired_execution_is_listed_only_after_restart(self, listing: StoreUnderTest) -> None:
+        """The store does not list an expired execution until it starts again."""
         listing.store.register([Registration("a", "tasks.t", at(0), owner="ann")])
         listing.open("a")
         listing.write("a", "SUCCESS", 1, attempt=1, result=1)
@@ -304,23 +294,23 @@ class TestFind:
         for query in ({}, {"task": "tasks.t"}, {"owner": "ann"}):
             assert found(listing, **query) == ["a"]
 
-    def test_ended_by_others(self, listing: StoreUnderTest) -> None:
-        """The end that a worker without Headway stores is found out, and is right from then on."""
+    def test_external_end_is_listed_with_its_status(self, listing: StoreUnderTest) -> None:
+        """A listing detects the end that a worker without Headway stored."""
         listing.store.register([Registration("a", "tasks.t", at(0))])
         listing.put("a", "SUCCESS", 1)
         assert found(listing, status=frozenset({Status.PENDING})) == []
         assert found(listing, status=frozenset({Status.COMPLETED})) == ["a"]
 
-    def test_what_a_cursor_is(self, listing: StoreUnderTest) -> None:
-        """Anything but a cursor is refused, whatever it is."""
+    def test_invalid_cursor_is_refused(self, listing: StoreUnderTest) -> None:
+        """The store refuses every invalid cursor."""
         for cursor in ("", "!", "x", "MTc3MjM2NjQwMDEyMzQ1NjcuYQ", "\N{SNOWMAN}"):
             with pytest.raises(InvalidRequest):
                 listing.store.query(Query(cursor=cursor))
 
 
 class TestCounts:
-    def test_as_they_are_listed(self, listing: StoreUnderTest) -> None:
-        """Of each status as many as a listing of it shows, and none where there is nothing."""
+    def test_counts_equal_listed_executions(self, listing: StoreUnderTest) -> None:
+        """The count of each status equals the number of listed executions."""
         assert listing.store.counts() == dict.fromkeys(Status, 0)
         for n, state in enumerate(
             ["PENDING", "PENDING", "STARTED", "PROGRESS", "RETRY", *sorted(READY_STATES)]
@@ -342,8 +332,8 @@ class TestCounts:
         }
         assert sum(counts.values()) == len(found(listing)) == 10
 
-    def test_listing_is_not_supported_everywhere(self, subject: StoreUnderTest) -> None:
-        """What can't list can't count, and says so."""
+    def test_counts_are_refused_without_listing(self, subject: StoreUnderTest) -> None:
+        """A store that cannot list raises ``NotSupported`` for counts."""
         if isinstance(subject.store, DocumentStore):
             with pytest.raises(NotSupported, match="count"):
                 subject.store.counts()

@@ -1,6 +1,4 @@
-"""Any sequence of calls, on every store and on the pure rules at once: the answers and what is
-known must be equal.
-"""
+"""Each store and the pure rules must give equal answers to any sequence of calls."""
 
 from __future__ import annotations
 
@@ -41,9 +39,9 @@ RESULTS = st.one_of(
 )
 WORKERS = st.sampled_from([None, "w1", "w2"])
 RETRIES = st.integers(0, 2)
-RUNS = st.sampled_from([None, "r1", "r2"])
+DELIVERIES = st.sampled_from([None, "r1", "r2"])
 OWNERS = st.sampled_from([None, "ann", "bob"])
-OPENINGS = st.builds(
+STARTS = st.builds(
     AttemptStart,
     IDS,
     st.just("tasks.t"),
@@ -51,11 +49,11 @@ OPENINGS = st.builds(
     RETRIES,
     WORKERS,
     store_result=st.booleans(),
-    delivery_id=RUNS,
+    delivery_id=DELIVERIES,
     owner=OWNERS,
     retry_published=st.booleans(),
 )
-OWN = st.builds(
+ATTEMPT_WRITES = st.builds(
     StateWrite,
     IDS,
     STATES,
@@ -65,14 +63,14 @@ OWN = st.builds(
     task=st.sampled_from([None, "tasks.t", "tasks.u"]),
     no_result=st.booleans(),
 )
-BYSTANDERS = st.builds(
+EXTERNAL_WRITES = st.builds(
     StateWrite,
     IDS,
     STATES,
     st.just(at(0)),
     retries=st.none() | RETRIES,
     worker=WORKERS,
-    delivery_id=RUNS,
+    delivery_id=DELIVERIES,
     meta=RESULTS,
 )
 
@@ -80,13 +78,13 @@ BYSTANDERS = st.builds(
 LIFETIME = 600.0
 
 
-def unsigned(record: TaskRecord) -> TaskRecord:
-    """Without the time of a sign: a store's own clock says it, where it is kept at all."""
+def without_heartbeat_time(record: TaskRecord) -> TaskRecord:
+    """Return the record without its heartbeat time, which only some stores keep."""
     return replace(record, heartbeat_at=None)
 
 
 class Machine(RuleBasedStateMachine):
-    """``subject`` is set by the test; the model is a dict of records and the pure rules."""
+    """Compare ``subject``, which the test sets, with a dict of records and the pure rules."""
 
     subject: StoreUnderTest
 
@@ -94,39 +92,39 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.known: dict[str, TaskRecord] = {}
         self.kept: set[str] = set()
-        self.mended: set[str] = set()
+        self.reindexed: set[str] = set()
         self.seconds = 0
-        self.lose()
+        self.lose_data()
 
     def now(self) -> int:
         self.seconds += 1
         return self.seconds
 
-    @rule(task_id=IDS, owner=OWNERS, waits=st.sampled_from([None, 0, 86400]))
-    def register(self, task_id: str, owner: str | None, waits: int | None) -> None:
-        expected_by = None if waits is None else at(self.seconds + waits)
+    @rule(task_id=IDS, owner=OWNERS, delay=st.sampled_from([None, 0, 86400]))
+    def register(self, task_id: str, owner: str | None, delay: int | None) -> None:
+        expected_by = None if delay is None else at(self.seconds + delay)
         registration = Registration(
             task_id, "tasks.t", at(self.now()), owner=owner, expected_by=expected_by
         )
         self.subject.store.register([registration])
         self.known[task_id] = states.apply_registration(self.known.get(task_id), registration)
 
-    @rule(opening=OPENINGS)
-    def start_attempt(self, opening: AttemptStart) -> None:
-        # Past the grace in which a result may still be on its way.
+    @rule(start=STARTS)
+    def start_attempt(self, start: AttemptStart) -> None:
+        # After the grace period in which a result may still arrive.
         self.seconds += 60
-        task_id, opening = opening.task_id, replace(opening, at=at(self.now()))
+        task_id, start = start.task_id, replace(start, at=at(self.now()))
         record = self.known.get(task_id)
-        expected = states.start_reply(record, opening, result_gone=task_id not in self.kept)
-        answer = self.subject.store.start_attempt(opening)
+        expected = states.start_reply(record, start, result_gone=task_id not in self.kept)
+        answer = self.subject.store.start_attempt(start)
         assert answer == expected
-        if expected.attempt and not states.is_same_delivery(record, opening):
-            self.known[task_id] = states.apply_start(record, opening)
-            if opening.store_result:
+        if expected.attempt and not states.is_same_delivery(record, start):
+            self.known[task_id] = states.apply_start(record, start)
+            if start.store_result:
                 self.kept.add(task_id)
 
-    @rule(write=OWN)
-    def write_own(self, write: StateWrite) -> None:
+    @rule(write=ATTEMPT_WRITES)
+    def write_as_attempt(self, write: StateWrite) -> None:
         self.write(replace(write, at=at(self.now())))
 
     @rule(task_id=IDS, state=STATES, result=RESULTS)
@@ -142,8 +140,8 @@ class Machine(RuleBasedStateMachine):
             )
         )
 
-    @rule(write=BYSTANDERS)
-    def write_as_bystander(self, write: StateWrite) -> None:
+    @rule(write=EXTERNAL_WRITES)
+    def write_as_external_writer(self, write: StateWrite) -> None:
         self.write(replace(write, at=at(self.now())))
 
     @rule(
@@ -167,9 +165,9 @@ class Machine(RuleBasedStateMachine):
     @rule(task_id=IDS, worker=st.sampled_from(["w1", "w2"]))
     def heartbeat(self, task_id: str, worker: str) -> None:
         known = states.apply_heartbeat(self.known.get(task_id), worker, LIFETIME, at(self.now()))
-        asked = known is not None and known.cancel_requested_at is not None
+        requested = known is not None and known.cancel_requested_at is not None
         assert self.subject.store.heartbeat([task_id], worker, LIFETIME) == (
-            {task_id} if asked else set()
+            {task_id} if requested else set()
         )
         if known is not None:
             self.known[task_id] = known
@@ -183,7 +181,9 @@ class Machine(RuleBasedStateMachine):
             else None
         )
         answer = self.subject.store.request_cancel(task_id, now)
-        assert (answer and answer.record and unsigned(answer.record)) == (known and unsigned(known))
+        assert (answer and answer.record and without_heartbeat_time(answer.record)) == (
+            known and without_heartbeat_time(known)
+        )
         if known is not None:
             self.known[task_id] = known
 
@@ -195,10 +195,10 @@ class Machine(RuleBasedStateMachine):
             self.kept.discard(task_id)
 
     @rule()
-    def lose(self) -> None:
-        """The server comes back without its data."""
+    def lose_data(self) -> None:
+        """Restart the server without its data."""
         store, app = self.subject.store, self.subject.app
-        self.known, self.kept, self.mended = {}, set(), set()
+        self.known, self.kept, self.reindexed = {}, set(), set()
         if isinstance(store, MemoryStore):
             store._records.clear()
             store._results.clear()
@@ -226,20 +226,23 @@ class Machine(RuleBasedStateMachine):
             self.kept.add(write.task_id)
 
     @invariant()
-    def same_records(self) -> None:
+    def records_equal_model(self) -> None:
         snapshots = self.subject.store.read(["a", "b"])
-        records = [snapshot.record and unsigned(snapshot.record) for snapshot in snapshots]
+        records = [
+            snapshot.record and without_heartbeat_time(snapshot.record) for snapshot in snapshots
+        ]
         assert records == [
-            known and unsigned(known) for known in (self.known.get("a"), self.known.get("b"))
+            known and without_heartbeat_time(known)
+            for known in (self.known.get("a"), self.known.get("b"))
         ]
         for snapshot, known in zip(
             snapshots, (self.known.get("a"), self.known.get("b")), strict=True
         ):
-            signs = known is not None and known.is_open and known.heartbeat_attempt == known.attempt
-            assert snapshot.alive is (True if signs else None)
+            beats = known is not None and known.is_open and known.heartbeat_attempt == known.attempt
+            assert snapshot.alive is (True if beats else None)
 
     @invariant()
-    def listed_where_they_belong(self) -> None:
+    def listings_equal_model(self) -> None:
         store = self.subject.store
         assert isinstance(store, IndexReader)
         shown = {
@@ -248,20 +251,24 @@ class Machine(RuleBasedStateMachine):
             if self.status(task_id) is not None
         }
         names = [status_index(status) for status in Status]
-        # The word PENDING may come with a report: only a look tells that it runs, and mends the
+        # A PENDING state may carry a report: only a read shows that the task runs, and repairs the
         # index.
-        self.mended |= {
+        self.reindexed |= {
             task_id
             for task_id, known in shown.items()
             if self.status(task_id) is not indexed_status(known)
         }
         for name, scan in zip(names, store.scan(names, Slice(None, 0, 10)), strict=True):
-            sure = {
-                task_id: known for task_id, known in shown.items() if task_id not in self.mended
+            certain = {
+                task_id: known for task_id, known in shown.items() if task_id not in self.reindexed
             }
-            found = [place for place in scan if place.task_id in sure]
+            found = [place for place in scan if place.task_id in certain]
             assert found == sorted(
-                (position_of(r) for r in sure.values() if status_index(indexed_status(r)) == name),
+                (
+                    position_of(r)
+                    for r in certain.values()
+                    if status_index(indexed_status(r)) == name
+                ),
                 reverse=True,
             )
         for query in (
@@ -270,14 +277,14 @@ class Machine(RuleBasedStateMachine):
             Query(task="tasks.t"),
             Query(status=frozenset({Status.RUNNING})),
         ):
-            wanted = [
+            expected = [
                 r
                 for t, r in shown.items()
                 if matches(query, states.resolve(store.read([t])[0], at(0)), position_of(r))
             ]
             page = store.query(query)
             assert [each.task_id for each in page.snapshots] == [
-                r.task_id for r in sorted(wanted, key=position_of, reverse=True)
+                r.task_id for r in sorted(expected, key=position_of, reverse=True)
             ]
             assert page.cursor is None
 
@@ -288,18 +295,16 @@ class Machine(RuleBasedStateMachine):
             return None
 
     @invariant()
-    def results_are_where_they_should_be(self) -> None:
+    def results_equal_model(self) -> None:
         for snapshot in self.subject.store.read(["a", "b"]):
             assert (snapshot.meta is not None) == (snapshot.task_id in self.kept)
 
 
 @pytest.mark.parametrize("name", ["memory", "redis", "redis-msgpack"])
-def test_every_store_follows_the_rules(
+def test_store_follows_pure_rules_for_any_call_sequence(
     name: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """Whatever is registered, opened, written, forgotten and lost in whatever order: a store
-    answers as the pure rules do.
-    """
+    """A store answers any sequence of calls and data losses as the pure rules do."""
     url = request.getfixturevalue("redis_url") if name in stores.REDIS else None
     Machine.subject = stores.make(name, tmp_path, url)
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]

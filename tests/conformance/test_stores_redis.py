@@ -1,4 +1,4 @@
-"""What is Redis' own: keys and their lives, what is published, faults, and the client."""
+"""Redis only: keys and their lifetimes, published messages, faults and the client."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ from tests.support.stores import DictBackend, StoreUnderTest, at, report
 from tests.support.valkey import ValkeyServer
 from tests.support.wait import until
 
-#: Longer than any bound of ours, and far from Celery's own 120 s.
+#: Seconds: longer than any timeout of Headway, and much shorter than Celery's 120 s.
 SOON = 60.0
-#: Milliseconds that a test may take to look at what lives for days.
-LOOKED = 600_000
+#: Milliseconds: tolerance of lifetime checks, and a lifetime that a renewal must replace.
+TOLERANCE = 600_000
 
 KEY, HASH = b"celery-task-meta-a", b"hw:{celery-task-meta-a}"
 HISTORY = HASH + b":history"
@@ -49,15 +49,15 @@ HISTORY = HASH + b":history"
 
 @pytest.fixture
 def own(own_valkey: ValkeyServer, tmp_path: Path) -> Iterator[StoreUnderTest]:
-    """A store on a server of the test's own."""
+    """Return a store on a server that only this test uses."""
     subject = stores.make("redis", tmp_path, own_valkey.url)
     yield subject
     subject.store.close()
 
 
 @pytest.fixture
-def hasty(own_valkey: ValkeyServer, tmp_path: Path) -> Iterator[StoreUnderTest]:
-    """One that waits no longer than those out there do. On a busy machine that may be too short."""
+def default_timeout(own_valkey: ValkeyServer, tmp_path: Path) -> Iterator[StoreUnderTest]:
+    """Return a store with the default timeout, which may be too short on a busy machine."""
     subject = stores.make("redis", tmp_path, own_valkey.url, timeout=TIMEOUT)
     yield subject
     subject.store.close()
@@ -77,7 +77,7 @@ def client_of(subject: StoreUnderTest) -> Any:
 
 
 def calls(subject: StoreUnderTest) -> list[Callable[[], object]]:
-    """Every call of the port."""
+    """Return every call of the port."""
     store = subject.store
     return [
         lambda: store.register([Registration("a", "tasks.t", at(0))]),
@@ -94,8 +94,8 @@ def calls(subject: StoreUnderTest) -> list[Callable[[], object]]:
     ]
 
 
-def all_unavailable(subject: StoreUnderTest) -> None:
-    """Every call ends soon, with ``Unavailable`` and its cause."""
+def assert_all_calls_unavailable(subject: StoreUnderTest) -> None:
+    """Check that every call soon raises ``Unavailable`` with its cause."""
     with ThreadPoolExecutor(1) as pool:
         for call in calls(subject):
             with pytest.raises(Unavailable) as caught:
@@ -104,10 +104,8 @@ def all_unavailable(subject: StoreUnderTest) -> None:
 
 
 class TestKeys:
-    def test_where_things_are(self, redis: StoreUnderTest) -> None:
-        """Hash and history lie beside the result, in the same slot of a cluster; two indexes, and
-        nothing else is written.
-        """
+    def test_record_and_history_share_slot_with_result(self, redis: StoreUnderTest) -> None:
+        """The store writes hash and history in the cluster slot of the result, and two indexes."""
         redis.open("a")
         redis.write("a", "PROGRESS", attempt=1, result=report())
         assert sorted(client_of(redis).keys("*")) == [
@@ -120,8 +118,8 @@ class TestKeys:
         redis.store.heartbeat(["a"], "w", 600)
         assert client_of(redis).exists(HASH + b":life")
 
-    def test_the_global_prefix_comes_first(self, redis_url: str, tmp_path: Path) -> None:
-        """Every key begins with the prefix that the server may permit this user alone."""
+    def test_all_keys_start_with_global_prefix(self, redis_url: str, tmp_path: Path) -> None:
+        """Every key starts with the global key prefix, to which the server may limit a user."""
         subject = stores.make("redis-prefix", tmp_path, redis_url)
         subject.open("a")
         subject.write("a", "SUCCESS", attempt=1)
@@ -131,12 +129,11 @@ class TestKeys:
         assert names == [b"proj:celery-task-meta-a", *(b"proj:hw:" + name for name in ours)]
         subject.store.close()
 
-    def test_keys_have_expected_lifetimes(self, redis: StoreUnderTest) -> None:
-        """An end lives as long as Celery says; the hash lives longer, from the publish on, and each
-        write renews it.
+    def test_each_write_renews_lifetime_of_keys(self, redis: StoreUnderTest) -> None:
+        """Each write renews the hash lifetime, and an end lives as long as Celery's setting.
 
-        What isn't an end lives as long as the hash: a job that is silent for longer than results
-        are kept still runs (celery-facts#expiry-restarts-at-each-write).
+        Other results live as long as the hash: a job may be silent for longer than results are kept
+        (celery-facts#expiry-restarts-at-each-write).
         """
         longer = (24 * 3600 + REGISTRY_RETENTION.total_seconds()) * 1000
         client = client_of(redis)
@@ -149,39 +146,37 @@ class TestKeys:
         ]
         for step in steps:
             step()
-            assert longer - LOOKED < client.pttl(HASH) <= longer
-            client.pexpire(HASH, LOOKED)
+            assert longer - TOLERANCE < client.pttl(HASH) <= longer
+            client.pexpire(HASH, TOLERANCE)
             if client.exists(HISTORY):
-                assert longer - LOOKED < client.pttl(HISTORY) <= longer
-                client.pexpire(HISTORY, LOOKED)
+                assert longer - TOLERANCE < client.pttl(HISTORY) <= longer
+                client.pexpire(HISTORY, TOLERANCE)
             if redis.record("a").state == "PROGRESS":
-                assert longer - LOOKED < client.pttl(KEY) <= longer
-                client.pexpire(KEY, LOOKED)
-        assert 3600_000 - LOOKED < client.pttl(KEY) <= 3600_000
+                assert longer - TOLERANCE < client.pttl(KEY) <= longer
+                client.pexpire(KEY, TOLERANCE)
+        assert 3600_000 - TOLERANCE < client.pttl(KEY) <= 3600_000
         assert client.exists(HISTORY)
 
-    def test_what_waits_is_known_until_it_is_due(self, redis: StoreUnderTest) -> None:
-        """A publication with an eta is kept for as long after it as any other; so is a retry, and a
-        wish to cancel it.
-        """
+    def test_delayed_task_is_kept_until_after_its_eta(self, redis: StoreUnderTest) -> None:
+        """The store keeps a delayed task for the usual lifetime after its eta, also in retry."""
         longer, month = (24 * 3600 + REGISTRY_RETENTION.total_seconds()) * 1000, 30 * 24 * 3600
         client = client_of(redis)
         waiting = Registration("a", "tasks.t", at(0), owner="ann", expected_by=at(month))
         redis.store.register([waiting, Registration("b", "tasks.t", at(0), owner="ann")])
-        assert client.pttl(HASH) > longer + month * 1000 - LOOKED
+        assert client.pttl(HASH) > longer + month * 1000 - TOLERANCE
         redis.store.request_cancel("a", at(1))
-        assert client.pttl(HASH) > longer + month * 1000 - LOOKED
+        assert client.pttl(HASH) > longer + month * 1000 - TOLERANCE
         redis.open("a", 2)
         redis.store.register([replace(waiting, created_at=at(3))])
         redis.write("a", "RETRY", 4, attempt=1)
         for key in (HASH, b"hw:of:tasks.t", b"hw:by:ann"):
-            assert client.pttl(key) > longer + month * 1000 - LOOKED, key
+            assert client.pttl(key) > longer + month * 1000 - TOLERANCE, key
         redis.open("a", 5, retries=1)
         redis.store.heartbeat(["a"], "w1", 20)
         assert client.pttl(HASH) <= longer
         assert client.pttl(b"hw:by:ann") > longer
 
-    def test_what_is_gone_leaves_its_indexes(self, redis: StoreUnderTest) -> None:
+    def test_new_members_remove_expired_ones_from_indexes(self, redis: StoreUnderTest) -> None:
         """Each addition removes expired members; an old member that still exists stays."""
         client, names = client_of(redis), [f"old{n}" for n in range(20)]
         old, new = 0, 30 * 24 * 3600
@@ -199,10 +194,8 @@ class TestKeys:
             assert members[0].endswith(b"old0")
         assert client.pttl("hw:by:ann") > 0
 
-    def test_a_history_lives_while_signs_are_given(self, redis: StoreUnderTest) -> None:
-        """As long as the hash, which the signs keep and the reports don't: new, thinned out, and
-        lost to an eviction.
-        """
+    def test_history_lives_as_long_as_hash_with_heartbeats(self, redis: StoreUnderTest) -> None:
+        """Heartbeats keep the history as long as the hash, also after thinning or eviction."""
         client = client_of(redis)
         redis.open("a", worker="w", heartbeat_ttl=600.0)
         for number in range(400):
@@ -214,12 +207,12 @@ class TestKeys:
         client.delete(HISTORY)
         redis.write("a", "PROGRESS", 100_000, attempt=1, result=report())
         assert client.pttl(HISTORY) > 7 * 24 * 3600_000
-        client.pexpire(HISTORY, LOOKED)
+        client.pexpire(HISTORY, TOLERANCE)
         redis.store.heartbeat(["a"], "w", 600.0)
-        assert abs(client.pttl(HISTORY) - client.pttl(HASH)) < LOOKED
+        assert abs(client.pttl(HISTORY) - client.pttl(HASH)) < TOLERANCE
 
-    def test_a_history_takes_no_more_than_it_needs(self, redis: StoreUnderTest) -> None:
-        """What was appended to has memory to spare, for as long as it may be appended to."""
+    def test_end_releases_spare_memory_of_history(self, redis: StoreUnderTest) -> None:
+        """The end of an attempt releases the spare memory of its history."""
         client = client_of(redis)
         redis.open("a")
         for number in range(100):
@@ -229,8 +222,10 @@ class TestKeys:
         assert client.memory_usage(HISTORY) < before
         assert client.memory_usage(HISTORY) < client.strlen(HISTORY) * 1.25 + 200
 
-    def test_results_without_expiry_stay(self, redis_url: str, tmp_path: Path) -> None:
-        """Where results live for ever, so does what is known of them."""
+    def test_keys_of_results_without_expiry_never_expire(
+        self, redis_url: str, tmp_path: Path
+    ) -> None:
+        """Hash and history have no expiry if results have none."""
         subject = stores.make("redis-forever", tmp_path, redis_url)
         subject.store.register([Registration("a", "tasks.t", at(0))])
         subject.open("a")
@@ -249,7 +244,7 @@ class TestKeys:
         assert (client.pttl(KEY), client.pttl(HASH), client.pttl(HISTORY)) == (-1, -1, -1)
         subject.store.close()
 
-    def test_a_failure_that_is_kept_longer(self, redis: StoreUnderTest) -> None:
+    def test_hash_outlives_failure_with_longer_lifetime(self, redis: StoreUnderTest) -> None:
         """The hash outlives the result, even if failures are kept longer than other results."""
         redis.open("a")
         month = 30 * 24 * 3600.0
@@ -265,8 +260,8 @@ class TestKeys:
         )
         assert client_of(redis).pttl(HASH) > client_of(redis).pttl(KEY)
 
-    def test_a_result_that_has_expired(self, redis: StoreUnderTest) -> None:
-        """Known once, its result gone: that is expired, and not unknown."""
+    def test_record_remains_after_result_expires(self, redis: StoreUnderTest) -> None:
+        """The record remains and shows that a result was stored after the result expires."""
         redis.open("a")
         redis.write("a", "SUCCESS", attempt=1)
         redis.forget("a")
@@ -275,14 +270,14 @@ class TestKeys:
 
 
 class TestPublished:
-    def test_what_is_let_in_is_published(self, redis: StoreUnderTest) -> None:
-        """Starts, reports, ends with and without a result: each once, in order, as records that
-        Celery itself reads (celery-facts#redis-publishes-every-state).
+    def test_accepted_writes_are_published_once_in_order(self, redis: StoreUnderTest) -> None:
+        """The store publishes each accepted write once, in order, as a record that Celery reads
+        (celery-facts#redis-publishes-every-state).
         """
         assert redis.app is not None
-        heard = client_of(redis).pubsub()
-        heard.subscribe(KEY)
-        assert heard.get_message(timeout=SOON)["type"] == "subscribe"
+        pubsub = client_of(redis).pubsub()
+        pubsub.subscribe(KEY)
+        assert pubsub.get_message(timeout=SOON)["type"] == "subscribe"
         redis.open("a")
         redis.write("a", "PROGRESS", attempt=1, result=report())
         redis.store.write(StateWrite("a", "IGNORED", at(2), attempt=1))
@@ -290,15 +285,15 @@ class TestPublished:
         redis.put("a", "MARK")
         metas = []
         while not metas or metas[-1]["status"] != "MARK":
-            message = heard.get_message(timeout=SOON)
+            message = pubsub.get_message(timeout=SOON)
             assert message is not None
             metas.append(redis.app.backend.decode_result(message["data"]))
-        heard.close()
+        pubsub.close()
         assert [meta["status"] for meta in metas] == ["STARTED", "PROGRESS", "IGNORED", "MARK"]
         assert metas[1]["result"] == report()
 
-    def test_celery_reads_what_we_wrote(self, redis: StoreUnderTest) -> None:
-        """``AsyncResult`` sees state and info, as before."""
+    def test_async_result_reads_state_and_info(self, redis: StoreUnderTest) -> None:
+        """``AsyncResult`` reads state and info of the store's writes."""
         assert redis.app is not None
         redis.open("a")
         redis.write("a", "PROGRESS", attempt=1, result=report())
@@ -309,38 +304,36 @@ class TestPublished:
 
 
 class TestFaults:
-    def test_unreachable_server_is_unavailable(
+    def test_calls_are_unavailable_while_server_is_down(
         self, own: StoreUnderTest, own_valkey: ValkeyServer
     ) -> None:
-        """With the server gone every call says so, soon, and works again when it is back."""
+        """Every call soon raises ``Unavailable`` without a server and works after its return."""
         own.open("a")
         own_valkey.crash()
-        all_unavailable(own)
+        assert_all_calls_unavailable(own)
         own_valkey.start()
         assert own.open("a").attempt == 2
 
-    def test_a_server_that_hangs(self, hasty: StoreUnderTest, own_valkey: ValkeyServer) -> None:
-        """A server that accepts connections and answers nothing is away too, for old connections
-        and new ones.
-        """
-        until(lambda: answers(hasty))
+    def test_calls_are_unavailable_while_server_hangs(
+        self, default_timeout: StoreUnderTest, own_valkey: ValkeyServer
+    ) -> None:
+        """A server that accepts connections but never answers is unavailable."""
+        until(lambda: answers(default_timeout))
         own_valkey.pause()
         try:
-            all_unavailable(hasty)
+            assert_all_calls_unavailable(default_timeout)
         finally:
             own_valkey.resume()
-        until(lambda: answers(hasty))
+        until(lambda: answers(default_timeout))
 
-    def test_a_write_waits_no_longer_than_it_says(self, redis_url: str) -> None:
-        """Half a second for a free connection, to connect, and for the answer: what the contract
-        says of `update`.
-        """
+    def test_each_wait_of_write_is_half_a_second(self, redis_url: str) -> None:
+        """A write waits at most 0.5 s each for a free connection, the connect and the answer."""
         store = store_for(Celery("usual", backend=redis_url, set_as_current=False))
         assert isinstance(store, RedisStore)
         until(lambda: answers(StoreUnderTest(store)))
-        (line,) = store._pools.values()
-        (connection,) = line._idle
-        assert (line._wait, connection.socket_connect_timeout, connection.socket_timeout) == (
+        (pool,) = store._pools.values()
+        (connection,) = pool._idle
+        assert (pool._wait, connection.socket_connect_timeout, connection.socket_timeout) == (
             0.5,
             0.5,
             0.5,
@@ -348,71 +341,69 @@ class TestFaults:
         assert connection.retry.get_retries() == 0
         store.close()
 
-    def test_many_callers_and_a_server_that_hangs(
-        self, hasty: StoreUnderTest, own_valkey: ValkeyServer
+    def test_concurrent_callers_time_out_together(
+        self, default_timeout: StoreUnderTest, own_valkey: ValkeyServer
     ) -> None:
-        """However many call at once, none waits for all the others' time-outs one after another."""
-        until(lambda: answers(hasty))
+        """Concurrent callers of a hanging server do not wait for each other's timeouts."""
+        until(lambda: answers(default_timeout))
         own_valkey.pause()
         try:
             with ThreadPoolExecutor(100) as pool:
-                waiting = [pool.submit(hasty.store.ping) for _ in range(100)]
-                faults = [each.exception(timeout=SOON) for each in waiting]
+                pending = [pool.submit(default_timeout.store.ping) for _ in range(100)]
+                faults = [each.exception(timeout=SOON) for each in pending]
         finally:
             own_valkey.resume()
         assert {type(fault) for fault in faults} == {Unavailable}
 
-    def test_a_restart_between_two_calls(
+    def test_server_restart_between_calls_causes_no_error(
         self, own: StoreUnderTest, own_valkey: ValkeyServer
     ) -> None:
-        """Connections that died with a restarted server cause no error, however
-        many there were.
-        """
+        """Connections that a server restart closed cause no error, however many there are."""
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda n: own.open(f"t{n}"), range(64)))
         own_valkey.stop()
         own_valkey.start()
         assert [own.open(f"t{n}").attempt for n in range(32)] == [2] * 32
 
-    def test_connections_that_were_cut(self, own: StoreUnderTest, own_valkey: ValkeyServer) -> None:
-        """A server that hung up, for whatever reason, is called again."""
+    def test_closed_connection_is_opened_again(
+        self, own: StoreUnderTest, own_valkey: ValkeyServer
+    ) -> None:
+        """The store reconnects after the server closes its connection."""
         for _ in range(3):
             own.open("a")
             own_valkey.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         assert own.open("a").attempt == 4
 
-    def test_an_interrupted_call(
+    def test_interrupted_call_leaves_no_answer_for_next_call(
         self, redis: StoreUnderTest, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A soft time limit that strikes while an answer is awaited leaves no answer behind for the
-        next caller.
-        """
+        """A soft time limit during a read leaves no answer for the next caller."""
         redis.open("a")
         store = redis.store
         assert isinstance(store, RedisStore)
         (connection,) = next(iter(store._pools.values()))._idle
 
-        def strikes(*args: Any, **kwargs: Any) -> None:
+        def raise_time_limit(*args: Any, **kwargs: Any) -> None:
             raise SoftTimeLimitExceeded
 
-        monkeypatch.setattr(connection, "read_response", strikes)
+        monkeypatch.setattr(connection, "read_response", raise_time_limit)
         with pytest.raises(SoftTimeLimitExceeded):
             redis.store.claim_key("k", "wrong", 60)
         monkeypatch.undo()
         assert redis.open("a").attempt == 2
 
-    def test_as_few_connections_as_needed(self, redis: StoreUnderTest) -> None:
-        """Calls one after another go over one connection."""
+    def test_sequential_calls_use_one_connection(self, redis: StoreUnderTest) -> None:
+        """Sequential calls use one connection."""
         for _ in range(20):
             redis.open("a")
         store = redis.store
         assert isinstance(store, RedisStore)
         assert len(next(iter(store._pools.values()))._idle) == 1
 
-    def test_a_restart_with_its_data(self, own: StoreUnderTest, own_valkey: ValkeyServer) -> None:
-        """After a restart the fence stands where it stood, though the server has forgotten the
-        scripts.
-        """
+    def test_fence_survives_server_restart_with_data(
+        self, own: StoreUnderTest, own_valkey: ValkeyServer
+    ) -> None:
+        """The fence survives a restart, although the server has lost the scripts."""
         own.open("a")
         own.write("a", "FAILURE", attempt=1)
         own_valkey.stop()
@@ -420,12 +411,10 @@ class TestFaults:
         assert not own.write("a", "PROGRESS", attempt=1, result=report())
         assert own.open("a").attempt == 2
 
-    def test_a_restart_without_its_data(
+    def test_open_attempt_restores_fence_after_data_loss(
         self, own: StoreUnderTest, own_valkey: ValkeyServer
     ) -> None:
-        """After a loss of all data the open attempt's next report is let in, and fences out the
-        attempts before it.
-        """
+        """The store accepts the open attempt's next report and then refuses earlier attempts."""
         own.open("a")
         own.open("a")
         own_valkey.stop()
@@ -434,10 +423,8 @@ class TestFaults:
         assert not own.write("a", "PROGRESS", attempt=1, result=report())
         assert own.write("a", "SUCCESS", attempt=2)
 
-    def test_scripts_that_were_flushed(self, redis: StoreUnderTest) -> None:
-        """A server that has forgotten the scripts learns them again, for one call and for many at
-        once.
-        """
+    def test_flushed_scripts_are_loaded_again(self, redis: StoreUnderTest) -> None:
+        """The store loads the scripts again, for one call and for a batch."""
         for call in calls(redis):
             client_of(redis).script_flush()
             call()
@@ -445,12 +432,10 @@ class TestFaults:
         redis.store.register(Registration(f"t{n}", "tasks.t", at(n)) for n in range(3))
         assert all(snapshot.record for snapshot in redis.store.read(["a", "t0", "t1", "t2"]))
 
-    def test_a_refused_command(
+    def test_key_of_wrong_type_is_unavailable_and_logged(
         self, redis: StoreUnderTest, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """A key that something else has taken is no outage: ``Unavailable`` for the caller, and a
-        word in the log.
-        """
+        """A key of the wrong type raises ``Unavailable`` and is logged."""
         client_of(redis).set(HASH, "taken")
         with pytest.raises(Unavailable, match="refused"):
             redis.open("a")
@@ -458,12 +443,10 @@ class TestFaults:
             redis.store.register([Registration("a", "tasks.t", at(0))])
         assert "WRONGTYPE" in caplog.text
 
-    def test_a_server_that_is_full(
+    def test_full_server_refuses_writes_but_not_reads(
         self, own: StoreUnderTest, own_valkey: ValkeyServer, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """A server without memory refuses writes: ``Unavailable``, and a word in the log; reading
-        goes on.
-        """
+        """A write to a full server raises ``Unavailable`` and is logged, and reads still work."""
         own.open("a")
         own_valkey.command("CONFIG", "SET", "maxmemory", "1")
         with pytest.raises(Unavailable):
@@ -471,10 +454,10 @@ class TestFaults:
         assert "OutOfMemoryError" in caplog.text
         assert own.record("a").state == "STARTED"
 
-    def test_a_wrong_password(
+    def test_refused_login_is_unavailable_and_logged(
         self, own: StoreUnderTest, own_valkey: ValkeyServer, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """A refused login is `Unavailable` for the caller, and the log names the reason."""
+        """A refused login raises ``Unavailable``, and the log names the reason."""
         own_valkey.command("CONFIG", "SET", "requirepass", "secret")
         with pytest.raises(Unavailable):
             own.open("a")
@@ -485,14 +468,14 @@ class TestFaults:
     def test_read_only_replica_is_unavailable(
         self, own: StoreUnderTest, own_valkey: ValkeyServer
     ) -> None:
-        """A server that has become a replica is the wrong one just now: away."""
+        """A write to a server that has become a replica raises ``Unavailable``."""
         with ValkeyServer() as primary:
             own_valkey.command("REPLICAOF", "127.0.0.1", primary.port)
             with pytest.raises(Unavailable):
                 own.open("a")
 
-    def test_the_map_of_errors_is_complete(self) -> None:
-        """Every error class of the driver becomes ``Unavailable``, with itself as the cause."""
+    def test_every_driver_error_becomes_unavailable(self) -> None:
+        """Every error class of the driver becomes ``Unavailable`` with that error as its cause."""
         module = redis.exceptions
         kinds = [
             each
@@ -500,7 +483,7 @@ class TestFaults:
             if issubclass(each, Exception)
         ]
         assert len(kinds) > 20
-        programming = {"IncorrectPolicyType"}  # of the cluster client's own construction
+        programming = {"IncorrectPolicyType"}  # only the cluster client's constructor raises it
         for kind in [*kinds, ConnectionResetError, TimeoutError]:
             if kind.__name__ in programming:
                 continue
@@ -512,7 +495,7 @@ class TestFaults:
 
 
 class TestClient:
-    def test_more_callers_than_connections(self, redis_url: str) -> None:
+    def test_many_callers_share_few_connections(self, redis_url: str) -> None:
         """300 callers share a few connections without an error (web-facts#backend-per-thread)."""
         app = Celery("many", backend=redis_url, set_as_current=False)
         store = RedisStore(app, connections=4, timeout=stores.PATIENCE)
@@ -530,8 +513,8 @@ class TestClient:
         assert 1 <= len(ours) <= 4
         store.close()
 
-    def test_a_child_process_has_its_own(self, redis: StoreUnderTest) -> None:
-        """After a fork parent and child both go on, over connections of their own."""
+    def test_forked_process_uses_own_connections(self, redis: StoreUnderTest) -> None:
+        """Parent and child continue after a fork, each with its own connections."""
         redis.open("a")
 
         def child(answer: Any) -> None:
@@ -563,12 +546,10 @@ class TestClient:
             ("redis://h", {"redis_client_name": "me"}, {"client_name": "me"}),
         ],
     )
-    def test_where_is_the_backends(
+    def test_connection_uses_backend_settings_with_own_timeouts(
         self, url: str, conf: dict[str, Any], expected: dict[str, Any]
     ) -> None:
-        """Host, socket, TLS, credentials and database are the backend's; how long is ours, and
-        nothing is tried again.
-        """
+        """A connection has the backend's address and credentials, short timeouts and no retries."""
         app = Celery("client", backend=url, set_as_current=False)
         app.conf.update(conf)
         backend = ResultBackend(app).backend
@@ -579,17 +560,15 @@ class TestClient:
         assert pool.connection_class is backend.client.connection_pool.connection_class
         assert made["socket_timeout"] == 0.5
         assert made.get("socket_connect_timeout", 0.5) == 0.5
-        connection = pool.connection_class(
-            **made
-        )  # its class takes every word; nothing is connected
+        connection = pool.connection_class(**made)  # accepts every argument and does not connect
         assert (connection.retry.get_retries(), connection.retry_on_timeout) == (0, False)
         assert (
             connect(backend, timeout=None).connection_pool.connection_kwargs["socket_timeout"]
             == 120.0
         )
 
-    def test_sentinel_failover_is_followed(self) -> None:
-        """With Sentinel the sentinels too are asked with short time-outs and no retries."""
+    def test_sentinel_connections_have_short_timeouts_without_retries(self) -> None:
+        """Connections to the sentinels also have short timeouts and no retries."""
         app = Celery(
             "client", backend="sentinel://a:26379/1;sentinel://b:26380/1", set_as_current=False
         )
@@ -608,17 +587,17 @@ class TestClient:
         ]
         assert {each["retry"].get_retries() for each in sentinels} == {0}
 
-    def test_a_unix_socket(self, tmp_path: Path) -> None:
+    def test_store_works_over_unix_socket(self, tmp_path: Path) -> None:
         """A store over a UNIX socket works as over TCP."""
         with tempfile.TemporaryDirectory(
             prefix="hw-"
-        ) as directory:  # pytest's own may be too long for a socket
+        ) as directory:  # pytest's path may be too long for a socket
             path = f"{directory}/valkey.sock"
 
             class Listening(ValkeyServer):
                 argv = property(
                     lambda self: [*self._argv, "--unixsocket", path],
-                    lambda self, words: setattr(self, "_argv", words),
+                    lambda self, value: setattr(self, "_argv", value),
                 )
 
             with Listening():
@@ -634,8 +613,8 @@ class TestClient:
 
 
 class TestResults:
-    def test_pickle_is_not_read(self, redis_url: str) -> None:
-        """Where results are pickles nothing is unpickled, and the message says what to set
+    def test_pickled_result_is_not_read_without_setting(self, redis_url: str) -> None:
+        """The store loads no pickle by default, and the error names the setting
         (celery-facts#pickle-results-run-code).
         """
         app = Celery("pickled", backend=redis_url, set_as_current=False)
@@ -644,7 +623,7 @@ class TestResults:
         assert isinstance(store, RedisStore)
         assert (
             store.start_attempt(AttemptStart("a", "t", at(0))).attempt == 1
-        )  # a worker still writes
+        )  # a worker may still write
         bomb = StateWrite("a", "SUCCESS", at(1), attempt=1, result=pickle.dumps(Bomb()))
         assert store.write(bomb)
         with pytest.raises(ConfigurationError, match="allow_pickle=True"):
@@ -655,8 +634,8 @@ class TestResults:
         store.close()
         assert not Bomb.exploded
 
-    def test_a_pickle_that_was_allowed_is_data(self, redis_url: str, tmp_path: Path) -> None:
-        """With ``allow_pickle`` an exception reads as it does from JSON."""
+    def test_allowed_pickled_exception_is_plain_data(self, redis_url: str, tmp_path: Path) -> None:
+        """An exception reads with ``allow_pickle`` as it does from JSON."""
         app = Celery("pickled", backend=redis_url, set_as_current=False)
         app.conf.update(result_serializer="pickle", accept_content=["pickle"])
         subject = StoreUnderTest(stores.slow_tolerant(store_for(app, allow_pickle=True)), app)
@@ -669,10 +648,10 @@ class TestResults:
         assert (execution.error.type, execution.error.message) == ("ValueError", "no")
         subject.store.close()
 
-    def test_a_result_that_cant_be_read(
+    def test_unreadable_result_is_logged_and_keeps_status(
         self, redis: StoreUnderTest, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Garbage in a result is logged and hides nothing of what the registry knows."""
+        """An unreadable result is logged, and the status comes from the registry."""
         redis.open("a")
         redis.write("a", "SUCCESS", attempt=1)
         for garbage in (
@@ -685,7 +664,7 @@ class TestResults:
         assert "unreadable" in caplog.text
 
     @pytest.mark.parametrize(
-        ("url", "conf", "says"),
+        ("url", "conf", "message"),
         [
             ("rpc://", {}, "rpc://"),
             (None, {}, "No result backend"),
@@ -703,15 +682,15 @@ class TestResults:
             ("redis://:secret@h:port", {}, r"'redis://:\*\*@h:port' cannot be used"),
         ],
     )
-    def test_private_backends_are_configuration_errors(
-        self, url: str | None, conf: dict[str, Any], says: str
+    def test_unreadable_backend_is_configuration_error_with_help(
+        self, url: str | None, conf: dict[str, Any], message: str
     ) -> None:
-        """The error is the help text: which setting, and what to set instead
+        """The error names the wrong setting and its correct value
         (celery-facts#rpc-results-are-private).
         """
         app = Celery("unreadable", backend=url, set_as_current=False)
         app.conf.update(conf)
-        with pytest.raises(ConfigurationError, match=says):
+        with pytest.raises(ConfigurationError, match=message):
             check_readable(app)
 
     @pytest.mark.parametrize(
@@ -723,19 +702,19 @@ class TestResults:
             "db+sqlite:////tmp/x",
         ],
     )
-    def test_backends_that_are_fine(self, url: str) -> None:
-        """A shared backend passes, and nothing is connected for that."""
+    def test_shared_backend_passes_check_without_connection(self, url: str) -> None:
+        """A shared backend passes the check, which opens no connection."""
         check_readable(Celery("readable", backend=url, set_as_current=False))
 
 
 class TestSelect:
     @pytest.mark.parametrize("url", ["rpc://", None])
     def test_app_without_backend_has_no_store(self, url: str | None) -> None:
-        """Where no other process could read there is no store either."""
+        """An app without a shared backend has no store."""
         with pytest.raises(ConfigurationError):
             store_for(Celery("none", backend=url, set_as_current=False))
 
-    def test_one_per_app(self) -> None:
+    def test_each_app_has_one_store(self) -> None:
         """An app has one store in a process, and two apps have two."""
         one = Celery("one", backend="redis://h", set_as_current=False)
         two = Celery("two", backend="redis://h", set_as_current=False)
@@ -743,8 +722,8 @@ class TestSelect:
         assert store_for(one) is not store_for(two)
         assert store_for(one) is not store_for(one, allow_pickle=True)
 
-    def test_store_is_chosen_by_backend(self, tmp_path: Path) -> None:
-        """Redis, SQL, key-value backends and all others have a store each."""
+    def test_backend_url_selects_store_class(self, tmp_path: Path) -> None:
+        """Redis, SQL, key-value backends and all others each have a store class."""
         names = {
             "redis://h": "RedisStore",
             "sentinel://h": "RedisStore",
@@ -761,7 +740,7 @@ class TestSelect:
 
 
 class Bomb:
-    """What a hostile result looks like."""
+    """A hostile result."""
 
     exploded = False
 
@@ -770,5 +749,5 @@ class Bomb:
 
 
 def explode() -> None:
-    """Called when it is unpickled."""
+    """Record that pickle called this function."""
     Bomb.exploded = True

@@ -1,6 +1,4 @@
-"""Where registry and results are two things: what lies between two reads, and between two processes
-that write one file.
-"""
+"""Stores with separate registry and results: changes between two reads or two writers."""
 
 from __future__ import annotations
 
@@ -27,12 +25,10 @@ from tests.support.stores import StoreUnderTest, at, report
 
 @pytest.mark.parametrize("name", ["sql", "files", "other"])
 @pytest.mark.parametrize("state", ["PROGRESS", "SUCCESS"])
-def test_what_happens_between_two_reads(
+def test_attempt_between_two_reads_has_own_number(
     name: str, state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A whole attempt between the look at the registry and the one at the results is shown under
-    its own number.
-    """
+    """An attempt that runs between the registry read and the result read has its own number."""
     subject = stores.make(name, tmp_path)
     assert isinstance(subject.store, RegistryStore)
     results = subject.store._results
@@ -55,10 +51,8 @@ def test_what_happens_between_two_reads(
     )
 
 
-def test_a_report_whose_result_is_on_its_way(tmp_path: Path) -> None:
-    """The result of the first report of an attempt isn't stored yet: what the attempt before it
-    said is not shown for it.
-    """
+def test_progress_of_previous_attempt_is_hidden_before_first_result(tmp_path: Path) -> None:
+    """An earlier attempt's result is hidden until the new attempt's result is stored."""
     subject = stores.make("sql", tmp_path)
     subject.open("a", 0)
     subject.write("a", "PROGRESS", 1, attempt=1, result=report(9, attempt=1))
@@ -73,10 +67,10 @@ def test_a_report_whose_result_is_on_its_way(tmp_path: Path) -> None:
     assert (execution.attempt, execution.progress) == (2, Progress(1, 10))
 
 
-def test_what_moves_while_it_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An execution that ends while the indexes are read is in the listing, whichever of them came
-    first.
-    """
+def test_execution_that_ends_during_listing_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The listing contains an execution that ends between the reads of two indexes."""
     subject = stores.make("sql", tmp_path)
     assert isinstance(subject.store, SqlStore)
     subject.open("a", 0)
@@ -93,10 +87,10 @@ def test_what_moves_while_it_is_listed(tmp_path: Path, monkeypatch: pytest.Monke
     assert [each.task_id for each in found] == ["a"]
 
 
-def test_many_begin_at_once(tmp_path: Path) -> None:
+def test_concurrent_table_creation_is_accepted(tmp_path: Path) -> None:
     """Several processes may create the tables at the same time."""
 
-    def faster(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+    def create_first(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
         if "CREATE TABLE" in statement and statement not in created:
             created.append(statement)
             with sqlite3.connect(tmp_path / "results.sqlite") as other:
@@ -105,38 +99,38 @@ def test_many_begin_at_once(tmp_path: Path) -> None:
 
     created: list[str] = []
     subject = stores.make("sql", tmp_path)
-    sa.event.listen(sa.Engine, "before_cursor_execute", faster)
+    sa.event.listen(sa.Engine, "before_cursor_execute", create_first)
     try:
         assert subject.open("a").attempt == 1
     finally:
-        sa.event.remove(sa.Engine, "before_cursor_execute", faster)
+        sa.event.remove(sa.Engine, "before_cursor_execute", create_first)
     subject.store.close()
     assert len(created) >= 3
 
 
-def test_an_opening_outwaits_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SQLite is locked for longer than a report waits: the start of an attempt, which was there
-    before, is not lost.
-    """
-    monkeypatch.setattr(sql, "FULL_TIMEOUT", 60.0)  # however long this machine needs
+def test_start_waits_longer_than_report_for_locked_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start waits for a locked SQLite database for longer than a report and succeeds."""
+    monkeypatch.setattr(sql, "FULL_TIMEOUT", 60.0)  # enough for a slow machine
     subject: StoreUnderTest = stores.make("sql", tmp_path, timeout=sql.TIMEOUT)
     subject.open("other", 0)
     locked = sqlite3.connect(tmp_path / "results.sqlite", isolation_level=None)
     locked.execute("BEGIN IMMEDIATE")
     with ThreadPoolExecutor(1) as pool:
-        opening = pool.submit(subject.open, "a", 0)
+        start = pool.submit(subject.open, "a", 0)
         try:
             with pytest.raises(Unavailable):
                 subject.write("other", "PROGRESS", 1, attempt=1, result=report())
         finally:
             locked.execute("COMMIT")
             locked.close()
-        assert opening.result(timeout=60).attempt == 1
+        assert start.result(timeout=60).attempt == 1
     subject.store.close()
 
 
-def test_a_table_of_another_version_is_named(tmp_path: Path) -> None:
-    """A table that lacks a column is no database that is away: what to do stands in the error."""
+def test_table_without_column_is_configuration_error(tmp_path: Path) -> None:
+    """A table that lacks a column raises an error that names the table and the remedy."""
     with sqlite3.connect(tmp_path / "results.sqlite") as before:
         before.execute(
             "CREATE TABLE headway_executions (task_id VARCHAR PRIMARY KEY, version INTEGER)"
@@ -148,17 +142,15 @@ def test_a_table_of_another_version_is_named(tmp_path: Path) -> None:
     subject.store.close()
 
 
-def test_what_waits_or_lives_is_not_swept(tmp_path: Path) -> None:
-    """A row that has outlived every result is deleted by the next publication, with its history;
-    but not one that isn't due yet, nor one whose run gives signs of life and says nothing.
-    """
+def test_cleanup_keeps_delayed_and_running_executions(tmp_path: Path) -> None:
+    """A publication deletes old rows, but not delayed ones or ones with heartbeats."""
     subject = stores.make("sql", tmp_path)
     assert isinstance(subject.store, SqlStore)
     year = 365 * 24 * 3600
     subject.store.register(
         [
             Registration("old", "t", at(0)),
-            Registration("waits", "t", at(0), expected_by=at(2 * year)),
+            Registration("delayed", "t", at(0), expected_by=at(2 * year)),
         ]
     )
     for each in ("old", "runs"):
@@ -167,7 +159,7 @@ def test_what_waits_or_lives_is_not_swept(tmp_path: Path) -> None:
     subject.store.clock = lambda: at(year)
     subject.store.heartbeat(["runs"], "w", 60)
     subject.store.register([Registration("new", "t", at(year))])
-    snapshots = subject.store.read(["old", "waits", "runs", "new"])
+    snapshots = subject.store.read(["old", "delayed", "runs", "new"])
     histories = [subject.store.history(each).reports for each in ("old", "runs")]
     subject.store.close()
     assert [snapshot.record is not None for snapshot in snapshots] == [False, True, True, True]
