@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 #: True during a write of Headway itself, in this thread or greenlet: it is bounded, and tried once.
 #: All other writes are Celery's or the task's own, and have Celery's timeouts.
-own_write: ContextVar[bool] = ContextVar("headway_ours", default=False)
+own_write: ContextVar[bool] = ContextVar("headway_own_write", default=False)
 
 #: States that end an attempt: Celery's terminal states, and RETRY, after which another attempt
 #: starts.
@@ -144,7 +144,7 @@ class Attempt:
             self.previous = opened.previous
             self.number = opened.attempt
         if not opened.attempt:
-            why = (
+            reason = (
                 "was cancelled"
                 if opened.cancel_requested
                 else "was retried"
@@ -152,7 +152,7 @@ class Attempt:
                 else "has succeeded"
             )
             logger.info(
-                "Task %s %s before; the writes of this attempt are ignored", self.request.id, why
+                "Task %s %s before; the writes of this attempt are ignored", self.request.id, reason
             )
         if opened.cancel_requested:
             self.cancel_token.set_requested(True)
@@ -189,9 +189,9 @@ class Attempt:
             attempt=self.shown_number,
             cancel_token=self.cancel_token,
         )
-        reporter, silence = self.reporter, app_state.progress_timeout_of(task)
-        if silence is not None:
-            self.watchdog = ProgressWatchdog(silence, lambda: reporter.newest, shared)
+        reporter, timeout = self.reporter, app_state.progress_timeout_of(task)
+        if timeout is not None:
+            self.watchdog = ProgressWatchdog(timeout, lambda: reporter.newest, shared)
         return context
 
     def _open_later(self) -> None:
@@ -216,7 +216,7 @@ class Attempt:
                     except Unavailable:
                         raise
                     except Exception:
-                        # a fault that time doesn't mend: it would be in the log every few seconds
+                        # Trying again would not help, and would log it every few seconds.
                         again = False
                         raise
         finally:
