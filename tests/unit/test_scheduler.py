@@ -144,16 +144,16 @@ def test_fork_waits_for_the_running_call(monkeypatch: pytest.MonkeyPatch) -> Non
     Later calls run.
     """
     monkeypatch.setattr(module, "FORK_WAIT", 60)  # longer than any delay of the call
-    lock, begun, more = threading.Lock(), threading.Event(), threading.Event()
+    lock, started, more = threading.Lock(), threading.Event(), threading.Event()
 
     def call(now: float) -> None:
         with lock:
-            begun.set()
+            started.set()
             threading.Event().wait(0.2)
 
     shared.call_at(0, call)
     try:
-        assert begun.wait(60)
+        assert started.wait(60)
         pid = os.fork()
         if not pid:
             os._exit(0 if lock.acquire(blocking=False) else 1)
