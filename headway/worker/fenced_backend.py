@@ -13,7 +13,7 @@ import os
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from celery.exceptions import BackendStoreError, SoftTimeLimitExceeded
 from kombu.utils.encoding import ensure_bytes
@@ -26,6 +26,7 @@ from headway.worker import celery_internals
 from headway.worker.app_state import app_state_of
 from headway.worker.attempt import CLOSING_STATES, Attempt, attempt_of, own_write
 from headway.worker.publishing import owner_in
+from headway.worker.validation import to_meta
 
 logger = logging.getLogger(__name__)
 
@@ -208,7 +209,7 @@ class FencedBackendMixin:
             worker=getattr(request, "hostname", None) if external else None,
             delivery_id=celery_internals.delivery_id_of(request) if external else None,
             task=getattr(request, "task", None),
-            meta=_plain_meta(state, result),
+            meta=_json_safe_meta(state, result),
             expires=_seconds(expires),
         )
 
@@ -402,24 +403,18 @@ def _started_meta(attempt: Attempt) -> dict[str, Any]:
     return {"pid": os.getpid(), "hostname": attempt.request.hostname}
 
 
-def _plain_meta(state: str, result: Any) -> Any:
+def _json_safe_meta(state: str, result: Any) -> dict[str, Any] | None:
     """The progress in a meta as JSON-safe data; our own reports already are."""
     if state in CLOSING_STATES or state == "STARTED":
         return None
     if own_write.get():
-        return result
+        return cast("dict[str, Any]", result)
     progress = progress_from_meta(state, result)
     if progress is None:
         return None
-    return {
-        "current": progress.current,
-        "total": progress.total,
-        "message": progress.message,
-        "attributes": dict(progress.attributes) if progress.attributes is not None else None,
-        "timestamp": int(progress.timestamp.timestamp() * 1000)
-        if progress.timestamp is not None
-        else None,
-    }
+    attributes = None if progress.attributes is None else dict(progress.attributes)
+    report = progress.current, progress.total, progress.message, attributes
+    return to_meta(report, None if progress.timestamp is None else progress.timestamp.timestamp())
 
 
 def _seconds(expires: Any) -> float | None:

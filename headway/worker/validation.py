@@ -84,7 +84,12 @@ def _refuse(name: str, value: object, expected: str, fix: str) -> NoReturn:
     )
 
 
-def to_meta(report: Update, timestamp: float, rate: float | None, attempt: int) -> dict[str, Any]:
+def to_meta(
+    report: tuple[float | None, float | None, str | None, dict[str, str] | None],
+    timestamp: float | None,
+    rate: float | None = None,
+    attempt: int | None = None,
+) -> dict[str, Any]:
     """The meta for ``update_state``. ``timestamp`` in seconds since the epoch; stored in
     milliseconds, as in Tensorlake.
     """
@@ -94,7 +99,7 @@ def to_meta(report: Update, timestamp: float, rate: float | None, attempt: int) 
         "total": total,
         "message": message,
         "attributes": attributes,
-        "timestamp": int(timestamp * 1000),
+        "timestamp": None if timestamp is None else int(timestamp * 1000),
         "rate": rate,
         "attempt": attempt,
     }
