@@ -23,7 +23,7 @@ from headway.models import Progress
 from headway.worker import celery_internals
 from headway.worker.app_state import AppState
 from headway.worker.cancel_token import CancelToken
-from headway.worker.context import RequestContext
+from headway.worker.context import RequestContext, call_with
 from headway.worker.exceptions import ProgressTimeout, TaskCancelled
 from headway.worker.progress_timeout import ProgressWatchdog
 from headway.worker.reporter import CLOSE_WAIT, Reporter
@@ -297,13 +297,8 @@ class Attempt:
 
     def _store(self, meta: dict[str, object]) -> None:
         """Write one report with Celery's own ``update_state``."""
-        outside = own_write.get()
-        try:
-            own_write.set(True)
-            with celery_internals.request_on_top(self.task, self.request):
-                self.task.update_state(state="PROGRESS", meta=meta)
-        finally:
-            own_write.set(outside)
+        with celery_internals.request_on_top(self.task, self.request):
+            call_with(own_write, True, self.task.update_state, state="PROGRESS", meta=meta)
 
     def end(self, state: str, stored: tuple[str, object] | None) -> None:
         """Record an end that Celery does not store. ``stored`` is (state, result) for Celery's own
@@ -312,10 +307,9 @@ class Attempt:
         self.end_written = True
         if self.app_state.store is None:
             return
-        outside = own_write.get()
         try:
-            own_write.set(True)
-            self.app_state.fence(self.task.backend).headway_end(self, state, stored)
+            backend = self.app_state.fence(self.task.backend)
+            call_with(own_write, True, backend.headway_end, self, state, stored)
         except SoftTimeLimitExceeded:
             raise
         except Unavailable as exc:
@@ -330,8 +324,6 @@ class Attempt:
             logger.exception(
                 "The end of %s[%s] (%s) cannot be recorded", self.task.name, self.request.id, state
             )
-        finally:
-            own_write.set(outside)
 
     def confirm_cancel(self) -> None:
         """The attempt has ended by `TaskCancelled`: store REVOKED as its end, and send the event of

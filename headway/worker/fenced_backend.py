@@ -25,6 +25,7 @@ from headway.stores.base import Store
 from headway.worker import celery_internals
 from headway.worker.app_state import app_state_of
 from headway.worker.attempt import CLOSING_STATES, Attempt, attempt_of, own_write
+from headway.worker.context import call_with
 from headway.worker.publishing import owner_in
 from headway.worker.validation import to_meta
 
@@ -294,14 +295,10 @@ class FencedBackendMixin:
             stale or (attempt.number and opened and attempt.store_started)
         ):
             # The result of the previous attempt (a failure) must not stay beside an open attempt.
-            outside = own_write.get()
-            try:
-                own_write.set(True)
-                self._store_plainly(
-                    attempt.request.id, _started_meta(attempt), "STARTED", None, attempt.request, {}
-                )
-            finally:
-                own_write.set(outside)
+            meta, request = _started_meta(attempt), attempt.request
+            call_with(
+                own_write, True, self._store_plainly, request.id, meta, "STARTED", None, request, {}
+            )
 
     def headway_open(
         self: Any, attempt: Attempt, *, full_timeout: bool, retry_published: bool

@@ -14,6 +14,7 @@ from celery.signals import before_task_publish
 from headway.core.registry import Registration
 from headway.errors import UsageError
 from headway.worker.app_state import AppState
+from headway.worker.context import call_with
 
 #: Celery's internal tasks. They are not registered; one of them retries every second during a
 #: chord.
@@ -61,12 +62,7 @@ def hook_publishing(app_state: AppState) -> None:
 
     @functools.wraps(send_task)
     def publishing(*args: Any, **kwargs: Any) -> Any:
-        outside = _publisher.get()
-        try:
-            _publisher.set(app_state)
-            return send_task(*args, **kwargs)
-        finally:
-            _publisher.set(outside)
+        return call_with(_publisher, app_state, send_task, *args, **kwargs)
 
     app_state.app.send_task = publishing
     before_task_publish.connect(_on_before_publish, weak=False, dispatch_uid="headway")

@@ -18,7 +18,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 import headway
 from headway import ProgressTimeout, UsageError
-from headway.worker import attempt, fenced_backend, install, progress_timeout
+from headway.worker import attempt, context, fenced_backend, install, progress_timeout
 from headway.worker.progress_timeout import ProgressWatchdog
 from headway.worker.scheduler import Scheduler
 from headway.worker.validation import Update
@@ -378,7 +378,8 @@ def test_interrupt_at_any_step_leaves_nothing_behind(
     """
     settle_profiler()
     signal.signal(signal.SIGUSR1, raise_soft_limit)
-    files = {module.__file__ for module in (attempt, fenced_backend, install, progress_timeout)}
+    modules = (attempt, context, fenced_backend, install, progress_timeout)
+    files = {module.__file__ for module in modules}
     watches: list[ProgressWatchdog] = []
 
     class Watched(ProgressWatchdog):
