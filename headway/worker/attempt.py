@@ -28,6 +28,7 @@ from headway.worker.exceptions import ProgressTimeout, TaskCancelled
 from headway.worker.progress_timeout import ProgressWatchdog
 from headway.worker.reporter import CLOSE_WAIT, Reporter
 from headway.worker.scheduler import shared
+from headway.worker.state_writer import StateWriter
 
 logger = logging.getLogger(__name__)
 
@@ -135,8 +136,12 @@ class Attempt:
         """
         if self.number is not None:
             return None
-        opened: AttemptStarted = backend.headway_open(
-            self, full_timeout=full_timeout, retry_published=retry_published
+        opened = self._writer(backend).start_attempt(
+            self.delivery_id,
+            self.began_at,
+            store_result=self.store_started,
+            full_timeout=full_timeout,
+            retry_published=retry_published,
         )
         # If another thread was faster, its reply counts: after a first report the store no longer
         # knows the previous progress.
@@ -168,7 +173,7 @@ class Attempt:
         backend = app_state.fence(task.backend)
         if self.number is None and app_state.store_available():
             with app_state.swallow_store_errors():
-                backend.headway_begin(self)
+                self._open_at_start(backend)
         self.running = True
         self._open_later()
         self.reporter = Reporter(
@@ -193,6 +198,18 @@ class Attempt:
         if timeout is not None:
             self.watchdog = ProgressWatchdog(timeout, lambda: reporter.newest, shared)
         return context
+
+    def _open_at_start(self, backend: Any) -> None:
+        """Open the attempt, which STARTED has not done (``task_track_started`` is off, or STARTED
+        failed).
+        """
+        opened = self.open(backend)
+        if opened is None or self.app_state.keeps_results:
+            return
+        # The result of the previous attempt (a failure) must not stay beside an open attempt.
+        stale = opened.attempt > 1 and not self.ignores_result
+        if stale or (self.number and self.store_started):
+            call_with(own_write, True, self._writer(backend).store_started)
 
     def _open_later(self) -> None:
         """Let the timer open the attempt when the store may be used again, if needed."""
@@ -308,8 +325,7 @@ class Attempt:
         if self.app_state.store is None:
             return
         try:
-            backend = self.app_state.fence(self.task.backend)
-            call_with(own_write, True, backend.headway_end, self, state, stored)
+            call_with(own_write, True, self._write_end, state, stored)
         except SoftTimeLimitExceeded:
             raise
         except Unavailable as exc:
@@ -324,6 +340,14 @@ class Attempt:
             logger.exception(
                 "The end of %s[%s] (%s) cannot be recorded", self.task.name, self.request.id, state
             )
+
+    def _write_end(self, state: str, stored: tuple[str, object] | None) -> None:
+        backend = self.app_state.fence(self.task.backend)
+        self.open(backend, retry_published=state == "RETRY")
+        self._writer(backend).end(state, self.number, stored)
+
+    def _writer(self, backend: Any) -> StateWriter:
+        return StateWriter(self.app_state, backend, self.request)
 
     def confirm_cancel(self) -> None:
         """The attempt has ended by `TaskCancelled`: store REVOKED as its end, and send the event of

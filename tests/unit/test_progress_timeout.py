@@ -18,7 +18,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 import headway
 from headway import ProgressTimeout, UsageError
-from headway.worker import attempt, context, fenced_backend, install, progress_timeout
+from headway.worker import attempt, context, fenced_backend, install, progress_timeout, state_writer
 from headway.worker.progress_timeout import ProgressWatchdog
 from headway.worker.scheduler import Scheduler
 from headway.worker.validation import Update
@@ -378,7 +378,7 @@ def test_interrupt_at_any_step_leaves_nothing_behind(
     """
     settle_profiler()
     signal.signal(signal.SIGUSR1, raise_soft_limit)
-    modules = (attempt, context, fenced_backend, install, progress_timeout)
+    modules = (attempt, context, fenced_backend, install, progress_timeout, state_writer)
     files = {module.__file__ for module in modules}
     watches: list[ProgressWatchdog] = []
 
