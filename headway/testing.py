@@ -42,15 +42,21 @@ class Recorded:
 
 @contextmanager
 def recording_context(
-    task_id: str = "test", *, attempt: int = 1, previous: Progress | None = None
+    task_id: str = "test",
+    *,
+    attempt: int = 1,
+    previous: Progress | None = None,
+    cancel_requested: bool = False,
 ) -> Iterator[Recorded]:
     """Give the code in the block a request context that records its reports.
 
     ``RequestContext.get()`` works in ``task.run(...)``, in a direct call ``task(...)``, in
     ``task.apply()`` and in plain functions. ``previous`` is the last progress of the previous
-    attempt, for tests of retries. Invalid reports raise ``UsageError``, as in a worker.
+    attempt, for tests of retries. With ``cancel_requested`` the first report raises
+    ``TaskCancelled``. Invalid reports raise ``UsageError``, as in a worker.
     """
     cancel_token = CancelToken()
+    cancel_token.set_requested(cancel_requested)
     recorded = Recorded(cancel_token)
     reporter = _RecordingReporter(recorded, cancel_token, previous)
     made = RequestContext(task_id, reporter, attempt=lambda: attempt, cancel_token=cancel_token)

@@ -31,7 +31,7 @@ from headway.worker.step import Step, innermost
 __all__ = ["patch_all", "tqdm", "trange"]
 
 Target = Reporter | Step
-Bar = Any  # a std.tqdm with attributes of ours
+Bar = Any  # a std.tqdm with the attributes `_headway` and `_attributes`
 
 
 class NullFile(io.TextIOBase):
@@ -42,7 +42,7 @@ class NullFile(io.TextIOBase):
 
 
 #: The active bar and its target. A closed bar, or one of another task or step, does not count.
-_speaking: ContextVar[tuple[Target, ref[Bar]] | None] = ContextVar("headway_tqdm", default=None)
+_active_bar: ContextVar[tuple[Target, ref[Bar]] | None] = ContextVar("headway_tqdm", default=None)
 
 
 def _target() -> Target | None:
@@ -56,11 +56,11 @@ def _target() -> Target | None:
 
 
 def _is_free(target: Target) -> bool:
-    """Whether no open bar speaks for ``target`` yet."""
-    speaking = _speaking.get()
-    if speaking is None or speaking[0] is not target:
+    """Whether no open bar reports to ``target`` yet."""
+    active = _active_bar.get()
+    if active is None or active[0] is not target:
         return True
-    bar = speaking[1]()
+    bar = active[1]()
     return bar is None or bar.disable
 
 
@@ -68,8 +68,8 @@ def _new(original: Callable[..., Bar]) -> Callable[..., Bar]:
     def __new__(cls: type[Bar], *args: Any, **options: Any) -> Bar:
         if _target() is None:
             return original(cls, *args, **options)
-        # Without tqdm's monitor thread: it wakes bars whose loop has become slow, and here each
-        # item is told.
+        # Without tqdm's monitor thread: it refreshes bars whose loop has become slow, and here each
+        # item is reported.
         bar: Bar = object.__new__(cls)
         with cls.get_lock():
             cls._instances.add(bar)
@@ -87,11 +87,11 @@ def _init(original: Callable[..., None]) -> Callable[..., None]:
         elif options.get("disable") or not _is_free(target):
             original(self, *args, **options | {"disable": True})
         else:
-            # disable=None asks for a terminal, which a worker hasn't.
+            # disable=None means: only in a terminal. A worker has none.
             original(self, *args, **options | {"disable": False, "file": NullFile()})
             self._headway, self._attributes = target, None
-            _speaking.set((target, ref(self)))
-            _tell(self)
+            _active_bar.set((target, ref(self)))
+            _report(self)
 
     return __init__
 
@@ -104,14 +104,14 @@ def _iter(original: Callable[[Bar], Iterator[Any]]) -> Callable[[Bar], Iterator[
 
 
 def _counted(bar: Bar) -> Iterator[Any]:
-    """The items, each told when it is done: tqdm's own loop tells every so many, and a slow one
-    behind fast ones never.
+    """The items; each is reported when it is done. tqdm's own loop reports after a number of
+    items, so a slow item after fast ones would be reported too late.
     """
     try:
         for item in bar.iterable:
             yield item
             bar.n += 1
-            _tell(bar)
+            _report(bar)
     finally:
         bar.close()
 
@@ -121,7 +121,7 @@ def _update(original: Callable[..., bool | None]) -> Callable[..., bool | None]:
         if self._headway is None or self.disable:
             return original(self, n)
         self.n += n
-        _tell(self)
+        _report(self)
         return True
 
     return update
@@ -131,7 +131,7 @@ def _refresh(original: Callable[..., bool | None]) -> Callable[..., bool | None]
     def refresh(self: Bar, *args: Any, **options: Any) -> bool | None:
         if self._headway is None or self.disable:
             return original(self, *args, **options)
-        _tell(self)
+        _report(self)
         return True
 
     return refresh
@@ -142,24 +142,24 @@ def _set_postfix(original: Callable[..., None]) -> Callable[..., None]:
         self: Bar, ordered_dict: Any = None, refresh: bool = True, **pairs: Any
     ) -> None:
         if self._headway is not None:
-            said = dict(ordered_dict or {}) | pairs
+            values = dict(ordered_dict or {}) | pairs
             self._attributes = {
                 str(key): self.format_num(value) if isinstance(value, int | float) else str(value)
-                for key, value in said.items()
+                for key, value in values.items()
             }
         original(self, ordered_dict, refresh, **pairs)
 
     return set_postfix
 
 
-def _tell(bar: Bar) -> None:
-    """Report where the bar stands. May raise ``TaskCancelled``, as any report."""
-    message = bar.desc.removesuffix(": ") if bar.desc else None  # tqdm puts the colon there
+def _report(bar: Bar) -> None:
+    """Report the position of the bar. May raise ``TaskCancelled``, like any report."""
+    message = bar.desc.removesuffix(": ") if bar.desc else None  # tqdm adds the colon
     bar._headway.update(_count(bar.n), _count(bar.total), message, bar._attributes)
 
 
 def _count(value: Any) -> int | float:
-    """A count of tqdm's as a report's: it takes numpy's numbers, None and going back below zero."""
+    """Convert a count of tqdm for a report: it may be one of numpy's numbers, None or negative."""
     if type(value) is int and value >= 0:
         return value
     try:
@@ -169,7 +169,7 @@ def _count(value: Any) -> int | float:
     return max(number, 0.0) if math.isfinite(number) else 0
 
 
-_ways: dict[str, Callable[[Any], Any]] = {
+_overrides: dict[str, Callable[[Any], Any]] = {
     "__new__": _new,
     "__init__": _init,
     "__iter__": _iter,
@@ -177,10 +177,12 @@ _ways: dict[str, Callable[[Any], Any]] = {
     "refresh": _refresh,
     "set_postfix": _set_postfix,
 }
-_methods = {name: way(getattr(std.tqdm, name)) for name, way in _ways.items()} | {"_headway": None}
+_methods = {name: override(getattr(std.tqdm, name)) for name, override in _overrides.items()} | {
+    "_headway": None
+}
 
 
-#: tqdm's class, whose bars report in a worker.
+#: A subclass of tqdm's class; its bars report in a worker.
 tqdm: Any = type(
     "tqdm", (std.tqdm,), _methods | {"__doc__": std.tqdm.__doc__, "__module__": __name__}
 )
@@ -192,7 +194,7 @@ def trange(*args: int, **options: Any) -> Any:
 
 
 def patch_all() -> None:
-    """Let the bars of all libraries of this process report, also of those imported before.
+    """Let the bars of all libraries in this process report, also of those already imported.
 
     Changes tqdm's own class, the base of all its variants (``tqdm.auto``, ``tqdm.asyncio``,
     ``tqdm.contrib``). A second call does nothing.

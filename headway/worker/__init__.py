@@ -20,6 +20,7 @@ The way of one attempt::
     Celery stores the end          fenced_backend.py  through Store.write, from any process
     task_postrun                   attempt.py         an end that Celery does not store is recorded
 
+``state_writer.py`` writes what Celery does not: the start, and those ends.
 One thread runs all timers of a process (``scheduler.py``). Every private part of Celery's task side
 is in ``celery_internals.py``.
 """

@@ -23,17 +23,18 @@ from headway.models import Progress
 from headway.worker import celery_internals
 from headway.worker.app_state import AppState
 from headway.worker.cancel_token import CancelToken
-from headway.worker.context import RequestContext
+from headway.worker.context import RequestContext, call_with
 from headway.worker.exceptions import ProgressTimeout, TaskCancelled
 from headway.worker.progress_timeout import ProgressWatchdog
 from headway.worker.reporter import CLOSE_WAIT, Reporter
 from headway.worker.scheduler import shared
+from headway.worker.state_writer import StateWriter
 
 logger = logging.getLogger(__name__)
 
 #: True during a write of Headway itself, in this thread or greenlet: it is bounded, and tried once.
 #: All other writes are Celery's or the task's own, and have Celery's timeouts.
-own_write: ContextVar[bool] = ContextVar("headway_ours", default=False)
+own_write: ContextVar[bool] = ContextVar("headway_own_write", default=False)
 
 #: States that end an attempt: Celery's terminal states, and RETRY, after which another attempt
 #: starts.
@@ -135,8 +136,12 @@ class Attempt:
         """
         if self.number is not None:
             return None
-        opened: AttemptStarted = backend.headway_open(
-            self, full_timeout=full_timeout, retry_published=retry_published
+        opened = self._writer(backend).start_attempt(
+            self.delivery_id,
+            self.began_at,
+            store_result=self.store_started,
+            full_timeout=full_timeout,
+            retry_published=retry_published,
         )
         # If another thread was faster, its reply counts: after a first report the store no longer
         # knows the previous progress.
@@ -144,7 +149,7 @@ class Attempt:
             self.previous = opened.previous
             self.number = opened.attempt
         if not opened.attempt:
-            why = (
+            reason = (
                 "was cancelled"
                 if opened.cancel_requested
                 else "was retried"
@@ -152,7 +157,7 @@ class Attempt:
                 else "has succeeded"
             )
             logger.info(
-                "Task %s %s before; the writes of this attempt are ignored", self.request.id, why
+                "Task %s %s before; the writes of this attempt are ignored", self.request.id, reason
             )
         if opened.cancel_requested:
             self.cancel_token.set_requested(True)
@@ -168,7 +173,7 @@ class Attempt:
         backend = app_state.fence(task.backend)
         if self.number is None and app_state.store_available():
             with app_state.swallow_store_errors():
-                backend.headway_begin(self)
+                self._open_at_start(backend)
         self.running = True
         self._open_later()
         self.reporter = Reporter(
@@ -189,10 +194,22 @@ class Attempt:
             attempt=self.shown_number,
             cancel_token=self.cancel_token,
         )
-        reporter, silence = self.reporter, app_state.progress_timeout_of(task)
-        if silence is not None:
-            self.watchdog = ProgressWatchdog(silence, lambda: reporter.newest, shared)
+        reporter, timeout = self.reporter, app_state.progress_timeout_of(task)
+        if timeout is not None:
+            self.watchdog = ProgressWatchdog(timeout, lambda: reporter.newest, shared)
         return context
+
+    def _open_at_start(self, backend: Any) -> None:
+        """Open the attempt, which STARTED has not done (``task_track_started`` is off, or STARTED
+        failed).
+        """
+        opened = self.open(backend)
+        if opened is None or self.app_state.keeps_results:
+            return
+        # The result of the previous attempt (a failure) must not stay beside an open attempt.
+        stale = opened.attempt > 1 and not self.ignores_result
+        if stale or (self.number and self.store_started):
+            call_with(own_write, True, self._writer(backend).store_started)
 
     def _open_later(self) -> None:
         """Let the timer open the attempt when the store may be used again, if needed."""
@@ -216,7 +233,7 @@ class Attempt:
                     except Unavailable:
                         raise
                     except Exception:
-                        # a fault that time doesn't mend: it would be in the log every few seconds
+                        # Trying again would not help, and would log it every few seconds.
                         again = False
                         raise
         finally:
@@ -297,13 +314,8 @@ class Attempt:
 
     def _store(self, meta: dict[str, object]) -> None:
         """Write one report with Celery's own ``update_state``."""
-        outside = own_write.get()
-        try:
-            own_write.set(True)
-            with celery_internals.request_on_top(self.task, self.request):
-                self.task.update_state(state="PROGRESS", meta=meta)
-        finally:
-            own_write.set(outside)
+        with celery_internals.request_on_top(self.task, self.request):
+            call_with(own_write, True, self.task.update_state, state="PROGRESS", meta=meta)
 
     def end(self, state: str, stored: tuple[str, object] | None) -> None:
         """Record an end that Celery does not store. ``stored`` is (state, result) for Celery's own
@@ -312,10 +324,8 @@ class Attempt:
         self.end_written = True
         if self.app_state.store is None:
             return
-        outside = own_write.get()
         try:
-            own_write.set(True)
-            self.app_state.fence(self.task.backend).headway_end(self, state, stored)
+            call_with(own_write, True, self._write_end, state, stored)
         except SoftTimeLimitExceeded:
             raise
         except Unavailable as exc:
@@ -330,8 +340,14 @@ class Attempt:
             logger.exception(
                 "The end of %s[%s] (%s) cannot be recorded", self.task.name, self.request.id, state
             )
-        finally:
-            own_write.set(outside)
+
+    def _write_end(self, state: str, stored: tuple[str, object] | None) -> None:
+        backend = self.app_state.fence(self.task.backend)
+        self.open(backend, retry_published=state == "RETRY")
+        self._writer(backend).end(state, self.number, stored)
+
+    def _writer(self, backend: Any) -> StateWriter:
+        return StateWriter(self.app_state, backend, self.request)
 
     def confirm_cancel(self) -> None:
         """The attempt has ended by `TaskCancelled`: store REVOKED as its end, and send the event of

@@ -150,9 +150,10 @@ def tag_delivery(request: Any) -> None:
     belong to the task (``request.headers``), and retries inherit them. Not ``delivery_info``: a
     retry uses it as options for publishing.
     """
-    told = getattr(request, "request_dict", None)
-    if isinstance(told, dict):
-        told["properties"] = {**(told.get("properties") or {}), DELIVERY_ID: os.urandom(8).hex()}
+    message = getattr(request, "request_dict", None)
+    if isinstance(message, dict):
+        properties = message.get("properties") or {}
+        message["properties"] = {**properties, DELIVERY_ID: os.urandom(8).hex()}
 
 
 def delivery_id_of(request: Any) -> str | None:
@@ -160,8 +161,8 @@ def delivery_id_of(request: Any) -> str | None:
     our worker did not receive it.
     """
     properties = getattr(request, "properties", None)
-    mark = properties.get(DELIVERY_ID) if isinstance(properties, dict) else None
-    return mark if isinstance(mark, str) else None
+    delivery_id = properties.get(DELIVERY_ID) if isinstance(properties, dict) else None
+    return delivery_id if isinstance(delivery_id, str) else None
 
 
 def running_tasks() -> list[str]:

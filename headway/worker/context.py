@@ -6,12 +6,16 @@ import os
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from headway.errors import UsageError
 from headway.worker.cancel_token import CancelToken
 from headway.worker.exceptions import TaskCancelled
 from headway.worker.reporter import Reporter
+
+T = TypeVar("T")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 NO_CONTEXT = (
     "RequestContext.get() found no task: headway.install was not called for this Celery app, or "
@@ -96,6 +100,28 @@ class RequestContext:
 
     def __repr__(self) -> str:
         return f"<RequestContext {self.request_id} attempt {self.attempt}>"
+
+
+def call_with(
+    variable: ContextVar[T],
+    value: T,
+    function: Callable[P, R],
+    /,
+    *args: P.args,
+    **options: P.kwargs,
+) -> R:
+    """Call ``function`` while ``variable`` has ``value``, then restore it.
+
+    Without a token and not as a context manager: a time limit may be raised as `set` or
+    ``__enter__`` returns. The token would be lost, or ``__exit__`` not called, and the next task of
+    this process would find the value.
+    """
+    outside = variable.get()
+    try:
+        variable.set(value)
+        return function(*args, **options)
+    finally:
+        variable.set(outside)
 
 
 #: The context of the running task. A ContextVar, for threads, greenlets and coroutines.

@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from celery.exceptions import BackendStoreError, SoftTimeLimitExceeded
 from kombu.utils.encoding import ensure_bytes
 
 from headway.core.meta import progress_from_meta
-from headway.core.registry import AttemptStart, AttemptStarted, StateWrite, WriteResult
+from headway.core.registry import StateWrite
 from headway.errors import Unavailable
 from headway.stores.base import Store
 from headway.worker import celery_internals
 from headway.worker.app_state import app_state_of
 from headway.worker.attempt import CLOSING_STATES, Attempt, attempt_of, own_write
-from headway.worker.publishing import owner_in
+from headway.worker.state_writer import seconds_of
+from headway.worker.validation import to_meta
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ class FencedBackendMixin:
         else:
             accepted = self._deliver_registry(store, attempt, replace(write, result_follows=True))
             if accepted:
-                self._store_plainly(task_id, result, state, traceback, request, kwargs)
+                self.headway_store_plainly(task_id, result, state, traceback, request, kwargs)
         if not accepted:
             logger.debug("Refused a late %s of task %s", state, task_id)
         elif attempt is not None and state not in CLOSING_STATES:
@@ -208,8 +208,8 @@ class FencedBackendMixin:
             worker=getattr(request, "hostname", None) if external else None,
             delivery_id=celery_internals.delivery_id_of(request) if external else None,
             task=getattr(request, "task", None),
-            meta=_plain_meta(state, result),
-            expires=_seconds(expires),
+            meta=_json_safe_meta(state, result),
+            expires=seconds_of(expires),
         )
 
     def _deliver(self: Any, store: Store, attempt: Attempt | None, write: StateWrite) -> bool:
@@ -217,14 +217,7 @@ class FencedBackendMixin:
         full_timeout = not own_write.get()
 
         def deliver() -> bool:
-            nonlocal write
-            if attempt is not None:
-                attempt.open(
-                    self, full_timeout=full_timeout, retry_published=write.state == "RETRY"
-                )
-                if write.attempt != attempt.number:
-                    write = replace(write, attempt=attempt.number)
-            return _note_reply(attempt, store.write(write, full_timeout=full_timeout))
+            return _write(self, store, attempt, write, full_timeout=full_timeout)
 
         if not full_timeout:
             return deliver()
@@ -251,13 +244,7 @@ class FencedBackendMixin:
         """
         full_timeout = not own_write.get()
         try:
-            if attempt is not None:
-                attempt.open(
-                    self, full_timeout=full_timeout, retry_published=write.state == "RETRY"
-                )
-                if write.attempt != attempt.number:
-                    write = replace(write, attempt=attempt.number)
-            return _note_reply(attempt, store.write(write, full_timeout=full_timeout))
+            return _write(self, store, attempt, write, full_timeout=full_timeout)
         except Unavailable as exc:
             if not full_timeout:
                 raise
@@ -269,7 +256,7 @@ class FencedBackendMixin:
             )
             return True
 
-    def _store_plainly(  # noqa: PLR0917 - the backend's signature
+    def headway_store_plainly(  # noqa: PLR0917 - the backend's signature
         self: Any, task_id: Any, result: Any, state: str, traceback: Any, request: Any, kwargs: Any
     ) -> None:
         """Store as the backend does; in our own writes, an outage is raised as ``Unavailable``."""
@@ -282,80 +269,6 @@ class FencedBackendMixin:
             if own_write.get() and away:
                 raise Unavailable from exc
             raise
-
-    def headway_begin(self: Any, attempt: Attempt) -> None:
-        """Open an attempt that STARTED has not opened (``task_track_started`` is off, or it
-        failed).
-        """
-        opened = attempt.open(self)
-        stale = opened is not None and opened.attempt > 1 and not attempt.ignores_result
-        if not attempt.app_state.keeps_results and (
-            stale or (attempt.number and opened and attempt.store_started)
-        ):
-            # The result of the previous attempt (a failure) must not stay beside an open attempt.
-            outside = own_write.get()
-            try:
-                own_write.set(True)
-                self._store_plainly(
-                    attempt.request.id, _started_meta(attempt), "STARTED", None, attempt.request, {}
-                )
-            finally:
-                own_write.set(outside)
-
-    def headway_open(
-        self: Any, attempt: Attempt, *, full_timeout: bool, retry_published: bool
-    ) -> AttemptStarted:
-        """Let the store number the attempt."""
-        request, app_state = attempt.request, attempt.app_state
-        assert app_state.store is not None
-        raw = None
-        if app_state.store.publishes:
-            raw = self.headway_encode_meta(
-                request.id, _started_meta(attempt), "STARTED", None, request
-            )
-        opening = AttemptStart(
-            str(request.id),
-            getattr(request, "task", None),
-            attempt.began_at,
-            retries=int(request.retries or 0),
-            worker=request.hostname,
-            result=raw,
-            store_result=attempt.store_started and app_state.keeps_results,
-            heartbeat_ttl=app_state.heartbeat_ttl if app_state.sends_heartbeats else None,
-            delivery_id=attempt.delivery_id,
-            owner=owner_in(request.headers),
-            retry_published=retry_published,
-        )
-        return app_state.store.start_attempt(opening, full_timeout=full_timeout)
-
-    def headway_end(
-        self: Any, attempt: Attempt, state: str, stored: tuple[str, object] | None
-    ) -> None:
-        """Record an end that Celery does not store. ``stored`` is (state, result) for Celery's
-        readers.
-        """
-        app_state, request = attempt.app_state, attempt.request
-        assert app_state.store is not None
-        attempt.open(self, retry_published=state == "RETRY")
-        write = StateWrite(
-            str(request.id),
-            state,
-            datetime.now(UTC),
-            attempt=attempt.number,
-            task=getattr(request, "task", None),
-            expires=_seconds(self.expires),
-        )
-        if stored is None:
-            app_state.store.write(write)
-            return
-        stored_state, value = stored
-        write = replace(write, no_result=value is None)
-        result = self.encode_result(value, stored_state)
-        if app_state.store.keeps_results:
-            raw = self.headway_encode_meta(request.id, result, stored_state, None, request)
-            app_state.store.write(replace(write, result=raw))
-        elif app_state.store.write(replace(write, result_follows=True)):
-            self._store_plainly(request.id, result, stored_state, None, request, {})
 
     def headway_encode_meta(
         self: Any, task_id: Any, result: Any, state: str, traceback: Any, request: Any
@@ -388,41 +301,32 @@ class FencedBackendMixin:
         return revive, (cls.__mro__[2] if issubclass(cls, FencedBackendMixin) else cls, *rest)
 
 
-def _note_reply(attempt: Attempt | None, written: WriteResult) -> bool:
-    """Whether the write was accepted. Passes on a cancel request, so that reports need no extra
-    read.
+def _write(
+    backend: Any, store: Store, attempt: Attempt | None, write: StateWrite, *, full_timeout: bool
+) -> bool:
+    """Open the attempt if needed, and let the store decide. Returns whether it accepted the write.
+
+    Passes on a cancel request in the reply, so that reports need no extra read.
     """
-    if attempt is not None:
-        attempt.cancel_token.set_requested(written.cancel_requested)
+    if attempt is None:
+        return bool(store.write(write, full_timeout=full_timeout))
+    attempt.open(backend, full_timeout=full_timeout, retry_published=write.state == "RETRY")
+    if write.attempt != attempt.number:
+        write = replace(write, attempt=attempt.number)
+    written = store.write(write, full_timeout=full_timeout)
+    attempt.cancel_token.set_requested(written.cancel_requested)
     return bool(written)
 
 
-def _started_meta(attempt: Attempt) -> dict[str, Any]:
-    """The meta that Celery stores with STARTED."""
-    return {"pid": os.getpid(), "hostname": attempt.request.hostname}
-
-
-def _plain_meta(state: str, result: Any) -> Any:
+def _json_safe_meta(state: str, result: Any) -> dict[str, Any] | None:
     """The progress in a meta as JSON-safe data; our own reports already are."""
     if state in CLOSING_STATES or state == "STARTED":
         return None
     if own_write.get():
-        return result
+        return cast("dict[str, Any]", result)
     progress = progress_from_meta(state, result)
     if progress is None:
         return None
-    return {
-        "current": progress.current,
-        "total": progress.total,
-        "message": progress.message,
-        "attributes": dict(progress.attributes) if progress.attributes is not None else None,
-        "timestamp": int(progress.timestamp.timestamp() * 1000)
-        if progress.timestamp is not None
-        else None,
-    }
-
-
-def _seconds(expires: Any) -> float | None:
-    """The backend's ``expires``: seconds or a timedelta, None or 0 for ever."""
-    seconds = expires.total_seconds() if hasattr(expires, "total_seconds") else expires
-    return float(seconds) if seconds else None
+    attributes = None if progress.attributes is None else dict(progress.attributes)
+    report = progress.current, progress.total, progress.message, attributes
+    return to_meta(report, None if progress.timestamp is None else progress.timestamp.timestamp())

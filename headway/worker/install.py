@@ -155,8 +155,7 @@ class ProgressTask(Task):  # type: ignore[misc]
         request = celery_internals.traced_request(self)
         attempt = None if request is None or request.is_eager else self._attempt(request)
         error: BaseException | None = None
-        # Set and restore without a token, here and elsewhere: a time limit raised as `set` returns
-        # would lose the token.
+        # Set and restored without a token, as in `call_with`.
         outside = current.get()
         try:
             current.set(_unstored(request) if attempt is None else attempt.start(self))

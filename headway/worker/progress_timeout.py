@@ -164,8 +164,8 @@ class SignalInterrupter:
 
     def __call__(self) -> None:
         if self._watch in _sent:
-            # C code delays the last signal: two would arrive as one, and Celery's next signal would
-            # be taken for ours.
+            # C code delays the previous signal. Two would arrive as one, and `_on_signal` would
+            # then treat Celery's next signal as an interrupt of this watchdog.
             return
         _sent.append(self._watch)
         # To the thread, not the process: a signal that another thread receives would not interrupt

@@ -14,13 +14,14 @@ from celery.signals import before_task_publish
 from headway.core.registry import Registration
 from headway.errors import UsageError
 from headway.worker.app_state import AppState
+from headway.worker.context import call_with
 
 #: Celery's internal tasks. They are not registered; one of them retries every second during a
 #: chord.
 INTERNAL_TASKS = frozenset({"celery.chord_unlock", "celery.backend_cleanup"})
 
-#: The app that publishes in this thread or greenlet. ``before_task_publish`` does not tell, and
-#: fires for every app of the process (celery-facts#before-task-publish-comes-first).
+#: The app that publishes in this thread or greenlet. ``before_task_publish`` does not name
+#: it, and fires for every app of the process (celery-facts#before-task-publish-comes-first).
 _publisher: ContextVar[AppState | None] = ContextVar("headway_publisher", default=None)
 
 #: The message header with the owner of an execution.
@@ -61,12 +62,7 @@ def hook_publishing(app_state: AppState) -> None:
 
     @functools.wraps(send_task)
     def publishing(*args: Any, **kwargs: Any) -> Any:
-        outside = _publisher.get()
-        try:
-            _publisher.set(app_state)
-            return send_task(*args, **kwargs)
-        finally:
-            _publisher.set(outside)
+        return call_with(_publisher, app_state, send_task, *args, **kwargs)
 
     app_state.app.send_task = publishing
     before_task_publish.connect(_on_before_publish, weak=False, dispatch_uid="headway")
@@ -78,15 +74,15 @@ def _on_before_publish(headers: Any = None, body: Any = None, **_: Any) -> None:
     if app_state is None:
         return
     # Protocol 1 has everything in the body.
-    told = headers if isinstance(headers, dict) and "id" in headers else body
+    message = headers if isinstance(headers, dict) and "id" in headers else body
     if (
-        isinstance(told, dict)
-        and isinstance(told.get("id"), str)
-        and told.get("task") not in INTERNAL_TASKS
+        isinstance(message, dict)
+        and isinstance(message.get("id"), str)
+        and message.get("task") not in INTERNAL_TASKS
     ):
         if isinstance(headers, dict):
             _pass_on_owner(app_state, headers)
-        app_state.register([registration(told, headers)])
+        app_state.register([registration(message, headers)])
 
 
 def _pass_on_owner(app_state: AppState, headers: dict[str, Any]) -> None:
@@ -96,12 +92,12 @@ def _pass_on_owner(app_state: AppState, headers: dict[str, Any]) -> None:
     if headers.get(OWNER) is None:
         owner = _owner.get()
         if owner is None:
-            owner = _owner_of_what_runs(app_state)
+            owner = _owner_of_running_task(app_state)
         if owner is not None:
             headers[OWNER] = owner
 
 
-def _owner_of_what_runs(app_state: AppState) -> str | None:
+def _owner_of_running_task(app_state: AppState) -> str | None:
     """The owner of the task that publishes. From Celery, not from `RequestContext`: a chain's next
     step is published after the task's code has returned.
     """
@@ -132,12 +128,12 @@ def registration(headers: dict[str, Any], custom: Any = None) -> Registration:
     )
 
 
-def _time(said: object) -> datetime | None:
+def _time(value: object) -> datetime | None:
     """Parse a time from a message. Without a time zone (``enable_utc`` is off) it is taken as UTC:
     a few hours do not matter here.
     """
     try:
-        time = datetime.fromisoformat(said) if isinstance(said, str) else said
+        time = datetime.fromisoformat(value) if isinstance(value, str) else value
     except ValueError:
         return None
     if not isinstance(time, datetime):

@@ -35,8 +35,8 @@ class Steps:
 
     __slots__ = ("_done", "_lock", "_newest", "_parts", "_report_total", "_total")
 
-    def __init__(self, say: ReportFunction, newest: Callable[[], Update | None]) -> None:
-        self._report_total, self._newest = say, newest
+    def __init__(self, report: ReportFunction, newest: Callable[[], Update | None]) -> None:
+        self._report_total, self._newest = report, newest
         # Reentrant: the garbage collector may end a generator with a step while this thread is in
         # here.
         self._lock = threading.RLock()
@@ -44,7 +44,7 @@ class Steps:
         self._done: int | float = 0
         self._total: int | float = 0
 
-    def enter(self, step: Step) -> None:
+    def add(self, step: Step) -> None:
         with self._lock:
             if not self._parts:  # reports between two steps count too
                 newest = self._newest()
@@ -65,7 +65,7 @@ class Steps:
                 self._done + sum(self._parts.values()), self._total, message, attributes
             )
 
-    def leave(self, step: Step) -> None:
+    def remove(self, step: Step) -> None:
         with self._lock:
             self._done += self._parts.pop(step)
 
@@ -77,16 +77,16 @@ class Step:
     exception the bar stays where it was.
     """
 
-    __slots__ = ("_name", "_newest", "_of", "_steps", "_token", "_weight")
+    __slots__ = ("_name", "_newest", "_siblings", "_steps", "_token", "_weight")
 
-    def __init__(self, of: Steps, name: str, weight: int | float) -> None:
+    def __init__(self, siblings: Steps, name: str, weight: int | float) -> None:
         if not isinstance(name, str):
             raise UsageError(f"progress.step: name must be a str, got {name!r}; pass str(name)")
         if type(weight) not in (int, float) or not 0 <= weight < float("inf"):
             raise UsageError(
                 f"progress.step: weight must be finite and not negative, got {weight!r}"
             )
-        self._of, self._name, self._weight = of, name, weight
+        self._siblings, self._name, self._weight = siblings, name, weight
         self._newest: Update | None = None
         self._steps: Steps | None = None
         self._token: Token[Step | None] | None = None
@@ -104,8 +104,8 @@ class Step:
         While its total is unknown (0), the bar does not move.
         """
         self._newest = report = validate(current, total, message, attributes)
-        done, whole = report[:2]
-        self._report(min(done / whole, 1.0) * self._weight if whole else 0, message, report[3])
+        done, of = report[:2]
+        self._report(min(done / of, 1.0) * self._weight if of else 0, message, report[3])
 
     def track(
         self,
@@ -115,8 +115,10 @@ class Step:
         attributes: dict[str, str] | None = None,
     ) -> Iterator[T]:
         """Iterate and count, like ``ctx.progress.track``."""
-        whole = validate(0, length_of(iterable) if total is None else total, message, attributes)[1]
-        return self._tracked(iterable, whole, message, attributes)
+        if total is None:
+            total = length_of(iterable)
+        total = validate(0, total, message, attributes)[1]
+        return self._tracked(iterable, total, message, attributes)
 
     def _tracked(
         self,
@@ -139,13 +141,14 @@ class Step:
     def _report(
         self, part: int | float, message: str | None, attributes: dict[str, str] | None
     ) -> None:
-        self._of.move(self, part, f"{self._name}: {message}" if message else self._name, attributes)
+        text = f"{self._name}: {message}" if message else self._name
+        self._siblings.move(self, part, text, attributes)
 
     def __enter__(self) -> Self:
         if self._token is not None:
             raise UsageError(f"progress.step({self._name!r}) was entered twice; make a new step")
         outside = innermost.get()
-        self._of.enter(self)
+        self._siblings.add(self)
         try:
             self._report(0, None, None)
             self._token = innermost.set(self)
@@ -153,7 +156,7 @@ class Step:
             # A cancellation or a time limit: `__exit__` is not called, and the next task of this
             # process must not find this step.
             innermost.set(outside)
-            self._of.leave(self)
+            self._siblings.remove(self)
             raise
         return self
 
@@ -170,7 +173,7 @@ class Step:
                 newest = self._newest
                 self._report(self._weight, None, None if newest is None else newest[3])
         finally:
-            self._of.leave(self)
+            self._siblings.remove(self)
 
 
 #: The innermost open step: bars of libraries report there (`headway.tqdm`). None outside a step.

@@ -76,15 +76,20 @@ def _pairs(attributes: object) -> dict[str, str] | None:
     return dict(attributes)  # a copy: the caller may change its dict before the write
 
 
-def _refuse(name: str, value: object, wanted: str, instead: str) -> NoReturn:
-    told = repr(value)
-    told = told if len(told) <= 60 else told[:57] + "..."
+def _refuse(name: str, value: object, expected: str, fix: str) -> NoReturn:
+    shown = repr(value)
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
     raise UsageError(
-        f"progress: {name} must be {wanted}, got {told} ({type(value).__name__}); {instead}"
+        f"progress: {name} must be {expected}, got {shown} ({type(value).__name__}); {fix}"
     )
 
 
-def to_meta(report: Update, timestamp: float, rate: float | None, attempt: int) -> dict[str, Any]:
+def to_meta(
+    report: tuple[float | None, float | None, str | None, dict[str, str] | None],
+    timestamp: float | None,
+    rate: float | None = None,
+    attempt: int | None = None,
+) -> dict[str, Any]:
     """The meta for ``update_state``. ``timestamp`` in seconds since the epoch; stored in
     milliseconds, as in Tensorlake.
     """
@@ -94,7 +99,7 @@ def to_meta(report: Update, timestamp: float, rate: float | None, attempt: int) 
         "total": total,
         "message": message,
         "attributes": attributes,
-        "timestamp": int(timestamp * 1000),
+        "timestamp": None if timestamp is None else int(timestamp * 1000),
         "rate": rate,
         "attempt": attempt,
     }
@@ -103,9 +108,9 @@ def to_meta(report: Update, timestamp: float, rate: float | None, attempt: int) 
 def truncate(report: Update) -> tuple[Update, bool]:
     """The report within the limits, and whether it was cut."""
     current, total, message, attributes = report
-    short = message if message is None else _cut(message, MESSAGE_LIMIT)
-    few = attributes if attributes is None else _cut_pairs(attributes)
-    return (current, total, short, few), short != message or few != attributes
+    text = message if message is None else _cut(message, MESSAGE_LIMIT)
+    pairs = attributes if attributes is None else _cut_pairs(attributes)
+    return (current, total, text, pairs), text != message or pairs != attributes
 
 
 def _cut(text: str, limit: int) -> str:

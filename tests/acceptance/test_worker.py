@@ -1,4 +1,4 @@
-"""The worker side, by a real worker and a real Valkey: who reports, and from where."""
+"""The worker side, with a real worker and a real Valkey: which tasks report, and from where."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHAPES = ["before", "plain", "shared", "class_task", "own_base", "own_call", "la
 
 @pytest.fixture(scope="module")
 def on(valkey_url: str) -> Iterator[Bench]:
-    """A prefork worker of the jobs, for all tests here that only need one."""
+    """A prefork worker, for all tests here that need no special one."""
     with bench(valkey_url) as made:
         made.worker.keep()
         yield made
@@ -26,15 +26,15 @@ def on(valkey_url: str) -> Iterator[Bench]:
 
 @pytest.fixture(scope="module")
 def valkey_url(valkey) -> str:  # type: ignore[no-untyped-def]
-    """A database of this module's own."""
+    """A database for this module."""
     valkey.command("FLUSHDB", db=0)
     return f"{valkey.url.rsplit('/', 1)[0]}/0"
 
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_every_task_reports_in_every_pool(redis_url: str, pool: str) -> None:
-    """Whatever a task is (shared, a class, own base, own `__call__`, made before install or late),
-    it reports to its end.
+    """Tasks of every kind (shared, a class, own base, own `__call__`, made before install or late)
+    report until their end.
     """
     with bench(redis_url, pool=pool) as on:
         ids = {shape: on.send(f"jobs.{shape}", 7) for shape in SHAPES}
@@ -51,15 +51,15 @@ def test_every_task_reports_in_every_pool(redis_url: str, pool: str) -> None:
             assert on.app.AsyncResult(task_id).get(timeout=60) == (
                 ["called", 7] if shape == "own_call" else 7
             )
-            assert on.wire.heard("on_success") == task_id if shape == "own_base" else True
+            assert on.wire.receive("on_success") == task_id if shape == "own_base" else True
 
 
 @pytest.mark.parametrize("pool", POOLS)
-def test_the_report_is_there_while_the_job_runs(redis_url: str, pool: str) -> None:
-    """Any reader of `AsyncResult(id).info` sees current and total at once, and then the result."""
+def test_report_is_readable_while_the_task_runs(redis_url: str, pool: str) -> None:
+    """Any reader of `AsyncResult(id).info` sees current and total, and later the result."""
     with bench(redis_url, pool=pool) as on:
         task_id = on.send("jobs.gated", "here")
-        assert on.wire.heard("here") == ""
+        assert on.wire.receive("here") == ""
         meta = on.meta(task_id)
         assert meta["status"] == "PROGRESS"
         info = meta["result"]
@@ -82,7 +82,7 @@ def test_the_report_is_there_while_the_job_runs(redis_url: str, pool: str) -> No
             "attempt",
         }
         assert isinstance(info["timestamp"], int)
-        assert on.look(task_id).phase is Phase.RUNNING
+        assert on.execution(task_id).phase is Phase.RUNNING
         on.wire.open("here", "result")
         assert on.app.AsyncResult(task_id).get(timeout=60) == "result"
         assert on.app.AsyncResult(task_id).info == "result"
@@ -91,22 +91,22 @@ def test_the_report_is_there_while_the_job_runs(redis_url: str, pool: str) -> No
         assert (last.current, last.message) == (60, "done")
 
 
-def test_the_context_says_who_is_asked(on: Bench) -> None:
-    """request_id is the task's id, execution_id the same, attempt 1, headers what the publisher
-    gave.
+def test_context_has_id_attempt_and_headers(on: Bench) -> None:
+    """request_id is the task's id, execution_id the same, attempt 1, headers those of the
+    publisher.
     """
     task_id = on.send("jobs.whoami", headers={"tenant": "blue"})
     on.ended(task_id)
-    said = on.app.AsyncResult(task_id).get(timeout=60)
-    assert said["id"] == said["request_id"] == said["execution_id"] == task_id
-    assert said["attempt"] == 1
-    assert said["headers"] == {"tenant": "blue"}
+    seen = on.app.AsyncResult(task_id).get(timeout=60)
+    assert seen["id"] == seen["request_id"] == seen["execution_id"] == task_id
+    assert seen["attempt"] == 1
+    assert seen["headers"] == {"tenant": "blue"}
 
 
-def test_published_is_known_before_it_runs(on: Bench) -> None:
+def test_published_task_is_queued(on: Bench) -> None:
     """An id is known as queued, with its task's name, before its message is sent."""
     task_id = str(on.app.send_task("jobs.plain", (1,), queue="no-listener").id)
-    execution = on.look(task_id)
+    execution = on.execution(task_id)
     assert (execution.status, execution.phase, execution.task) == (
         Status.PENDING,
         Phase.QUEUED,
@@ -123,10 +123,8 @@ def test_coroutines_and_their_threads_report(on: Bench) -> None:
     assert (execution.progress.current, execution.progress.message) == (3, "gathered")
 
 
-def test_a_bare_thread_is_told_what_to_do(on: Bench) -> None:
-    """In a thread of the task's own `get()` raises a sentence that helps, and a captured ctx
-    reports.
-    """
+def test_get_in_a_plain_thread_names_the_fix(on: Bench) -> None:
+    """In a thread that the task started, `get()` raises a helpful error. A captured ctx reports."""
     task_id = on.send("jobs.threads")
     execution = on.ended(task_id)
     assert execution.progress is not None
@@ -134,8 +132,8 @@ def test_a_bare_thread_is_told_what_to_do(on: Bench) -> None:
     assert "copy_context().run" in on.app.AsyncResult(task_id).get(timeout=60)
 
 
-def test_a_child_process_is_told_what_to_do(on: Bench) -> None:
-    """In a forked child `get()` raises, and a captured ctx is ignored and doesn't hang."""
+def test_get_in_a_child_process_names_the_fix(on: Bench) -> None:
+    """In a forked child `get()` raises. A captured ctx does nothing and does not hang."""
     task_id = on.send("jobs.child")
     execution = on.ended(task_id)
     assert execution.progress is not None
@@ -144,8 +142,8 @@ def test_a_child_process_is_told_what_to_do(on: Bench) -> None:
 
 
 def test_direct_and_eager_calls_inside_a_task_store_nothing(on: Bench) -> None:
-    """A task that calls others, and itself, keeps its own context, attempt and reports; those it
-    calls have their own.
+    """A task that calls others, and itself, keeps its context, attempt and reports. The called ones
+    have their own.
     """
     task_id = on.send("jobs.calls_others")
     execution = on.ended(task_id)
@@ -158,8 +156,8 @@ def test_direct_and_eager_calls_inside_a_task_store_nothing(on: Bench) -> None:
     )
 
 
-def test_only_now_and_then_a_report_is_written(redis_url: str) -> None:
-    """A hot loop is coalesced, and its last report is there at the end."""
+def test_reports_of_a_hot_loop_are_merged(redis_url: str) -> None:
+    """A hot loop writes once per interval, and its last report is written at the end."""
     with bench(redis_url, INTERVAL="0.25") as on:
         with redis.Redis.from_url(redis_url) as client:
             before = client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0)
@@ -171,22 +169,21 @@ def test_only_now_and_then_a_report_is_written(redis_url: str) -> None:
         assert execution.finished_at is not None
         took = (execution.finished_at - execution.started_at).total_seconds()
         assert after - before < 20 + took / 0.25, (
-            "registration, opening, reports, signs and the end"
+            "registration, start, reports, heartbeats and the end"
         )
 
 
-def test_wrong_reports_are_refused_before_anything_is_stored(on: Bench) -> None:
-    """A negative total is a UsageError in the task, and no progress is stored."""
+def test_invalid_report_raises_and_is_not_stored(on: Bench) -> None:
+    """A negative total raises a UsageError in the task, and no progress is stored."""
     task_id = on.send("jobs.wrong")
     execution = on.ended(task_id)
     assert "total must be finite and not negative" in on.app.AsyncResult(task_id).get(timeout=60)
     assert execution.progress is None
 
 
-def test_arguments_are_not_stored_with_each_report(redis_url: str) -> None:
+def test_reports_omit_the_arguments_of_the_task(redis_url: str) -> None:
     """`result_extended` puts 200 KB of arguments into every PROGRESS
-    (celery-facts#extended-results-repeat-arguments); a report of ours leaves them out, and keeps
-    the name.
+    (celery-facts#extended-results-repeat-arguments). Our reports omit them, and keep the name.
     """
     with bench(redis_url, EXTENDED="1") as on:
         task_id = on.send("jobs.big_arguments", "x" * 200_000)
@@ -202,8 +199,10 @@ def test_arguments_are_not_stored_with_each_report(redis_url: str) -> None:
         assert on.meta(task_id)["args"] == ["x" * 200_000], "the end is Celery's own record"
 
 
-def test_tasks_that_did_not_ask_are_left_alone(redis_url: str) -> None:
-    """Without install, only `base=ProgressTask` reports, and its writes are fenced too."""
+def test_without_install_only_progress_tasks_report(redis_url: str) -> None:
+    """Without install, only tasks with `base=ProgressTask` report, and their
+    writes are fenced too.
+    """
     with bench(redis_url, INSTALL="0") as on:
         task_id = str(on.app.tasks["jobs.by_base"].delay(4).id)
         execution = on.ended(task_id)

@@ -1,5 +1,5 @@
-"""`RequestContext`: where it is found, where it isn't, and what it says. Tasks are traced as a
-worker does, without one.
+"""`RequestContext`: where `get` finds it, and what it contains. Celery's own tracer runs the tasks,
+without a worker.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ def lab() -> Iterator[Lab]:
         yield made
 
 
-def test_outside_of_tasks_there_is_none() -> None:
-    """`get()` says what to do instead, with words that can be typed."""
+def test_get_outside_a_task_names_the_fix() -> None:
+    """The error of `get` contains the code to write."""
     with pytest.raises(UsageError, match=r"headway\.install\(app\)"):
         RequestContext.get()
 
 
-def test_in_a_task_it_says_who_is_asked(lab: Lab) -> None:
+def test_context_has_id_attempt_and_headers(lab: Lab) -> None:
     """The id, the attempt and the headers of the message."""
 
     @lab.task()
@@ -49,7 +49,7 @@ def test_in_a_task_it_says_who_is_asked(lab: Lab) -> None:
     )
 
 
-def test_a_retry_is_told_where_the_last_attempt_got_to(lab: Lab) -> None:
+def test_retry_has_the_progress_of_the_previous_attempt(lab: Lab) -> None:
     """`previous` is the progress of the previous attempt; None in the first, or if unknown."""
     seen: list[Any] = []
 
@@ -66,7 +66,7 @@ def test_a_retry_is_told_where_the_last_attempt_got_to(lab: Lab) -> None:
     first, second = seen
     assert first is None
     assert (second.current, second.total, second.message) == (3, 10, "got here")
-    assert Reporter(None).previous is None, "outside of a worker"
+    assert Reporter(None).previous is None, "outside a worker"
 
 
 def test_headers_are_read_only(lab: Lab) -> None:
@@ -80,8 +80,8 @@ def test_headers_are_read_only(lab: Lab) -> None:
         lab.run(ask, headers={"tenant": "blue"})
 
 
-def test_after_the_task_there_is_none_again(lab: Lab) -> None:
-    """The context goes with the run, also where it fails."""
+def test_context_ends_with_the_task(lab: Lab) -> None:
+    """After the task there is no context, also if the task failed."""
 
     @lab.task()
     def fail() -> None:
@@ -94,9 +94,9 @@ def test_after_the_task_there_is_none_again(lab: Lab) -> None:
         RequestContext.get()
 
 
-def test_threads_and_coroutines(lab: Lab) -> None:
-    """A bare thread has none; `copy_context().run`, `asyncio.to_thread`, coroutines and a captured
-    ctx have it.
+def test_threads_and_coroutines_with_a_copied_context_find_it(lab: Lab) -> None:
+    """A plain thread has no context. `copy_context().run`, `asyncio.to_thread`, coroutines and a
+    captured ctx work.
     """
 
     @lab.task()
@@ -104,18 +104,18 @@ def test_threads_and_coroutines(lab: Lab) -> None:
         found: dict[str, str] = {}
         captured = RequestContext.get()
 
-        def look(place: str) -> None:
+        def find(place: str) -> None:
             try:
                 found[place] = RequestContext.get().request_id
             except UsageError:
                 found[place] = "none"
 
         async def coroutine() -> None:
-            look("coroutine")
-            await asyncio.to_thread(look, "to_thread")
+            find("coroutine")
+            await asyncio.to_thread(find, "to_thread")
 
-        bare = threading.Thread(target=look, args=("bare",))
-        copied = threading.Thread(target=contextvars.copy_context().run, args=(look, "copied"))
+        bare = threading.Thread(target=find, args=("bare",))
+        copied = threading.Thread(target=contextvars.copy_context().run, args=(find, "copied"))
         handed = threading.Thread(target=lambda: captured.progress.update(1, 1, "handed over"))
         for thread in (bare, copied, handed):
             thread.start()
@@ -132,8 +132,8 @@ def test_threads_and_coroutines(lab: Lab) -> None:
     assert lab.progress("t").message == "handed over"
 
 
-def test_a_direct_call_has_one_that_stores_nothing(lab: Lab) -> None:
-    """Called as a function: an id of its own, checks, and nothing stored."""
+def test_direct_call_validates_and_stores_nothing(lab: Lab) -> None:
+    """A direct call has its own id. Reports are validated and not stored."""
 
     @lab.task()
     def job() -> str:
@@ -148,9 +148,9 @@ def test_a_direct_call_has_one_that_stores_nothing(lab: Lab) -> None:
     assert lab.store.read([first])[0].record is None
 
 
-def test_eager_mode_keeps_the_request_and_stores_nothing(lab: Lab) -> None:
-    """`apply()` and `task_always_eager`: the task sees its own request (id, eager, retries), and
-    the context has that id.
+def test_eager_task_keeps_its_request_and_stores_nothing(lab: Lab) -> None:
+    """With `apply()` and `task_always_eager`, the task has its own request (id, eager, retries),
+    and the context has the same id.
     """
 
     @lab.task(bind=True, max_retries=1)
@@ -174,10 +174,8 @@ def test_eager_mode_keeps_the_request_and_stores_nothing(lab: Lab) -> None:
     assert [each.record for each in lab.store.read([result.id, again.id])] == [None, None]
 
 
-def test_what_a_task_notes_on_its_request_is_kept(lab: Lab) -> None:
-    """The task works on Celery's own request, in eager mode too, and not on a copy that goes with
-    the call.
-    """
+def test_attributes_set_on_the_request_are_kept(lab: Lab) -> None:
+    """The task uses Celery's own request, in eager mode too, and not a copy."""
     noted: list[bool] = []
 
     class Noting(Task):
@@ -195,9 +193,9 @@ def test_what_a_task_notes_on_its_request_is_kept(lab: Lab) -> None:
     assert noted == [True, True]
 
 
-def test_a_run_of_its_own_inside_a_run(lab: Lab) -> None:
-    """A task that calls itself, or another task, keeps its own context and attempt; the inner ones
-    store nothing (celery-facts#covering-every-task).
+def test_task_called_inside_a_task_has_its_own_context(lab: Lab) -> None:
+    """A task that calls itself or another task keeps its context and attempt. The inner ones store
+    nothing (celery-facts#covering-every-task).
     """
 
     @lab.task()
@@ -224,7 +222,7 @@ def test_a_run_of_its_own_inside_a_run(lab: Lab) -> None:
     assert (record.attempt, record.last_ended_attempt, record.state) == (1, 1, "SUCCESS")
 
 
-def test_task_by_task_without_install() -> None:
+def test_progress_task_base_works_without_install() -> None:
     """``base=headway.ProgressTask`` alone gives a context, attempts and fenced writes."""
     with Lab(install=False) as lab:
 
@@ -240,8 +238,8 @@ def test_task_by_task_without_install() -> None:
         assert lab.record("x").state == "SUCCESS"
 
 
-def test_without_a_readable_backend_tasks_run() -> None:
-    """No result backend: nothing is recorded, it is told in the log, and `update` works."""
+def test_task_runs_without_a_readable_backend() -> None:
+    """Without a result backend nothing is recorded, a warning is logged, and `update` works."""
     app = Celery("bare", broker="memory://", set_as_current=False)
     headway.install(app)
     with Lab(app=app) as lab:

@@ -1,5 +1,5 @@
-"""The fence: every state write passes the store, and Celery's own writes keep Celery's
-ways.
+"""The fence: every state write passes the store, and Celery's own writes keep
+Celery's behaviour.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from headway.worker.scheduler import shared
 from tests.support.wait import until
 from tests.unit.tracing import Lab
 
-#: As a worker marks two deliveries of one message.
+#: The properties of two deliveries of one message.
 OLDER, NEWER = {celery_internals.DELIVERY_ID: "r1"}, {celery_internals.DELIVERY_ID: "r2"}
 
 
@@ -49,7 +49,7 @@ def lab() -> Iterator[Lab]:
         yield made
 
 
-def bystander(
+def external_writer(
     task_id: str = "x", retries: int = 0, hostname: str = "w1@lab", **more: Any
 ) -> Context:
     """A request as the worker's main process has it."""
@@ -65,9 +65,7 @@ def running(lab: Lab, body: Any, **options: Any) -> Any:
     return lab.task(bind=True, name="running", **options)(run)
 
 
-def test_celerys_record_is_stored_as_celery_would(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stored_bytes_equal_celerys_own(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """The stored bytes are those of the backend's own write (celery-facts#guarded-write)."""
     lab.app.conf.result_extended = True
     plain = Celery("plain", broker="memory://", backend="cache+memory://", set_as_current=False)
@@ -77,7 +75,7 @@ def test_celerys_record_is_stored_as_celery_would(
         BaseKeyValueStoreBackend, "_get_task_meta_for", lambda self, task_id: {"status": "PENDING"}
     )
     monkeypatch.setattr(CacheBackend, "set", lambda self, key, value: made.update(bytes=value))
-    request = bystander(
+    request = external_writer(
         args=[1], kwargs={"a": 2}, delivery_info={"routing_key": "q"}, group="g", parent_id="p"
     )
     for result, state in (({"a": 1}, "CUSTOM"), (ValueError("no"), "RETRY")):
@@ -86,13 +84,11 @@ def test_celerys_record_is_stored_as_celery_would(
         assert lab.meta("x") == json.loads(made["bytes"])
 
 
-def test_a_late_word_of_the_main_process_is_refused(lab: Lab) -> None:
-    """A time limit that fires after the end changes nothing
-    (celery-facts#celery-undoes-its-own-ends).
-    """
+def test_late_write_of_the_main_process_is_refused(lab: Lab) -> None:
+    """A time limit after the end changes nothing (celery-facts#celery-undoes-its-own-ends)."""
     lab.run(running(lab, lambda self: "fine"), "x")
-    lab.app.backend.mark_as_failure("x", ValueError("late"), request=bystander())
-    lab.app.backend.mark_as_revoked("x", "late", request=bystander())
+    lab.app.backend.mark_as_failure("x", ValueError("late"), request=external_writer())
+    lab.app.backend.mark_as_revoked("x", "late", request=external_writer())
     assert (lab.record("x").state, lab.meta("x")["status"], lab.meta("x")["result"]) == (
         "SUCCESS",
         "SUCCESS",
@@ -100,13 +96,13 @@ def test_a_late_word_of_the_main_process_is_refused(lab: Lab) -> None:
     )
 
 
-def test_the_main_process_ends_what_is_open(lab: Lab) -> None:
-    """A lost child's FAILURE is let in, and the child's last words are not any more."""
+def test_main_process_can_end_an_open_attempt(lab: Lab) -> None:
+    """The FAILURE of a lost child is accepted. Later writes of that child are refused."""
 
     def body(self: Any) -> str:
         progress = RequestContext.get().progress
         progress.update(1, 2)
-        lab.app.backend.mark_as_failure("x", ValueError("lost"), request=bystander())
+        lab.app.backend.mark_as_failure("x", ValueError("lost"), request=external_writer())
         progress.update(2, 2)
         return "never mind"
 
@@ -116,32 +112,32 @@ def test_the_main_process_ends_what_is_open(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_a_cold_shutdown_makes_no_retry_of_what_does_not_come_back(lab: Lab, late: bool) -> None:
-    """The worker stores RETRY for every task it kills; for an acknowledged message no worker
-    retries, and it stays open.
+def test_cold_shutdown_stores_retry_only_if_the_message_returns(lab: Lab, late: bool) -> None:
+    """The worker stores RETRY for every task that it kills. An acknowledged message is not
+    redelivered, so its attempt stays open.
     """
 
     def body(self: Any) -> None:
         lab.app.backend.mark_as_retry(
-            "x", ValueError("cancelled by Celery"), request=bystander(task="running")
+            "x", ValueError("cancelled by Celery"), request=external_writer(task="running")
         )
-        said.append(lab.record("x").state)
+        states.append(lab.record("x").state)
 
-    said: list[str | None] = []
+    states: list[str | None] = []
     lab.run(running(lab, body, acks_late=late), "x")
-    assert said == ["RETRY" if late else "STARTED"]
+    assert states == ["RETRY" if late else "STARTED"]
 
 
-def test_a_neighbour_without_our_base_may_retry() -> None:
-    """Where only one task of an app reports, the others' RETRY is stored as Celery stores it,
-    STARTED or not.
+def test_retry_of_a_task_without_our_base_is_stored() -> None:
+    """If only one task of an app reports, the RETRY of the others is stored as in Celery, with or
+    without STARTED.
     """
     with Lab(install=False) as lab:
         lab.app.conf.update(task_track_started=False)
 
         @lab.task(base=headway.ProgressTask)
         def ours() -> None:
-            """The one that brings the fence."""
+            """The task that installs the fence."""
 
         @lab.task(bind=True)
         def theirs(self: Any) -> None:
@@ -153,27 +149,27 @@ def test_a_neighbour_without_our_base_may_retry() -> None:
         assert lab.meta("x")["status"] == "RETRY"
 
 
-def test_a_fork_that_unwinds_ends_nothing(lab: Lab) -> None:
-    """``os.fork`` in a task and ``sys.exit`` in the child: the child leaves the task's frames, and
-    the run is its parent's.
+def test_exit_of_a_forked_child_does_not_end_the_attempt(lab: Lab) -> None:
+    """After `os.fork` in a task, `sys.exit` in the child leaves the task's frames too. The attempt
+    belongs to the parent.
     """
 
     def body(self: Any) -> str:
         attempt = self.request._headway
-        attempt.pid += 1  # what a fork's copy sees: another process than its own
+        attempt.pid += 1  # as in a forked copy: the pid of another process
         attempt.finish(SystemExit(0))
         attempt.pid -= 1
-        said.append(lab.record("x").state)
-        return "the parent's"
+        states.append(lab.record("x").state)
+        return "from the parent"
 
-    said: list[str | None] = []
-    assert lab.run(running(lab, body), "x") == "the parent's"
-    assert said == ["STARTED"]
+    states: list[str | None] = []
+    assert lab.run(running(lab, body), "x") == "from the parent"
+    assert states == ["STARTED"]
     assert lab.record("x").state == "SUCCESS"
 
 
-def test_a_second_delivery_is_another_attempt(lab: Lab) -> None:
-    """A redelivery is in no header: the store counts, and the older run's words are refused
+def test_redelivery_is_a_new_attempt(lab: Lab) -> None:
+    """No header counts redeliveries: the store does, and refuses the older attempt's writes
     (celery-facts#redelivery-runs-the-same-id-twice).
     """
 
@@ -199,9 +195,9 @@ def test_a_second_delivery_is_another_attempt(lab: Lab) -> None:
     assert lab.progress("x").message == "the newer one"
 
 
-def test_a_run_that_was_lost_does_not_end_the_one_beside_it(lab: Lab) -> None:
-    """One worker got a message twice, and the older run's child is killed: its FAILURE isn't the
-    newer run's.
+def test_lost_delivery_does_not_end_a_newer_one(lab: Lab) -> None:
+    """A worker received a message twice, and the older delivery's child was killed: its FAILURE
+    does not end the newer attempt.
     """
 
     def body(self: Any) -> str:
@@ -209,26 +205,24 @@ def test_a_run_that_was_lost_does_not_end_the_one_beside_it(lab: Lab) -> None:
             lab.trace(task, "x", properties=NEWER)
             return "older"
         lab.app.backend.mark_as_failure(
-            "x", ValueError("lost"), request=bystander(properties=OLDER)
+            "x", ValueError("lost"), request=external_writer(properties=OLDER)
         )
-        said.append(lab.record("x").state)
+        states.append(lab.record("x").state)
         lab.app.backend.mark_as_failure(
-            "x", ValueError("lost"), request=bystander(properties=NEWER)
+            "x", ValueError("lost"), request=external_writer(properties=NEWER)
         )
-        said.append(lab.record("x").state)
+        states.append(lab.record("x").state)
         return "newer"
 
-    said: list[str | None] = []
+    states: list[str | None] = []
     task = running(lab, body)
     lab.run(task, "x", properties=OLDER)
-    assert said == ["STARTED", "FAILURE"]
+    assert states == ["STARTED", "FAILURE"]
     assert (lab.record("x").attempt, lab.record("x").state) == (2, "FAILURE")
 
 
-def test_a_received_message_has_a_mark(lab: Lab) -> None:
-    """Each delivery gets another one; the pool's child and the main process find the same, and the
-    task doesn't see it.
-    """
+def test_each_delivery_has_its_own_id(lab: Lab) -> None:
+    """The pool's child and the main process find the same delivery id. The task does not see it."""
     task = running(lab, lambda self: None)
     lab.app.finalize()
     headers = {"id": "x", "task": task.name, "headway_owner": "ann", "lang": "py"}
@@ -238,7 +232,7 @@ def test_a_received_message_has_a_mark(lab: Lab) -> None:
         content_type="application/json",
         content_encoding="utf-8",
     )
-    marks = []
+    delivery_ids = []
     for _ in range(2):
         request = Request(message, app=lab.app, task=task, hostname="w1@lab")
         task_received.send(sender=None, request=request)
@@ -247,15 +241,15 @@ def test_a_received_message_has_a_mark(lab: Lab) -> None:
             request._context
         )
         assert child.headers == {"headway_owner": "ann"}
-        marks.append(celery_internals.delivery_id_of(child))
-    assert None not in marks
-    assert len(set(marks)) == 2
+        delivery_ids.append(celery_internals.delivery_id_of(child))
+    assert None not in delivery_ids
+    assert len(set(delivery_ids)) == 2
     assert celery_internals.DELIVERY_ID not in message.properties
 
 
-def test_an_opening_whose_answer_is_lost(lab: Lab) -> None:
-    """The store was frozen, and has opened the attempt all the same: asked again, it is the same
-    one.
+def test_start_is_repeated_after_a_lost_reply(lab: Lab) -> None:
+    """The store opened the attempt, but its reply was lost: the second try gets
+    the same attempt.
     """
 
     class Frozen(MemoryStore):
@@ -275,7 +269,7 @@ def test_an_opening_whose_answer_is_lost(lab: Lab) -> None:
 
 
 def test_two_threads_of_a_task_open_one_attempt(lab: Lab) -> None:
-    """Both find it unopened and ask; they are the same run."""
+    """Both threads find it unopened and start it: the store gives them the same number."""
 
     class Meeting(MemoryStore):
         def start_attempt(
@@ -290,16 +284,16 @@ def test_two_threads_of_a_task_open_one_attempt(lab: Lab) -> None:
         with ThreadPoolExecutor(2) as pool:
             attempt.number = None
             threads = [pool.submit(attempt.open, lab.app.backend) for _ in range(2)]
-            answers.extend(thread.result() for thread in threads)
+            replies.extend(thread.result() for thread in threads)
 
     both = Barrier(2)
-    answers: list[AttemptStarted] = []
+    replies: list[AttemptStarted] = []
     lab.run(running(lab, body), "x")
-    assert [answer.attempt for answer in answers] == [1, 1]
+    assert [reply.attempt for reply in replies] == [1, 1]
 
 
-def test_nothing_opens_a_success(lab: Lab) -> None:
-    """A redelivery after the success runs, and changes nothing (contract, section 3)."""
+def test_redelivery_after_success_changes_nothing(lab: Lab) -> None:
+    """The task runs again, and its writes are refused (contract, section 3)."""
     runs: list[int] = []
     task = running(lab, lambda self: runs.append(RequestContext.get().attempt) or len(runs))
     lab.run(task, "x")
@@ -308,22 +302,26 @@ def test_nothing_opens_a_success(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("track_started", [True, False])
-def test_started_is_published_and_stored_only_if_wanted(lab: Lab, track_started: bool) -> None:
-    """Watchers hear of the start in any case; readers of Celery's record only with
+def test_started_is_published_always_and_stored_only_if_tracked(
+    lab: Lab, track_started: bool
+) -> None:
+    """Subscribers always receive the start. Celery's record has it only with
     `task_track_started`.
     """
     lab.app.conf.task_track_started = track_started
-    heard: list[tuple[str, str]] = []
+    published: list[tuple[str, str]] = []
     stop = lab.store.subscribe(
-        lambda task_id, meta: heard.append((meta["status"], (meta["result"] or {}).get("hostname")))
+        lambda task_id, meta: published.append(
+            (meta["status"], (meta["result"] or {}).get("hostname"))
+        )
     )
     lab.run(running(lab, lambda self: stop() or (lab.meta("x") and lab.meta("x")["status"])), "x")
-    assert heard == [("STARTED", "w1@lab")]
+    assert published == [("STARTED", "w1@lab")]
     assert lab.meta("x")["result"] == ("STARTED" if track_started else None)
 
 
-def test_a_write_for_another_task_is_a_bystanders(lab: Lab) -> None:
-    """`update_state(task_id=other)` carries this task's request, and speaks of the other one."""
+def test_write_for_another_task_is_an_external_write(lab: Lab) -> None:
+    """`update_state(task_id=other)` carries this task's request, but changes the other task."""
     body = lambda self: self.update_state(  # noqa: E731
         task_id="other", state="PROGRESS", meta={"current": 1, "total": 2}
     )
@@ -332,9 +330,9 @@ def test_a_write_for_another_task_is_a_bystanders(lab: Lab) -> None:
     assert lab.progress("other").current == 1
 
 
-def test_the_tasks_own_update_state_is_fenced_and_read(lab: Lab) -> None:
-    """A task that never heard of Headway reports by `update_state`, in its own words; whatever it
-    stores is kept as it is.
+def test_update_state_with_foreign_keys_is_read_and_kept(lab: Lab) -> None:
+    """A task that does not know Headway reports with its own keys. The stored
+    result is unchanged.
     """
 
     def body(self: Any) -> str:
@@ -346,8 +344,8 @@ def test_the_tasks_own_update_state_is_fenced_and_read(lab: Lab) -> None:
     assert (lab.progress("x").current, lab.progress("x").total) == (3, 4)
 
 
-def test_our_reports_are_tried_once(lab: Lab) -> None:
-    """`result_backend_always_retry` goes on for ever by default; a report doesn't
+def test_report_is_tried_once(lab: Lab) -> None:
+    """`result_backend_always_retry` retries for ever by default; a report does not
     (celery-facts#update-state-raises-when-backend-is-down).
     """
     lab.app.conf.result_backend_always_retry = True
@@ -369,9 +367,9 @@ def test_our_reports_are_tried_once(lab: Lab) -> None:
     assert tries == []
 
 
-def test_celerys_own_writes_raise_the_drivers_errors(lab: Lab) -> None:
-    """With the store away a write of Celery's or the task's own fails as it would without us: its
-    users catch those errors.
+def test_update_state_raises_the_drivers_errors(lab: Lab) -> None:
+    """During an outage, a write of Celery or of the task raises the driver's error, as without
+    Headway: existing code catches it.
     """
 
     def body(self: Any) -> str:
@@ -384,8 +382,8 @@ def test_celerys_own_writes_raise_the_drivers_errors(lab: Lab) -> None:
     assert lab.run(running(lab, body), "x") == "fine"
 
 
-def test_celerys_own_patience_is_kept(lab: Lab) -> None:
-    """With `result_backend_always_retry` the end is tried until the store is back."""
+def test_always_retry_stores_the_end_after_an_outage(lab: Lab) -> None:
+    """With `result_backend_always_retry`, Celery retries the end until the store is available."""
     lab.app.conf.result_backend_always_retry = True
     backend = lab.app.backend
     type(backend).exception_safe_to_retry = lambda self, exc: isinstance(exc, ConnectionError)  # type: ignore[attr-defined]
@@ -397,13 +395,13 @@ def test_celerys_own_patience_is_kept(lab: Lab) -> None:
     assert lab.record("x").state == "SUCCESS"
 
 
-def test_a_start_with_the_store_away_is_made_up_for(
+def test_start_during_an_outage_is_recorded_later(
     lab: Lab, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The run begins without a number, and has one as soon as the store is back."""
+    """The attempt starts without a number, and gets one when the store is available."""
 
     def body(self: Any) -> int:
-        assert RequestContext.get().attempt == 3, "as far as the message tells"
+        assert RequestContext.get().attempt == 3, "the number from the message"
         lab.store.away = False
         return RequestContext.get().attempt
 
@@ -417,18 +415,18 @@ def test_a_start_with_the_store_away_is_made_up_for(
     assert caplog.text.count("is unavailable") == 1
 
 
-def test_a_start_that_is_made_up_for_without_a_word_of_the_task(lab: Lab) -> None:
-    """An attempt that reports nothing is shown as started when the store is back: it is not shown
-    for an hour that it waits.
+def test_silent_attempt_is_opened_by_the_timer_after_an_outage(lab: Lab) -> None:
+    """An attempt that reports nothing is shown as started when the store is available, not only at
+    its end.
     """
     tries: list[AttemptStart] = []
-    opens_really = lab.store.start_attempt
+    original = lab.store.start_attempt
 
     def start_attempt(opening: AttemptStart, *, full_timeout: bool = False) -> AttemptStarted:
         tries.append(opening)
         if len(tries) < 3:
             raise Unavailable from OSError("set to be unavailable")
-        return opens_really(opening, full_timeout=full_timeout)
+        return original(opening, full_timeout=full_timeout)
 
     def body(self: Any) -> int:
         assert until(lambda: lab.store.read(["x"])[0].record).state == "STARTED"
@@ -458,11 +456,11 @@ def test_finished_attempt_is_never_opened(lab: Lab) -> None:
     assert left[0].number is None
 
 
-def test_what_was_before_is_not_forgotten_by_a_second_answer(lab: Lab) -> None:
-    """The timer's answer may come behind the first report's, when the store keeps the earlier
-    progress no more.
+def test_second_start_reply_does_not_clear_previous_progress(lab: Lab) -> None:
+    """The timer's reply may arrive after the first report, when the store no longer has the earlier
+    progress.
     """
-    opens_really = lab.store.start_attempt
+    original = lab.store.start_attempt
 
     def report(self: Any) -> None:
         RequestContext.get().progress.update(4, 10)
@@ -472,15 +470,15 @@ def test_what_was_before_is_not_forgotten_by_a_second_answer(lab: Lab) -> None:
         progress = RequestContext.get().progress
 
         def start_attempt(opening: AttemptStart, *, full_timeout: bool = False) -> AttemptStarted:
-            lab.store.start_attempt = opens_really  # type: ignore[method-assign]
+            lab.store.start_attempt = original  # type: ignore[method-assign]
             progress.update(5, 10)
             assert progress.previous is not None
-            return opens_really(opening, full_timeout=full_timeout)
+            return original(opening, full_timeout=full_timeout)
 
         lab.store.away = False
-        installation = app_state_of(lab.app)
-        assert installation is not None
-        installation.breaker.succeeded()
+        app_state = app_state_of(lab.app)
+        assert app_state is not None
+        app_state.breaker.succeeded()
         lab.store.start_attempt = start_attempt  # type: ignore[method-assign]
         self.request._headway._open_again(0.0)
         return progress.previous and progress.previous.current
@@ -493,15 +491,15 @@ def test_what_was_before_is_not_forgotten_by_a_second_answer(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("ignored", [False, True])
-def test_a_retry_that_has_begun_already_goes_on(lab: Lab, ignored: bool) -> None:
-    """The run before it, whose start the store has missed, says RETRY when its message is out: that
+def test_late_retry_does_not_end_the_attempt_that_follows(lab: Lab, ignored: bool) -> None:
+    """An attempt whose start was not recorded stores RETRY after its retry has started: this
     replaces no other attempt.
     """
-    begun: list[AttemptStarted] = []
+    started: list[AttemptStarted] = []
 
     def body(self: Any) -> None:
         lab.store.away = False
-        begun.append(
+        started.append(
             lab.store.start_attempt(
                 AttemptStart("x", "running", datetime.now(UTC), retries=1, delivery_id="r2")
             )
@@ -510,19 +508,23 @@ def test_a_retry_that_has_begun_already_goes_on(lab: Lab, ignored: bool) -> None
 
     lab.store.away = True
     lab.trace(running(lab, body, ignore_result=ignored), "x", properties=OLDER)
-    assert (lab.record("x").state, lab.record("x").attempt) == ("STARTED", begun[0].attempt)
-    assert lab.store.write(StateWrite("x", "SUCCESS", datetime.now(UTC), attempt=begun[0].attempt))
+    assert (lab.record("x").state, lab.record("x").attempt) == ("STARTED", started[0].attempt)
+    assert lab.store.write(
+        StateWrite("x", "SUCCESS", datetime.now(UTC), attempt=started[0].attempt)
+    )
 
 
-def test_a_run_that_ends_waits_for_who_opens_it(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A retry may begin as soon as it has ended: what came then would take the newer run's place,
-    and have its end refused.
+def test_end_waits_for_the_timer_that_opens_the_attempt(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A retry may start right after the end. A later open would take the newer attempt's place, and
+    its end would be refused.
     """
-    opens_really = lab.store.start_attempt
+    original = lab.store.start_attempt
     under_way, ending = Event(), Event()
 
     class Lock:
-        """Tells that the end has come to it."""
+        """Signals that the end has reached the lock."""
 
         def __init__(self, lock: Any) -> None:
             self.lock, self.release = lock, lock.release
@@ -536,8 +538,8 @@ def test_a_run_that_ends_waits_for_who_opens_it(lab: Lab, monkeypatch: pytest.Mo
             raise Unavailable from OSError("set to be unavailable")
         under_way.set()
         ending.wait(60)
-        lab.store.start_attempt = opens_really  # type: ignore[method-assign]
-        return opens_really(opening, full_timeout=full_timeout)
+        lab.store.start_attempt = original  # type: ignore[method-assign]
+        return original(opening, full_timeout=full_timeout)
 
     def body(self: Any) -> None:
         under_way.wait(60)
@@ -555,15 +557,15 @@ def test_a_run_that_ends_waits_for_who_opens_it(lab: Lab, monkeypatch: pytest.Mo
     assert numbers == [1]
 
 
-def test_a_fault_that_lasts_is_not_logged_again_and_again(
+def test_permanent_error_of_the_start_is_not_retried(
     lab: Lab, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The timer makes up for an outage. A table of another version, say, is none: the log would be
-    full of it.
+    """The timer retries after an outage. It does not retry other errors, which
+    would fill the log.
     """
-    installation = app_state_of(lab.app)
-    assert installation is not None
-    installation.heartbeat_interval = 0.01
+    app_state = app_state_of(lab.app)
+    assert app_state is not None
+    app_state.heartbeat_interval = 0.01
     tries: list[str] = []
 
     def start_attempt(opening: AttemptStart, *, full_timeout: bool = False) -> AttemptStarted:
@@ -572,7 +574,7 @@ def test_a_fault_that_lasts_is_not_logged_again_and_again(
 
     def body(self: Any) -> None:
         until(lambda: "headway-scheduler" in tries)
-        for _ in range(20):  # the timer's thread comes this far while a few of its intervals pass
+        for _ in range(20):  # meanwhile a few of the timer's intervals pass
             turn = Event()
             shared.call_at(monotonic() + 0.01, lambda now, turn=turn: turn.set())  # type: ignore[misc]
             assert turn.wait(60)
@@ -582,16 +584,16 @@ def test_a_fault_that_lasts_is_not_logged_again_and_again(
     assert tries.count("headway-scheduler") == 1
 
 
-def test_a_result_that_cannot_be_encoded_fails_as_ever(lab: Lab) -> None:
-    """Celery makes a FAILURE of it; the fence doesn't take the first try for the end."""
+def test_result_that_cannot_be_encoded_is_a_failure(lab: Lab) -> None:
+    """Celery then stores FAILURE. The fence does not treat the first try as the end."""
     with pytest.raises(EncodeError):
         lab.run(running(lab, lambda self: object()), "x")
     assert (lab.record("x").state, lab.meta("x")["status"]) == ("FAILURE", "FAILURE")
 
 
-def test_a_store_beside_the_backend() -> None:
-    """Where the backend keeps its results itself, the store decides and the backend stores,
-    Celery's way.
+def test_store_beside_the_backend_decides_and_the_backend_stores() -> None:
+    """If the backend keeps its own results, the store decides, and the backend
+    stores as in Celery.
     """
 
     class Beside(MemoryStore):
@@ -617,16 +619,16 @@ def test_a_store_beside_the_backend() -> None:
             lab.run(task, "x")
         assert lab.record("x").result_stored
         lab.run(task, "x")
-        app.backend.mark_as_failure("x", ValueError("late"), request=bystander())
+        app.backend.mark_as_failure("x", ValueError("late"), request=external_writer())
         assert seen == ["PROGRESS", "PROGRESS"]
         assert app.backend._get_task_meta_for("x")["result"] == "fine"
         assert (lab.record("x").state, lab.record("x").attempt) == ("SUCCESS", 2)
         app.backend.delete(app.backend.get_key_for_task("x"))
 
 
-def test_a_refused_run_leaves_the_end_alone() -> None:
-    """Beside a backend that keeps its results itself: a message that comes again after the cancel
-    stores no STARTED over it.
+def test_redelivery_after_cancel_stores_no_started() -> None:
+    """Beside a backend that keeps its own results: a redelivery after the cancel does not replace
+    REVOKED by STARTED.
     """
 
     class Beside(MemoryStore):
@@ -650,9 +652,9 @@ def test_a_refused_run_leaves_the_end_alone() -> None:
         app.backend.delete(app.backend.get_key_for_task("x"))
 
 
-def test_ends_that_celery_stores_nowhere(lab: Lab) -> None:
-    """ignore_result, Ignore, Reject, sys.exit: each is recorded, and PROGRESS doesn't stay for
-    Celery's readers (celery-facts#ignored-results-have-no-end, celery-facts#where-an-attempt-ends,
+def test_ends_that_celery_does_not_store_are_recorded(lab: Lab) -> None:
+    """ignore_result, Ignore, Reject and sys.exit are recorded, and Celery's readers do not see
+    PROGRESS for ever (celery-facts#ignored-results-have-no-end, celery-facts#where-an-attempt-ends,
     celery-facts#postrun-knows-unstored-ends).
     """
 
@@ -687,7 +689,7 @@ def test_ends_that_celery_stores_nowhere(lab: Lab) -> None:
     }
     for number, ((how, ignore_result, reported), (state, stored)) in enumerate(expected.items()):
         task = lab.task(bind=True, name=f"ends {number}", ignore_result=ignore_result)(
-            lambda_of(ends(how, reported))
+            named_function(ends(how, reported))
         )
         try:
             lab.trace(task, f"x{number}")
@@ -701,17 +703,17 @@ def test_ends_that_celery_stores_nowhere(lab: Lab) -> None:
         )
 
 
-def test_a_task_that_puts_another_in_its_place_has_not_ended(lab: Lab) -> None:
-    """`Task.replace` ends in Ignore too, and isn't the end of the execution
+def test_replaced_task_has_not_ended(lab: Lab) -> None:
+    """`Task.replace` raises Ignore too, but the execution continues
     (celery-facts#what-messages-say-of-a-workflow).
     """
-    other = lab.task(name="another", bind=True)(lambda_of(lambda self: None))
+    other = lab.task(name="another", bind=True)(named_function(lambda self: None))
     lab.trace(running(lab, lambda self: self.replace(other.si())), "x")
     assert (lab.record("x").state, lab.record("x").last_ended_attempt) == ("STARTED", 0)
 
 
-def lambda_of(body: Any) -> Any:
-    """A named function, as Celery wants one."""
+def named_function(body: Any) -> Any:
+    """A named function, as Celery requires."""
 
     def run(self: Any) -> Any:
         return body(self)
@@ -719,9 +721,9 @@ def lambda_of(body: Any) -> Any:
     return run
 
 
-def test_an_end_that_cannot_be_recorded_is_told(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
-    """With the store away a record-only end is lost, with a line in the log, and the task is none
-    the wiser.
+def test_end_that_cannot_be_recorded_is_logged(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    """During an outage, an end that only the registry would have is lost and logged. The task is
+    not affected.
     """
     task = running(lab, lambda self: setattr(lab.store, "away", True), ignore_result=True)
     with caplog.at_level(logging.WARNING):
@@ -731,7 +733,7 @@ def test_an_end_that_cannot_be_recorded_is_told(lab: Lab, caplog: pytest.LogCapt
     assert lab.record("x").state == "STARTED"
 
 
-def test_a_fenced_backend_is_pickled_as_itself(lab: Lab) -> None:
+def test_fenced_backend_is_pickled_without_headway(lab: Lab) -> None:
     """An AsyncResult contains its backend; a reader that unpickles it may not have Headway."""
     data = pickle.dumps(lab.app.backend)
     assert b"headway" not in data
@@ -739,8 +741,8 @@ def test_a_fenced_backend_is_pickled_as_itself(lab: Lab) -> None:
     assert type(pickle.loads(data)) is CacheBackend
 
 
-def test_failures_expire_as_configured(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`result_failure_expires` counts for FAILURE, `result_expires` for all else; 0 is for ever."""
+def test_results_expire_as_configured(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`result_failure_expires` is for FAILURE, `result_expires` for all others; 0 means never."""
     backend = lab.app.backend
     writes: list[StateWrite] = []
     monkeypatch.setattr(
@@ -754,12 +756,8 @@ def test_failures_expire_as_configured(lab: Lab, monkeypatch: pytest.MonkeyPatch
     assert [write.expires for write in writes] == [60.0, 30.0, None]
 
 
-def test_whatever_a_task_stores_reaches_the_registry_json_safe(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With a serializer that takes anything, `update_state` may be given anything; the store gets
-    plain data.
-    """
+def test_registry_gets_json_safe_progress_only(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`update_state` accepts any object that the serializer accepts. The store gets plain data."""
     writes: list[StateWrite] = []
     monkeypatch.setattr(
         lab.store, "write", lambda write, full_timeout=False: writes.append(write) or True
@@ -768,15 +766,13 @@ def test_whatever_a_task_stores_reaches_the_registry_json_safe(
     assert json.loads(json.dumps(writes[0].meta))["current"] == 1
 
 
-def test_a_defect_of_the_store_loses_no_result(
+def test_bug_in_the_store_loses_no_result(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever the store raises, the task runs, and its result is stored as without us; the log
-    says so.
-    """
+    """The task runs, its result is stored as without Headway, and the error is logged."""
 
     def broken(opening: AttemptStart, *, full_timeout: bool = False) -> AttemptStarted:
-        raise KeyError("a defect")
+        raise KeyError("a bug")
 
     monkeypatch.setattr(lab.store, "start_attempt", broken)
     backend = lab.app.backend
@@ -791,7 +787,7 @@ def test_a_defect_of_the_store_loses_no_result(
     backend.delete(backend.get_key_for_task("x"))
 
 
-def test_the_rules_are_the_cores() -> None:
-    """The fence has no rules of its own: these two are all, and the stores apply them."""
+def test_rules_are_part_of_the_core() -> None:
+    """The fence has no rules of its own: it uses these two, and the stores apply them."""
     assert allows_write(None, StateWrite("x", "PROGRESS", at=None))  # type: ignore[arg-type]
     assert allows_start(None)

@@ -1,4 +1,4 @@
-"""Signs of life: for what a worker runs, while it runs, and whatever happens to the store."""
+"""Heartbeats: for the tasks that a worker runs, while they run, also during and after an outage."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ from tests.support.wait import until
 from tests.unit.tracing import Lab
 
 
-class Listening(MemoryStore):
-    """Writes down the signs that it is given."""
+class RecordingStore(MemoryStore):
+    """Records the heartbeats that it receives."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.signs: list[tuple[tuple[str, ...], str, float]] = []
+        self.heartbeats: list[tuple[tuple[str, ...], str, float]] = []
 
     def heartbeat(self, task_ids: Sequence[str], worker: str, lifetime: float) -> frozenset[str]:
-        answer = super().heartbeat(task_ids, worker, lifetime)
-        self.signs.append((tuple(task_ids), worker, lifetime))
-        return answer
+        reply = super().heartbeat(task_ids, worker, lifetime)
+        self.heartbeats.append((tuple(task_ids), worker, lifetime))
+        return reply
 
 
-class Ward:
-    """A worker without a worker: `running` is what it runs."""
+class FakeWorker:
+    """`running` is what this worker runs."""
 
     def __init__(self) -> None:
-        self.store = Listening()
+        self.store = RecordingStore()
         self.timer = FakeScheduler()
         self.running: list[str] = []
-        self.installation = AppState(
+        self.app_state = AppState(
             None, interval=0.25, store=self.store, fence=lambda backend: backend
         )
-        self.signs = Heartbeat(
-            self.installation,
-            "w1@ward",
+        self.heartbeat = Heartbeat(
+            self.app_state,
+            "w1@lab",
             running=lambda: list(self.running),
             scheduler=self.timer,  # type: ignore[arg-type]
             clock=lambda: self.timer.now,
@@ -54,54 +54,54 @@ class Ward:
 
 
 @pytest.fixture
-def ward() -> Ward:
-    return Ward()
+def worker() -> FakeWorker:
+    return FakeWorker()
 
 
-def test_a_sign_every_five_seconds_for_all_of_them(ward: Ward) -> None:
-    """One call for all that run, each lasting twenty seconds; none while nothing runs."""
-    ward.signs.start()
-    ward.timer.pass_to(7)
-    assert ward.store.signs == []
-    ward.running = ["a", "b"]
-    ward.timer.pass_to(21)
-    assert ward.store.signs == [(("a", "b"), "w1@ward", 20.0)] * 3
+def test_heartbeat_every_five_seconds_covers_all_running_tasks(worker: FakeWorker) -> None:
+    """One call for all running tasks, valid for twenty seconds; none while nothing runs."""
+    worker.heartbeat.start()
+    worker.timer.pass_to(7)
+    assert worker.store.heartbeats == []
+    worker.running = ["a", "b"]
+    worker.timer.pass_to(21)
+    assert worker.store.heartbeats == [(("a", "b"), "w1@lab", 20.0)] * 3
 
 
-def test_a_worker_that_stops_goes_on_until_its_last_task_has_ended(ward: Ward) -> None:
-    """A warm shutdown waits for its tasks: they don't stall meanwhile, and then nothing is left
-    behind.
+def test_heartbeats_continue_during_a_warm_shutdown(worker: FakeWorker) -> None:
+    """A warm shutdown waits for its tasks: they do not stall meanwhile. Then no timer is left."""
+    worker.running = ["a"]
+    worker.heartbeat.start()
+    worker.timer.pass_to(1)
+    worker.heartbeat.stop()
+    worker.timer.pass_to(11)
+    assert len(worker.store.heartbeats) == 3
+    worker.running = []
+    worker.timer.pass_to(16)
+    assert worker.timer.due == []
+
+
+def test_heartbeats_return_with_the_store(worker: FakeWorker) -> None:
+    """After an outage, the next heartbeat comes as early as allowed. An error of the store does not
+    end them.
     """
-    ward.running = ["a"]
-    ward.signs.start()
-    ward.timer.pass_to(1)
-    ward.signs.stop()
-    ward.timer.pass_to(11)
-    assert len(ward.store.signs) == 3
-    ward.running = []
-    ward.timer.pass_to(16)
-    assert ward.timer.due == []
-
-
-def test_a_store_that_is_away_is_asked_as_soon_as_it_may_be(ward: Ward) -> None:
-    """The signs are back within seconds of the store, and a defect of it doesn't end them."""
-    ward.running = ["a"]
-    ward.store.away = True
-    ward.signs._clock = monotonic  # the breaker's time is the real one
-    ward.signs.start()
-    ward.timer.pass_to(ward.timer.due[0][0])
-    assert ward.timer.due[0][0] == ward.installation.breaker.retry_at, "and not five seconds later"
-    ward.store.away = False
-    until(ward.installation.store_available)
-    ward.timer.pass_to(ward.timer.due[0][0])
-    assert len(ward.store.signs) == 1
+    worker.running = ["a"]
+    worker.store.away = True
+    worker.heartbeat._clock = monotonic  # the breaker's time is the real one
+    worker.heartbeat.start()
+    worker.timer.pass_to(worker.timer.due[0][0])
+    assert worker.timer.due[0][0] == worker.app_state.breaker.retry_at, "and not five seconds later"
+    worker.store.away = False
+    until(worker.app_state.store_available)
+    worker.timer.pass_to(worker.timer.due[0][0])
+    assert len(worker.store.heartbeats) == 1
 
     def broken(*args: Any) -> frozenset[str]:
         raise KeyError(args)
 
-    ward.store.heartbeat = broken  # type: ignore[method-assign]
-    ward.timer.pass_to(ward.timer.due[0][0])
-    assert ward.timer.due
+    worker.store.heartbeat = broken  # type: ignore[method-assign]
+    worker.timer.pass_to(worker.timer.due[0][0])
+    assert worker.timer.due
 
 
 @pytest.fixture
@@ -110,29 +110,29 @@ def lab() -> Iterator[Lab]:
         yield made
 
 
-def open_one(lab: Lab, task_id: str) -> Any:
-    """Run a task that looks at its own snapshot."""
+def alive_while_running(lab: Lab, task_id: str) -> Any:
+    """Run a task that reads its own snapshot; returns whether it is alive."""
 
-    @lab.task(name=f"looks.{task_id}")
-    def looks() -> Any:
+    @lab.task(name=f"reads.{task_id}")
+    def reads() -> Any:
         return lab.store.read([task_id])[0].alive
 
-    return lab.run(looks, task_id)
+    return lab.run(reads, task_id)
 
 
-def test_the_start_is_the_first_sign(lab: Lab) -> None:
-    """In a worker that gives signs, an attempt has given one when it has begun: it may be killed
-    before the next.
+def test_start_of_an_attempt_is_its_first_heartbeat(lab: Lab) -> None:
+    """In a worker that sends heartbeats, an attempt is alive from its start: it may be killed
+    before the next heartbeat.
     """
-    installation = app_state_of(lab.app)
-    assert installation is not None
-    assert open_one(lab, "no_signs") is None
-    installation.sends_heartbeats = True
-    assert open_one(lab, "signs") is True
+    app_state = app_state_of(lab.app)
+    assert app_state is not None
+    assert alive_while_running(lab, "without") is None
+    app_state.sends_heartbeats = True
+    assert alive_while_running(lab, "with") is True
 
 
-def test_install_gives_workers_the_step(lab: Lab) -> None:
-    """The worker's blueprint has the step, which makes the signs before the pool forks."""
+def test_install_adds_the_worker_step(lab: Lab) -> None:
+    """The worker's blueprint has the step, which makes the heartbeat before the pool forks."""
 
     class Worker:
         app = lab.app
@@ -143,13 +143,13 @@ def test_install_gives_workers_the_step(lab: Lab) -> None:
     step = HeartbeatStep(Worker())
     step.include(Worker())
     assert isinstance(step.obj, Heartbeat)
-    installation = app_state_of(lab.app)
-    assert installation is not None
-    assert installation.sends_heartbeats
+    app_state = app_state_of(lab.app)
+    assert app_state is not None
+    assert app_state.sends_heartbeats
 
 
-def test_what_a_worker_runs_is_read_from_celery() -> None:
-    """`celery_internals.running_tasks` names what Celery has accepted and not finished."""
+def test_running_tasks_are_read_from_celery() -> None:
+    """`celery_internals.running_tasks` returns what Celery has accepted and not finished."""
     from celery.worker import state
 
     class Request:
@@ -164,9 +164,9 @@ def test_what_a_worker_runs_is_read_from_celery() -> None:
     assert celery_internals.running_tasks() == []
 
 
-def test_an_attempt_whose_signs_stop_is_stalled_and_comes_back() -> None:
-    """The phase is stalled, the status running; the next sign ends that. One of another worker, or
-    of an unknown worker, does not count.
+def test_attempt_without_heartbeats_is_stalled_until_the_next_one() -> None:
+    """The phase is stalled, the status running, until the next heartbeat. One of another worker
+    does not count.
     """
     store = MemoryStore()
     now = datetime.now(UTC)

@@ -1,6 +1,4 @@
-"""`install`: which tasks report, what is registered, and that it can be called at any time and more
-than once.
-"""
+"""`install`: which tasks report, what is registered, and calls at any time and more than once."""
 
 from __future__ import annotations
 
@@ -40,7 +38,7 @@ def report() -> str:
 
 
 def bound_report(self: Any) -> str:
-    """The body of a bound one."""
+    """The body of a bound task."""
     assert self.request.id == RequestContext.get().request_id
     return report()
 
@@ -55,7 +53,7 @@ class Plain(Task):
 
 
 class WithCall(Task):
-    """A user's own base, with a `__call__`."""
+    """A user's own base class with a `__call__`."""
 
     abstract = True
 
@@ -64,7 +62,7 @@ class WithCall(Task):
 
 
 class OnBase(ProgressTask):
-    """A user's own base, on ours, with a `__call__`."""
+    """A user's own base class, derived from ours, with a `__call__`."""
 
     abstract = True
 
@@ -94,7 +92,7 @@ def shapes(lab: Lab) -> dict[str, Any]:
 
 
 def test_every_kind_of_task_reports(lab: Lab) -> None:
-    """Shared, class, own base, own `__call__`, autoretry: all of them, and what they return is
+    """Shared, class, own base, own `__call__`, autoretry: all report, and their return values are
     unchanged.
     """
     for kind, task in shapes(lab).items():
@@ -107,7 +105,9 @@ def test_every_kind_of_task_reports(lab: Lab) -> None:
 
 
 def test_tasks_made_before_install_report() -> None:
-    """Made, and even used, before `install`; the instance that others hold is the same one."""
+    """A task made and used before `install` reports. Its instance, which other code may hold, is
+    the same.
+    """
     with Lab(install=False) as lab:
         made = lab.task(name="early", lazy=False)(report)
         headway.install(lab.app, store=lab.store)
@@ -117,9 +117,9 @@ def test_tasks_made_before_install_report() -> None:
         assert lab.progress("x").message == "here"
 
 
-def test_install_after_the_worker_prepared_its_tasks() -> None:
-    """A tracer that was built already doesn't call `__call__`
-    (celery-facts#result-is-stored-after-call): it is built again.
+def test_install_rebuilds_prepared_tracers() -> None:
+    """An existing tracer does not call `__call__` (celery-facts#result-is-stored-after-call): it is
+    built again.
     """
     with Lab(install=False) as lab:
         made = lab.task(name="prepared", lazy=False)(report)
@@ -137,34 +137,34 @@ def test_install_after_the_worker_prepared_its_tasks() -> None:
         assert lab.progress("x").message == "here"
 
 
-def test_a_second_call_only_changes_the_settings(lab: Lab) -> None:
-    """Nothing is wrapped twice."""
-    installation = app_state_of(lab.app)
-    assert installation is not None
+def test_second_install_only_changes_the_settings(lab: Lab) -> None:
+    """A second call wraps nothing twice."""
+    app_state = app_state_of(lab.app)
+    assert app_state is not None
     before = (lab.app.send_task, lab.app._get_backend, type(lab.app._tasks))
     headway.install(lab.app, interval=1)
     assert (lab.app.send_task, lab.app._get_backend, type(lab.app._tasks)) == before
-    assert app_state_of(lab.app) is installation
-    assert (installation.interval, installation.store) == (1.0, lab.store)
+    assert app_state_of(lab.app) is app_state
+    assert (app_state.interval, app_state.store) == (1.0, lab.store)
 
 
 @pytest.mark.parametrize("interval", [0, -1, True, "1", float("nan"), float("inf")])
-def test_an_interval_is_a_time(interval: Any) -> None:
-    """Anything else is a UsageError that says the default."""
+def test_invalid_interval_raises(interval: Any) -> None:
+    """The `UsageError` names the default."""
     with pytest.raises(UsageError, match=r"default is 0\.25"):
         headway.install(Celery(set_as_current=False), interval=interval)
 
 
 def test_install_reads_no_configuration() -> None:
-    """It may come before `config_from_object`: nothing is chosen until it is needed."""
+    """It may come before `config_from_object`: the store is chosen on first use."""
     app = Celery("unread", set_as_current=False)
     headway.install(app)
     assert not app.configured
     app.conf.update(broker_url="memory://", result_backend="cache+memory://")
 
 
-def test_a_current_app_proxy_will_do() -> None:
-    """`install(celery.current_app)` installs the app behind it."""
+def test_install_accepts_a_proxy() -> None:
+    """`install(celery.current_app)` installs on the app behind it."""
     app = Celery("behind", set_as_current=False)
 
     class Proxy:
@@ -175,8 +175,8 @@ def test_a_current_app_proxy_will_do() -> None:
     assert app_state_of(app) is not None
 
 
-def test_covered_tasks_look_as_before(lab: Lab) -> None:
-    """Name, module, class name, docs and pickling are the task's own."""
+def test_covered_task_keeps_its_names_and_pickling(lab: Lab) -> None:
+    """Name, module, class name, docs and pickling are unchanged."""
     task = lab.app.register_task(Plain())
     cls = type(task)
     assert (cls.__name__, cls.__module__, cls.__doc__) == ("Plain", __name__, "A user's own class.")
@@ -185,8 +185,8 @@ def test_covered_tasks_look_as_before(lab: Lab) -> None:
     assert isinstance(task, Plain)
 
 
-def test_a_registry_of_ones_own_keeps_its_ways() -> None:
-    """An app's own registry class is joined, not replaced."""
+def test_custom_registry_class_keeps_its_behaviour() -> None:
+    """An app's own registry class is extended, not replaced."""
 
     class Counting(TaskRegistry):  # type: ignore[misc]
         taken = 0
@@ -204,17 +204,15 @@ def test_a_registry_of_ones_own_keeps_its_ways() -> None:
     assert isinstance(task, ProgressTask)
 
 
-def test_celerys_chores_are_left_alone(lab: Lab) -> None:
-    """`celery.chord_unlock` retries each second while a chord runs: it is no execution of
-    any caller's.
-    """
+def test_internal_tasks_of_celery_are_not_covered(lab: Lab) -> None:
+    """`celery.chord_unlock` retries each second during a chord: no user published it."""
     lab.app.finalize()
     assert not isinstance(lab.app.tasks["celery.chord_unlock"], ProgressTask)
     assert not isinstance(lab.app.tasks["celery.backend_cleanup"], ProgressTask)
 
 
-def test_a_missing_seam_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    """On an unknown release `install` keeps to public behaviour, and says what is weaker."""
+def test_unsupported_release_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """On an unknown release, `install` uses public behaviour only, and logs what is weaker."""
     app = Celery("strange", broker="memory://", set_as_current=False)
     app._tasks = {}
     with caplog.at_level(logging.WARNING):
@@ -223,14 +221,14 @@ def test_a_missing_seam_is_told(caplog: pytest.LogCaptureFixture) -> None:
     assert issubclass(app.Task, ProgressTask)
 
 
-def test_a_task_that_cannot_be_covered_is_told(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
-    """A class that can't be joined with ours works on as before."""
+def test_task_that_cannot_be_covered_is_logged(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    """A task with an incompatible class runs as before, without progress."""
 
     class Picky(Task):
         name = "picky"
 
-        def __init_subclass__(cls, *, wanted: str) -> None:
-            """No class below this one without a word."""
+        def __init_subclass__(cls, *, required: str) -> None:
+            """Subclasses need an argument, so ours cannot be made."""
 
         def run(self) -> str:
             return "as before"
@@ -240,25 +238,25 @@ def test_a_task_that_cannot_be_covered_is_told(lab: Lab, caplog: pytest.LogCaptu
     assert lab.run(task) == "as before"
 
 
-def test_the_words_for_ends_are_celerys() -> None:
-    """The pure core repeats Celery's states, so that it needs no Celery."""
+def test_ready_states_equal_celerys() -> None:
+    """The pure core repeats Celery's states, so that it does not import Celery."""
     from celery import states
 
     assert {*states.READY_STATES, states.IGNORED, states.REJECTED} == READY_STATES
 
 
-def test_the_seams_are_proved_on_named_releases() -> None:
-    """The list names real releases; a new one is added when its tests have run."""
+def test_tested_versions_are_releases() -> None:
+    """A new release is added when its tests have run."""
     assert celery_internals.TESTED_VERSIONS == ("5.6.3", "5.7.0")
 
 
-def published(app: Celery, name: str = "anything", **options: Any) -> str:
+def publish(app: Celery, name: str = "anything", **options: Any) -> str:
     """Publish over the memory transport; returns the id."""
     return str(app.send_task(name, **options).id)
 
 
-def test_publishing_registers_before_the_message_leaves(lab: Lab) -> None:
-    """When the broker is given the message, the id is known
+def test_task_is_registered_before_its_message_is_sent(lab: Lab) -> None:
+    """When the broker gets the message, the id is known
     (celery-facts#pending-means-four-things).
     """
     known: list[bool] = []
@@ -268,7 +266,7 @@ def test_publishing_registers_before_the_message_leaves(lab: Lab) -> None:
 
     signals.after_task_publish.connect(sent, weak=False)
     try:
-        task_id = published(lab.app, "some.task", root_id="r", parent_id="p")
+        task_id = publish(lab.app, "some.task", root_id="r", parent_id="p")
     finally:
         signals.after_task_publish.disconnect(sent)
     assert known == [True]
@@ -281,10 +279,8 @@ def test_publishing_registers_before_the_message_leaves(lab: Lab) -> None:
     )
 
 
-def test_until_when_a_message_may_wait_is_known(lab: Lab) -> None:
-    """Its eta, its countdown, or the time at which it expires, where that is later; whatever else
-    stands there is no fault.
-    """
+def test_expected_by_is_the_later_of_eta_and_expires(lab: Lab) -> None:
+    """The eta or countdown, or the expiry if that is later. Unknown formats are ignored."""
     eta = datetime(2031, 5, 1, 12, tzinfo=timezone(timedelta(hours=2)))
     later = eta + timedelta(days=1)
 
@@ -303,11 +299,9 @@ def test_until_when_a_message_may_wait_is_known(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("reported", [True, False])
-def test_a_fixed_id_whose_result_is_ignored_runs_whenever_it_is_published(
-    lab: Lab, reported: bool
-) -> None:
-    """With `ignore_result` nothing is kept that could expire: each publication is another run, a
-    mere redelivery isn't.
+def test_fixed_id_with_ignored_result_runs_at_each_publication(lab: Lab, reported: bool) -> None:
+    """With `ignore_result` no result expires: each publication is a new attempt, a redelivery is
+    not.
     """
 
     @lab.task(name="nightly", ignore_result=True)
@@ -325,41 +319,42 @@ def test_a_fixed_id_whose_result_is_ignored_runs_whenever_it_is_published(
     assert lab.record("x").state == "SUCCESS"
 
 
-def test_each_app_registers_its_own() -> None:
-    """`before_task_publish` fires for every app of the process, and says of none which
+def test_each_app_registers_only_its_own_messages() -> None:
+    """`before_task_publish` fires for every app of the process, and does not name the app
     (celery-facts#before-task-publish-comes-first).
     """
     with Lab() as one, Lab() as two:
         bare = Celery("bare", broker="memory://", set_as_current=False)
-        mine, theirs, nobodys = published(one.app), published(two.app), published(bare)
-        for lab, known in ((one, mine), (two, theirs)):
+        one_id, two_id, bare_id = publish(one.app), publish(two.app), publish(bare)
+        for lab, known in ((one, one_id), (two, two_id)):
             found = [
-                snapshot.record is not None for snapshot in lab.store.read([mine, theirs, nobodys])
+                snapshot.record is not None
+                for snapshot in lab.store.read([one_id, two_id, bare_id])
             ]
-            assert found == [known == each for each in (mine, theirs, nobodys)]
+            assert found == [known == each for each in (one_id, two_id, bare_id)]
 
 
-def test_a_dead_store_does_not_stop_publishing(
+def test_outage_delays_only_the_first_publication(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The first message waits for it once, the others not at all; one line in the log."""
-    installation = app_state_of(lab.app)
-    assert installation is not None
-    installation.breaker = CircuitBreaker(3600, 3600)  # an outage that no test outlasts
-    asked: list[Any] = []
+    """The first message waits for the store once, the others do not. One log entry."""
+    app_state = app_state_of(lab.app)
+    assert app_state is not None
+    app_state.breaker = CircuitBreaker(3600, 3600)  # an outage that no test outlasts
+    calls: list[Any] = []
     register = lab.store.register
     monkeypatch.setattr(
-        lab.store, "register", lambda entries: (asked.append(entries), register(entries))
+        lab.store, "register", lambda entries: (calls.append(entries), register(entries))
     )
     lab.store.away = True
     for _ in range(100):
-        published(lab.app)
-    assert len(asked) == 1
+        publish(lab.app)
+    assert len(calls) == 1
     assert len([record for record in caplog.records if "unavailable" in record.message]) == 1
 
 
-def test_a_retry_loses_nothing_that_is_known(lab: Lab) -> None:
-    """The same id is published again: what is known of it stays
+def test_registration_of_a_retry_keeps_the_record(lab: Lab) -> None:
+    """The same id is published again: its record stays
     (celery-facts#before-task-publish-comes-first).
     """
 
@@ -383,19 +378,19 @@ def test_a_retry_loses_nothing_that_is_known(lab: Lab) -> None:
     )
 
 
-def test_protocol_one_is_understood() -> None:
-    """Old messages have it all in the body."""
+def test_protocol_1_messages_are_registered() -> None:
+    """Messages of protocol 1 have everything in the body."""
     app = Celery("old", broker="memory://", backend="cache+memory://", set_as_current=False)
     app.conf.task_protocol = 1
     store = MemoryStore()
     headway.install(app, store=store)
-    assert store.read([published(app, "old.task")])[0].record is not None
+    assert store.read([publish(app, "old.task")])[0].record is not None
     assert registration({"id": "x", "task": "t", "taskset": "g"}).group_id == "g"
 
 
-def test_the_fence_is_in_every_backend(lab: Lab) -> None:
-    """The app's backend is fenced, also where it was made before `install`; rpc and disabled ones
-    are left as they are.
+def test_every_backend_with_results_is_fenced(lab: Lab) -> None:
+    """The app's backend is fenced, also if it was made before `install`. rpc and disabled backends
+    are unchanged.
     """
     assert isinstance(lab.app.backend, FencedBackendMixin)
     early = Celery("early", backend="cache+memory://", set_as_current=False)

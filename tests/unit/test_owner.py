@@ -1,4 +1,4 @@
-"""Whom an execution belongs to: what the publisher says, and what its tasks publish in turn."""
+"""The owner of an execution: set by its publisher, and inherited by what its task publishes."""
 
 from __future__ import annotations
 
@@ -20,46 +20,46 @@ def lab() -> Iterator[Lab]:
         yield made
 
 
-def owner(lab: Lab, **options: Any) -> str | None:
-    """Publish, and say whom it belongs to."""
+def publish_and_read_owner(lab: Lab, **options: Any) -> str | None:
+    """Publish a message, and return the owner of its execution."""
     return lab.record(str(lab.app.send_task("any", **options).id)).owner
 
 
-def test_a_message_says_its_owner(lab: Lab) -> None:
-    """The owner comes from its own header; without one there is no owner."""
-    assert owner(lab, headers={"headway_owner": "alice", "tenant": "blue"}) == "alice"
-    assert owner(lab) is None
-    assert owner(lab, headers={"headway_owner": 17}) == "17"
+def test_owner_comes_from_the_message_header(lab: Lab) -> None:
+    """Without the header there is no owner."""
+    assert (
+        publish_and_read_owner(lab, headers={"headway_owner": "alice", "tenant": "blue"}) == "alice"
+    )
+    assert publish_and_read_owner(lab) is None
+    assert publish_and_read_owner(lab, headers={"headway_owner": 17}) == "17"
 
 
-def test_whatever_is_published_in_the_block(lab: Lab) -> None:
-    """The innermost block counts, a message's own header before it, another thread isn't meant, and
-    after it all is as before.
+def test_owned_by_applies_to_messages_published_in_its_block(lab: Lab) -> None:
+    """The innermost block counts, and a message's own header takes precedence. Other threads are
+    not affected, and the block ends.
     """
     elsewhere: list[str | None] = []
     with owned_by("alice"):
-        assert owner(lab) == "alice"
+        assert publish_and_read_owner(lab) == "alice"
         with owned_by("bob"):
-            assert owner(lab) == "bob"
-        assert owner(lab, headers={"headway_owner": "carol"}) == "carol"
-        thread = Thread(target=lambda: elsewhere.append(owner(lab)))
+            assert publish_and_read_owner(lab) == "bob"
+        assert publish_and_read_owner(lab, headers={"headway_owner": "carol"}) == "carol"
+        thread = Thread(target=lambda: elsewhere.append(publish_and_read_owner(lab)))
         thread.start()
         thread.join()
     assert elsewhere == [None]
-    assert owner(lab) is None
+    assert publish_and_read_owner(lab) is None
 
 
 @pytest.mark.parametrize("wrong", ["", None, 7, b"alice"])
-def test_an_owner_is_a_name(wrong: Any) -> None:
-    """Else `UsageError`, which says what would be right."""
+def test_owned_by_without_a_name_raises(wrong: Any) -> None:
+    """The `UsageError` names a valid value."""
     with pytest.raises(UsageError, match="str"), owned_by(wrong):
         pass
 
 
-def test_what_a_task_publishes_is_its_owners(lab: Lab) -> None:
-    """Subtasks, a chain's next step and a retry inherit it; a task that speaks for somebody else
-    does.
-    """
+def test_subtasks_and_chain_inherit_the_owner(lab: Lab) -> None:
+    """Subtasks and a chain's next step inherit the owner, unless the task sets another one."""
     ids: dict[str, str] = {}
 
     @lab.task(name="leaf")
@@ -93,8 +93,8 @@ def test_what_a_task_publishes_is_its_owners(lab: Lab) -> None:
     assert lab.record("followed").owner == "alice"
 
 
-def test_a_publisher_without_headway(lab: Lab) -> None:
-    """The header alone will do: the worker's first word says whose it is."""
+def test_owner_of_an_unregistered_message_is_stored_at_the_start(lab: Lab) -> None:
+    """The publisher has no Headway: the worker stores the owner from the header."""
 
     @lab.task(name="alone")
     def alone() -> None:
@@ -104,8 +104,8 @@ def test_a_publisher_without_headway(lab: Lab) -> None:
     assert lab.record("x").owner == "alice"
 
 
-def test_a_retry_keeps_its_owner(lab: Lab) -> None:
-    """The next attempt's message names the owner too, so that its own messages inherit it."""
+def test_retry_message_has_the_owner(lab: Lab) -> None:
+    """The next attempt's message has the owner too, so that its own messages inherit it."""
     sent: list[Any] = []
 
     @lab.task(name="again", bind=True, max_retries=3)
@@ -122,9 +122,9 @@ def test_a_retry_keeps_its_owner(lab: Lab) -> None:
     assert sent == ["alice"]
 
 
-def test_old_messages_name_it_in_their_headers() -> None:
+def test_protocol_1_message_has_the_owner_in_its_headers() -> None:
     """Protocol 1 has the task in the body and the owner in the headers."""
     with Lab() as lab:
         lab.app.conf.task_protocol = 1
         with headway.owned_by("alice"):
-            assert owner(lab) == "alice"
+            assert publish_and_read_owner(lab) == "alice"

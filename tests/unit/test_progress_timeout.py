@@ -1,4 +1,4 @@
-"""`progress_timeout`: when a silent task is ended, and how it is struck in each kind of thread."""
+"""`progress_timeout`: when a silent task is interrupted, and how in each kind of thread."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 import headway
 from headway import ProgressTimeout, UsageError
-from headway.worker import attempt, fenced_backend, install, progress_timeout
+from headway.worker import attempt, context, fenced_backend, install, progress_timeout, state_writer
 from headway.worker.progress_timeout import ProgressWatchdog
 from headway.worker.scheduler import Scheduler
 from headway.worker.validation import Update
@@ -28,14 +28,14 @@ from tests.support.wait import until
 from tests.unit.tracing import Lab
 
 
-class Silence:
-    """A watched task without a task."""
+class SilentTask:
+    """A watchdog with a fake timer; this object is also its interrupter."""
 
     def __init__(self, seconds: float = 10) -> None:
         self.timer = FakeScheduler()
         self.newest: Update | None = None
-        self.strikes: list[float] = []
-        self.called_off = False
+        self.interrupts: list[float] = []
+        self.cancelled = False
         self.watch = ProgressWatchdog(
             seconds,
             lambda: self.newest,
@@ -46,74 +46,70 @@ class Silence:
         self.watch.start()
 
     def __call__(self) -> None:
-        self.strikes.append(self.timer.now)
+        self.interrupts.append(self.timer.now)
 
     def cancel(self) -> None:
-        self.called_off = True
+        self.cancelled = True
 
 
-def test_a_silent_task_is_struck_when_its_time_is_over() -> None:
-    """One that never reports anything, after exactly that time; and again after as long, if it goes
-    on.
-    """
-    silence = Silence(10)
-    silence.timer.pass_to(9.99)
-    assert silence.strikes == []
-    silence.timer.pass_to(25)
-    assert silence.strikes == [10, 20]
+def test_silent_task_is_interrupted_after_the_timeout() -> None:
+    """Interrupted after exactly that time, and after the same time again if it continues."""
+    silent = SilentTask(10)
+    silent.timer.pass_to(9.99)
+    assert silent.interrupts == []
+    silent.timer.pass_to(25)
+    assert silent.interrupts == [10, 20]
 
 
-def test_each_new_report_starts_the_time_anew() -> None:
-    """What is new is any difference: a count, a total, a message, an attribute."""
-    silence = Silence(10)
-    told: list[Update] = [
+def test_new_report_restarts_the_timeout() -> None:
+    """Any difference is new: a count, a total, a message, an attribute."""
+    silent = SilentTask(10)
+    reports: list[Update] = [
         (1, 5, None, None),
         (2, 5, None, None),
         (2, 6, None, None),
         (2, 6, "x", None),
         (2, 6, "x", {"a": "b"}),
     ]
-    for number, report in enumerate(told, 1):
-        silence.newest = report
-        silence.timer.pass_to(number * 8)
-    assert silence.strikes == []
-    silence.timer.pass_to(50)
-    assert len(silence.strikes) == 1
-    assert 42 <= silence.strikes[0] <= 43, "counted from the look that saw the last one"
+    for number, report in enumerate(reports, 1):
+        silent.newest = report
+        silent.timer.pass_to(number * 8)
+    assert silent.interrupts == []
+    silent.timer.pass_to(50)
+    assert len(silent.interrupts) == 1
+    assert 42 <= silent.interrupts[0] <= 43, "counted from the check that saw the last one"
 
 
-def test_an_identical_report_does_not() -> None:
-    """A task that says the same again and again says nothing."""
-    silence = Silence(10)
+def test_identical_report_does_not_restart_the_timeout() -> None:
+    """A task that repeats the same report is silent."""
+    silent = SilentTask(10)
     for second in range(12):
-        silence.newest = (1, 5, "still here", {"a": "b"})
-        silence.timer.pass_to(second)
-    assert silence.strikes == [10.5], "counted from the first look that saw it"
+        silent.newest = (1, 5, "still here", {"a": "b"})
+        silent.timer.pass_to(second)
+    assert silent.interrupts == [10.5], "counted from the first check that saw it"
 
 
-def test_a_process_that_was_stopped_may_speak_first() -> None:
-    """A look that comes an hour late says nothing: the task gets one look's time, and is struck
-    only then.
-    """
-    silence = Silence(10)
-    silence.timer.jump_to(3600)
-    assert silence.strikes == []
-    silence.newest = (1, 2, None, None)
-    silence.timer.pass_to(3605)
-    assert silence.strikes == []
-    silence.timer.jump_to(7200)
-    silence.timer.pass_to(7202)
-    assert silence.strikes == [7200.5]
+def test_late_check_gives_the_task_one_more_interval() -> None:
+    """A check that comes an hour late does not count: the task has until the next check."""
+    silent = SilentTask(10)
+    silent.timer.jump_to(3600)
+    assert silent.interrupts == []
+    silent.newest = (1, 2, None, None)
+    silent.timer.pass_to(3605)
+    assert silent.interrupts == []
+    silent.timer.jump_to(7200)
+    silent.timer.pass_to(7202)
+    assert silent.interrupts == [7200.5]
 
 
-def test_after_the_end_nothing_is_struck() -> None:
-    """`stop` takes back a strike, and no look comes after it."""
-    silence = Silence(10)
-    silence.watch.stop()
-    assert silence.called_off
-    silence.timer.pass_to(100)
-    assert silence.strikes == []
-    assert silence.timer.due == []
+def test_stop_cancels_the_interrupt_and_the_timer() -> None:
+    """`stop` cancels a pending interrupt, and no check follows."""
+    silent = SilentTask(10)
+    silent.watch.stop()
+    assert silent.cancelled
+    silent.timer.pass_to(100)
+    assert silent.interrupts == []
+    assert silent.timer.due == []
 
 
 @pytest.fixture
@@ -124,39 +120,39 @@ def scheduler() -> Iterator[Scheduler]:
 
 
 @pytest.fixture
-def heard() -> Iterator[list[int]]:
-    """What the deployment's own handler of the signal hears."""
-    said: list[int] = []
-    before = signal.signal(signal.SIGUSR1, lambda signum, frame: said.append(signum))
-    yield said
+def other_signals() -> Iterator[list[int]]:
+    """The signals that the deployment's own handler receives."""
+    received: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda signum, frame: received.append(signum))
+    yield received
     signal.signal(signal.SIGUSR1, before)
     progress_timeout._sent.clear()
 
 
-def test_the_main_thread_is_struck_in_a_wait(heard: list[int]) -> None:
-    """A signal ends a wait at once, with the sentence that says why; the handler that was there
-    hears nothing of it.
+def test_main_thread_is_interrupted_in_a_wait(other_signals: list[int]) -> None:
+    """A signal ends a wait at once, with the reason as message. The previous
+    handler is not called.
     """
-    timer, begun = FakeScheduler(), threading.Event()
+    timer, started = FakeScheduler(), threading.Event()
     watch = ProgressWatchdog(10, lambda: None, timer, clock=lambda: timer.now)  # type: ignore[arg-type]
-    time = threading.Thread(target=lambda: begun.wait(60) and timer.pass_to(10))
+    time = threading.Thread(target=lambda: started.wait(60) and timer.pass_to(10))
 
     def wait() -> None:
         watch.start()
         time.start()
-        begun.set()
+        started.set()
         threading.Event().wait(60)
 
     with pytest.raises(ProgressTimeout, match=r"nothing new for 10 s"):
         wait()
     watch.stop()
     time.join()
-    assert heard == []
+    assert other_signals == []
 
 
-def test_two_strikes_that_wait_are_one_signal(heard: list[int]) -> None:
-    """C code keeps both waiting, and the system delivers them as one: the next signal of Celery's
-    isn't taken for the other.
+def test_two_pending_interrupts_are_one_signal(other_signals: list[int]) -> None:
+    """The system delivers two blocked signals as one: Celery's next signal is not taken for the
+    second.
     """
     watch = ProgressWatchdog(10, lambda: None, FakeScheduler())  # type: ignore[arg-type]
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
@@ -166,11 +162,13 @@ def test_two_strikes_that_wait_are_one_signal(heard: list[int]) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
     watch.stop()
     signal.raise_signal(signal.SIGUSR1)
-    assert heard == [signal.SIGUSR1]
+    assert other_signals == [signal.SIGUSR1]
 
 
-def test_the_signals_other_owner_goes_on(scheduler: Scheduler, heard: list[int]) -> None:
-    """Celery's soft time limit comes by the same signal: what isn't ours is passed on, also while a
+def test_other_signals_reach_the_previous_handler(
+    scheduler: Scheduler, other_signals: list[int]
+) -> None:
+    """Celery's soft time limit uses the same signal: it is passed on, also while a
     task is watched.
     """
     watch = ProgressWatchdog(3600, lambda: None, scheduler)
@@ -178,23 +176,25 @@ def test_the_signals_other_owner_goes_on(scheduler: Scheduler, heard: list[int])
     signal.raise_signal(signal.SIGUSR1)
     watch.stop()
     signal.raise_signal(signal.SIGUSR1)
-    assert heard == [signal.SIGUSR1, signal.SIGUSR1]
+    assert other_signals == [signal.SIGUSR1, signal.SIGUSR1]
 
 
-def test_signal_after_the_end_interrupts_no_task(scheduler: Scheduler, heard: list[int]) -> None:
-    """A child's next task may not die of what was meant for the one before."""
+def test_signal_after_the_end_interrupts_no_task(
+    scheduler: Scheduler, other_signals: list[int]
+) -> None:
+    """A late signal must not interrupt the next task of the process."""
     watch = ProgressWatchdog(3600, lambda: None, scheduler)
     watch.start()
     watch.stop()
     watch._interrupter()
     until(lambda: not progress_timeout._sent)
-    assert heard == []
+    assert other_signals == []
 
 
 def in_a_thread(
     work: Callable[[], None], meanwhile: Callable[[], object] = bool
 ) -> list[BaseException | None]:
-    """What a thread that does it ends with; ``meanwhile`` is what this one does."""
+    """How a thread that runs ``work`` ends; this thread runs ``meanwhile``."""
     ends: list[BaseException | None] = []
 
     def run() -> None:
@@ -212,38 +212,38 @@ def in_a_thread(
     return ends
 
 
-def test_another_thread_is_struck_in_python_code() -> None:
+def test_other_thread_is_interrupted_in_python_code() -> None:
     """Only the Python code of that thread is interrupted."""
-    timer, begun = FakeScheduler(), threading.Event()
+    timer, started = FakeScheduler(), threading.Event()
 
     def work() -> None:
         watch = ProgressWatchdog(10, lambda: None, timer, clock=lambda: timer.now)  # type: ignore[arg-type]
         try:
             watch.start()
-            begun.set()
+            started.set()
             while True:
                 sum(range(100))
         finally:
             watch.stop()
 
-    (end,) = in_a_thread(work, lambda: begun.wait(60) and timer.pass_to(10))
+    (end,) = in_a_thread(work, lambda: started.wait(60) and timer.pass_to(10))
     assert isinstance(end, ProgressTimeout)
-    assert end.args == (), "an asynchronous exception is made without a word"
+    assert end.args == (), "an asynchronous exception has no arguments"
 
 
-def test_a_thread_that_ended_is_not_struck(scheduler: Scheduler) -> None:
-    """A strike that comes in `stop` is swallowed there, and one that comes after it isn't made."""
+def test_stopped_thread_is_not_interrupted(scheduler: Scheduler) -> None:
+    """An interrupt that arrives in `stop` is ignored, and a later one is not sent."""
 
     def work() -> None:
         watch = ProgressWatchdog(3600, lambda: None, scheduler)
         watch.start()
-        off, thread = watch._interrupter.cancel, ctypes.c_ulong(threading.get_ident())
+        cancel, thread = watch._interrupter.cancel, ctypes.c_ulong(threading.get_ident())
 
-        def struck_in_here() -> None:
-            off()
+        def interrupted_cancel() -> None:
+            cancel()
             ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(ProgressTimeout))
 
-        watch._interrupter.cancel = struck_in_here  # type: ignore[method-assign]
+        watch._interrupter.cancel = interrupted_cancel  # type: ignore[method-assign]
         watch.stop()
         watch._interrupter()
         for _ in range(1000):
@@ -282,8 +282,8 @@ assert second.value == "slept", second.value
 """
 
 
-def test_a_greenlet_is_struck_where_it_yields() -> None:
-    """It alone, and not the one beside it."""
+def test_greenlet_is_interrupted_when_it_yields() -> None:
+    """Only this greenlet is interrupted, not another one."""
     done = subprocess.run(
         [sys.executable, "-c", GREENLETS], capture_output=True, text=True, timeout=150, check=False
     )
@@ -308,14 +308,14 @@ def run_silent(lab: Lab, task_id: str, *, wait: float = 0.3, **options: Any) -> 
 
 @pytest.fixture
 def timer(monkeypatch: pytest.MonkeyPatch) -> FakeScheduler:
-    """Tasks are watched when the test says so."""
+    """Watchdogs use this timer: they check when the test says so."""
     made = FakeScheduler()
     monkeypatch.setattr(attempt, "shared", made)
     return made
 
 
-@pytest.mark.usefixtures("heard")
-def test_it_is_a_failure_that_says_so(lab: Lab, timer: FakeScheduler) -> None:
+@pytest.mark.usefixtures("other_signals")
+def test_interrupted_attempt_fails_with_progress_timeout(lab: Lab, timer: FakeScheduler) -> None:
     """The attempt ends as FAILURE with `headway.ProgressTimeout`, and keeps its last progress."""
 
     @lab.task(progress_timeout=10)
@@ -334,20 +334,20 @@ def test_it_is_a_failure_that_says_so(lab: Lab, timer: FakeScheduler) -> None:
     assert str(revived) == result["exc_message"][0]
 
 
-@pytest.mark.usefixtures("heard")
-def test_installs_word_holds_where_the_task_has_none(lab: Lab) -> None:
-    """`install(progress_timeout=...)` is for all; a task's own word counts before it, None too."""
+@pytest.mark.usefixtures("other_signals")
+def test_task_setting_overrides_the_timeout_of_install(lab: Lab) -> None:
+    """`install(progress_timeout=...)` is the default. A task's own value takes precedence, None
+    too.
+    """
     headway.install(lab.app, store=lab.store, progress_timeout=0.05)
     assert run_silent(lab, "of_all", wait=60).info.state == "FAILURE"
     assert run_silent(lab, "never", progress_timeout=None).info is None
     assert run_silent(lab, "longer", progress_timeout=30).info is None
 
 
-@pytest.mark.usefixtures("heard")
-def test_a_classes_own_word_is_not_hidden(lab: Lab) -> None:
-    """A class-based task that says it in its body is heard: the class it is covered with says
-    nothing.
-    """
+@pytest.mark.usefixtures("other_signals")
+def test_timeout_in_the_body_of_a_task_class_is_used(lab: Lab) -> None:
+    """The covering class has no value that would hide the one of a class-based task."""
     from celery import Task
 
     class Silent(Task):  # type: ignore[misc]
@@ -361,24 +361,25 @@ def test_a_classes_own_word_is_not_hidden(lab: Lab) -> None:
     assert lab.trace(progress_task, "c1").info.state == "FAILURE"
 
 
-def too_long(signum: int, frame: object) -> None:
+def raise_soft_limit(signum: int, frame: object) -> None:
     """What Celery does at its own soft time limit."""
     raise SoftTimeLimitExceeded
 
 
-@pytest.mark.usefixtures("heard")
-@pytest.mark.parametrize("celerys", [False, True])
-def test_wherever_it_strikes_nothing_is_left_behind(
-    lab: Lab, timer: FakeScheduler, monkeypatch: pytest.MonkeyPatch, celerys: bool
+@pytest.mark.usefixtures("other_signals")
+@pytest.mark.parametrize("celery_limit", [False, True])
+def test_interrupt_at_any_step_leaves_nothing_behind(
+    lab: Lab, timer: FakeScheduler, monkeypatch: pytest.MonkeyPatch, celery_limit: bool
 ) -> None:
-    """Around the task's code, too, and Celery's own limit as well: no watch and no variable that
-    would harm the task that comes next.
+    """After an interrupt, also of Celery's own limit and around the task's code, no watchdog and no
+    variable is left that would affect the next task.
 
-    Python lets a signal in where a function begins and where one has returned.
+    Python handles signals when a function starts and when one has returned.
     """
     settle_profiler()
-    signal.signal(signal.SIGUSR1, too_long)
-    ours = {module.__file__ for module in (attempt, fenced_backend, install, progress_timeout)}
+    signal.signal(signal.SIGUSR1, raise_soft_limit)
+    modules = (attempt, context, fenced_backend, install, progress_timeout, state_writer)
+    files = {module.__file__ for module in modules}
     watches: list[ProgressWatchdog] = []
 
     class Watched(ProgressWatchdog):
@@ -390,38 +391,40 @@ def test_wherever_it_strikes_nothing_is_left_behind(
     def job() -> None:
         headway.RequestContext.get().progress.update(3, 10)
 
-    def strike_at(wanted: int) -> bool:
-        """Run the task; whether there were so many places."""
-        places = itertools.count(1)
+    def interrupt_at(step: int) -> bool:
+        """Run the task; returns whether it has that many steps."""
+        steps = itertools.count(1)
 
         def profile(frame: FrameType, event: str, arg: Any) -> None:
-            if frame.f_code.co_filename not in ours or event not in ("call", "return", "c_return"):
+            if frame.f_code.co_filename not in files or event not in ("call", "return", "c_return"):
                 return
-            if timer.due and watches[-1].running and next(places) == wanted:
+            if timer.due and watches[-1].running and next(steps) == step:
                 sys.setprofile(None)
-                signal.raise_signal(signal.SIGUSR1) if celerys else watches[-1]._interrupter()
+                signal.raise_signal(signal.SIGUSR1) if celery_limit else watches[-1]._interrupter()
 
         timer.due.clear()
         before = sys.getprofile()
         sys.setprofile(profile)
         try:
-            lab.trace(job, f"x{wanted}")
+            lab.trace(job, f"x{step}")
         finally:
             sys.setprofile(before)
-        assert not watches[-1].running, wanted
-        assert not attempt.own_write.get(), wanted
+        assert not watches[-1].running, step
+        assert not attempt.own_write.get(), step
         with pytest.raises(UsageError):
             headway.RequestContext.get()
-        assert lab.record(f"x{wanted}").state in ("SUCCESS", "FAILURE"), wanted
-        return next(places) > wanted
+        assert lab.record(f"x{step}").state in ("SUCCESS", "FAILURE"), step
+        return next(steps) > step
 
     monkeypatch.setattr(attempt, "ProgressWatchdog", Watched)
-    assert len(list(itertools.takewhile(strike_at, itertools.count(1)))) > 20
+    assert len(list(itertools.takewhile(interrupt_at, itertools.count(1)))) > 20
 
 
 @pytest.mark.parametrize("wrong", [0, -1, True, "5", float("nan"), float("inf")])
-def test_a_timeout_is_a_time(lab: Lab, wrong: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """`install` refuses what is none; a task that has one runs without, and the log says why."""
+def test_invalid_timeout_raises_in_install_and_is_logged_for_a_task(
+    lab: Lab, wrong: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`install` raises. A task with an invalid value runs without a timeout, and it is logged."""
     with pytest.raises(UsageError, match="progress_timeout must be a number of seconds above 0"):
         headway.install(lab.app, progress_timeout=wrong)
     assert run_silent(lab, "odd", progress_timeout=wrong).info is None

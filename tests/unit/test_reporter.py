@@ -1,6 +1,4 @@
-"""The reporter: first, last and every interval, and never the backend's fault in the task. No
-thread, no clock, no server.
-"""
+"""`Reporter`: which reports are written, and that a backend error never reaches the task."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ from tests.support.interrupts import interrupt_at
 
 
 class Sink:
-    """What is stored; raises what it is told to."""
+    """Keeps what is stored, or raises `fault`."""
 
     def __init__(self) -> None:
         self.metas: list[dict[str, Any]] = []
@@ -69,9 +67,9 @@ def reporter(time: Time, sink: Sink) -> Iterator[Reporter]:
     made.close()
 
 
-def test_the_first_report_is_written_at_once(reporter: Reporter, sink: Sink) -> None:
-    """By the task's own thread, before `update` returns: what follows may hold the interpreter for
-    long (celery-facts#heartbeats-under-each-pool).
+def test_first_report_is_written_before_update_returns(reporter: Reporter, sink: Sink) -> None:
+    """The task's own thread writes it: the code that follows may hold the interpreter for long
+    (celery-facts#heartbeats-under-each-pool).
     """
     reporter.update(1, 10, "one", {"a": "b"})
     assert sink.metas == [
@@ -87,8 +85,8 @@ def test_the_first_report_is_written_at_once(reporter: Reporter, sink: Sink) -> 
     ]
 
 
-def test_a_hot_loop_is_written_once_an_interval(reporter: Reporter, sink: Sink, time: Time) -> None:
-    """A thousand reports in a second are five writes: the first, and one for each quarter."""
+def test_hot_loop_is_written_once_per_interval(reporter: Reporter, sink: Sink, time: Time) -> None:
+    """A thousand reports in a second are five writes: the first, and one per quarter."""
     for step in range(1000):
         reporter.update(step, 1000)
         time.pass_by(0.001)
@@ -98,44 +96,40 @@ def test_a_hot_loop_is_written_once_an_interval(reporter: Reporter, sink: Sink, 
     assert sink.currents[-1] == 999
 
 
-def test_the_newest_of_an_interval_is_written(reporter: Reporter, sink: Sink, time: Time) -> None:
-    """What was left behind is written when the interval has passed, also if the task says nothing
-    more.
-    """
+def test_newest_report_is_written_after_the_interval(
+    reporter: Reporter, sink: Sink, time: Time
+) -> None:
+    """The timer writes the newest report when the interval has passed, also if no other follows."""
     for step in range(4):
         reporter.update(step, 4)
     time.pass_by(1.0)
     assert sink.currents == [0, 3]
 
 
-def test_who_is_killed_loses_an_interval_at_most(
-    reporter: Reporter, sink: Sink, time: Time
-) -> None:
-    """At any moment what is written is no older than what the task said an interval ago: that is
-    all a SIGKILL can take.
-    """
-    random, said = Random(5), list[tuple[float, int]]()
+def test_sigkill_loses_at_most_one_interval(reporter: Reporter, sink: Sink, time: Time) -> None:
+    """At any moment the stored report is no older than the task's report of an interval ago."""
+    random, reports = Random(5), list[tuple[float, int]]()
     for number in range(1, 500):
         reporter.update(number, 500)
-        said.append((time.now, number))
+        reports.append((time.now, number))
         time.pass_by(random.choice((0.0, 1 / 1024, 1 / 64, 3 / 16, 5 / 16, 1.0)))
-        old = [current for when, current in said if when <= time.now - 0.25]
+        old = [current for when, current in reports if when <= time.now - 0.25]
         assert not old or sink.currents[-1] >= old[-1]
 
 
-def test_after_a_pause_a_report_is_written_at_once(
+def test_report_after_a_pause_is_written_at_once(
     reporter: Reporter, sink: Sink, time: Time
 ) -> None:
-    """The reporter comes to rest, and the next report is a first one again."""
+    """After an interval without reports, the next one is written like a first report."""
     reporter.update(1, 4)
     time.pass_by(5.0)
-    assert not time.due, "at rest there is no timer"
+    assert not time.due, "no timer without unwritten reports"
     reporter.update(2, 4)
     assert sink.currents == [1, 2]
 
 
-def test_the_last_report_is_written_at_the_end(reporter: Reporter, sink: Sink) -> None:
-    """`close` writes what isn't written, once."""
+def test_close_writes_the_last_report_once(reporter: Reporter, sink: Sink) -> None:
+    """`close` writes a report that is not written yet. A second `close` does nothing."""
     reporter.update(1, 4)
     reporter.update(4, 4)
     reporter.close()
@@ -143,18 +137,16 @@ def test_the_last_report_is_written_at_the_end(reporter: Reporter, sink: Sink) -
     assert sink.currents == [1, 4]
 
 
-def test_nothing_is_written_twice_at_the_end(reporter: Reporter, sink: Sink) -> None:
-    """A report that is written already isn't written again by `close`; nothing reported, nothing
-    written.
-    """
+def test_close_without_reports_writes_nothing(reporter: Reporter, sink: Sink) -> None:
+    """Without a report, `close` writes nothing."""
     reporter.close()
     assert sink.tries == 0
 
 
-def test_after_the_end_reports_are_ignored(
+def test_reports_after_close_are_ignored(
     reporter: Reporter, sink: Sink, time: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After the latch, late reports are validated, then dropped with a debug log entry."""
+    """Late reports are validated, then dropped with a debug log entry."""
     reporter.update(1, 4)
     reporter.close()
     with caplog.at_level(logging.DEBUG, module.__name__):
@@ -166,10 +158,8 @@ def test_after_the_end_reports_are_ignored(
         reporter.update(-1, 4)
 
 
-def test_a_timer_that_goes_off_after_the_end_does_nothing(
-    reporter: Reporter, sink: Sink, time: Time
-) -> None:
-    """The timers of ended attempts are left to run out."""
+def test_timer_after_close_does_nothing(reporter: Reporter, sink: Sink, time: Time) -> None:
+    """Timers of ended attempts are not cancelled; they do nothing."""
     reporter.update(1, 4)
     reporter.update(2, 4)
     reporter.close()
@@ -178,12 +168,10 @@ def test_a_timer_that_goes_off_after_the_end_does_nothing(
     assert not time.due
 
 
-def test_a_backend_that_is_away_costs_one_wait(
+def test_outage_costs_the_task_one_write(
     reporter: Reporter, sink: Sink, time: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The task tries once; further tries are the timer's, with growing pauses; one line in the log;
-    nothing is raised.
-    """
+    """The task tries once. The timer retries with growing pauses. One log entry, and no error."""
     sink.fault = Unavailable()
     for step in range(1000):
         reporter.update(step, 1000)
@@ -194,10 +182,10 @@ def test_a_backend_that_is_away_costs_one_wait(
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
-def test_when_the_backend_is_back_the_newest_is_written(
+def test_newest_report_is_written_after_an_outage(
     reporter: Reporter, sink: Sink, time: Time
 ) -> None:
-    """Nothing but the newest is kept, and the next try writes it."""
+    """Only the newest report is kept, and the next try writes it."""
     sink.fault = Unavailable()
     for step in range(10):
         reporter.update(step, 10)
@@ -209,8 +197,8 @@ def test_when_the_backend_is_back_the_newest_is_written(
     assert sink.currents == [9, 10]
 
 
-def test_a_report_keeps_its_time_over_tries(reporter: Reporter, sink: Sink, time: Time) -> None:
-    """The timestamp is when it was first seen, not when the backend was back."""
+def test_retried_report_keeps_its_timestamp(reporter: Reporter, sink: Sink, time: Time) -> None:
+    """The timestamp is the time of the first try, not of the one that succeeded."""
     sink.fault = Unavailable()
     reporter.update(1, 10)
     time.pass_by(2.0)
@@ -219,20 +207,18 @@ def test_a_report_keeps_its_time_over_tries(reporter: Reporter, sink: Sink, time
     assert sink.metas[0]["timestamp"] == 1100000
 
 
-def test_the_end_tries_once_more(reporter: Reporter, sink: Sink) -> None:
-    """With the backend away the end costs one more bounded wait, and raises nothing."""
+def test_close_during_an_outage_tries_once(reporter: Reporter, sink: Sink) -> None:
+    """During an outage, `close` costs one more bounded write, and raises nothing."""
     sink.fault = Unavailable()
     reporter.update(1, 10)
     reporter.close()
     assert sink.tries == 2
 
 
-def test_the_end_waits_no_longer_than_it_says(
+def test_close_waits_two_seconds_for_a_hanging_write(
     reporter: Reporter, sink: Sink, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With a write of another thread under way that hangs, the end gives up after the documented
-    two seconds, and says so.
-    """
+    """If another thread's write hangs, `close` gives up after the documented time and logs it."""
     reporter.update(1, 10)
     reporter.update(2, 10)
     lock = mock.Mock(**{"acquire.return_value": False})
@@ -243,8 +229,8 @@ def test_the_end_waits_no_longer_than_it_says(
     assert "hangs" in caplog.text
 
 
-def test_one_outage_is_known_to_all(time: Time, sink: Sink) -> None:
-    """Attempts of one process share a circuit breaker: the others do not wait."""
+def test_attempts_of_a_process_share_the_circuit_breaker(time: Time, sink: Sink) -> None:
+    """During an outage one attempt waits; the others do not."""
     breaker = CircuitBreaker()
     sink.fault = Unavailable()
     reporters = [Reporter(sink, breaker=breaker, scheduler=time, clock=time) for _ in range(20)]  # type: ignore[arg-type]
@@ -258,11 +244,11 @@ def test_one_outage_is_known_to_all(time: Time, sink: Sink) -> None:
         each.close()
 
 
-def test_a_report_that_cannot_be_stored_is_dropped(
+def test_report_that_cannot_be_encoded_is_dropped(
     reporter: Reporter, sink: Sink, time: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A serializer that refuses it is no outage: it is told once, not tried again, and the next
-    report goes its way.
+    """A serializer error is no outage: it is logged once and not retried. The next report is
+    stored.
     """
     sink.fault = TypeError("not serialisable")
     for step in range(5):
@@ -275,36 +261,32 @@ def test_a_report_that_cannot_be_stored_is_dropped(
     assert sink.currents == [7]
 
 
-def test_a_soft_time_limit_is_not_swallowed(reporter: Reporter, sink: Sink) -> None:
-    """It strikes the task in the middle of a write, and is an Exception like the faults that are
-    swallowed.
-    """
+def test_soft_time_limit_during_a_write_is_raised(reporter: Reporter, sink: Sink) -> None:
+    """It is an `Exception`, like the storage errors that are caught, but it belongs to the task."""
     sink.fault = SoftTimeLimitExceeded()
     with pytest.raises(SoftTimeLimitExceeded):
         reporter.update(1, 10)
     sink.fault = None
     reporter.close()
-    assert sink.currents == [1], "the lock was let go of"
+    assert sink.currents == [1], "the lock was released"
 
 
-def test_a_strike_at_any_step_keeps_no_lock(time: Time) -> None:
-    """Wherever a time limit strikes a task that reports, its last report is written, and its end
-    waits for nothing.
-    """
+def test_time_limit_at_any_step_leaves_no_lock_held(time: Time) -> None:
+    """A time limit at any step of `update` loses no report and does not block `close`."""
     step, going = 1, True
     while going:
         sink = Sink()
         reporter = Reporter(sink, scheduler=time, clock=time)  # type: ignore[arg-type]
         going = interrupt_at(step, lambda reporter=reporter: reporter.update(1, 10))
-        assert not reporter._lock.locked(), f"struck at step {step}"
+        assert not reporter._lock.locked(), f"interrupted at step {step}"
         reporter.close()
         assert sink.currents[-1:] == ([] if reporter.newest is None else [1])
         step += 1
     assert step > 10
 
 
-def test_a_wrong_report_changes_nothing(reporter: Reporter, sink: Sink) -> None:
-    """Validation comes before everything: the report before it stays the newest."""
+def test_invalid_report_is_not_stored(reporter: Reporter, sink: Sink) -> None:
+    """Validation comes first: the previous report stays the newest."""
     reporter.update(1, 4)
     with pytest.raises(UsageError):
         reporter.update(2, 4, attributes={"a": 1})  # type: ignore[dict-item]
@@ -312,10 +294,10 @@ def test_a_wrong_report_changes_nothing(reporter: Reporter, sink: Sink) -> None:
     assert sink.currents == [1]
 
 
-def test_a_long_report_is_cut_and_told_once(
+def test_long_report_is_truncated_and_logged_once(
     reporter: Reporter, sink: Sink, time: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Never an error; one warning for an attempt."""
+    """A long report is no error; each attempt logs one warning."""
     for _ in range(3):
         reporter.update(1, 2, "x" * 5000, {"k": "y" * 10_000})
         time.pass_by(1.0)
@@ -324,15 +306,13 @@ def test_a_long_report_is_cut_and_told_once(
     assert "a job" in caplog.text
 
 
-def test_a_report_left_while_the_timer_rests_is_not_lost(time: Time, sink: Sink) -> None:
-    """The race of coming to rest: a report of another thread that finds the lock taken is seen
-    after it is let go of.
-    """
+def test_report_during_the_timers_last_check_is_not_lost(time: Time, sink: Sink) -> None:
+    """A thread that reports while the timer holds the lock is seen after the timer's release."""
     made = Reporter(sink, scheduler=time, clock=time)  # type: ignore[arg-type]
     made.update(1, 3)
 
     class Busy:
-        """A lock during whose release another thread leaves a report, and found it taken."""
+        """While this lock is released, another thread reports and finds it taken."""
 
         def __init__(self, inner: Any) -> None:
             self.inner = inner
@@ -353,15 +333,13 @@ def test_a_report_left_while_the_timer_rests_is_not_lost(time: Time, sink: Sink)
     made.close()
 
 
-def test_many_threads_lose_nothing_but_what_is_older(time: Time, sink: Sink) -> None:
-    """Reports from many threads at once: the last one of all is written, and never two writes at a
-    time.
-    """
+def test_reports_from_many_threads_are_written_one_at_a_time(time: Time, sink: Sink) -> None:
+    """The last report is written, and two writes never overlap."""
     writing, at_once = threading.Lock(), list[Any]()
 
     def store(meta: dict[str, Any]) -> None:
         if not writing.acquire(blocking=False):
-            at_once.append(meta)  # a fault that is raised in here is none of the task's
+            at_once.append(meta)  # an error raised in here would not reach the task
             return
         sink(meta)
         writing.release()
@@ -384,8 +362,8 @@ def test_many_threads_lose_nothing_but_what_is_older(time: Time, sink: Sink) -> 
     assert sink.currents[-1] == 1999
 
 
-def test_without_a_sink_nothing_is_stored(time: Time) -> None:
-    """Direct calls and eager mode: reports are checked, and go nowhere."""
+def test_reporter_without_sink_only_validates(time: Time) -> None:
+    """In direct calls and eager mode, reports are validated and not stored."""
     made = Reporter(None, scheduler=time)  # type: ignore[arg-type]
     made.update(1, 2)
     assert list(made.track("abc")) == ["a", "b", "c"]
@@ -395,8 +373,10 @@ def test_without_a_sink_nothing_is_stored(time: Time) -> None:
         made.update(True, 2)
 
 
-def test_track_counts_what_is_done(reporter: Reporter, sink: Sink, time: Time) -> None:
-    """An item counts when its body has come round; the total is the length."""
+def test_track_counts_an_item_after_the_loop_body(
+    reporter: Reporter, sink: Sink, time: Time
+) -> None:
+    """An item counts after the loop's body. The total is the length."""
     for _ in reporter.track(["a", "b", "c"], message="letters", attributes={"x": "y"}):
         time.pass_by(1.0)
     reporter.close()
@@ -405,8 +385,8 @@ def test_track_counts_what_is_done(reporter: Reporter, sink: Sink, time: Time) -
     ] == [(done, 3, "letters", {"x": "y"}) for done in range(4)]
 
 
-def test_track_says_how_far_it_came(reporter: Reporter, sink: Sink) -> None:
-    """A loop that raises leaves the count as it was: the item at hand isn't done."""
+def test_track_does_not_count_the_item_that_raised(reporter: Reporter, sink: Sink) -> None:
+    """If the body raises, the current item does not count."""
 
     def loop() -> None:
         for item in reporter.track(range(10)):
@@ -419,8 +399,8 @@ def test_track_says_how_far_it_came(reporter: Reporter, sink: Sink) -> None:
     assert sink.currents == [0, 4]
 
 
-def test_track_and_break(reporter: Reporter, sink: Sink) -> None:
-    """A loop that breaks has done what came before."""
+def test_track_does_not_count_the_item_of_a_break(reporter: Reporter, sink: Sink) -> None:
+    """If the loop breaks, the current item does not count."""
     for item in reporter.track(iter(range(10)), total=10):
         if item == 6:
             break
@@ -428,29 +408,29 @@ def test_track_and_break(reporter: Reporter, sink: Sink) -> None:
     assert (sink.currents[-1], sink.metas[-1]["total"]) == (6, 10)
 
 
-def test_track_without_a_length(reporter: Reporter, sink: Sink) -> None:
-    """A generator has no length: the total is unknown, which is 0, unless it is given."""
+def test_track_of_a_generator_has_an_unknown_total(reporter: Reporter, sink: Sink) -> None:
+    """Without a length the total is 0 (unknown), unless it is given."""
     assert sum(reporter.track(n for n in range(5))) == 10
     reporter.close()
     assert (sink.currents[-1], sink.metas[-1]["total"]) == (5, 0)
 
 
-def test_track_of_nothing(reporter: Reporter, sink: Sink) -> None:
+def test_track_of_an_empty_list_reports_zero(reporter: Reporter, sink: Sink) -> None:
     """No items: 0 of 0 is reported."""
     assert list(reporter.track([])) == []
     assert [(meta["current"], meta["total"]) for meta in sink.metas] == [(0, 0)]
 
 
-def test_track_refuses_at_once() -> None:
-    """Wrong arguments are refused by the call, not by the first item."""
+def test_track_with_invalid_arguments_raises_at_the_call() -> None:
+    """Invalid arguments raise at the call, not at the first item."""
     with pytest.raises(UsageError, match="total"):
         Reporter(None).track([1], total=-1)
     with pytest.raises(UsageError, match="message"):
         Reporter(None).track([1], message=5)  # type: ignore[arg-type]
 
 
-def test_one_track_inside_another(reporter: Reporter, sink: Sink) -> None:
-    """The last one that speaks is heard: at the end that is the outer one."""
+def test_nested_track_reports_the_newest(reporter: Reporter, sink: Sink) -> None:
+    """The newest report counts; at the end that is the outer loop's."""
     for _ in reporter.track("ab", message="outer"):
         for _ in reporter.track("xyz", message="inner"):
             pass
@@ -459,11 +439,11 @@ def test_one_track_inside_another(reporter: Reporter, sink: Sink) -> None:
 
 
 @pytest.mark.parametrize("held", [False, True])
-def test_a_forked_child_is_mute_and_never_hangs(
+def test_reporter_in_a_forked_child_does_nothing(
     reporter: Reporter, sink: Sink, time: Time, held: bool
 ) -> None:
-    """A captured reporter in a child process does nothing, also where another thread held its lock
-    at the fork.
+    """A captured reporter stores nothing in a child process, and does not block if another thread
+    held its lock at the fork.
     """
     reporter.update(1, 4)
     time.pass_by(5.0)
@@ -474,19 +454,19 @@ def test_a_forked_child_is_mute_and_never_hangs(
             tries = sink.tries
             reporter.update(2, 4)
             reporter.close()
-            os.write(writer, b"mute" if sink.tries == tries else b"spoke")
+            os.write(writer, b"silent" if sink.tries == tries else b"stored")
             os._exit(0)
     os.waitpid(pid, 0)
-    assert os.read(reader, 10) == b"mute"
+    assert os.read(reader, 10) == b"silent"
     os.close(reader)
     os.close(writer)
     reporter.update(3, 4)
     reporter.close()
-    assert sink.currents == [1, 3], "the parent goes on"
+    assert sink.currents == [1, 3], "the parent continues"
 
 
-def test_the_rate_is_reported(reporter: Reporter, sink: Sink, time: Time) -> None:
-    """Two reports, one second apart, of 40 units."""
+def test_rate_is_part_of_the_report(reporter: Reporter, sink: Sink, time: Time) -> None:
+    """Two reports, one second and 40 units apart."""
     reporter.update(0, 400)
     time.pass_by(1.0)
     reporter.update(40, 400)

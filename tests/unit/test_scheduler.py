@@ -1,4 +1,4 @@
-"""The one thread of a process that does what is due later."""
+"""`Scheduler`: the one timer thread of a process."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def scheduler() -> Iterator[Scheduler]:
     made.close()
 
 
-def test_calls_come_in_the_order_of_their_time(scheduler: Scheduler) -> None:
-    """Not in the order in which they were asked for; all of them on one thread, none too early."""
+def test_calls_run_in_the_order_of_their_times(scheduler: Scheduler) -> None:
+    """All calls run on one thread, none too early, in the order of their times."""
     called: list[tuple[int, bool, str]] = []
-    all_asked = threading.Event()
-    scheduler.call_at(0, lambda now: all_asked.wait(60))
+    all_scheduled = threading.Event()
+    scheduler.call_at(0, lambda now: all_scheduled.wait(60))
     start = monotonic()
 
     def call(number: int, due: float) -> None:
@@ -38,32 +38,32 @@ def test_calls_come_in_the_order_of_their_time(scheduler: Scheduler) -> None:
 
     for number, offset in ((3, 0.03), (1, 0.01), (2, 0.02), (0, -5.0)):
         call(number, start + offset)
-    all_asked.set()
+    all_scheduled.set()
     until(lambda: len(called) == 4)
     assert sorted(called) == [(number, True, "headway-scheduler") for number in range(4)]
     assert [number for number, _, _ in called if number] == [1, 2, 3]
 
 
-def test_there_is_no_thread_before_it_is_needed() -> None:
-    """Making one, or closing it unused, starts nothing."""
+def test_thread_starts_with_the_first_call() -> None:
+    """Neither making a scheduler nor closing an unused one starts a thread."""
     before = set(threading.enumerate())
     Scheduler().close()
     assert set(threading.enumerate()) <= before
 
 
-def test_a_strike_at_any_step_keeps_no_lock(scheduler: Scheduler) -> None:
-    """Wherever a time limit strikes who asks for a call, the next one asks and is called."""
+def test_time_limit_at_any_step_leaves_no_lock_held(scheduler: Scheduler) -> None:
+    """After a time limit at any step of `call_at`, the next call still runs."""
     scheduler.call_at(0, lambda now: None)
     step = 1
     while interrupt_at(step, lambda: scheduler.call_at(monotonic() + 3600, lambda now: None)):
         done = threading.Event()
         scheduler.call_at(0, lambda now, done=done: done.set())
-        assert done.wait(60), f"struck at step {step}"
+        assert done.wait(60), f"interrupted at step {step}"
         step += 1
     assert step > 3
 
 
-def test_a_strike_as_the_thread_is_started(scheduler: Scheduler) -> None:
+def test_time_limit_during_thread_start_loses_no_call(scheduler: Scheduler) -> None:
     """The next call starts the thread, and earlier calls run too."""
     called: list[int] = []
     with (
@@ -75,10 +75,10 @@ def test_a_strike_as_the_thread_is_started(scheduler: Scheduler) -> None:
     until(lambda: called == [1, 2])
 
 
-def test_a_call_that_fails_ends_nothing(
+def test_failing_call_is_logged_and_others_run(
     scheduler: Scheduler, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is logged, and the next ones are made."""
+    """An error of a call is logged, and later calls run."""
     done = threading.Event()
 
     def fail(now: float) -> None:
@@ -90,8 +90,8 @@ def test_a_call_that_fails_ends_nothing(
     assert "A scheduled call of Headway failed" in caplog.text
 
 
-def test_after_an_end_it_can_begin_again(scheduler: Scheduler) -> None:
-    """`close` drops what was due, and the next call starts another thread."""
+def test_scheduler_can_be_used_after_close(scheduler: Scheduler) -> None:
+    """`close` drops pending calls, and the next call starts another thread."""
     never: list[float] = []
     scheduler.call_at(monotonic() + 3600, never.append)
     scheduler.close()
@@ -101,16 +101,16 @@ def test_after_an_end_it_can_begin_again(scheduler: Scheduler) -> None:
     assert not never
 
 
-def test_many_threads_may_begin_at_once(scheduler: Scheduler) -> None:
-    """One thread is made, however many ask for it first."""
+def test_concurrent_first_calls_start_one_thread(scheduler: Scheduler) -> None:
+    """Twenty concurrent first calls start one thread, and all of them run."""
     called: list[float] = []
     together = threading.Barrier(20)
 
-    def ask() -> None:
+    def schedule() -> None:
         together.wait()
         scheduler.call_at(0, called.append)
 
-    threads = [threading.Thread(target=ask) for _ in range(20)]
+    threads = [threading.Thread(target=schedule) for _ in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -119,14 +119,14 @@ def test_many_threads_may_begin_at_once(scheduler: Scheduler) -> None:
     assert [thread.name for thread in threading.enumerate()].count("headway-scheduler") == 1
 
 
-def test_a_forked_child_starts_with_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The thread isn't in the child, and its lock may be held there for ever: the child makes its
-    own of both. A call that hangs holds up a fork for a bounded time only.
+def test_forked_child_starts_its_own_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child has no thread, and its copy of the lock may be held for ever: it makes its own. A
+    hanging call delays a fork for a bounded time only.
     """
     monkeypatch.setattr(module, "FORK_WAIT", 0.05)
     held = threading.Event()
-    go_on = threading.Event()
-    shared.call_at(0, lambda now: (held.set(), go_on.wait(60)))
+    release = threading.Event()
+    shared.call_at(0, lambda now: (held.set(), release.wait(60)))
     assert held.wait(60)
     with shared._made["both"][0]:
         pid = os.fork()
@@ -135,25 +135,25 @@ def test_a_forked_child_starts_with_none(monkeypatch: pytest.MonkeyPatch) -> Non
             shared.call_at(0, lambda now: done.set())
             os._exit(0 if done.wait(60) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    go_on.set()
+    release.set()
     shared.close()
 
 
-def test_a_fork_waits_for_the_call_that_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lock that a call holds (a module's, while it is imported) isn't held for ever in the child;
-    afterwards calls go on.
+def test_fork_waits_for_the_running_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock that a call holds (of a module being imported) is not held for ever in the child.
+    Later calls run.
     """
-    monkeypatch.setattr(module, "FORK_WAIT", 60)  # whatever holds up the call
-    lock, begun, more = threading.Lock(), threading.Event(), threading.Event()
+    monkeypatch.setattr(module, "FORK_WAIT", 60)  # longer than any delay of the call
+    lock, started, more = threading.Lock(), threading.Event(), threading.Event()
 
     def call(now: float) -> None:
         with lock:
-            begun.set()
+            started.set()
             threading.Event().wait(0.2)
 
     shared.call_at(0, call)
     try:
-        assert begun.wait(60)
+        assert started.wait(60)
         pid = os.fork()
         if not pid:
             os._exit(0 if lock.acquire(blocking=False) else 1)

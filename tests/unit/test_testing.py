@@ -70,6 +70,16 @@ def test_cancel_raises_at_the_next_report_only_once() -> None:
     assert [report.current for report in recorded.reports] == [1, 2]
 
 
+def test_cancel_requested_at_the_start_raises_at_the_first_report(task: Any) -> None:
+    """With `cancel_requested`, the first report is recorded and raises."""
+    with (
+        recording_context(cancel_requested=True) as recorded,
+        pytest.raises(headway.TaskCancelled),
+    ):
+        task.run()
+    assert [report.current for report in recorded.reports] == [0]
+
+
 def test_invalid_report_raises_usage_error() -> None:
     """An invalid report raises, as in a worker, and is not recorded."""
     with recording_context() as recorded, pytest.raises(headway.UsageError):

@@ -30,7 +30,7 @@ def no_monitor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(lab: Lab, work: Any) -> Progress:
-    """What is known of a task that does ``work``, at its end."""
+    """The progress of a task that does ``work``, at its end."""
 
     @lab.task(name="work")
     def task() -> None:
@@ -40,13 +40,13 @@ def run(lab: Lab, work: Any) -> Progress:
     return lab.progress("x")
 
 
-def said(progress: Progress) -> tuple[Any, ...]:
+def values(progress: Progress) -> tuple[Any, ...]:
     return progress.current, progress.total, progress.message, progress.attributes
 
 
-def test_a_loop_is_the_progress(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
-    """Count, total, description and postfix are reported, and nothing is printed into the worker's
-    log.
+def test_bar_reports_and_prints_nothing(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    """Count, total, description and postfix are reported. Nothing is printed into
+    the worker's log.
     """
 
     def work() -> None:
@@ -54,14 +54,12 @@ def test_a_loop_is_the_progress(lab: Lab, capsys: pytest.CaptureFixture[str]) ->
         for _ in bar:
             bar.set_postfix(loss=0.25, kind="x")
 
-    assert said(run(lab, work)) == (4, 4, "Reading", {"loss": "0.25", "kind": "x"})
+    assert values(run(lab, work)) == (4, 4, "Reading", {"loss": "0.25", "kind": "x"})
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_bar_is_a_cancellation_point(lab: Lab) -> None:
-    """Once a cancel is asked for, a bar ends its task as any report does: where it moves, and where
-    a new one begins.
-    """
+def test_bar_raises_after_a_cancel_request(lab: Lab) -> None:
+    """After a cancel request, an update of a bar and a new bar raise, like any report."""
     stopped: list[str] = []
 
     def work() -> None:
@@ -78,10 +76,8 @@ def test_a_bar_is_a_cancellation_point(lab: Lab) -> None:
     assert stopped == ["twice"]
 
 
-def test_each_item_is_told(lab: Lab) -> None:
-    """Behind a fast start one slow item is told too: tqdm's own loop would wait for as many as it
-    was used to.
-    """
+def test_every_item_of_a_loop_is_reported(lab: Lab) -> None:
+    """tqdm's own loop would skip a slow item after fast ones."""
     seen: list[Any] = []
 
     def work() -> None:
@@ -95,7 +91,7 @@ def test_each_item_is_told(lab: Lab) -> None:
 
 
 def test_manual_updates_are_reported(lab: Lab) -> None:
-    """``update``, a later total, ``reset`` and odd numbers work as in common code."""
+    """``update``, a later total, ``reset`` and unusual numbers work as in common code."""
 
     def work() -> None:
         with tqdm(total=None, unit="B") as bar:
@@ -106,11 +102,11 @@ def test_manual_updates_are_reported(lab: Lab) -> None:
             bar.update(2.5)
             bar.set_description("late")
 
-    assert said(run(lab, work)) == (2.5, 10, "late", None)
+    assert values(run(lab, work)) == (2.5, 10, "late", None)
 
 
-def test_an_inner_loop_is_silent(lab: Lab) -> None:
-    """One bar speaks at a time: the outermost; the next one after its end."""
+def test_inner_bar_is_silent(lab: Lab) -> None:
+    """The outermost open bar reports. After its end, the next one does."""
     seen: list[Any] = []
 
     def work() -> None:
@@ -120,12 +116,12 @@ def test_an_inner_loop_is_silent(lab: Lab) -> None:
         for _ in tqdm("c", desc="after"):
             pass
 
-    assert said(run(lab, work)) == (1, 1, "after", None)
+    assert values(run(lab, work)) == (1, 1, "after", None)
     assert [report[2] for report in seen] == ["outer"] * 6
 
 
-def test_a_bar_in_a_step_moves_the_step(lab: Lab) -> None:
-    """``with ctx.progress.step(...)``: what a library loops over is a part of the whole."""
+def test_bar_in_a_step_advances_the_step(lab: Lab) -> None:
+    """Within ``with ctx.progress.step(...)`` a library's loop is a part of the whole."""
 
     def work() -> None:
         progress = RequestContext.get().progress
@@ -135,21 +131,21 @@ def test_a_bar_in_a_step_moves_the_step(lab: Lab) -> None:
                 if number == "b":
                     assert progress.newest == (0.5, 2, "load: rows", None)
 
-    assert said(run(lab, work))[:3] == (1, 2, "load")
+    assert values(run(lab, work))[:3] == (1, 2, "load")
 
 
-def test_disabled_bars_say_nothing(lab: Lab) -> None:
-    """``disable=True`` is the caller's word; ``disable=None`` only asks for a terminal."""
+def test_disabled_bar_is_silent(lab: Lab) -> None:
+    """``disable=True`` is an explicit choice; ``disable=None`` only means: no terminal."""
 
     def work() -> None:
         list(tqdm("abc", disable=True))
         list(tqdm("ab", disable=None))
 
-    assert said(run(lab, work))[:2] == (2, 2)
+    assert values(run(lab, work))[:2] == (2, 2)
 
 
-def test_elsewhere_it_is_tqdms_own_bar(lab: Lab) -> None:
-    """Outside a task, and in a task that is called directly, the bar is drawn."""
+def test_bar_outside_a_task_is_drawn(lab: Lab) -> None:
+    """Outside a task, and in a direct call of a task, the bar is drawn."""
 
     def drawn() -> str:
         screen = io.StringIO()
@@ -162,7 +158,7 @@ def test_elsewhere_it_is_tqdms_own_bar(lab: Lab) -> None:
 
 
 def test_patch_all_covers_every_library(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bars of libraries report too; bars outside of tasks are drawn as usual."""
+    """Bars of libraries report too. Outside tasks they are drawn as usual."""
     for name in headway.tqdm._methods:  # put back at the end
         monkeypatch.setattr(std.tqdm, name, getattr(std.tqdm, name, None), raising=False)
     old = theirs.tqdm(total=1, file=io.StringIO())
@@ -176,7 +172,7 @@ def test_patch_all_covers_every_library(lab: Lab, monkeypatch: pytest.MonkeyPatc
 
         list(automatic("abc", desc="theirs"))
 
-    assert said(run(lab, work))[:3] == (3, 3, "theirs")
+    assert values(run(lab, work))[:3] == (3, 3, "theirs")
     screen = io.StringIO()
     list(theirs.tqdm("ab", file=screen))
     assert "100%" in screen.getvalue()

@@ -1,4 +1,4 @@
-"""Runs tasks as a worker's pool does, by Celery's own tracer, in this very thread."""
+"""Runs tasks like a worker's pool, with Celery's own tracer, in the calling thread."""
 
 from __future__ import annotations
 
@@ -32,15 +32,13 @@ class Lab:
             headway.install(self.app, store=self.store)
 
     def use(self, store: MemoryStore) -> None:
-        """Have the installation of the app record there."""
-        installation = app_state_of(self.app)
-        assert installation is not None
-        installation.store = self.store = store
+        """Use another store for the app."""
+        app_state = app_state_of(self.app)
+        assert app_state is not None
+        app_state.store = self.store = store
 
     def task(self, **options: Any) -> Any:
-        """``app.task``, but of this app alone: Celery's own gives the function to every app of the
-        process.
-        """
+        """``app.task`` for this app only: by default Celery adds a task to all apps."""
         return self.app.task(shared=False, **options)
 
     def run(self, task: Any, task_id: str | None = None, *args: Any, **request: Any) -> Any:
@@ -56,7 +54,7 @@ class Lab:
         self.app.finalize()
         task = self.app.tasks[task.name]
         task_id = task_id or str(uuid.uuid4())
-        told = {
+        message = {
             "id": task_id,
             "task": task.name,
             "hostname": "w1@lab",
@@ -64,10 +62,10 @@ class Lab:
             "is_eager": False,
             "retries": 0,
         }
-        return build_tracer(task.name, task, app=self.app)(task_id, args, {}, told | request)
+        return build_tracer(task.name, task, app=self.app)(task_id, args, {}, message | request)
 
     def record(self, task_id: str) -> TaskRecord:
-        """What the registry knows."""
+        """The record in the registry."""
         record = self.store.read([task_id])[0].record
         assert record is not None
         return record

@@ -1,6 +1,4 @@
-"""Jobs that are to be cancelled: each learns of it in its own way, or not at all; for a worker
-alone.
-"""
+"""Jobs that are cancelled: each notices it in another way, or not at all."""
 
 from __future__ import annotations
 
@@ -9,57 +7,57 @@ import threading
 from celery import Task
 
 import headway
-from tests.acceptance.apps.worker_jobs import PATIENCE, app
+from tests.acceptance.apps.worker_jobs import WAIT_TIMEOUT, app
 
 wire = app.wire
 
 
 @app.task(name="cancel.update")
 def update() -> None:
-    """Reports often, and tidies up."""
+    """Reports often, and cleans up."""
     progress = headway.RequestContext.get().progress
     progress.update(1, 10, "running")
-    wire.tell("running")
-    nap = threading.Event()
+    wire.send("running")
+    pause = threading.Event()
     try:
-        for _ in range(PATIENCE * 100):
-            nap.wait(0.01)
+        for _ in range(WAIT_TIMEOUT * 100):
+            pause.wait(0.01)
             progress.update(2, 10, "still running")
     finally:
-        progress.update(9, 10, "tidied")
-        wire.tell("tidied")
+        progress.update(9, 10, "cleaned up")
+        wire.send("cleaned up")
 
 
 @app.task(name="cancel.track")
 def track() -> None:
-    """A loop and nothing else."""
-    nap = threading.Event()
-    for step in headway.RequestContext.get().progress.track(range(PATIENCE * 100)):
+    """Reports with `track`."""
+    pause = threading.Event()
+    for step in headway.RequestContext.get().progress.track(range(WAIT_TIMEOUT * 100)):
         if not step:
-            wire.tell("running")
-        nap.wait(0.01)
+            wire.send("running")
+        pause.wait(0.01)
 
 
-@app.task(name="cancel.look")
-def look() -> None:
-    """Never reports."""
+@app.task(name="cancel.check")
+def check() -> None:
+    """Never reports, but checks."""
     ctx = headway.RequestContext.get()
-    wire.tell("running")
-    nap = threading.Event()
-    for _ in range(PATIENCE * 100):
-        nap.wait(0.01)
+    wire.send("running")
+    pause = threading.Event()
+    for _ in range(WAIT_TIMEOUT * 100):
+        pause.wait(0.01)
         ctx.raise_if_cancelled()
 
 
-@app.task(name="cancel.deaf")
-def deaf(name: str) -> str:
-    """Neither reports nor looks."""
-    wire.tell(name)
+@app.task(name="cancel.never_checks")
+def never_checks(name: str) -> str:
+    """Neither reports nor checks."""
+    wire.send(name)
     return str(wire.gate(name))
 
 
 @app.task(name="cancel.retry", bind=True, max_retries=1)
 def retry(self: Task, seconds: int) -> None:
     """Waits for its second attempt."""
-    wire.tell("retry", self.request.retries)
+    wire.send("retry", self.request.retries)
     raise self.retry(countdown=seconds)

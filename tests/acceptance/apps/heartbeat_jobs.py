@@ -1,4 +1,4 @@
-"""Jobs that live, fall silent and come again; with the others, for a worker alone."""
+"""Jobs for heartbeats, retries and progress timeouts, beside those of `worker_jobs`."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 import headway
 from headway.worker.app_state import app_state_of
-from tests.acceptance.apps.worker_jobs import PATIENCE, app
+from tests.acceptance.apps.worker_jobs import WAIT_TIMEOUT, app
 
-installation = app_state_of(app)
-assert installation is not None
-installation.heartbeat_interval = float(
-    os.environ.get("JOBS_SIGN_INTERVAL", installation.heartbeat_interval)
+app_state = app_state_of(app)
+assert app_state is not None
+app_state.heartbeat_interval = float(
+    os.environ.get("JOBS_HEARTBEAT_INTERVAL", app_state.heartbeat_interval)
 )
-installation.heartbeat_ttl = float(os.environ.get("JOBS_SIGN_LIFETIME", installation.heartbeat_ttl))
+app_state.heartbeat_ttl = float(os.environ.get("JOBS_HEARTBEAT_TTL", app_state.heartbeat_ttl))
 
 
-@app.task(name="life.hog")
+@app.task(name="heartbeat.hog")
 def hog(fifo: str) -> str:
-    """C code that holds the interpreter and lets no other thread in (`PyDLL`, unlike `CDLL`, keeps
-    the lock), until the test writes a byte.
+    """Run C code that blocks all other threads until the test writes a byte (`PyDLL`, unlike
+    `CDLL`, keeps the interpreter's lock).
     """
     headway.RequestContext.get().progress.update(1, 2, "in C")
-    pipe = os.open(fifo, os.O_RDWR)  # for both, so that to open it is no wait
-    app.wire.tell("hog")
+    pipe = os.open(fifo, os.O_RDWR)  # for reading and writing, so that opening does not block
+    app.wire.send("hog")
     while ctypes.PyDLL(None).read(pipe, ctypes.create_string_buffer(1), 1) < 1:
-        pass  # a signal came
+        pass  # interrupted by a signal
     os.close(pipe)
-    return "out again"
+    return "returned"
 
 
 def _wait() -> None:
-    threading.Event().wait(PATIENCE)
+    threading.Event().wait(WAIT_TIMEOUT)
 
 
 def _count() -> None:
@@ -50,7 +50,7 @@ def _count() -> None:
 def _repeat() -> None:
     progress = headway.RequestContext.get().progress
     while True:
-        progress.update(1, 2, "the same", {"again": "and again"})
+        progress.update(1, 2, "the same", {"same": "too"})
         threading.Event().wait(0.05)
 
 
@@ -61,37 +61,37 @@ def _swallow() -> None:
             _wait()
         except SoftTimeLimitExceeded:
             tries += 1
-    raise ValueError("struck twice")
+    raise ValueError("interrupted twice")
 
 
 WAYS = {"wait": _wait, "count": _count, "repeat": _repeat, "swallow": _swallow}
 
 
-@app.task(name="life.silent", progress_timeout=1)
+@app.task(name="heartbeat.silent", progress_timeout=1)
 def silent(way: str) -> None:
     headway.RequestContext.get().progress.update(1, 2, "and then nothing")
     WAYS[way]()
 
 
-@app.task(name="life.speaks", progress_timeout=2)
-def speaks(words: int) -> str:
-    """Begins anew where it was held up for so long that it was silent indeed."""
+@app.task(name="heartbeat.reports", progress_timeout=2)
+def reports(count: int) -> str:
+    """Report often. Start again if the machine was too slow for the timeout."""
     progress = headway.RequestContext.get().progress
-    word = 0
-    while word < words:
-        begin = time.monotonic()
+    number = 0
+    while number < count:
+        start = time.monotonic()
         try:
-            progress.update(word, 0, f"word {word}")
-            word += 1
+            progress.update(number, 0, f"report {number}")
+            number += 1
             threading.Event().wait(0.25)
         except headway.ProgressTimeout:
-            if time.monotonic() - begin < 1.5:
+            if time.monotonic() - start < 1.5:
                 raise
-            word = 0
-    return "all said"
+            number = 0
+    return "completed"
 
 
-@app.task(name="life.limited", progress_timeout=30, soft_time_limit=1)
+@app.task(name="heartbeat.limited", progress_timeout=30, soft_time_limit=1)
 def limited() -> None:
     _wait()
 
@@ -105,9 +105,9 @@ def _seen(ctx: headway.RequestContext) -> Any:
     )
 
 
-@app.task(name="life.retries", bind=True, max_retries=2)
+@app.task(name="heartbeat.retries", bind=True, max_retries=2)
 def retries(self: Task) -> Any:
-    """Goes on where the attempt before got to."""
+    """Return the progress of the previous attempt."""
     ctx = headway.RequestContext.get()
     seen = _seen(ctx)
     ctx.progress.update(ctx.attempt * 10, 30, f"attempt {ctx.attempt}", {"seen": str(seen)})
@@ -116,7 +116,7 @@ def retries(self: Task) -> Any:
     return seen
 
 
-@app.task(name="life.redelivered", acks_late=True, reject_on_worker_lost=True)
+@app.task(name="heartbeat.redelivered", acks_late=True, reject_on_worker_lost=True)
 def redelivered() -> Any:
     """Its process dies in the first attempt, and the broker delivers the message again."""
     ctx = headway.RequestContext.get()

@@ -1,4 +1,4 @@
-"""One worker of the jobs, and what a test asks of it."""
+"""One worker of the jobs, and what a test needs from it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from headway.core.states import resolve
 from headway.errors import Unavailable
 from headway.models import Execution
 from headway.stores.base import Store
-from tests.acceptance.apps.worker_jobs import STORE_PATIENCE, Wire, make_app
+from tests.acceptance.apps.worker_jobs import STORE_TIMEOUT, Wire, make_app
 from tests.support.processes import Worker
 from tests.support.wait import until
 
@@ -33,34 +33,33 @@ class Bench:
         """Publish a job; returns its id."""
         return str(self.app.send_task(name, args, **options).id)
 
-    def look(self, task_id: str) -> Execution:
-        """What the execution is now."""
+    def execution(self, task_id: str) -> Execution:
+        """The current state of the execution."""
         return resolve(self.store.read([task_id])[0], datetime.now(UTC))
 
     def record(self, task_id: str) -> TaskRecord:
-        """What the registry knows."""
+        """The record in the registry."""
         record = self.store.read([task_id])[0].record
         assert record is not None
         return record
 
     def meta(self, task_id: str) -> dict[str, Any]:
-        """Celery's own record, as any existing reader gets it."""
+        """Celery's own record, as existing readers get it."""
         return dict(self.app.backend._get_task_meta_for(task_id))
 
     def ended(self, task_id: str, *, within: float = 60.0) -> Execution:
-        """The execution, once it has ended."""
+        """Wait for the end of the execution, and return it."""
 
-        def look() -> Execution | None:
+        def terminal() -> Execution | None:
             try:
-                known = (
-                    self.store.read([task_id])[0].record is not None
-                )  # it isn't, where its publisher has no Headway
-                execution = self.look(task_id) if known else None
+                # Unknown at first if its publisher has no Headway.
+                known = self.store.read([task_id])[0].record is not None
+                execution = self.execution(task_id) if known else None
             except Unavailable:  # SQLite blocks readers while a slow disk writes: read again
                 return None
             return execution if execution is not None and execution.status.terminal else None
 
-        return until(look, within=within, what=f"{task_id} to end")
+        return until(terminal, within=within, what=f"{task_id} to end")
 
 
 @contextmanager
@@ -73,16 +72,16 @@ def bench(
     jobs: str = "worker_jobs",
     **env: str,
 ) -> Iterator[Bench]:
-    """A worker of the jobs while the block runs. ``jobs``: the module that has them. ``env``: their
-    settings (``TRACK_STARTED="0"``).
+    """Run a worker of the jobs during the block. ``jobs``: their module. ``env``: their settings
+    (``TRACK_STARTED="0"``).
     """
-    told = {"JOBS_BROKER": broker, "JOBS_BACKEND": backend or broker} | {
+    settings = {"JOBS_BROKER": broker, "JOBS_BACKEND": backend or broker} | {
         f"JOBS_{name}": value for name, value in env.items()
     }
-    app = make_app(told | {"JOBS_TIMEOUT": str(STORE_PATIENCE)})
+    app = make_app(settings | {"JOBS_TIMEOUT": str(STORE_TIMEOUT)})
     with Worker(
         f"tests.acceptance.apps.{jobs}",
-        env=told,
+        env=settings,
         pool=pool,
         concurrency=concurrency,
         queues=["jobs"],

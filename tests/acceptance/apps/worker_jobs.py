@@ -1,7 +1,7 @@
-"""Jobs in every shape that Celery knows, and in every trouble: what the worker side is proved on.
+"""Jobs of every kind, with every end and fault, for the tests of the worker side.
 
-A job tells the test where it is (`tell`) and waits for its word (`gate`), over lists on the
-broker's server: no test waits for time.
+A job sends its position to the test (`send`) and waits for it (`gate`), with lists on the broker's
+server. No test waits for a fixed time.
 """
 
 from __future__ import annotations
@@ -22,48 +22,47 @@ from celery.exceptions import Ignore, Reject
 import headway
 from headway.backends import store_for
 
-#: Seconds that a job waits for the test's word.
-PATIENCE = 60
+#: Seconds that a job waits for the test.
+WAIT_TIMEOUT = 60
 
-#: Seconds that Headway waits for its store here. Its own half a second is for a server that is
-#: away; one that a busy machine holds up for as long isn't, and what a test looks for may not be
-#: lost by that. Where a server is away, a test says ``TIMEOUT``.
-STORE_PATIENCE = 30.0
+#: Seconds that Headway waits for its store here. With the default of half a second, a busy machine
+#: would look like an outage, and reports would be lost. A test of an outage sets ``TIMEOUT``.
+STORE_TIMEOUT = 30.0
 
 
 class Wire:
-    """How a job and its test speak."""
+    """How a job and its test communicate."""
 
     def __init__(self, url: str) -> None:
         self.url = url
 
-    def gate(self, name: str, patience: int = PATIENCE) -> str:
-        """Wait for the test's word, and return it."""
+    def gate(self, name: str, timeout: int = WAIT_TIMEOUT) -> str:
+        """Wait for the test's message, and return it."""
         with self._client() as client:
-            word = client.blpop([f"gate:{name}"], timeout=patience)
-        assert word is not None, f"{name} was not opened"
-        return word[1].decode()
+            message = client.blpop([f"gate:{name}"], timeout=timeout)
+        assert message is not None, f"{name} was not opened"
+        return message[1].decode()
 
-    def tell(self, name: str, value: Any = "") -> None:
-        """Say something to the test."""
+    def send(self, name: str, value: Any = "") -> None:
+        """Send a message to the test."""
         with self._client() as client:
-            client.rpush(f"told:{name}", str(value))
+            client.rpush(f"sent:{name}", str(value))
 
-    def open(self, name: str, word: str = "go") -> None:
+    def open(self, name: str, message: str = "go") -> None:
         """The test's side of `gate`."""
         with self._client() as client:
-            client.rpush(f"gate:{name}", word)
+            client.rpush(f"gate:{name}", message)
 
-    def heard(self, name: str, patience: int = PATIENCE) -> str:
-        """The test's side of `tell`."""
+    def receive(self, name: str, timeout: int = WAIT_TIMEOUT) -> str:
+        """The test's side of `send`."""
         with self._client() as client:
-            word = client.blpop([f"told:{name}"], timeout=patience)
-        assert word is not None, f"the job didn't say {name}"
-        return word[1].decode()
+            message = client.blpop([f"sent:{name}"], timeout=timeout)
+        assert message is not None, f"the job did not send {name}"
+        return message[1].decode()
 
     def _client(self) -> redis.Redis:
-        """Without redis-py 8's own patience: five seconds, for a command that is asked to wait for
-        sixty too.
+        """A client without the default timeout of redis-py 8: five seconds, also for a command that
+        waits for sixty.
         """
         return redis.Redis.from_url(self.url, socket_timeout=None)
 
@@ -74,11 +73,11 @@ class OwnBase(Task):
     abstract = True
 
     def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
-        self.app.wire.tell("on_success", task_id)
+        self.app.wire.send("on_success", task_id)
 
 
 class OwnCall(Task):
-    """A base class with a `__call__` of its own."""
+    """A base class with its own `__call__`."""
 
     abstract = True
 
@@ -97,7 +96,7 @@ class ClassTask(Task):
 
 @shared_task(name="jobs.shared")
 def shared(steps: int) -> int:
-    """A shared task: it belongs to whatever app there is."""
+    """A shared task: it belongs to every app."""
     return _count(steps)
 
 
@@ -109,7 +108,7 @@ def _count(steps: int) -> int:
 
 
 def make_app(env: Mapping[str, str] = os.environ) -> Celery:
-    """The application, for the worker and for the test."""
+    """The app, for the worker and for the test."""
     app = Celery("jobs", broker=env["JOBS_BROKER"], backend=env["JOBS_BACKEND"])
     app.conf.update(
         task_track_started=env.get("JOBS_TRACK_STARTED", "1") == "1",
@@ -127,11 +126,11 @@ def make_app(env: Mapping[str, str] = os.environ) -> Celery:
 
     if env.get("JOBS_INSTALL", "1") == "1":
         headway.install(app, interval=float(env.get("JOBS_INTERVAL", "0.25")))
-    store_for(app)._timeout = float(env.get("JOBS_TIMEOUT", STORE_PATIENCE))
-    _shapes(app)
-    _runs(app)
+    store_for(app)._timeout = float(env.get("JOBS_TIMEOUT", STORE_TIMEOUT))
+    _kinds(app)
+    _contexts(app)
     _ends(app)
-    _troubles(app)
+    _faults(app)
 
     @app.on_after_finalize.connect(weak=False)
     def late(**_: Any) -> None:
@@ -144,7 +143,7 @@ def make_app(env: Mapping[str, str] = os.environ) -> Celery:
     return app
 
 
-def _shapes(app: Celery) -> None:
+def _kinds(app: Celery) -> None:
     """Tasks of all kinds; each counts and returns."""
 
     @app.task(name="jobs.plain")
@@ -164,8 +163,8 @@ def _shapes(app: Celery) -> None:
         return _count(steps)
 
 
-def _runs(app: Celery) -> None:
-    """Jobs that run well, each in its own way."""
+def _contexts(app: Celery) -> None:
+    """Jobs that use their context in different places."""
     wire = app.wire
 
     @app.task(name="jobs.whoami", bind=True)
@@ -183,17 +182,17 @@ def _runs(app: Celery) -> None:
     def gated(name: str) -> str:
         ctx = headway.RequestContext.get()
         ctx.progress.update(30, 100, "waiting", {"name": name})
-        wire.tell(name)
-        word = wire.gate(name)
+        wire.send(name)
+        message = wire.gate(name)
         ctx.progress.update(60, 100, "done")
-        return word
+        return message
 
     @app.task(name="jobs.coroutines")
     def coroutines() -> int:
         async def part(number: int) -> None:
             await asyncio.to_thread(
                 lambda: headway.RequestContext.get().progress.update(
-                    number, 3, "in a thread of asyncio's"
+                    number, 3, "in a thread of asyncio"
                 )
             )
 
@@ -208,19 +207,19 @@ def _runs(app: Celery) -> None:
     @app.task(name="jobs.threads")
     def threads() -> str:
         ctx = headway.RequestContext.get()
-        said = []
+        errors = []
 
         def bare() -> None:
             try:
                 headway.RequestContext.get()
             except headway.UsageError as exc:
-                said.append(str(exc))
+                errors.append(str(exc))
             ctx.progress.update(5, 5, "from a thread")
 
         thread = threading.Thread(target=bare)
         thread.start()
         thread.join()
-        return said[0]
+        return errors[0]
 
     @app.task(name="jobs.child")
     def child() -> str:
@@ -236,9 +235,9 @@ def _runs(app: Celery) -> None:
                 writer.send(str(exc))
             finally:
                 os._exit(0)
-        said = reader.recv()
+        error: str = reader.recv()
         os.waitpid(pid, 0)
-        return said
+        return error
 
     @app.task(name="jobs.calls_others", bind=True)
     def calls_others(self: Task, deep: bool = False) -> list[Any]:
@@ -254,12 +253,12 @@ def _runs(app: Celery) -> None:
 
 
 def _ends(app: Celery) -> None:
-    """Jobs that end in every way there is."""
+    """Jobs with every kind of end."""
     wire = app.wire
 
     @app.task(name="jobs.fails")
     def fails() -> None:
-        headway.RequestContext.get().progress.update(3, 10, "before the fall")
+        headway.RequestContext.get().progress.update(3, 10, "before the error")
         raise ValueError("three of ten")
 
     @app.task(name="jobs.retries", bind=True, max_retries=1)
@@ -295,7 +294,7 @@ def _ends(app: Celery) -> None:
 
     @app.task(name="jobs.killed")
     def killed() -> None:
-        headway.RequestContext.get().progress.update(1, 2, "about to go")
+        headway.RequestContext.get().progress.update(1, 2, "about to die")
         os.kill(os.getpid(), signal.SIGKILL)
 
     class Slow(Task):
@@ -305,7 +304,7 @@ def _ends(app: Celery) -> None:
         def update_state(self, *args: Any, **kwargs: Any) -> None:
             first, self.seen = not self.seen, True
             if first:
-                threading.Event().wait(PATIENCE)
+                threading.Event().wait(WAIT_TIMEOUT)
 
     @app.task(name="jobs.soft_limit", soft_time_limit=1, base=Slow)
     def soft_limit() -> None:
@@ -313,16 +312,16 @@ def _ends(app: Celery) -> None:
 
     @app.task(name="jobs.replaces", bind=True)
     def replaces(self: Task) -> None:
-        headway.RequestContext.get().progress.update(1, 2, "let another one do it")
+        headway.RequestContext.get().progress.update(1, 2, "replaced")
         raise self.replace(app.tasks["jobs.gated"].si("replaced"))
 
     @app.task(name="jobs.terminated")
     def terminated() -> None:
         progress = headway.RequestContext.get().progress
         progress.update(1, 10, "running")
-        wire.tell("terminated")
+        wire.send("terminated")
         try:
-            threading.Event().wait(PATIENCE)
+            threading.Event().wait(WAIT_TIMEOUT)
         finally:
             for step in range(1000):
                 progress.update(step, 1000, "in finally")
@@ -341,19 +340,19 @@ def _ends(app: Celery) -> None:
             self.update_state(state="PROGRESS", meta={"current": 1, "total": 2})
 
 
-def _troubles(app: Celery) -> None:
-    """Jobs in trouble with their backend, or with themselves."""
+def _faults(app: Celery) -> None:
+    """Jobs with faults of their backend or of their own."""
     wire = app.wire
 
     @app.task(name="jobs.outage")
     def outage() -> str:
         progress = headway.RequestContext.get().progress
         progress.update(1, 3, "before")
-        wire.tell("outage", "begun")
+        wire.send("outage", "started")
         wire.gate("outage")
         for _ in range(100_000):
-            progress.update(2, 3, "while it is away")
-        wire.tell("outage", "went on")
+            progress.update(2, 3, "during the outage")
+        wire.send("outage", "continued")
         wire.gate("outage")
         progress.update(3, 3, "after")
         wire.gate("outage")
@@ -370,12 +369,12 @@ def _troubles(app: Celery) -> None:
         abstract = True
 
         def update_state(self, *args: Any, **kwargs: Any) -> None:
-            raise RuntimeError("an update_state that can't")
+            raise RuntimeError("update_state always fails")
 
     @app.task(name="jobs.broken_override", base=Broken)
     def broken_override() -> str:
         headway.RequestContext.get().progress.update(1, 2)
-        return "went on"
+        return "continued"
 
     @app.task(name="jobs.wrong")
     def wrong() -> str:

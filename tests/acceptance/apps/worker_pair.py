@@ -1,5 +1,5 @@
-"""Two applications in one process, each with a result backend of its own; a task of the first
-publishes to the second.
+"""Two apps in one process, each with its own result backend. A task of the first publishes to the
+second.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import headway
 
 
 def make_apps(env: Mapping[str, str] = os.environ) -> tuple[Celery, Celery]:
-    """Both of them."""
+    """Both apps."""
     first = Celery(
         "first", broker=env["PAIR_BROKER"], backend=env["PAIR_ONE"], set_as_current=False
     )
